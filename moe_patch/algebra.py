@@ -1,0 +1,329 @@
+"""The closed-form algebra of expert edits: kernels, ridge solves, joint solves, protection and cross-talk.
+
+Everything here is a pure function of tensors. For one layer, minimise over the expert deltas D_j
+
+    sum_t || r_t - sum_j g_tj D_j k~_tj ||^2  +  lambda * sum_j || D_j ||_F^2
+
+(MoEEdit's objective; MEMIT, arXiv 2210.07229, eq. 14 is the dense case). By the push-through identity the minimiser is
+
+    A = (Kmat + lambda I)^-1 R,   D_j = A^T Psi_j^T,   Kmat = sum_j Psi_j^T Psi_j
+
+with one row of R and of A per fact, so a layer's edit is one left factor A (T, d_m) shared by all experts and, for each
+expert, the few rows g k~ of the facts that reach it. `Rows` holds those rows; nothing here builds a dense delta but
+`expert_delta`, and that one expert at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from moe_patch.errors import MoePatchError
+
+
+class SolveError(MoePatchError):
+    """A layer's system cannot be posed or solved: shapes that do not fit, or a kernel that is not positive definite."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Psi of one layer as a sparse stack: row i is g k~ of fact `fact[i]` at expert `expert[i]`.
+
+    Sorted by expert, and by fact within an expert. A fact that misses an expert has no row there.
+    """
+
+    value: Tensor  # (nnz, d_k)
+    expert: Tensor  # (nnz,) int64
+    fact: Tensor  # (nnz,) int64, below num_facts
+    num_facts: int
+
+    def __post_init__(self) -> None:
+        nnz = len(self.value)
+        if self.value.ndim != 2 or self.expert.shape != (nnz,) or self.fact.shape != (nnz,):
+            raise SolveError(
+                f"rows need a value (nnz, d_k), an expert (nnz,) and a fact (nnz,); got {tuple(self.value.shape)}, "
+                f"{tuple(self.expert.shape)} and {tuple(self.fact.shape)}"
+            )
+        if nnz and bool((self.expert[1:] < self.expert[:-1]).any()):
+            raise SolveError("rows are not sorted by expert: make them with sort_rows")
+        if nnz and not 0 <= int(self.fact.min()) <= int(self.fact.max()) < self.num_facts:
+            raise SolveError(f"a row names a fact outside 0..{self.num_facts - 1}")
+
+    def of(self, expert: int) -> tuple[Tensor, Tensor]:
+        """The rows (n_e, d_k) of one expert and the facts (n_e,) they belong to; both empty if none reaches it."""
+        bounds = torch.tensor([expert, expert + 1], dtype=self.expert.dtype, device=self.expert.device)
+        start, stop = torch.searchsorted(self.expert, bounds).tolist()
+        return self.value[start:stop], self.fact[start:stop]
+
+    def experts(self) -> list[int]:
+        """The experts that at least one fact reaches, ascending."""
+        return [int(expert) for expert in torch.unique_consecutive(self.expert)]
+
+    def blocks(self) -> Iterator[tuple[int, slice]]:
+        """Each reached expert with the slice of rows that is its block, ascending."""
+        experts, counts = torch.unique_consecutive(self.expert, return_counts=True)
+        start = 0
+        for expert, count in zip(experts.tolist(), counts.tolist(), strict=True):
+            yield expert, slice(start, start + count)
+            start += count
+
+
+def sort_rows(value: Tensor, expert: Tensor, fact: Tensor, num_facts: int) -> Rows:
+    """Rows from value (nnz, d_k), expert (nnz,) and fact (nnz,) given in any order.
+
+    Raises:
+        SolveError: a shape does not fit or a fact is outside 0..num_facts-1.
+    """
+    expert, fact = expert.long(), fact.long()
+    order = torch.argsort(expert * num_facts + fact, stable=True)  # (nnz,)
+    return Rows(value[order], expert[order], fact[order], num_facts)
+
+
+def concatenate(first: Rows, second: Rows) -> Rows:
+    """Both sets of facts in one stack; the second's facts are numbered after the first's."""
+    return sort_rows(
+        torch.cat([first.value, second.value]),
+        torch.cat([first.expert, second.expert]),
+        torch.cat([first.fact, second.fact + first.num_facts]),
+        first.num_facts + second.num_facts,
+    )
+
+
+def select(rows: Rows, facts: Tensor) -> Rows:
+    """Only the rows of `facts` (n,), distinct fact indices, renumbered 0..n-1 in the order given.
+
+    Raises:
+        SolveError: a fact is named twice or does not exist.
+    """
+    facts = facts.long()
+    if len(facts) and not 0 <= int(facts.min()) <= int(facts.max()) < rows.num_facts:
+        raise SolveError(f"cannot select facts outside 0..{rows.num_facts - 1}")
+    if len(torch.unique(facts)) != len(facts):
+        raise SolveError("cannot select a fact twice")
+    renumbered = torch.full((rows.num_facts,), -1, dtype=torch.int64, device=rows.fact.device)  # (T,)
+    renumbered[facts] = torch.arange(len(facts), device=rows.fact.device)
+    kept = renumbered[rows.fact] >= 0  # (nnz,)
+    return sort_rows(rows.value[kept], rows.expert[kept], renumbered[rows.fact[kept]], len(facts))
+
+
+def one_left_per_row(rows: Rows) -> Rows:
+    """The same rows numbered 0..nnz-1, as if each were a fact of its own: for solutions whose left differs by row."""
+    nnz = len(rows.value)
+    return Rows(rows.value, rows.expert, torch.arange(nnz, device=rows.fact.device), nnz)
+
+
+def kernel(rows: Rows, other: Rows | None = None) -> Tensor:
+    """The edit kernel sum_j Psi_j^T Psi'_j between the facts of `rows` and of `other` (default: `rows` itself).
+
+    Returns:
+        (T, T') in fp64. Zero where two facts share no expert.
+
+    Raises:
+        SolveError: the two have keys of different widths.
+    """
+    other = rows if other is None else other
+    if rows.value.shape[1] != other.value.shape[1]:
+        raise SolveError(f"keys of width {rows.value.shape[1]} and {other.value.shape[1]} belong to different layers")
+    total = rows.value.new_zeros((rows.num_facts, other.num_facts), dtype=torch.float64)  # (T, T')
+    for expert, block in rows.blocks():
+        value, fact = rows.value[block].double(), rows.fact[block]
+        other_value, other_fact = (value, fact) if other is rows else other.of(expert)
+        if len(other_fact):
+            gram = value @ other_value.double().T  # (n_e, n'_e)
+            total.index_put_((fact[:, None], other_fact[None, :]), gram, accumulate=True)
+    return total
+
+
+def ridge_value(kernel: Tensor, ridge: float, *, relative: bool) -> float:
+    """The absolute lambda: `ridge` itself, or `ridge` times the mean diagonal of the kernel (T, T).
+
+    Raises:
+        SolveError: the result is not positive, because `ridge` is not or because every key was projected away.
+    """
+    scale = float(kernel.diagonal().mean()) if relative and len(kernel) else 1.0
+    if not ridge * scale > 0.0:
+        raise SolveError(
+            f"lambda is {ridge} times {scale}, but must be positive: give a positive lambda and, if the kernel is zero, "
+            "weaken the projection, which removed every key"
+        )
+    return ridge * scale
+
+
+def ridge_solve(kernel: Tensor, residual: Tensor, ridge: float) -> Tensor:
+    """A = (K + lambda I)^-1 R by Cholesky in fp64: the exact minimiser's left factor, one row per fact.
+
+    Args:
+        kernel: (T, T), symmetric positive semi-definite, from `kernel`.
+        residual: (T, d_m), what the layer should add for each fact.
+        ridge: absolute lambda.
+
+    Returns:
+        (T, d_m) in the residual's dtype.
+
+    Raises:
+        SolveError: shapes do not fit, or K + lambda I is not positive definite.
+    """
+    if kernel.shape != (len(residual), len(residual)):
+        raise SolveError(f"a kernel {tuple(kernel.shape)} does not fit {len(residual)} residuals: one row per fact")
+    return _shifted_solve(_shifted_cholesky(kernel.double(), ridge), residual.double()).to(residual.dtype)
+
+
+def _shifted_cholesky(gram: Tensor, ridge: float) -> Tensor:
+    """The lower Cholesky factor of gram (n, n) + ridge I."""
+    shifted = gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)  # (n, n)
+    factor, failed_at = torch.linalg.cholesky_ex(shifted)
+    if int(failed_at) or not bool(torch.isfinite(factor).all()):
+        raise SolveError(
+            f"kernel of {len(gram)} facts plus lambda {ridge:g} is not positive definite: raise lambda, and look for "
+            "repeated facts or non-finite keys"
+        )
+    return factor
+
+
+def _shifted_solve(factor: Tensor, residual: Tensor) -> Tensor:
+    """(n, d_m) from a lower Cholesky factor (n, n) and a right-hand side (n, d_m)."""
+    return torch.cholesky_solve(residual, factor)
+
+
+def solve_jointly(parts: Sequence[tuple[Rows, Tensor]], ridge: float) -> tuple[Tensor, Rows]:
+    """The edit that building all parts' facts together would have given, from (rows, residual (T_i, d_m)) of each.
+
+    Returns:
+        left (sum T_i, d_m) and the joined rows, facts numbered part after part.
+
+    Raises:
+        SolveError: no parts, shapes that do not fit, or a system that is not positive definite.
+    """
+    if not parts:
+        raise SolveError("nothing to solve: give at least one set of rows with its residuals")
+    joined = parts[0][0]
+    for rows, _ in parts[1:]:
+        joined = concatenate(joined, rows)
+    residual = torch.cat([residual for _, residual in parts])  # (sum T_i, d_m)
+    return ridge_solve(kernel(joined), residual, ridge), joined
+
+
+def protect(rows: Rows, residual: Tensor, earlier: Rows, ridge: float) -> tuple[Tensor, Rows]:
+    """Solve for new facts while asking that earlier facts' outputs move by nothing: their rows join with zero residual.
+
+    Returns:
+        left (T + T_earlier, d_m) and the joined rows, the new facts first. The earlier rows carry the correction that
+        cancels the edit on them, so they belong to the resulting delta.
+    """
+    still = residual.new_zeros((earlier.num_facts, residual.shape[1]))  # (T_earlier, d_m)
+    return solve_jointly([(rows, residual), (earlier, still)], ridge)
+
+
+def expert_delta(left: Tensor, rows: Rows, expert: int) -> Tensor:
+    """The dense delta (d_m, d_k) of one expert, in left's dtype; zero if no row reaches it."""
+    value, fact = rows.of(expert)
+    return left[fact].T @ value.to(left.dtype)
+
+
+def response(left: Tensor, rows: Rows, probe: Rows) -> Tensor:
+    """What the edit (left, rows) adds to the layer's output for the probe's facts.
+
+    Returns:
+        (T', d_m) in fp64: row t is sum_j g_tj D_j k~_tj.
+    """
+    return kernel(probe, rows) @ left.double()
+
+
+def penalty(left: Tensor, rows: Rows) -> float:
+    """sum_j ||D_j||_F^2, from the factors and without a dense delta."""
+    total = 0.0
+    for _, block in rows.blocks():
+        value, factor = rows.value[block].double(), left[rows.fact[block]].double()  # (n_e, d_k), (n_e, d_m)
+        total += float(((value @ value.T) * (factor @ factor.T)).sum())
+    return total
+
+
+def objective(left: Tensor, rows: Rows, residual: Tensor, ridge: float, keys: Rows | None = None) -> float:
+    """The objective of the module's docstring at the edit (left, rows).
+
+    Args:
+        left: (R, d_m), indexed by `rows.fact`.
+        residual: (T, d_m).
+        ridge: absolute lambda.
+        keys: the facts' own rows where they differ from `rows`, as when every row has its own left factor.
+    """
+    missing = residual.double() - response(left, rows, rows if keys is None else keys)  # (T, d_m)
+    return float(missing.square().sum()) + ridge * penalty(left, rows)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Interference:
+    """How far one edit moves the facts of another, from the files alone; one entry per fact of the edit that suffers."""
+
+    crosstalk: Tensor  # (T, d_m) fp64: what the other edit adds at this layer
+    share: Tensor  # (T,) |crosstalk| / |own edit|: 0 undisturbed, 1 as large as the edit itself
+    along: Tensor  # (T,) crosstalk along the own edit, as a share of it: -1 undone, 0 untouched, 1 doubled
+
+
+def interference(left: Tensor, rows: Rows, other_left: Tensor, other_rows: Rows, keys: Rows | None = None) -> Interference:
+    """The cross-talk A_2 Psi_2^T Psi_1 that the other edit adds to the facts of (left, rows) when the two are summed.
+
+    Args:
+        left, rows: the edit that is disturbed; `keys` are its facts' own rows where they differ from `rows`.
+        other_left, other_rows: the edit that disturbs it.
+    """
+    keys = rows if keys is None else keys
+    own, crosstalk = response(left, rows, keys), response(other_left, other_rows, keys)  # (T, d_m) each
+    tiny = torch.finfo(torch.float64).tiny
+    length = own.norm(dim=1).clamp_min(tiny)  # (T,); a fact without an edit has share 0 or a huge one, never NaN
+    along = torch.linalg.vecdot(crosstalk, own / length[:, None]) / length
+    return Interference(crosstalk, crosstalk.norm(dim=1) / length, along)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockDescent:
+    """The result of `block_coordinate_descent`: one left factor for every row, used with `one_left_per_row(rows)`."""
+
+    left: Tensor  # (nnz, d_m), in the residual's dtype
+    objectives: tuple[float, ...]  # before the first pass, then after each
+
+
+def block_coordinate_descent(
+    rows: Rows, residual: Tensor, ridge: float, *, passes: int, generator: torch.Generator
+) -> BlockDescent:
+    """MoEEdit's randomized block coordinate descent, one expert at a time in a new random order on every pass.
+
+    A block's published update solves the expert's own normal equations, d_k x d_k:
+
+        D_j <- (R - sum_{i != j} D_i Psi_i) Psi_j^T (Psi_j Psi_j^T + lambda I)^-1
+
+    By the push-through identity the right factor is (Psi_j^T Psi_j + lambda I)^-1 Psi_j^T, n_e x n_e for an expert that
+    n_e facts reach. Each iterate is therefore A_j^T Psi_j^T with one row of A_j per row of the expert, and these are
+    exactly the published iterates at a fraction of their cost. Blocks that no fact reaches stay zero.
+
+    Args:
+        residual: (T, d_m).
+        ridge: absolute lambda, positive.
+        passes: sweeps over all experts.
+        generator: decides the order of the experts; the same seed gives the same iterates.
+    """
+    if len(residual) != rows.num_facts:
+        raise SolveError(f"{len(residual)} residuals do not fit rows of {rows.num_facts} facts")
+    blocks = [block for _, block in rows.blocks()]
+    grams = [rows.value[block].double() @ rows.value[block].double().T for block in blocks]  # (n_e, n_e) each
+    factors = [_shifted_cholesky(gram, ridge) for gram in grams]
+    left = residual.new_zeros((len(rows.value), residual.shape[1]), dtype=torch.float64)  # (nnz, d_m)
+    missing = residual.double().clone()  # (T, d_m): R - sum_i D_i Psi_i, kept up to date
+
+    def present_objective() -> float:
+        size = sum(float((left[block] * (gram @ left[block])).sum()) for block, gram in zip(blocks, grams, strict=True))
+        return float(missing.square().sum()) + ridge * size
+
+    objectives = [present_objective()]
+    for _ in range(passes):
+        for index in torch.randperm(len(blocks), generator=generator).tolist():
+            block, gram, fact = blocks[index], grams[index], rows.fact[blocks[index]]
+            wanted = missing[fact] + gram @ left[block]  # (n_e, d_m): the residual without this expert's own share
+            updated = _shifted_solve(factors[index], wanted)
+            missing.index_add_(0, fact, gram @ (left[block] - updated))
+            left[block] = updated
+        objectives.append(present_objective())
+    return BlockDescent(left.to(residual.dtype), tuple(objectives))
