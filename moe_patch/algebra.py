@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ class SolveError(MoePatchError):
 class Rows:
     """Psi of one layer as a sparse stack: row i is g k~ of fact `fact[i]` at expert `expert[i]`.
 
-    Sorted by expert, and by fact within an expert. A fact that misses an expert has no row there.
+    Sorted by expert, and by fact within an expert. A fact that misses an expert has no row there, and none has two.
     """
 
     value: Tensor  # (nnz, d_k)
@@ -47,10 +48,13 @@ class Rows:
                 f"rows need a value (nnz, d_k), an expert (nnz,) and a fact (nnz,); got {tuple(self.value.shape)}, "
                 f"{tuple(self.expert.shape)} and {tuple(self.fact.shape)}"
             )
-        if nnz and bool((self.expert[1:] < self.expert[:-1]).any()):
-            raise SolveError("rows are not sorted by expert: make them with sort_rows")
         if nnz and not 0 <= int(self.fact.min()) <= int(self.fact.max()) < self.num_facts:
             raise SolveError(f"a row names a fact outside 0..{self.num_facts - 1}")
+        place = self.expert * self.num_facts + self.fact  # (nnz,)
+        if bool((place[1:] <= place[:-1]).any()):
+            raise SolveError(
+                "rows are out of order, or a fact has two at one expert: sum those, then use sort_rows"
+            )
 
     def of(self, expert: int) -> tuple[Tensor, Tensor]:
         """The rows (n_e, d_k) of one expert and the facts (n_e,) they belong to; both empty if none reaches it."""
@@ -75,7 +79,7 @@ def sort_rows(value: Tensor, expert: Tensor, fact: Tensor, num_facts: int) -> Ro
     """Rows from value (nnz, d_k), expert (nnz,) and fact (nnz,) given in any order.
 
     Raises:
-        SolveError: a shape does not fit or a fact is outside 0..num_facts-1.
+        SolveError: a shape does not fit, a fact is outside 0..num_facts-1, or one has two rows at the same expert.
     """
     expert, fact = expert.long(), fact.long()
     order = torch.argsort(expert * num_facts + fact, stable=True)  # (nnz,)
@@ -126,18 +130,19 @@ def kernel(rows: Rows, other: Rows | None = None) -> Tensor:
     """
     other = rows if other is None else other
     if rows.value.shape[1] != other.value.shape[1]:
-        raise SolveError(f"keys of width {rows.value.shape[1]} and {other.value.shape[1]} belong to different layers")
+        raise SolveError(
+            f"keys of width {rows.value.shape[1]} and {other.value.shape[1]} belong to different layers"
+        )
     total = rows.value.new_zeros((rows.num_facts, other.num_facts), dtype=torch.float64)  # (T, T')
     for expert, block in rows.blocks():
         value, fact = rows.value[block].double(), rows.fact[block]
         other_value, other_fact = (value, fact) if other is rows else other.of(expert)
         if len(other_fact):
-            gram = value @ other_value.double().T  # (n_e, n'_e)
-            total.index_put_((fact[:, None], other_fact[None, :]), gram, accumulate=True)
+            total[fact[:, None], other_fact[None, :]] += value @ other_value.double().T  # (n_e, n'_e)
     return total
 
 
-def ridge_value(kernel: Tensor, ridge: float, *, relative: bool) -> float:
+def ridge_value(kernel: Tensor, ridge: float, relative: bool) -> float:
     """The absolute lambda: `ridge` itself, or `ridge` times the mean diagonal of the kernel (T, T).
 
     Raises:
@@ -167,8 +172,12 @@ def ridge_solve(kernel: Tensor, residual: Tensor, ridge: float) -> Tensor:
         SolveError: shapes do not fit, or K + lambda I is not positive definite.
     """
     if kernel.shape != (len(residual), len(residual)):
-        raise SolveError(f"a kernel {tuple(kernel.shape)} does not fit {len(residual)} residuals: one row per fact")
-    return _shifted_solve(_shifted_cholesky(kernel.double(), ridge), residual.double()).to(residual.dtype)
+        raise SolveError(
+            f"a kernel {tuple(kernel.shape)} does not fit {len(residual)} residuals: one row per fact"
+        )
+    return torch.cholesky_solve(residual.double(), _shifted_cholesky(kernel.double(), ridge)).to(
+        residual.dtype
+    )
 
 
 def _shifted_cholesky(gram: Tensor, ridge: float) -> Tensor:
@@ -183,11 +192,6 @@ def _shifted_cholesky(gram: Tensor, ridge: float) -> Tensor:
     return factor
 
 
-def _shifted_solve(factor: Tensor, residual: Tensor) -> Tensor:
-    """(n, d_m) from a lower Cholesky factor (n, n) and a right-hand side (n, d_m)."""
-    return torch.cholesky_solve(residual, factor)
-
-
 def solve_jointly(parts: Sequence[tuple[Rows, Tensor]], ridge: float) -> tuple[Tensor, Rows]:
     """The edit that building all parts' facts together would have given, from (rows, residual (T_i, d_m)) of each.
 
@@ -199,9 +203,7 @@ def solve_jointly(parts: Sequence[tuple[Rows, Tensor]], ridge: float) -> tuple[T
     """
     if not parts:
         raise SolveError("nothing to solve: give at least one set of rows with its residuals")
-    joined = parts[0][0]
-    for rows, _ in parts[1:]:
-        joined = concatenate(joined, rows)
+    joined = reduce(concatenate, (rows for rows, _ in parts))
     residual = torch.cat([residual for _, residual in parts])  # (sum T_i, d_m)
     return ridge_solve(kernel(joined), residual, ridge), joined
 
@@ -263,7 +265,9 @@ class Interference:
     along: Tensor  # (T,) crosstalk along the own edit, as a share of it: -1 undone, 0 untouched, 1 doubled
 
 
-def interference(left: Tensor, rows: Rows, other_left: Tensor, other_rows: Rows, keys: Rows | None = None) -> Interference:
+def interference(
+    left: Tensor, rows: Rows, other_left: Tensor, other_rows: Rows, keys: Rows | None = None
+) -> Interference:
     """The cross-talk A_2 Psi_2^T Psi_1 that the other edit adds to the facts of (left, rows) when the two are summed.
 
     Args:
@@ -273,7 +277,9 @@ def interference(left: Tensor, rows: Rows, other_left: Tensor, other_rows: Rows,
     keys = rows if keys is None else keys
     own, crosstalk = response(left, rows, keys), response(other_left, other_rows, keys)  # (T, d_m) each
     tiny = torch.finfo(torch.float64).tiny
-    length = own.norm(dim=1).clamp_min(tiny)  # (T,); a fact without an edit has share 0 or a huge one, never NaN
+    length = own.norm(dim=1).clamp_min(
+        tiny
+    )  # (T,); a fact without an edit has share 0 or a huge one, never NaN
     along = torch.linalg.vecdot(crosstalk, own / length[:, None]) / length
     return Interference(crosstalk, crosstalk.norm(dim=1) / length, along)
 
@@ -314,15 +320,20 @@ def block_coordinate_descent(
     missing = residual.double().clone()  # (T, d_m): R - sum_i D_i Psi_i, kept up to date
 
     def present_objective() -> float:
-        size = sum(float((left[block] * (gram @ left[block])).sum()) for block, gram in zip(blocks, grams, strict=True))
+        size = sum(
+            float((left[block] * (gram @ left[block])).sum())
+            for block, gram in zip(blocks, grams, strict=True)
+        )
         return float(missing.square().sum()) + ridge * size
 
     objectives = [present_objective()]
     for _ in range(passes):
         for index in torch.randperm(len(blocks), generator=generator).tolist():
             block, gram, fact = blocks[index], grams[index], rows.fact[blocks[index]]
-            wanted = missing[fact] + gram @ left[block]  # (n_e, d_m): the residual without this expert's own share
-            updated = _shifted_solve(factors[index], wanted)
+            wanted = (
+                missing[fact] + gram @ left[block]
+            )  # (n_e, d_m): the residual without this expert's own share
+            updated = torch.cholesky_solve(wanted, factors[index])
             missing.index_add_(0, fact, gram @ (left[block] - updated))
             left[block] = updated
         objectives.append(present_objective())
