@@ -1,0 +1,1 @@
+"""What runs inside or beside an inference engine that serves patched models."""
