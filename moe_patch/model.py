@@ -1,0 +1,324 @@
+"""Opening a base model: its MoE layers, their layout, and the fingerprint that names it.
+
+Everything here is read off the live module. Transformers decorates the experts class of every MoE model it routes through one
+interface with flags (`is_transposed`, `has_gate`, ...); those flags, and never a shape or a model's name, say how the down
+projections are stored: a square matrix does not tell its orientation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import weakref
+from collections.abc import Iterable, Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import align_module_device
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from moe_patch.errors import ModelError
+from moe_patch.patch import Fingerprint
+
+logger = logging.getLogger(__name__)
+
+_INTERFACE_FLAGS = ("is_transposed", "is_concatenated", "has_bias", "has_gate", "_apply_gate")
+
+_NOT_EDITABLE = {
+    "llama4": "its routing weight multiplies the expert's input, so an expert's output is not linear in gate times key",
+    "dbrx": "its experts are stacked in one matrix and do not run through the experts interface",
+    "jetmoe": "its experts share one bias and do not run through the experts interface",
+    "longcat_flash": "part of its experts are identities without weights, and it does not use the experts interface",
+    "step3p7": "its experts do not run through the experts interface",
+    "doge": "its experts are rank-one rows of an embedding and have no down projection",
+}
+
+_VOLATILE_CONFIG = {
+    "_name_or_path",
+    "architectures",
+    "attn_implementation",
+    "auto_map",
+    "dtype",
+    "experts_implementation",
+    "output_attentions",
+    "output_hidden_states",
+    "output_router_logits",
+    "return_dict",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
+
+KEPT: MutableMapping[nn.Module, dict[int, Tensor]] = weakref.WeakKeyDictionary()
+"""Down projections as they were before a merge, per experts module and expert: in the stored layout, filled by `apply`."""
+
+
+@dataclass(frozen=True, slots=True)
+class MoELayer:
+    """One decoder layer's experts.
+
+    `layout` names how the down projections are stored: "out_in" is (E, d_m, d_k), "in_out" is (E, d_k, d_m). `warning` says
+    why the closed form is not exact in this layer, where it is not.
+    """
+
+    index: int
+    name: str
+    experts: nn.Module
+    num_experts: int
+    d_model: int
+    d_key: int
+    layout: str
+    warning: str | None
+
+    @contextmanager
+    def weights(self) -> Iterator[Tensor]:
+        """All down projections as (E, d_m, d_k), a view on the live weights; a loaded copy while they are offloaded."""
+        with align_module_device(self.experts):
+            stored = self.experts.down_proj
+            if not isinstance(stored, Tensor) or stored.device.type == "meta":
+                raise ModelError(
+                    f"{self.name}.down_proj has no data (meta device): load the model's weights first"
+                )
+            yield stored.detach().transpose(1, 2) if self.layout == "in_out" else stored.detach()
+
+    def down(self, expert: int) -> Tensor:
+        """Expert's down projection as (d_m, d_k): a view on the live weight, or a copy while the weights are offloaded."""
+        if not 0 <= expert < self.num_experts:
+            raise ModelError(f"{self.name} has experts 0 to {self.num_experts - 1}, not {expert}")
+        with self.weights() as stacked:
+            return stacked[expert].clone() if self.offloaded else stacked[expert]
+
+    @property
+    def offloaded(self) -> bool:
+        """Whether the weights lie in memory or on disk elsewhere and are loaded for each forward pass only."""
+        return bool(getattr(getattr(self.experts, "_hf_hook", None), "offload", False))
+
+
+@dataclass(slots=True)
+class Base:
+    """A model that patches are built on and applied to, with its tokenizer and its MoE layers by decoder index."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+    name: str
+    layers: dict[int, MoELayer]
+    decoder_layers: nn.ModuleList
+    _hashes: dict[int, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.decoder_layers)
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go: the device of the token embeddings, or the one accelerate executes the first layer on."""
+        hook = getattr(self.model, "_hf_hook", None)
+        device = getattr(hook, "execution_device", None)
+        return self.model.device if device is None else torch.device(device)
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.model.config.get_text_config().hidden_size)
+
+    def layer(self, index: int) -> MoELayer:
+        """The MoE layer at decoder index `index`; ModelError for a dense layer or one out of range."""
+        if not 0 <= index < self.num_layers:
+            raise ModelError(
+                f"layer {index} is out of range: {self.name} has layers 0 to {self.num_layers - 1}"
+            )
+        if index not in self.layers:
+            raise ModelError(
+                f"layer {index} of {self.name} is dense; its MoE layers are {_ranges(self.layers)}"
+            )
+        return self.layers[index]
+
+    def fingerprint(self, layers: Iterable[int]) -> Fingerprint:
+        """What identifies this base to a patch that edits `layers`; merged patches of this process are seen through."""
+        config = self.model.config.get_text_config()
+        shapes = [[i, v.num_experts, v.d_model, v.d_key] for i, v in sorted(self.layers.items())]
+        index = {
+            "layers": shapes,
+            "depth": self.num_layers,
+            "vocabulary": config.vocab_size,
+            "hidden": self.hidden_size,
+        }
+        for number in layers:
+            if number not in self._hashes:
+                self._hashes[number] = down_hash(self.layer(number))
+        return Fingerprint(
+            model_type=config.model_type,
+            config=_sha256_json(_settled_config(config)),
+            index=_sha256_json(index),
+            experts={number: self._hashes[number] for number in sorted(layers)},
+        )
+
+
+def open_base(
+    name: str | Path | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    offload_folder: str | Path | None = None,
+) -> Base:
+    """Open a model by name or folder; None is the demo model that ships with the recipes.
+
+    `dtype` None keeps the checkpoint's own. `device_map` and `offload_folder` go to accelerate. Raises ModelError where the
+    model cannot be found, is dense, quantised, or of an architecture whose experts cannot be edited.
+    """
+    place = str(resources.files("moe_patch_recipes") / "atlas" / "model") if name is None else str(name)
+    options: dict[str, Any] = {"dtype": dtype or "auto"}
+    if device_map is not None:
+        options |= {"device_map": device_map, "offload_folder": offload_folder}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(place, **options)
+        tokenizer = AutoTokenizer.from_pretrained(place)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot open the model {place!r}: {error}") from error
+    return wrap(model.eval(), tokenizer, name="atlas" if name is None else place)
+
+
+def wrap(model: nn.Module, tokenizer: Any, name: str | None = None) -> Base:
+    """A Base around a live model; raises ModelError for one that cannot be edited and logs each layer's warning once."""
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(f"expected a transformers model, not {type(model).__name__}")
+    config = model.config.get_text_config()
+    found = {path: module for path, module in model.named_modules() if _runs_through_interface(module)}
+    if not found:
+        raise ModelError(_why_not(model, config.model_type))
+    blocks, decoder = _decoder(model, found)
+    layers: dict[int, MoELayer] = {}
+    for path, module in found.items():
+        match = re.match(re.escape(blocks) + r"\.(\d+)\.", path)
+        if match is None:
+            continue
+        index = int(match[1])
+        if index in layers:
+            raise ModelError(
+                f"layer {index} has two sets of experts ({layers[index].name}, {path}): not supported"
+            )
+        layers[index] = _describe(index, path, module, config)
+    for warning in sorted({layer.warning for layer in layers.values() if layer.warning}):
+        logger.warning("%s: %s", config.model_type, warning)
+    return Base(model, tokenizer, name or config.name_or_path or config.model_type, layers, decoder)
+
+
+def down_hash(layer: MoELayer) -> str:
+    """SHA-256 over the layer's down projections as the base has them, in expert order.
+
+    Each is oriented (d_m, d_k) and hashed as little-endian fp32, so packed, split and transposed layouts agree, and so does
+    a bf16 checkpoint opened as fp32. Experts that a merge has changed count with their kept originals.
+    """
+    kept = KEPT.get(layer.experts, {})
+    digest = hashlib.sha256()
+    with layer.weights() as stacked:
+        for expert in range(layer.num_experts):
+            down = stacked[expert]
+            if expert in kept:
+                down = kept[expert].T if layer.layout == "in_out" else kept[expert]
+            digest.update(down.float().cpu().contiguous().numpy().astype("<f4", copy=False).tobytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _runs_through_interface(module: nn.Module) -> bool:
+    return all(hasattr(module, flag) for flag in _INTERFACE_FLAGS) and hasattr(module, "down_proj")
+
+
+def _decoder(model: PreTrainedModel, found: Iterable[str]) -> tuple[str, nn.ModuleList]:
+    """The list of decoder blocks that hold experts, with its path; the text decoder's where there are several."""
+    candidates: dict[str, nn.ModuleList] = {}
+    for path in found:
+        parts = path.split(".")
+        for depth in range(1, len(parts)):
+            module = model.get_submodule(".".join(parts[:depth]))
+            if isinstance(module, nn.ModuleList):
+                candidates[".".join(parts[:depth])] = module
+                break
+    within = {id(module) for module in model.get_decoder().modules()}
+    text = {path: module for path, module in candidates.items() if id(module) in within} or candidates
+    if len(text) != 1:
+        raise ModelError(
+            f"expected one list of decoder layers with experts, found {sorted(candidates) or 'none'}"
+        )
+    return next(iter(text.items()))
+
+
+def _describe(index: int, path: str, experts: nn.Module, config: Any) -> MoELayer:
+    weight = experts.down_proj
+    if not isinstance(weight, Tensor) or type(weight) is not nn.Parameter or not _is_plain_float(weight):
+        kind = getattr(weight, "dtype", type(weight).__name__)
+        raise ModelError(
+            f"{path}.down_proj is quantised or sharded ({kind}): open the model in a float dtype instead"
+        )
+    transposed = bool(experts.is_transposed)
+    num_experts, first, second = weight.shape
+    d_model, d_key = (second, first) if transposed else (first, second)
+    return MoELayer(
+        index=index,
+        name=path,
+        experts=experts,
+        num_experts=num_experts,
+        d_model=d_model,
+        d_key=d_key,
+        layout="in_out" if transposed else "out_in",
+        warning=_inexact(experts, d_model, config),
+    )
+
+
+def _is_plain_float(weight: Tensor) -> bool:
+    return weight.is_floating_point() and weight.element_size() >= 2 and weight.dim() == 3
+
+
+def _inexact(experts: nn.Module, d_model: int, config: Any) -> str | None:
+    """Why adding to the experts' output is not adding to the residual stream, or None."""
+    if experts.has_post_expert_norm:
+        return "a norm follows every expert, so the closed form is not exact"
+    if d_model != config.hidden_size:
+        return "a projection follows the experts, so the closed form holds in their space and not in the residual stream"
+    return None
+
+
+def _why_not(model: PreTrainedModel, model_type: str) -> str:
+    for family, reason in _NOT_EDITABLE.items():
+        if model_type.startswith(family):
+            return f"{model_type} cannot be edited: {reason}"
+    if getattr(model.config, "quantization_config", None) is not None:
+        return f"{model_type} is quantised: open it dequantised, its experts' weights must be floats"
+    if any(parameter.dim() == 3 and "expert" in name for name, parameter in model.named_parameters()):
+        return (
+            f"{model_type} cannot be edited: its experts do not run through transformers' experts interface"
+        )
+    return f"{model_type} is a dense model: it has no experts to edit"
+
+
+def _settled_config(config: Any) -> dict[str, Any]:
+    """What the config sets apart from its class's defaults, so that a field added by a newer release changes nothing."""
+    defaults = type(config)().to_dict()
+    settled = config.to_dict()
+    return {
+        key: value
+        for key, value in settled.items()
+        if key not in _VOLATILE_CONFIG and (key not in defaults or value != defaults[key])
+    }
+
+
+def _sha256_json(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """[1, 2, 3, 7] as "1-3, 7"."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
