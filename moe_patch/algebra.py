@@ -4,13 +4,14 @@ Everything here is a pure function of tensors. For one layer, minimise over the 
 
     sum_t || r_t - sum_j g_tj D_j k~_tj ||^2  +  lambda * sum_j || D_j ||_F^2
 
-(MoEEdit's objective; MEMIT, arXiv 2210.07229, eq. 14 is the dense case). By the push-through identity the minimiser is
+(MoEEdit's objective; MEMIT, arXiv 2210.07229, section 4.2 has its dense form). By the push-through
+identity the minimiser is
 
     A = (Kmat + lambda I)^-1 R,   D_j = A^T Psi_j^T,   Kmat = sum_j Psi_j^T Psi_j
 
-with one row of R and of A per fact, so a layer's edit is one left factor A (T, d_m) shared by all experts and, for each
-expert, the few rows g k~ of the facts that reach it. `Rows` holds those rows; nothing here builds a dense delta but
-`expert_delta`, and that one expert at a time.
+with one row of R and of A per fact, so a layer's edit is one left factor A (T, d_m) shared by all experts
+and, for each expert, the few rows g k~ of the facts that reach it. `Rows` holds those rows; nothing here
+builds a dense delta but `expert_delta`, and that one expert at a time.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from moe_patch.errors import MoePatchError
 
 
 class SolveError(MoePatchError):
-    """A layer's system cannot be posed or solved: shapes that do not fit, or a kernel that is not positive definite."""
+    """A layer's system cannot be posed or solved: shapes do not fit, or it is not positive definite."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
     """Psi of one layer as a sparse stack: row i is g k~ of fact `fact[i]` at expert `expert[i]`.
 
-    Sorted by expert, and by fact within an expert. A fact that misses an expert has no row there, and none has two.
+    Sorted by expert, and by fact within an expert. A fact has one row at each expert it reaches, never two.
     """
 
     value: Tensor  # (nnz, d_k)
@@ -45,8 +46,8 @@ class Rows:
         nnz = len(self.value)
         if self.value.ndim != 2 or self.expert.shape != (nnz,) or self.fact.shape != (nnz,):
             raise SolveError(
-                f"rows need a value (nnz, d_k), an expert (nnz,) and a fact (nnz,); got {tuple(self.value.shape)}, "
-                f"{tuple(self.expert.shape)} and {tuple(self.fact.shape)}"
+                "rows need a value (nnz, d_k), an expert (nnz,) and a fact (nnz,); got "
+                f"{tuple(self.value.shape)}, {tuple(self.expert.shape)} and {tuple(self.fact.shape)}"
             )
         if nnz and not 0 <= int(self.fact.min()) <= int(self.fact.max()) < self.num_facts:
             raise SolveError(f"a row names a fact outside 0..{self.num_facts - 1}")
@@ -57,7 +58,7 @@ class Rows:
             )
 
     def of(self, expert: int) -> tuple[Tensor, Tensor]:
-        """The rows (n_e, d_k) of one expert and the facts (n_e,) they belong to; both empty if none reaches it."""
+        """One expert's rows (n_e, d_k) and the facts (n_e,) they belong to; both empty if none reaches it."""
         bounds = torch.tensor([expert, expert + 1], dtype=self.expert.dtype, device=self.expert.device)
         start, stop = torch.searchsorted(self.expert, bounds).tolist()
         return self.value[start:stop], self.fact[start:stop]
@@ -79,7 +80,7 @@ def sort_rows(value: Tensor, expert: Tensor, fact: Tensor, num_facts: int) -> Ro
     """Rows from value (nnz, d_k), expert (nnz,) and fact (nnz,) given in any order.
 
     Raises:
-        SolveError: a shape does not fit, a fact is outside 0..num_facts-1, or one has two rows at the same expert.
+        SolveError: a shape does not fit, a fact is outside 0..num_facts-1, or one has two rows at one expert.
     """
     expert, fact = expert.long(), fact.long()
     order = torch.argsort(expert * num_facts + fact, stable=True)  # (nnz,)
@@ -114,13 +115,13 @@ def select(rows: Rows, facts: Tensor) -> Rows:
 
 
 def one_left_per_row(rows: Rows) -> Rows:
-    """The same rows numbered 0..nnz-1, as if each were a fact of its own: for solutions whose left differs by row."""
+    """The same rows, each as if it were a fact of its own: for solutions with one left factor per row."""
     nnz = len(rows.value)
     return Rows(rows.value, rows.expert, torch.arange(nnz, device=rows.fact.device), nnz)
 
 
 def kernel(rows: Rows, other: Rows | None = None) -> Tensor:
-    """The edit kernel sum_j Psi_j^T Psi'_j between the facts of `rows` and of `other` (default: `rows` itself).
+    """The edit kernel sum_j Psi_j^T Psi'_j between the facts of `rows` and those of `other` (default `rows`).
 
     Returns:
         (T, T') in fp64. Zero where two facts share no expert.
@@ -146,13 +147,13 @@ def ridge_value(kernel: Tensor, ridge: float, relative: bool) -> float:
     """The absolute lambda: `ridge` itself, or `ridge` times the mean diagonal of the kernel (T, T).
 
     Raises:
-        SolveError: the result is not positive, because `ridge` is not or because every key was projected away.
+        SolveError: the result is not positive: either `ridge` is not, or every key was projected away.
     """
     scale = float(kernel.diagonal().mean()) if relative and len(kernel) else 1.0
     if not ridge * scale > 0.0:
         raise SolveError(
-            f"lambda is {ridge} times {scale}, but must be positive: give a positive lambda and, if the kernel is zero, "
-            "weaken the projection, which removed every key"
+            f"lambda is {ridge} times {scale}, but must be positive: give a positive lambda and, if the "
+            "kernel is zero, weaken the projection, which removed every key"
         )
     return ridge * scale
 
@@ -175,9 +176,8 @@ def ridge_solve(kernel: Tensor, residual: Tensor, ridge: float) -> Tensor:
         raise SolveError(
             f"a kernel {tuple(kernel.shape)} does not fit {len(residual)} residuals: one row per fact"
         )
-    return torch.cholesky_solve(residual.double(), _shifted_cholesky(kernel.double(), ridge)).to(
-        residual.dtype
-    )
+    left: Tensor = torch.cholesky_solve(residual.double(), _shifted_cholesky(kernel.double(), ridge))
+    return left.to(residual.dtype)
 
 
 def _shifted_cholesky(gram: Tensor, ridge: float) -> Tensor:
@@ -186,14 +186,14 @@ def _shifted_cholesky(gram: Tensor, ridge: float) -> Tensor:
     factor, failed_at = torch.linalg.cholesky_ex(shifted)
     if int(failed_at) or not bool(torch.isfinite(factor).all()):
         raise SolveError(
-            f"kernel of {len(gram)} facts plus lambda {ridge:g} is not positive definite: raise lambda, and look for "
-            "repeated facts or non-finite keys"
+            f"the kernel of {len(gram)} facts plus lambda {ridge:g} is not positive definite: raise lambda, "
+            "and look for non-finite keys"
         )
     return factor
 
 
 def solve_jointly(parts: Sequence[tuple[Rows, Tensor]], ridge: float) -> tuple[Tensor, Rows]:
-    """The edit that building all parts' facts together would have given, from (rows, residual (T_i, d_m)) of each.
+    """The edit that building all parts together would give, from the rows and residual (T_i, d_m) of each.
 
     Returns:
         left (sum T_i, d_m) and the joined rows, facts numbered part after part.
@@ -209,11 +209,11 @@ def solve_jointly(parts: Sequence[tuple[Rows, Tensor]], ridge: float) -> tuple[T
 
 
 def protect(rows: Rows, residual: Tensor, earlier: Rows, ridge: float) -> tuple[Tensor, Rows]:
-    """Solve for new facts while asking that earlier facts' outputs move by nothing: their rows join with zero residual.
+    """Solve for new facts and ask that earlier facts' outputs stay: their rows join with zero residual.
 
     Returns:
-        left (T + T_earlier, d_m) and the joined rows, the new facts first. The earlier rows carry the correction that
-        cancels the edit on them, so they belong to the resulting delta.
+        left (T + T_earlier, d_m) and the joined rows, the new facts first. The earlier rows carry the
+        correction that cancels the edit on them, so they belong to the resulting delta.
     """
     still = residual.new_zeros((earlier.num_facts, residual.shape[1]))  # (T_earlier, d_m)
     return solve_jointly([(rows, residual), (earlier, still)], ridge)
@@ -258,7 +258,7 @@ def objective(left: Tensor, rows: Rows, residual: Tensor, ridge: float, keys: Ro
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Interference:
-    """How far one edit moves the facts of another, from the files alone; one entry per fact of the edit that suffers."""
+    """How far one edit moves the facts of another, from the files alone; one entry per fact that is moved."""
 
     crosstalk: Tensor  # (T, d_m) fp64: what the other edit adds at this layer
     share: Tensor  # (T,) |crosstalk| / |own edit|: 0 undisturbed, 1 as large as the edit itself
@@ -268,25 +268,26 @@ class Interference:
 def interference(
     left: Tensor, rows: Rows, other_left: Tensor, other_rows: Rows, keys: Rows | None = None
 ) -> Interference:
-    """The cross-talk A_2 Psi_2^T Psi_1 that the other edit adds to the facts of (left, rows) when the two are summed.
+    """The cross-talk A_2 Psi_2^T Psi_1 that another edit adds to the facts of (left, rows) when both are on.
 
     Args:
-        left, rows: the edit that is disturbed; `keys` are its facts' own rows where they differ from `rows`.
-        other_left, other_rows: the edit that disturbs it.
+        left: (R, d_m), the left factor of the edit that is disturbed.
+        rows: its rows.
+        other_left: (R', d_m), the left factor of the edit that disturbs it.
+        other_rows: its rows.
+        keys: the disturbed facts' own rows where they differ from `rows`.
     """
     keys = rows if keys is None else keys
     own, crosstalk = response(left, rows, keys), response(other_left, other_rows, keys)  # (T, d_m) each
-    tiny = torch.finfo(torch.float64).tiny
-    length = own.norm(dim=1).clamp_min(
-        tiny
-    )  # (T,); a fact without an edit has share 0 or a huge one, never NaN
-    along = torch.linalg.vecdot(crosstalk, own / length[:, None]) / length
+    smallest = torch.finfo(torch.float64).tiny  # without an own edit a share is 0 or huge, never NaN
+    length = own.norm(dim=1).clamp_min(smallest)  # (T,)
+    along = torch.linalg.vecdot(crosstalk, own / length[:, None]) / length  # (T,)
     return Interference(crosstalk, crosstalk.norm(dim=1) / length, along)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockDescent:
-    """The result of `block_coordinate_descent`: one left factor for every row, used with `one_left_per_row(rows)`."""
+    """What `block_coordinate_descent` found: a left factor per row, to use with `one_left_per_row(rows)`."""
 
     left: Tensor  # (nnz, d_m), in the residual's dtype
     objectives: tuple[float, ...]  # before the first pass, then after each
@@ -295,46 +296,48 @@ class BlockDescent:
 def block_coordinate_descent(
     rows: Rows, residual: Tensor, ridge: float, *, passes: int, generator: torch.Generator
 ) -> BlockDescent:
-    """MoEEdit's randomized block coordinate descent, one expert at a time in a new random order on every pass.
+    """MoEEdit's randomized block coordinate descent: one expert at a time, in a new random order each pass.
 
     A block's published update solves the expert's own normal equations, d_k x d_k:
 
         D_j <- (R - sum_{i != j} D_i Psi_i) Psi_j^T (Psi_j Psi_j^T + lambda I)^-1
 
-    By the push-through identity the right factor is (Psi_j^T Psi_j + lambda I)^-1 Psi_j^T, n_e x n_e for an expert that
-    n_e facts reach. Each iterate is therefore A_j^T Psi_j^T with one row of A_j per row of the expert, and these are
-    exactly the published iterates at a fraction of their cost. Blocks that no fact reaches stay zero.
+    By the push-through identity the right factor is (Psi_j^T Psi_j + lambda I)^-1 Psi_j^T, n_e x n_e for an
+    expert that n_e facts reach. Each iterate is therefore A_j^T Psi_j^T with one row of A_j per row of the
+    expert, and these are exactly the published iterates at a fraction of their cost. Experts that no fact
+    reaches stay zero.
 
     Args:
+        rows: the facts' own rows.
         residual: (T, d_m).
         ridge: absolute lambda, positive.
         passes: sweeps over all experts.
         generator: decides the order of the experts; the same seed gives the same iterates.
+
+    Raises:
+        SolveError: shapes do not fit, or an expert's system is not positive definite.
     """
     if len(residual) != rows.num_facts:
         raise SolveError(f"{len(residual)} residuals do not fit rows of {rows.num_facts} facts")
-    blocks = [block for _, block in rows.blocks()]
-    grams = [rows.value[block].double() @ rows.value[block].double().T for block in blocks]  # (n_e, n_e) each
-    factors = [_shifted_cholesky(gram, ridge) for gram in grams]
+    own = one_left_per_row(rows)
     left = residual.new_zeros((len(rows.value), residual.shape[1]), dtype=torch.float64)  # (nnz, d_m)
     missing = residual.double().clone()  # (T, d_m): R - sum_i D_i Psi_i, kept up to date
-
-    def present_objective() -> float:
-        size = sum(
-            float((left[block] * (gram @ left[block])).sum())
-            for block, gram in zip(blocks, grams, strict=True)
-        )
-        return float(missing.square().sum()) + ridge * size
-
-    objectives = [present_objective()]
+    blocks = [_factored_block(rows, block, ridge) for _, block in rows.blocks()]
+    objectives = [objective(left, own, residual, ridge, keys=rows)]
     for _ in range(passes):
         for index in torch.randperm(len(blocks), generator=generator).tolist():
-            block, gram, fact = blocks[index], grams[index], rows.fact[blocks[index]]
-            wanted = (
-                missing[fact] + gram @ left[block]
-            )  # (n_e, d_m): the residual without this expert's own share
-            updated = torch.cholesky_solve(wanted, factors[index])
+            block, gram, factor = blocks[index]
+            fact = rows.fact[block]
+            wanted = missing[fact] + gram @ left[block]  # (n_e, d_m): R without the other experts' share
+            updated = torch.cholesky_solve(wanted, factor)
             missing.index_add_(0, fact, gram @ (left[block] - updated))
             left[block] = updated
-        objectives.append(present_objective())
+        objectives.append(objective(left, own, residual, ridge, keys=rows))
     return BlockDescent(left.to(residual.dtype), tuple(objectives))
+
+
+def _factored_block(rows: Rows, block: slice, ridge: float) -> tuple[slice, Tensor, Tensor]:
+    """One expert's slice of rows, its gram (n_e, n_e), and the Cholesky factor of gram + ridge I."""
+    value = rows.value[block].double()
+    gram = value @ value.T
+    return block, gram, _shifted_cholesky(gram, ridge)
