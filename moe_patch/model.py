@@ -1,8 +1,8 @@
 """Opening a base model: its MoE layers, their layout, and the fingerprint that names it.
 
-Everything here is read off the live module. Transformers decorates the experts class of every MoE model it routes through one
-interface with flags (`is_transposed`, `has_gate`, ...); those flags, and never a shape or a model's name, say how the down
-projections are stored: a square matrix does not tell its orientation.
+Everything here is read off the live module. Transformers gives the experts class of every MoE model that it
+routes through one interface the same flags (`is_transposed`, `has_gate`, ...). Those flags, and never a shape
+or a model's name, say how the down projections are stored: a square matrix does not tell its orientation.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import align_module_device
+from moe_patch.patch import Fingerprint
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from moe_patch.errors import ModelError
-from moe_patch.patch import Fingerprint
 
 logger = logging.getLogger(__name__)
 
 _INTERFACE_FLAGS = ("is_transposed", "is_concatenated", "has_bias", "has_gate", "_apply_gate")
 
 _NOT_EDITABLE = {
-    "llama4": "its routing weight multiplies the expert's input, so an expert's output is not linear in gate times key",
+    "llama4": "its routing weights multiply the experts' inputs and not their outputs",
     "dbrx": "its experts are stacked in one matrix and do not run through the experts interface",
     "jetmoe": "its experts share one bias and do not run through the experts interface",
-    "longcat_flash": "part of its experts are identities without weights, and it does not use the experts interface",
+    "longcat_flash": "some of its experts are identities, and none run through the experts interface",
     "step3p7": "its experts do not run through the experts interface",
     "doge": "its experts are rank-one rows of an embedding and have no down projection",
 }
@@ -57,15 +57,15 @@ _VOLATILE_CONFIG = {
 }
 
 KEPT: MutableMapping[nn.Module, dict[int, Tensor]] = weakref.WeakKeyDictionary()
-"""Down projections as they were before a merge, per experts module and expert: in the stored layout, filled by `apply`."""
+"""Down projections (d_m, d_k) as they were before a merge, by experts module and expert; `apply` fills it."""
 
 
 @dataclass(frozen=True, slots=True)
 class MoELayer:
     """One decoder layer's experts.
 
-    `layout` names how the down projections are stored: "out_in" is (E, d_m, d_k), "in_out" is (E, d_k, d_m). `warning` says
-    why the closed form is not exact in this layer, where it is not.
+    `layout` names how the down projections are stored: "out_in" is (E, d_m, d_k), "in_out" is (E, d_k, d_m).
+    `warning` says why the closed form is not exact in this layer, where it is not.
     """
 
     index: int
@@ -79,17 +79,15 @@ class MoELayer:
 
     @contextmanager
     def weights(self) -> Iterator[Tensor]:
-        """All down projections as (E, d_m, d_k), a view on the live weights; a loaded copy while they are offloaded."""
+        """All down projections (E, d_m, d_k): a view on the live weights, or a loaded copy of offloaded ones."""
         with align_module_device(self.experts):
-            stored = self.experts.down_proj
-            if not isinstance(stored, Tensor) or stored.device.type == "meta":
-                raise ModelError(
-                    f"{self.name}.down_proj has no data (meta device): load the model's weights first"
-                )
-            yield stored.detach().transpose(1, 2) if self.layout == "in_out" else stored.detach()
+            stored = self._down_proj.detach()
+            if stored.device.type == "meta":
+                raise ModelError(f"{self.name}.down_proj has no data: load the model's weights first")
+            yield stored.transpose(1, 2) if self.layout == "in_out" else stored
 
     def down(self, expert: int) -> Tensor:
-        """Expert's down projection as (d_m, d_k): a view on the live weight, or a copy while the weights are offloaded."""
+        """One down projection (d_m, d_k): a view on the live weight, or a loaded copy of an offloaded one."""
         if not 0 <= expert < self.num_experts:
             raise ModelError(f"{self.name} has experts 0 to {self.num_experts - 1}, not {expert}")
         with self.weights() as stacked:
@@ -97,13 +95,28 @@ class MoELayer:
 
     @property
     def offloaded(self) -> bool:
-        """Whether the weights lie in memory or on disk elsewhere and are loaded for each forward pass only."""
+        """Whether accelerate keeps the weights elsewhere and loads them for each forward pass only."""
         return bool(getattr(getattr(self.experts, "_hf_hook", None), "offload", False))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the experts run."""
+        hook: Any = getattr(self.experts, "_hf_hook", None)
+        return torch.device(hook.execution_device) if self.offloaded else self._down_proj.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are stored in."""
+        return self._down_proj.dtype
+
+    @property
+    def _down_proj(self) -> Tensor:
+        return cast("Tensor", self.experts.down_proj)
 
 
 @dataclass(slots=True)
 class Base:
-    """A model that patches are built on and applied to, with its tokenizer and its MoE layers by decoder index."""
+    """A model that patches are built on and applied to: its tokenizer, its MoE layers by decoder index."""
 
     model: PreTrainedModel
     tokenizer: Any
@@ -114,17 +127,19 @@ class Base:
 
     @property
     def num_layers(self) -> int:
+        """Decoder layers, dense ones included."""
         return len(self.decoder_layers)
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go: the device of the token embeddings, or the one accelerate executes the first layer on."""
+        """Where inputs go."""
         hook = getattr(self.model, "_hf_hook", None)
         device = getattr(hook, "execution_device", None)
         return self.model.device if device is None else torch.device(device)
 
     @property
     def hidden_size(self) -> int:
+        """Width of the residual stream."""
         return int(self.model.config.get_text_config().hidden_size)
 
     def layer(self, index: int) -> MoELayer:
@@ -140,7 +155,7 @@ class Base:
         return self.layers[index]
 
     def fingerprint(self, layers: Iterable[int]) -> Fingerprint:
-        """What identifies this base to a patch that edits `layers`; merged patches of this process are seen through."""
+        """What identifies this base to a patch that edits `layers`; merged patches are seen through."""
         config = self.model.config.get_text_config()
         shapes = [[i, v.num_experts, v.d_model, v.d_key] for i, v in sorted(self.layers.items())]
         index = {
@@ -169,8 +184,8 @@ def open_base(
 ) -> Base:
     """Open a model by name or folder; None is the demo model that ships with the recipes.
 
-    `dtype` None keeps the checkpoint's own. `device_map` and `offload_folder` go to accelerate. Raises ModelError where the
-    model cannot be found, is dense, quantised, or of an architecture whose experts cannot be edited.
+    `dtype` None keeps the checkpoint's own. `device_map` and `offload_folder` go to accelerate. Raises
+    ModelError where the model cannot be found, is dense or quantised, or has experts that cannot be edited.
     """
     place = str(resources.files("moe_patch_recipes") / "atlas" / "model") if name is None else str(name)
     options: dict[str, Any] = {"dtype": dtype or "auto"}
@@ -185,7 +200,7 @@ def open_base(
 
 
 def wrap(model: nn.Module, tokenizer: Any, name: str | None = None) -> Base:
-    """A Base around a live model; raises ModelError for one that cannot be edited and logs each layer's warning once."""
+    """A Base around a live model. Raises ModelError if it cannot be edited, and logs why it is not exact."""
     if not isinstance(model, PreTrainedModel):
         raise ModelError(f"expected a transformers model, not {type(model).__name__}")
     config = model.config.get_text_config()
@@ -212,16 +227,15 @@ def wrap(model: nn.Module, tokenizer: Any, name: str | None = None) -> Base:
 def down_hash(layer: MoELayer) -> str:
     """SHA-256 over the layer's down projections as the base has them, in expert order.
 
-    Each is oriented (d_m, d_k) and hashed as little-endian fp32, so packed, split and transposed layouts agree, and so does
-    a bf16 checkpoint opened as fp32. Experts that a merge has changed count with their kept originals.
+    Each is oriented (d_m, d_k) and hashed as little-endian fp32, so packed, split and transposed layouts
+    agree, and so does a bf16 checkpoint opened as fp32. Experts that a merge has changed count with their
+    kept originals.
     """
     kept = KEPT.get(layer.experts, {})
     digest = hashlib.sha256()
     with layer.weights() as stacked:
         for expert in range(layer.num_experts):
-            down = stacked[expert]
-            if expert in kept:
-                down = kept[expert].T if layer.layout == "in_out" else kept[expert]
+            down = kept.get(expert, stacked[expert])
             digest.update(down.float().cpu().contiguous().numpy().astype("<f4", copy=False).tobytes())
     return f"sha256:{digest.hexdigest()}"
 
@@ -231,7 +245,7 @@ def _runs_through_interface(module: nn.Module) -> bool:
 
 
 def _decoder(model: PreTrainedModel, found: Iterable[str]) -> tuple[str, nn.ModuleList]:
-    """The list of decoder blocks that hold experts, with its path; the text decoder's where there are several."""
+    """Path and list of the decoder layers that hold experts; the text decoder's where there are several."""
     candidates: dict[str, nn.ModuleList] = {}
     for path in found:
         parts = path.split(".")
@@ -280,7 +294,7 @@ def _inexact(experts: nn.Module, d_model: int, config: Any) -> str | None:
     if experts.has_post_expert_norm:
         return "a norm follows every expert, so the closed form is not exact"
     if d_model != config.hidden_size:
-        return "a projection follows the experts, so the closed form holds in their space and not in the residual stream"
+        return "a projection follows the experts, so their outputs are not in the residual stream's space"
     return None
 
 
@@ -298,7 +312,7 @@ def _why_not(model: PreTrainedModel, model_type: str) -> str:
 
 
 def _settled_config(config: Any) -> dict[str, Any]:
-    """What the config sets apart from its class's defaults, so that a field added by a newer release changes nothing."""
+    """What sets the config apart from its class's defaults, so that a new release's fields change nothing."""
     defaults = type(config)().to_dict()
     settled = config.to_dict()
     return {
