@@ -15,6 +15,10 @@ class ConfigError(MoePatchError):
     """An option, a hyper-parameter or a configuration file is unknown, of the wrong type or out of range."""
 
 
+class OutputError(MoePatchError):
+    """A file could not be written; what stood in its place before is untouched."""
+
+
 class FactError(MoePatchError):
     """A facts file, or one fact in it, cannot be used."""
 
