@@ -1,0 +1,114 @@
+"""Preserved text: what a patch should leave alone, read from a file and cut into batches of tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moe_patch.errors import StatisticsError
+
+_TEXTS_AT_ONCE = 1024  # how many texts are tokenised before looking whether there are tokens enough
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Texts in a fixed order, under a name for people and a hash for caches."""
+
+    name: str
+    texts: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: str | Path) -> Corpus:
+        """The texts of a UTF-8 file: the "text" of each JSON object of a .jsonl, each line of anything else.
+
+        Empty lines and empty texts are no texts; other fields of the JSON objects are not looked at.
+
+        Raises:
+            StatisticsError: the file cannot be read or holds no text, or a line is not UTF-8, not JSON,
+                or has no text. The message names file and line.
+        """
+        path = Path(path)
+        try:
+            lines = path.read_bytes().splitlines()
+        except OSError as error:
+            raise StatisticsError(f"cannot read the corpus {path}: {error.strerror}") from error
+        parse = _json_text if path.suffix == ".jsonl" else str.strip
+        texts = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                content = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                text = parse(content) if content else ""
+            except ValueError as error:  # of decoding, of JSON, and of what is not a text
+                raise StatisticsError(f"{path}:{number}: {error}") from error
+            if text:
+                texts.append(text)
+        if not texts:
+            raise StatisticsError(f"the corpus {path} holds no text: give one text per line")
+        return cls(path.name, tuple(texts))
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the texts in their order, the name left out."""
+        digest = hashlib.sha256()
+        for text in self.texts:
+            encoded = text.encode()
+            digest.update(len(encoded).to_bytes(8, "little"))
+            digest.update(encoded)
+        return f"sha256:{digest.hexdigest()}"
+
+    def sequences(self, tokenizer: Any, *, max_tokens: int | None, length: int) -> Iterator[list[int]]:
+        """Token sequences in the order of the texts, until there are `max_tokens` tokens.
+
+        A text longer than `length` tokens goes on in further sequences, each with the tokenizer's special
+        tokens. Special tokens count: they are tokens that the model will see.
+        """
+        left = max_tokens
+        for start in range(0, len(self.texts), _TEXTS_AT_ONCE):
+            some = list(self.texts[start : start + _TEXTS_AT_ONCE])
+            encoded = tokenizer(some, truncation=True, max_length=length, return_overflowing_tokens=True)
+            for sequence in encoded["input_ids"]:
+                kept = sequence[:left]
+                if kept:
+                    yield kept
+                if left is not None:
+                    left -= len(kept)
+                    if not left:
+                        return
+
+
+def padded_batches(sequences: list[list[int]], size: int, pad: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Ids (B, S) and masks (B, S) of batches of at most `size` tokens, the padding on the right included.
+
+    Sequences of like length share a batch, so that little padding runs through the model. A sequence
+    longer than `size` is a batch of its own.
+    """
+    batch: list[list[int]] = []
+    for sequence in sorted(sequences, key=len):
+        if batch and len(sequence) * (len(batch) + 1) > size:
+            yield _pad(batch, pad)
+            batch = []
+        batch.append(sequence)
+    if batch:
+        yield _pad(batch, pad)
+
+
+def _pad(batch: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
+    longest = max(map(len, batch))
+    ids = torch.tensor([sequence + [pad] * (longest - len(sequence)) for sequence in batch])  # (B, S)
+    lengths = torch.tensor([len(sequence) for sequence in batch])
+    return ids, (torch.arange(longest) < lengths[:, None]).long()
+
+
+def _json_text(line: str) -> str:
+    record = json.loads(line)
+    text = record.get("text") if isinstance(record, dict) else None
+    if not isinstance(text, str):
+        raise ValueError('expected a JSON object with a string "text"')
+    return text.strip()
