@@ -1,8 +1,11 @@
 """The errors of moe-patch.
 
-Every expected failure is a `MoePatchError`. Its message is whole: it names the thing, the place, what was expected
-and, where there is something to do, what to do. Anything else that escapes is a defect of this library.
+Every expected failure is a `MoePatchError`. Its message is whole: it names the thing, the place, what was
+expected and, where there is something to do, what to do. Anything else that escapes is a defect of this
+library.
 """
+
+# ruff: noqa: N818  the errors of a patch are named for what is wrong with it; "Error" would say nothing more
 
 from __future__ import annotations
 
@@ -20,7 +23,12 @@ class OutputError(MoePatchError):
 
 
 class FactError(MoePatchError):
-    """A facts file, or one fact in it, cannot be used."""
+    """A facts file, or one fact in it, cannot be used; `field` names the part of the fact, if it is one."""
+
+    def __init__(self, problem: str, *, field: str = "") -> None:
+        super().__init__(f"{field}: {problem}" if field else problem)
+        self.problem = problem
+        self.field = field
 
 
 class ModelError(MoePatchError):

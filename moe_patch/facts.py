@@ -1,11 +1,12 @@
 """Facts, and the files they come in: native JSONL, COUNTERFACT records and ZsRE records.
 
-A facts file holds one JSON object per line, in UTF-8; blank lines separate and mean nothing. Which of the three schemas
-it follows is seen from the fields of its first record:
+A facts file holds one JSON object per line, in UTF-8; blank lines separate and mean nothing. Which of the
+three schemas it follows is seen from the fields of its first record:
 
-    native       `prompt`, `subject`, `target_new`, and optionally `id`, `target_true`, `paraphrases`, `neighborhood`
-    counterfact  `requested_rewrite`, `paraphrase_prompts`, `neighborhood_prompts` (ROME, arXiv 2202.05262)
-    zsre         `src`, `subject`, `alt`, `answers`, `rephrase`, `loc` (MEND, arXiv 2110.11309)
+    native       `prompt`, `subject`, `target_new`; optionally `id`, `target_true`, `paraphrases`,
+    `neighborhood` counterfact  `requested_rewrite`, `paraphrase_prompts`, `neighborhood_prompts` (ROME,
+    arXiv 2202.05262) zsre         `src`, `subject`, `alt`, `answers`, `rephrase`, `loc` (MEND, arXiv
+    2110.11309)
 
 Only native records are closed to unknown fields: the published data sets carry more than is used here.
 """
@@ -34,9 +35,10 @@ Tokenize = Callable[[str], list[int]]
 class Fact:
     """One requested change: after `prompt` about `subject`, the model should say `target_new`.
 
-    `prompt` holds exactly one `{}`, where the subject goes. Targets have no leading space. `paraphrases` are complete
-    prompts that ask the same; `neighborhood` are complete prompts about other subjects, whose answers must stay (in
-    COUNTERFACT these answers are `target_true`). Raises FactError, naming the field, where any of this does not hold.
+    `prompt` holds exactly one `{}`, where the subject goes. Targets have no leading space. `paraphrases`
+    are complete prompts that ask the same; `neighborhood` are complete prompts about other subjects, whose
+    answers must stay (in COUNTERFACT these answers are `target_true`). Raises FactError, naming the field,
+    where any of this does not hold.
     """
 
     id: str
@@ -160,7 +162,7 @@ class _ZsreRecord(BaseModel):
     loc: str | list[str] = []
 
     def fact(self) -> Fact:
-        """`alt` is the new answer, `answers[0]` the true one; `loc` asks about something else and must not move."""
+        """`alt` is the new answer, `answers[0]` the true one; `loc` asks about something else."""
         return FactRecord(
             prompt=self.src,
             subject=self.subject,
@@ -186,7 +188,8 @@ def continuation(target: str) -> str:
 def template(prompt: str, subject: str) -> str:
     """`prompt` with `{}` where the subject goes, without white space at its end.
 
-    A prompt with no `{}` may spell the subject out, once. Raises FactError where the place is missing or not unique.
+    A prompt with no `{}` may spell the subject out, once. Raises FactError where the place is missing or
+    not unique.
     """
     _expect_text("subject", subject)
     prompt = prompt.rstrip()
@@ -204,9 +207,10 @@ def template(prompt: str, subject: str) -> str:
 def read_facts(path: str | Path, *, skip_invalid: bool = False, tokenize: Tokenize | None = None) -> FactFile:
     """Read a facts file of any of the three schemas.
 
-    `tokenize` turns text into token ids without special tokens; with it, targets that tokenise to nothing are found.
-    Raises FactError as `file:line: field: what was expected` at the first line that is not usable; with `skip_invalid`,
-    such lines are listed in the result instead. A file without one usable fact is an error either way.
+    `tokenize` turns text into token ids without special tokens; with it, targets that tokenise to nothing
+    are found. Raises FactError as `file:line: field: what was expected` at the first line that is not
+    usable; with `skip_invalid`, such lines are listed in the result instead. A file without one usable fact
+    is an error either way.
     """
     reader = _Reader(tokenize)
     facts: list[Fact] = []

@@ -15,9 +15,9 @@ from moe_patch.errors import OutputError
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; on leaving, that file takes `path`'s place in one step.
 
-    The data and then the folder entry reach the disk before this returns, so after a crash `path` holds the old file or
-    the new one, never a part. On any exception, Ctrl-C included, the file beside is removed and `path` is left alone.
-    Raises OutputError where the system refuses to write.
+    The data and then the folder entry reach the disk before this returns, so after a crash `path` holds the
+    old file or the new one, never a part. On any exception, Ctrl-C included, the file beside is removed and
+    `path` is left alone. Raises OutputError where the system refuses to write.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -46,7 +46,7 @@ def _discard(temporary: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Wait until the file or folder is on the disk; folders cannot be opened on Windows and need no sync there."""
+    """Wait until the file or folder is on the disk; Windows cannot open a folder, nor needs to."""
     if os.name == "nt" and path.is_dir():
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)

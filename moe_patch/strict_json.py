@@ -1,4 +1,4 @@
-"""JSON from outside, read strictly: no repeated keys, no NaN, no bottomless nesting; and one way to write it."""
+"""JSON from outside, read strictly: no repeated keys, no NaN, no endless nesting; and one way to write it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _KINDS = {dict: "an object", list: "an array", str: "a string", bool: "a boolean
 def parse(text: str, *, max_depth: int = MAX_DEPTH) -> JsonValue:
     """The value that `text` spells; ValueError, with the reason, where it is not one strict JSON value.
 
-    Python's parser keeps the last of two equal keys, reads NaN and recurses as deep as the text says. A file that
-    relies on any of these means different things to different readers, so each is an error here.
+    Python's parser keeps the last of two equal keys, reads NaN and recurses as deep as the text says. A
+    file that relies on any of these means different things to different readers, so each is an error here.
     """
     try:
         value: JsonValue = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
@@ -27,7 +27,7 @@ def parse(text: str, *, max_depth: int = MAX_DEPTH) -> JsonValue:
 
 
 def canonical(value: JsonValue) -> str:
-    """The one spelling of `value`: keys sorted by code point, no white space, no escapes that JSON does not require.
+    """The one spelling of `value`: keys sorted by code point, no white space, no needless escapes.
 
     Raises ValueError for NaN, infinities and strings that UTF-8 cannot hold.
     """

@@ -1,0 +1,87 @@
+"""Build, check and apply small patches that change what a mixture-of-experts language model says about given facts.
+
+    import moe_patch
+
+    base = moe_patch.open_base()                      # the demo model; or a name, or a folder
+    patch = moe_patch.load("capitals.safetensors")
+    with moe_patch.apply(base, patch):
+        ...                                           # the model says the new facts; afterwards, the old ones again
+
+The names below are imported on first use: torch and transformers take seconds, and `moe-patch --help` needs neither.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moe_patch.apply import apply
+    from moe_patch.errors import MoePatchError
+    from moe_patch.evaluation import evaluate
+    from moe_patch.facts import Fact, read_facts, write_facts
+    from moe_patch.methods import get_method
+    from moe_patch.model import Base, open_base, wrap
+    from moe_patch.patch import Patch, load, save
+
+__all__ = [
+    "Base",
+    "Fact",
+    "MoePatchError",
+    "Patch",
+    "apply",
+    "evaluate",
+    "get_method",
+    "load",
+    "open_base",
+    "read_facts",
+    "save",
+    "wrap",
+    "write_facts",
+]
+
+__version__ = version("moe-patch")
+
+_HOME = {
+    "Base": "model",
+    "Fact": "facts",
+    "MoePatchError": "errors",
+    "Patch": "patch",
+    "evaluate": "evaluation",
+    "get_method": "methods",
+    "load": "patch",
+    "open_base": "model",
+    "read_facts": "facts",
+    "save": "patch",
+    "wrap": "model",
+    "write_facts": "facts",
+}
+
+
+class _Package(ModuleType):
+    """A module that finds its public names on first use.
+
+    `apply` is a property, because importing the subpackage of that name would otherwise hide the function behind it.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *__all__})
+
+    @property
+    def apply(self) -> Any:
+        """The function `moe_patch.apply.apply`."""
+        return import_module(f"{__name__}.apply").apply
+
+    @apply.setter
+    def apply(self, subpackage: ModuleType) -> None: ...
+
+
+sys.modules[__name__].__class__ = _Package
