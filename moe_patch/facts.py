@@ -3,10 +3,9 @@
 A facts file holds one JSON object per line, in UTF-8; blank lines separate and mean nothing. Which of the
 three schemas it follows is seen from the fields of its first record:
 
-    native       `prompt`, `subject`, `target_new`; optionally `id`, `target_true`, `paraphrases`,
-    `neighborhood` counterfact  `requested_rewrite`, `paraphrase_prompts`, `neighborhood_prompts` (ROME,
-    arXiv 2202.05262) zsre         `src`, `subject`, `alt`, `answers`, `rephrase`, `loc` (MEND, arXiv
-    2110.11309)
+    native       prompt, subject, target_new; optionally id, target_true, paraphrases, neighborhood
+    counterfact  requested_rewrite, paraphrase_prompts, neighborhood_prompts (ROME, arXiv 2202.05262)
+    zsre         src, subject, alt, answers, rephrase, loc (MEND, arXiv 2110.11309)
 
 Only native records are closed to unknown fields: the published data sets carry more than is used here.
 """
@@ -53,9 +52,8 @@ class Fact:
         for field in ("id", "prompt", "subject"):
             _expect_text(field, getattr(self, field))
         if (slots := self.prompt.count(SLOT)) != 1:
-            raise FactError(
-                f"prompt: expected one {SLOT} where the subject goes, found {slots} in {self.prompt!r}"
-            )
+            problem = f"expected one {SLOT} where the subject goes, found {slots} in {self.prompt!r}"
+            raise FactError(problem, field="prompt")
         _expect_target("target_new", self.target_new)
         if self.target_true is not None:
             _expect_target("target_true", self.target_true)
@@ -63,9 +61,8 @@ class Fact:
             for number, prompt in enumerate(getattr(self, field)):
                 _expect_text(f"{field}.{number}", prompt)
                 if SLOT in prompt:
-                    raise FactError(
-                        f"{field}.{number}: expected a complete prompt, but {prompt!r} still has a {SLOT}"
-                    )
+                    problem = f"expected a complete prompt, but {prompt!r} still has a {SLOT}"
+                    raise FactError(problem, field=f"{field}.{number}")
 
     @property
     def text(self) -> str:
@@ -179,6 +176,26 @@ _RECORDS: dict[Schema, type[FactRecord | _CounterfactRecord | _ZsreRecord]] = {
     "zsre": _ZsreRecord,
 }
 
+_NAMES: dict[Schema, dict[str, str]] = {
+    "native": {},
+    "counterfact": {
+        "id": "case_id",
+        "prompt": "requested_rewrite.prompt",
+        "subject": "requested_rewrite.subject",
+        "target_new": "requested_rewrite.target_new.str",
+        "target_true": "requested_rewrite.target_true.str",
+        "paraphrases": "paraphrase_prompts",
+        "neighborhood": "neighborhood_prompts",
+    },
+    "zsre": {
+        "prompt": "src",
+        "target_new": "alt",
+        "target_true": "answers.0",
+        "paraphrases": "rephrase",
+        "neighborhood": "loc",
+    },
+}
+
 
 def continuation(target: str) -> str:
     """The target as it follows a prompt: after one space. Prompts and targets are joined so everywhere."""
@@ -200,7 +217,8 @@ def template(prompt: str, subject: str) -> str:
         return prompt.replace(subject, SLOT)
     problem = "is not in it" if found == 0 else f"is in it {found} times"
     raise FactError(
-        f"prompt: expected one {SLOT} or the subject {subject!r} once, but the subject {problem}: {prompt!r}"
+        f"expected one {SLOT} or the subject {subject!r} once, but the subject {problem}: {prompt!r}",
+        field="prompt",
     )
 
 
@@ -256,10 +274,12 @@ class _Reader:
             raise FactError(f"expected a {self.schema} record like the ones before, found a {schema} record")
         try:
             fact = _RECORDS[schema].model_validate(record).fact()
+            self._check_targets(fact)
+            self._check_new(line, fact)
         except ValidationError as error:
-            raise FactError(_explain(error, schema)) from error
-        self._check_targets(fact)
-        self._check_new(line, fact)
+            raise FactError(_explain(error)) from error
+        except FactError as error:
+            raise FactError(error.problem, field=_field_in_file(error.field, schema)) from error
         self.schema = schema
         return fact
 
@@ -267,19 +287,23 @@ class _Reader:
         for field in ("target_new", "target_true"):
             target = getattr(fact, field)
             if self.tokenize and target is not None and not self.tokenize(continuation(target)):
-                raise FactError(f"{field}: expected at least one token, but {target!r} tokenises to nothing")
+                raise FactError(
+                    f"expected at least one token, but {target!r} tokenises to nothing", field=field
+                )
 
     def _check_new(self, line: int, fact: Fact) -> None:
         if fact.text in self.answers:
             earlier, answer = self.answers[fact.text]
             if answer == fact.target_new:
-                raise FactError(f"prompt: {fact.text!r} repeats line {earlier}; keep one of the two")
-            raise FactError(
-                f"target_new: {fact.target_new!r} after {fact.text!r} contradicts line {earlier}, "
-                f"which says {answer!r}; keep one of the two"
+                problem = f"{fact.text!r} repeats line {earlier}; keep one of the two"
+                raise FactError(problem, field="prompt")
+            problem = (
+                f"{fact.target_new!r} after {fact.text!r} contradicts line {earlier}, which says {answer!r}"
             )
+            raise FactError(f"{problem}; keep one of the two", field="target_new")
         if fact.id in self.lines_of_ids:
-            raise FactError(f"id: {fact.id!r} is the id of line {self.lines_of_ids[fact.id]} already")
+            problem = f"{fact.id!r} is the id of line {self.lines_of_ids[fact.id]} already"
+            raise FactError(problem, field="id")
         self.answers[fact.text] = line, fact.target_new
         self.lines_of_ids[fact.id] = line
 
@@ -315,11 +339,17 @@ def _schema_of(record: dict[str, JsonValue]) -> Schema:
     return "zsre" if "src" in record else "native"
 
 
-def _explain(error: ValidationError, schema: Schema) -> str:
+def _explain(error: ValidationError) -> str:
     reason = strict_json.reason(error)
     if error.errors()[0]["type"] != "extra_forbidden":
         return reason
-    return f"{reason}; a {schema} record has {', '.join(FactRecord.model_fields)}"
+    return f"{reason}; the fields of a fact are {', '.join(FactRecord.model_fields)}"
+
+
+def _field_in_file(field: str, schema: Schema) -> str:
+    """A field of Fact by the name that this schema gives it, keeping the number of an entry in a list."""
+    name, dot, number = field.partition(".")
+    return f"{_NAMES[schema].get(name, name)}{dot}{number}"
 
 
 def _content_id(prompt: str, subject: str, target: str) -> str:
@@ -329,10 +359,10 @@ def _content_id(prompt: str, subject: str, target: str) -> str:
 
 def _expect_text(field: str, value: str) -> None:
     if not value.strip():
-        raise FactError(f"{field}: expected a text that is not empty, found {value!r}")
+        raise FactError(f"expected a text that is not empty, found {value!r}", field=field)
 
 
 def _expect_target(field: str, value: str) -> None:
     _expect_text(field, value)
     if value != value.lstrip():
-        raise FactError(f"{field}: expected no space before the text, found {value!r}")
+        raise FactError(f"expected no space before the text, found {value!r}", field=field)
