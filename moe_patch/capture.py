@@ -68,8 +68,8 @@ class Watch:
         device, self.mask = self._base.device, reported.reshape(-1)
         try:
             with _ending_after(self._base, self._last), torch.no_grad():
-                decoder = self._base.model.get_decoder()
-                decoder(input_ids=input_ids.to(device), attention_mask=real.to(device), use_cache=False)
+                ids, mask = input_ids.to(device), real.to(device)
+                self._base.decoder(input_ids=ids, attention_mask=mask, use_cache=False)
         finally:
             self.mask = None
 

@@ -116,17 +116,22 @@ def attach(layer: MoELayer, delta: Delta) -> Handle:
     products are taken in the wider of the delta's dtype and the weights'. Raises CaptureError where widths or
     experts do not fit.
     """
-    found, expected = (delta.left.shape[-1], delta.right.shape[-1]), (layer.d_model, layer.d_key)
-    if found != expected:
-        raise CaptureError(f"{layer.name}: a delta of widths (d_m, d_k) = {found} does not fit {expected}")
-    if len(delta.expert) and not 0 <= int(delta.expert.min()) <= int(delta.expert.max()) < layer.num_experts:
-        raise CaptureError(f"{layer.name} has experts 0 to {layer.num_experts - 1}; the delta names others")
+    check_fit(layer, delta)
     dtype = torch.promote_types(delta.right.dtype, layer.dtype)
     experts, counts = torch.unique_consecutive(delta.expert.cpu(), return_counts=True)
     right = delta.right.to(layer.device, dtype).split(counts.tolist())
     left = delta.left.to(layer.device, dtype)[delta.fact.to(layer.device).long()].split(counts.tolist())
     live = _LiveDelta(dict(zip(experts.tolist(), zip(right, left, strict=True), strict=True)))
     return _switch_on(layer.experts, _acquire(layer.experts).deltas, live)
+
+
+def check_fit(layer: MoELayer, delta: Delta) -> None:
+    """Raise CaptureError unless the delta has the layer's widths and names experts that it has."""
+    found, expected = (delta.left.shape[-1], delta.right.shape[-1]), (layer.d_model, layer.d_key)
+    if found != expected:
+        raise CaptureError(f"{layer.name}: a delta of widths (d_m, d_k) = {found} does not fit {expected}")
+    if len(delta.expert) and not 0 <= int(delta.expert.min()) <= int(delta.expert.max()) < layer.num_experts:
+        raise CaptureError(f"{layer.name} has experts 0 to {layer.num_experts - 1}; the delta names others")
 
 
 def listen(layer: MoELayer, tap: Tap) -> Handle:

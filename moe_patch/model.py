@@ -21,11 +21,11 @@ from typing import Any, cast
 
 import torch
 from accelerate.utils import align_module_device
-from moe_patch.patch import Fingerprint
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from moe_patch.errors import ModelError
+from moe_patch.patch import Fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ _NOT_EDITABLE = {
     "step3p7": "its experts do not run through the experts interface",
     "doge": "its experts are rank-one rows of an embedding and have no down projection",
 }
+
+_AFTER_EXPERTS = re.compile(r"post_(mlp|feedforward|feed_forward|ffn|moe)_")
 
 _VOLATILE_CONFIG = {
     "_name_or_path",
@@ -118,7 +120,7 @@ class MoELayer:
 class Base:
     """A model that patches are built on and applied to: its tokenizer, its MoE layers by decoder index."""
 
-    model: PreTrainedModel
+    model: Any  # a transformers PreTrainedModel, whose methods carry no types
     tokenizer: Any
     name: str
     layers: dict[int, MoELayer]
@@ -129,6 +131,11 @@ class Base:
     def num_layers(self) -> int:
         """Decoder layers, dense ones included."""
         return len(self.decoder_layers)
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The model without its language modelling head."""
+        return cast("nn.Module", self.model.get_decoder())
 
     @property
     def device(self) -> torch.device:
@@ -218,7 +225,7 @@ def wrap(model: nn.Module, tokenizer: Any, name: str | None = None) -> Base:
             raise ModelError(
                 f"layer {index} has two sets of experts ({layers[index].name}, {path}): not supported"
             )
-        layers[index] = _describe(index, path, module, config)
+        layers[index] = _describe(index, path, module, decoder[index], config.hidden_size)
     for warning in sorted({layer.warning for layer in layers.values() if layer.warning}):
         logger.warning("%s: %s", config.model_type, warning)
     return Base(model, tokenizer, name or config.name_or_path or config.model_type, layers, decoder)
@@ -263,12 +270,12 @@ def _decoder(model: PreTrainedModel, found: Iterable[str]) -> tuple[str, nn.Modu
     return next(iter(text.items()))
 
 
-def _describe(index: int, path: str, experts: nn.Module, config: Any) -> MoELayer:
+def _describe(index: int, path: str, experts: Any, block: nn.Module, hidden_size: int) -> MoELayer:
     weight = experts.down_proj
-    if not isinstance(weight, Tensor) or type(weight) is not nn.Parameter or not _is_plain_float(weight):
+    if type(weight) is not nn.Parameter or not weight.is_floating_point() or weight.element_size() < 2:
         kind = getattr(weight, "dtype", type(weight).__name__)
         raise ModelError(
-            f"{path}.down_proj is quantised or sharded ({kind}): open the model in a float dtype instead"
+            f"{path}.down_proj is quantised or sharded ({kind}): open the model in a float dtype"
         )
     transposed = bool(experts.is_transposed)
     num_experts, first, second = weight.shape
@@ -281,20 +288,22 @@ def _describe(index: int, path: str, experts: nn.Module, config: Any) -> MoELaye
         d_model=d_model,
         d_key=d_key,
         layout="in_out" if transposed else "out_in",
-        warning=_inexact(experts, d_model, config),
+        warning=_inexact(experts, d_model, block, hidden_size),
     )
 
 
-def _is_plain_float(weight: Tensor) -> bool:
-    return weight.is_floating_point() and weight.element_size() >= 2 and weight.dim() == 3
-
-
-def _inexact(experts: nn.Module, d_model: int, config: Any) -> str | None:
-    """Why adding to the experts' output is not adding to the residual stream, or None."""
+def _inexact(experts: Any, d_model: int, block: nn.Module, hidden_size: int) -> str | None:
+    """Why adding to the experts' output is not adding as much to the residual stream, or None."""
     if experts.has_post_expert_norm:
         return "a norm follows every expert, so the closed form is not exact"
-    if d_model != config.hidden_size:
-        return "a projection follows the experts, so their outputs are not in the residual stream's space"
+    if d_model != hidden_size:
+        return "a projection follows the experts, so the closed form is not exact in the residual stream"
+    for path, module in block.named_modules():
+        leaf = path.rpartition(".")[2]
+        if _AFTER_EXPERTS.match(leaf):
+            return f"{leaf} follows the experts, so the closed form is not exact"
+        if "HyperConnection" in type(module).__name__:
+            return "hyper-connections mix several residual streams, so the closed form is not exact"
     return None
 
 

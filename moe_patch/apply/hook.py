@@ -1,0 +1,20 @@
+"""A patch beside the weights: low-rank products computed inside the experts."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from moe_patch.experts import Handle, attach
+from moe_patch.model import Base
+from moe_patch.patch import Patch
+
+
+def hook(base: Base, patch: Patch) -> Handle:
+    """Add gate * left (right . key) to what the experts put out, in every layer of the patch.
+
+    Raises ModelError for a layer that the base does not have, CaptureError for one of other widths.
+    """
+    with ExitStack() as stack:
+        for index, delta in patch.layers.items():
+            stack.enter_context(attach(base.layer(index), delta))
+        return Handle(stack.pop_all())
