@@ -183,6 +183,7 @@ def ridge_solve(kernel: Tensor, residual: Tensor, ridge: float) -> Tensor:
 def _shifted_cholesky(gram: Tensor, ridge: float) -> Tensor:
     """The lower Cholesky factor of gram (n, n) + ridge I."""
     shifted = gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)  # (n, n)
+    factor: Tensor
     factor, failed_at = torch.linalg.cholesky_ex(shifted)
     if int(failed_at) or not bool(torch.isfinite(factor).all()):
         raise SolveError(

@@ -25,6 +25,7 @@ from moe_patch.errors import ConfigError, StatisticsError
 from moe_patch.statistics import Moments
 
 Unseen = Literal["protect", "edit", "error"]
+Rule = Literal["tau", "energy"]
 
 DEFAULT_TAU = 0.02
 DEFAULT_MIN_TOKENS = 64
@@ -38,7 +39,7 @@ class NullSpace:
     basis: dict[int, Tensor]  # expert -> U_j (d_k, r_j) fp64, orthonormal columns
     tokens: Tensor  # (E,) int64, as counted
     unseen: tuple[int, ...]  # experts with fewer than `min_tokens` tokens
-    rule: str  # in words, for reports
+    rule: str  # "tau 0.02" or the like, for reports
 
     def project(self, expert: int, keys: Tensor) -> Tensor:
         """P_j k for keys (n, d_k) of one expert, computed in fp64 and returned in the keys' dtype."""
@@ -96,9 +97,11 @@ def null_space(
         ConfigError: both rules are given, or a value is out of range.
         StatisticsError: an expert is unseen under "error", or its moment has no eigendecomposition.
     """
-    if tau is None and energy is None:
-        tau = DEFAULT_TAU
-    _check(tau, energy, unseen, min_tokens)
+    rule, level = _rule(tau, energy)
+    if unseen not in get_args(Unseen):
+        raise ConfigError(f"unseen is {unseen!r}: expected one of {', '.join(get_args(Unseen))}")
+    if min_tokens < 1:
+        raise ConfigError(f"min_tokens is {min_tokens}: expected at least 1")
     rare = [expert for expert, tokens in enumerate(moments.tokens.tolist()) if tokens < min_tokens]
     if rare and unseen == "error":
         listed = ", ".join(f"{expert} ({int(moments.tokens[expert])})" for expert in rare)
@@ -111,27 +114,27 @@ def null_space(
         width, width if unseen == "protect" else 0, dtype=torch.float64
     )  # (d_k, d_k) or (d_k, 0)
     basis = {
-        expert: for_rare if expert in rare else _used_directions(moments, expert, tau, energy)
+        expert: for_rare if expert in rare else _used_directions(moments, expert, rule, level)
         for expert in range(len(moments.tokens))
     }
-    rule = f"eigenvalues above {tau:g}" if energy is None else f"{energy:g} of the trace"
-    return NullSpace(moments.layer, basis, moments.tokens, tuple(rare), rule)
+    return NullSpace(moments.layer, basis, moments.tokens, tuple(rare), f"{rule} {level:g}")
 
 
-def _check(tau: float | None, energy: float | None, unseen: str, min_tokens: int) -> None:
+def _rule(tau: float | None, energy: float | None) -> tuple[Rule, float]:
+    """Which rule was chosen, and its level."""
     if tau is not None and energy is not None:
         raise ConfigError("tau and energy are two rules for one choice: give one of them")
-    if tau is not None and not tau >= 0.0:
+    if energy is not None:
+        if not 0.0 < energy <= 1.0:
+            raise ConfigError(f"energy is {energy}: expected a share above 0 and at most 1")
+        return "energy", energy
+    tau = DEFAULT_TAU if tau is None else tau
+    if not tau >= 0.0:
         raise ConfigError(f"tau is {tau}: expected a number of at least 0")
-    if energy is not None and not 0.0 < energy <= 1.0:
-        raise ConfigError(f"energy is {energy}: expected a share above 0 and at most 1")
-    if unseen not in get_args(Unseen):
-        raise ConfigError(f"unseen is {unseen!r}: expected one of {', '.join(get_args(Unseen))}")
-    if min_tokens < 1:
-        raise ConfigError(f"min_tokens is {min_tokens}: expected at least 1")
+    return "tau", tau
 
 
-def _used_directions(moments: Moments, expert: int, tau: float | None, energy: float | None) -> Tensor:
+def _used_directions(moments: Moments, expert: int, rule: Rule, level: float) -> Tensor:
     """The eigenvectors (d_k, r) of the expert's mean second moment that the rule keeps, weakest first."""
     moment = moments.mean(expert)  # (d_k, d_k)
     place = f"layer {moments.layer}, expert {expert}"
@@ -139,18 +142,19 @@ def _used_directions(moments: Moments, expert: int, tau: float | None, energy: f
         raise StatisticsError(
             f"{place}: the second moment of its keys is not finite: look for NaN in the model"
         )
+    vectors: Tensor
     try:
         values, vectors = torch.linalg.eigh(moment)  # (d_k,) ascending, (d_k, d_k)
-    except torch.linalg.LinAlgError as error:
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # documented, but not exported
         raise StatisticsError(f"{place}: the second moment has no eigendecomposition: {error}") from error
-    rank = _rank(values.flip(0).clamp_min(0.0), tau, energy)
+    rank = _rank(values.flip(0).clamp_min(0.0), rule, level)
     return vectors[:, len(values) - rank :].clone()  # a view would keep all of them in memory
 
 
-def _rank(values: Tensor, tau: float | None, energy: float | None) -> int:
+def _rank(values: Tensor, rule: Rule, level: float) -> int:
     """How many of the descending eigenvalues (d_k,) count as used."""
-    if energy is None:
-        return int((values > tau).sum())
+    if rule == "tau":
+        return int((values > level).sum())
     held = values.cumsum(0)  # (d_k,) what the first 1, 2, ... hold
     total = float(held[-1])
-    return min(int((held < energy * total).sum()) + 1, len(values)) if total > 0.0 else 0
+    return min(int((held < level * total).sum()) + 1, len(values)) if total > 0.0 else 0
