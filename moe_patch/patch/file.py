@@ -1,0 +1,100 @@
+"""Reading and writing patch files, format version 1 (`docs/format.md`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import JsonValue
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from moe_patch import strict_json
+from moe_patch.errors import HashMismatch, MalformedMetadata, MalformedTensor, OutputError, PatchError
+from moe_patch.files import replacing
+from moe_patch.patch.check import check_table, check_values
+from moe_patch.patch.contents import Patch, assemble
+from moe_patch.patch.header import DTYPES, Limits, TensorInfo, read_header
+from moe_patch.patch.schema import METADATA_KEY, content_hash, parse_metadata
+
+
+def save(patch: Patch, path: str | Path) -> None:
+    """Write a patch to `path`, whole or not at all.
+
+    What `load` would refuse is not written: raises the same PatchErrors, and OutputError where the system
+    refuses.
+    """
+    path = Path(path)
+    try:
+        _save(patch, path)
+    except PatchError as error:
+        raise type(error)(f"cannot write {path}: {error}") from error
+
+
+def load(path: str | Path, *, limits: Limits | None = None) -> Patch:
+    """Read a patch and check all of it, onto the CPU.
+
+    Nothing is allocated before the header and the metadata have passed under `limits`. Raises a PatchError:
+    the subclass says what is wrong, the message where. That the patch fits a model is for `check_base`.
+    """
+    try:
+        return _load(Path(path), limits or Limits())
+    except PatchError as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def _save(patch: Patch, path: Path) -> None:
+    tensors = patch.tensors()
+    table = {name: _info(name, tensor) for name, tensor in tensors.items()}
+    body = patch.body()
+    try:
+        digest = content_hash(body, tensors)
+    except (TypeError, ValueError) as error:  # a value that JSON has no type for, or no number
+        raise MalformedMetadata(f"the metadata is not strict JSON: {error}") from error
+    text = _text(body, digest)
+    metadata = parse_metadata({METADATA_KEY: text})
+    check_table(metadata, table)
+    check_values(metadata, tensors)
+    own = {name: tensor.clone() for name, tensor in tensors.items()}  # safetensors refuses shared storage
+    with replacing(path) as temporary:
+        try:
+            save_file(own, temporary, metadata={METADATA_KEY: text})
+        except SafetensorError as error:
+            raise OutputError(f"cannot write {path}: {error}") from error
+        read_header(temporary, Limits())  # a file beyond the limits of its own readers is of no use
+
+
+def _load(path: Path, limits: Limits) -> Patch:
+    header = read_header(path, limits)
+    metadata = parse_metadata(header.metadata)
+    check_table(metadata, header.tensors)
+    tensors = _read_tensors(path, header.tensors)
+    check_values(metadata, tensors)
+    patch = assemble(metadata, tensors)
+    body = patch.body()
+    if _text(body, metadata.hash) != header.metadata[METADATA_KEY]:
+        raise MalformedMetadata("expected canonical JSON: keys sorted, no white space, no needless escapes")
+    found = content_hash(body, tensors)
+    if found != metadata.hash:
+        raise HashMismatch(f"the content has the hash {found}, but the file declares {metadata.hash}")
+    return patch
+
+
+def _read_tensors(path: Path, table: Mapping[str, TensorInfo]) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in table}
+    except (OSError, SafetensorError) as error:
+        raise PatchError(f"safetensors cannot read it: {error}") from error
+
+
+def _info(name: str, tensor: Tensor) -> TensorInfo:
+    for dtype, known in DTYPES.items():
+        if tensor.dtype == known:
+            return TensorInfo(dtype, tuple(tensor.shape))
+    raise MalformedTensor(f"{name}: expected a dtype among {', '.join(DTYPES)}, found {tensor.dtype}")
+
+
+def _text(body: dict[str, JsonValue], digest: str) -> str:
+    return strict_json.canonical(body | {"hash": digest})

@@ -1,0 +1,197 @@
+"""The header of a safetensors file, checked under limits before anything that it declares is allocated.
+
+The safetensors library checks most of this as well. It is checked here first because a patch comes from
+strangers: with limits of our own, with one error for each fault, and for the places where the library is
+lenient (keys that appear twice, unaligned tensors, empty tensors of absurd shape).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from pydantic import JsonValue
+
+from moe_patch import strict_json
+from moe_patch.errors import MalformedHeader, MalformedLayout, PatchError, PatchTooLarge, TruncatedPatch
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+}
+"""The dtypes a patch may hold, by their safetensors names."""
+
+_LENGTH = 8  # bytes of the little-endian number in front, which says how long the JSON is
+_ALIGNMENT = 8  # bytes; where the data starts, so that every dtype is aligned in a mapped file
+_MAX_RANK = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a reader is willing to take in: the file and its header in bytes, and how many tensors."""
+
+    file_bytes: int = 16 * 2**30
+    header_bytes: int = 64 * 2**20
+    tensors: int = 2**16
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """What a tensor is declared to be."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that shape and dtype ask for."""
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The tensors that a safetensors file declares, by name, and its text metadata."""
+
+    tensors: dict[str, TensorInfo]
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """A tensor's place in the data: from `begin` up to and without `end`, in bytes."""
+
+    name: str
+    info: TensorInfo
+    begin: int
+    end: int
+
+
+def read_header(path: Path, limits: Limits) -> Header:
+    """Read and check the header of the safetensors file at `path`.
+
+    Raises PatchError where the file cannot be opened, PatchTooLarge over `limits`, TruncatedPatch where data
+    that the header promises is missing, MalformedHeader where it is not the JSON that safetensors specifies,
+    MalformedLayout where its tensors do not fill the file exactly, in place and without overlap.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+            raise PatchError("is not a file")
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            raw = _read_json(file, size, limits)
+    except OSError as error:
+        raise PatchError(f"cannot be read: {error.strerror}") from error
+    entries = _parse(raw)
+    metadata = _metadata(entries.pop("__metadata__", {}))
+    if len(entries) > limits.tensors:
+        raise PatchTooLarge(f"declares {len(entries)} tensors; the limit is {limits.tensors}")
+    spans = [_span(name, entry, limits) for name, entry in entries.items()]
+    _check_layout(spans, size - _LENGTH - len(raw))
+    return Header({span.name: span.info for span in spans}, metadata)
+
+
+def _read_json(file: BinaryIO, size: int, limits: Limits) -> bytes:
+    if size > limits.file_bytes:
+        raise PatchTooLarge(f"is {size} bytes long; the limit is {limits.file_bytes}")
+    if size < _LENGTH:
+        raise TruncatedPatch(f"is {size} bytes long; a safetensors file has at least {_LENGTH}")
+    length = int.from_bytes(file.read(_LENGTH), "little")
+    if length > limits.header_bytes:
+        raise PatchTooLarge(f"declares a header of {length} bytes; the limit is {limits.header_bytes}")
+    if _LENGTH + length > size:
+        raise TruncatedPatch(f"ends after {size} bytes, within its header of {length}")
+    if length % _ALIGNMENT:
+        raise MalformedLayout(f"expected a header padded to a multiple of {_ALIGNMENT} bytes, found {length}")
+    return file.read(length)
+
+
+def _parse(raw: bytes) -> dict[str, JsonValue]:
+    if raw[:1] != b"{":
+        raise MalformedHeader(f"expected a header that begins with {{, found {raw[:1]!r}")
+    try:
+        entries = strict_json.parse(raw.decode())
+    except UnicodeDecodeError as error:
+        raise MalformedHeader(f"the header is not UTF-8: {error.reason} at byte {error.start}") from error
+    except ValueError as error:
+        raise MalformedHeader(f"the header is not strict JSON: {error}") from error
+    if not isinstance(entries, dict):  # cannot be, after the brace; said for the type checker
+        raise MalformedHeader(f"expected an object, found {strict_json.describe(entries)}")
+    return entries
+
+
+def _metadata(value: JsonValue) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise MalformedHeader(f"__metadata__: expected an object, found {strict_json.describe(value)}")
+    texts: dict[str, str] = {}
+    for key, text in value.items():
+        if not isinstance(text, str):
+            raise MalformedHeader(
+                f"__metadata__.{key}: expected a string, found {strict_json.describe(text)}"
+            )
+        texts[key] = text
+    return texts
+
+
+def _span(name: str, entry: JsonValue, limits: Limits) -> _Span:
+    """The tensor that one entry of the header declares, with what the entry alone can get wrong ruled out."""
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise MalformedHeader(f"{name}: expected an object of dtype, shape and data_offsets")
+    dtype, offsets = entry["dtype"], _counts(f"{name}.data_offsets", entry["data_offsets"])
+    shape = _counts(f"{name}.shape", entry["shape"])
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise MalformedHeader(f"{name}.dtype: expected one of {', '.join(DTYPES)}, found {dtype!r}")
+    if len(shape) > _MAX_RANK:
+        raise PatchTooLarge(f"{name} declares {len(shape)} dimensions; the limit is {_MAX_RANK}")
+    if math.prod(max(side, 1) for side in shape) * DTYPES[dtype].itemsize > limits.file_bytes:
+        raise PatchTooLarge(f"{name} declares the shape {shape}; the limit is {limits.file_bytes} bytes")
+    if len(offsets) != 2:
+        raise MalformedHeader(
+            f"{name}.data_offsets: expected a begin and an end, found {len(offsets)} numbers"
+        )
+    info, (begin, end) = TensorInfo(dtype, shape), offsets
+    if end - begin != info.nbytes:
+        raise MalformedLayout(
+            f"{name}: {dtype} of shape {shape} takes {info.nbytes} bytes, but its offsets span {end - begin}"
+        )
+    if begin % DTYPES[dtype].itemsize:
+        raise MalformedLayout(f"{name}: {dtype} begins at byte {begin}, which is not aligned to it")
+    return _Span(name, info, begin, end)
+
+
+def _counts(place: str, value: JsonValue) -> tuple[int, ...]:
+    """A JSON array of integers from 0 up; booleans are integers to Python, and not to JSON."""
+    if not isinstance(value, list):
+        raise MalformedHeader(f"{place}: expected an array, found {strict_json.describe(value)}")
+    counts = [item for item in value if isinstance(item, int) and not isinstance(item, bool) and item >= 0]
+    if len(counts) != len(value):
+        raise MalformedHeader(f"{place}: expected integers from 0 up")
+    return tuple(counts)
+
+
+def _check_layout(spans: list[_Span], data_bytes: int) -> None:
+    """The tensors, in the order of their offsets, must follow one another from 0 to the end of the file."""
+    reached, before = 0, "the header"
+    for span in sorted(spans, key=lambda span: (span.begin, span.end)):
+        if span.begin < reached:
+            raise MalformedLayout(f"{span.name} overlaps {before}: begins at {span.begin}, before {reached}")
+        if span.begin > reached:
+            raise MalformedLayout(
+                f"{span.begin - reached} bytes between {before} and {span.name} are no tensor"
+            )
+        reached, before = span.end, span.name
+    if reached > data_bytes:
+        raise TruncatedPatch(f"declares {reached} bytes of tensors, but only {data_bytes} are there")
+    if reached < data_bytes:
+        raise MalformedLayout(f"{data_bytes - reached} bytes after {before} are no tensor")

@@ -1,0 +1,155 @@
+"""The metadata of a patch: one canonical JSON object, held to a closed schema; and the content hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from torch import Tensor
+
+from moe_patch import strict_json
+from moe_patch.errors import FactError, MalformedMetadata, UnknownFormat
+from moe_patch.facts import Fact, FactRecord
+from moe_patch.patch.header import DTYPES
+
+FORMAT = 1
+METADATA_KEY = "moe_patch"
+
+Kind = Literal["delta", "bypass"]
+
+
+def _moment(text: str) -> str:
+    """An ISO 8601 date and time that says its offset from UTC."""
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("expected a time with its offset from UTC, such as 2026-01-31T12:00:00+00:00")
+    return text
+
+
+Sha256 = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Layer = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,5})$")]
+Moment = Annotated[str, AfterValidator(_moment)]
+Side = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Name = Annotated[str, Field(min_length=1)]
+Ridge = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class BaseLayer(_Closed):
+    """A layer of the base: its shape [E, d_m, d_k] and the hash of its down projections."""
+
+    shape: Annotated[list[Side], Field(min_length=3, max_length=3)]
+    experts: Sha256
+
+    @property
+    def sides(self) -> tuple[int, int, int]:
+        """(E, d_m, d_k)."""
+        num_experts, d_model, d_key = self.shape
+        return num_experts, d_model, d_key
+
+
+class BaseRecord(_Closed):
+    """The fingerprint of the base."""
+
+    model_type: Name
+    config: Sha256
+    index: Sha256
+    layers: dict[Layer, BaseLayer]
+
+
+class LayerRecord(_Closed):
+    """What an edited layer has to say besides its tensors."""
+
+    ridge: Ridge
+
+
+class Metadata(_Closed):
+    """Everything in a patch file that is not a tensor."""
+
+    format: Literal[1]
+    kind: Kind
+    method: Name
+    hyperparameters: dict[str, JsonValue]
+    base: BaseRecord
+    facts: list[FactRecord]
+    results: list[dict[str, JsonValue]]
+    layers: dict[Layer, LayerRecord]
+    tools: dict[str, str]
+    created: Moment
+    parents: list[Sha256]
+    hash: Sha256
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        """What one field says of another."""
+        ids = [record.id for record in self.facts]
+        if len(set(ids)) < len(ids):
+            raise ValueError("facts: expected every id once")
+        if self.results and len(self.results) != len(self.facts):
+            raise ValueError(f"results: expected one for each of {len(self.facts)} facts, or none at all")
+        if self.kind == "delta" and self.layers.keys() != self.base.layers.keys():
+            raise ValueError("base.layers: expected the layers that the patch edits, no more and no fewer")
+        if bool(self.layers) != (self.kind == "delta"):
+            raise ValueError(f"layers: found {len(self.layers)} in a patch of kind {self.kind}")
+        return self
+
+    def read_facts(self) -> tuple[Fact, ...]:
+        """The facts; MalformedMetadata where a record states none."""
+        facts = []
+        for number, record in enumerate(self.facts):
+            try:
+                facts.append(record.fact())
+            except FactError as error:
+                raise MalformedMetadata(f"facts.{number}.{error}") from error
+        return tuple(facts)
+
+
+def parse_metadata(texts: Mapping[str, str]) -> Metadata:
+    """The metadata of a patch from the text metadata of its file.
+
+    Raises UnknownFormat for a version other than 1, MalformedMetadata where the text is missing, is not
+    strict JSON or does not follow the schema. Whether it is canonical is seen when the patch is written out
+    again.
+    """
+    if texts.keys() != {METADATA_KEY}:
+        found = ", ".join(sorted(texts)) or "nothing"
+        raise MalformedMetadata(
+            f"not a moe-patch file: expected {METADATA_KEY} in __metadata__, found {found}"
+        )
+    try:
+        value = strict_json.parse(texts[METADATA_KEY])
+    except ValueError as error:
+        raise MalformedMetadata(f"the metadata is not strict JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise MalformedMetadata(f"expected a JSON object, found {strict_json.describe(value)}")
+    version = value.get("format")
+    if type(version) is not int or version != FORMAT:
+        raise UnknownFormat(f"expected format version {FORMAT}, found {version!r}: use a newer moe-patch")
+    try:
+        return Metadata.model_validate(value)
+    except ValidationError as error:
+        raise MalformedMetadata(strict_json.reason(error)) from error
+
+
+def content_hash(body: Mapping[str, JsonValue], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the metadata without its hash, and every tensor's name, dtype, shape and bytes.
+
+    Args:
+        body: the metadata; a `hash` in it does not count.
+        tensors: CPU tensors in the dtypes of `DTYPES`, by name.
+    """
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    listing: dict[str, JsonValue] = {}
+    for name, tensor in tensors.items():
+        raw = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+        digest = hashlib.sha256(raw.data).hexdigest()
+        listing[name] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape), "sha256": digest}
+    covered: dict[str, JsonValue] = {key: value for key, value in body.items() if key != "hash"}
+    text = strict_json.canonical({"metadata": covered, "tensors": listing})
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
