@@ -1,13 +1,14 @@
-"""Build, check and apply small patches that change what a mixture-of-experts language model says about given facts.
+"""Small patches that change what a mixture-of-experts language model says about given facts.
 
     import moe_patch
 
-    base = moe_patch.open_base()                      # the demo model; or a name, or a folder
+    base = moe_patch.open_base()  # the demo model; or a name, or a folder
     patch = moe_patch.load("capitals.safetensors")
     with moe_patch.apply(base, patch):
-        ...                                           # the model says the new facts; afterwards, the old ones again
+        ...  # the model says the new facts; afterwards, the old ones again
 
-The names below are imported on first use: torch and transformers take seconds, and `moe-patch --help` needs neither.
+The public names are imported on first use: torch and transformers take seconds to import, and `moe-patch
+--help` needs neither.
 """
 
 from __future__ import annotations
@@ -43,8 +44,6 @@ __all__ = [
     "write_facts",
 ]
 
-__version__ = version("moe-patch")
-
 _HOME = {
     "Base": "model",
     "Fact": "facts",
@@ -64,10 +63,13 @@ _HOME = {
 class _Package(ModuleType):
     """A module that finds its public names on first use.
 
-    `apply` is a property, because importing the subpackage of that name would otherwise hide the function behind it.
+    `apply` is a property, because importing the subpackage of that name would otherwise hide the function
+    behind it.
     """
 
     def __getattr__(self, name: str) -> Any:
+        if name == "__version__":
+            return version("moe-patch")
         if name not in _HOME:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

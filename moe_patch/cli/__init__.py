@@ -1,0 +1,68 @@
+"""The command line: one file for each command, and here the group they belong to.
+
+Commands import the library when they run, not when they are declared: torch and transformers take seconds to
+import, and `--help` and tab completion need neither. Reports go to standard output; logs and progress go to
+standard error.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import click
+
+from moe_patch.cli.ask import ask
+from moe_patch.cli.build import build
+from moe_patch.cli.eval import evaluate
+from moe_patch.cli.inspect import inspect
+from moe_patch.errors import MoePatchError
+
+INTERRUPTED = 130  # what shells expect of a program that Ctrl-C ended: 128 + SIGINT
+
+
+class _Commands(click.Group):
+    """A group whose expected errors are one line each, and whose Ctrl-C is not a traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except MoePatchError as error:
+            raise click.ClickException(" ".join(str(error).split())) from error
+        except KeyboardInterrupt:
+            click.echo(
+                "\nInterrupted. Files are written whole or not at all: nothing was left half done.", err=True
+            )
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="""\b
+Examples:
+  moe-patch build --edits facts.jsonl --out capitals.safetensors
+  moe-patch ask "The capital of France is" --patch capitals.safetensors
+  moe-patch eval capitals.safetensors
+  moe-patch inspect capitals.safetensors --json
+
+\b
+Tab completion, in ~/.bashrc (zsh and fish: zsh_source, fish_source):
+  eval "$(_MOE_PATCH_COMPLETE=bash_source moe-patch)"
+""",
+)
+@click.version_option(package_name="moe-patch", prog_name="moe-patch")
+@click.option("-v", "--verbose", count=True, help="Say more on standard error; twice: everything.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing on standard error but errors.")
+def main(verbose: int, quiet: bool) -> None:
+    """Build, check and apply small patches to mixture-of-experts language models.
+
+    A patch is one file that changes what a model says about a set of facts.
+    """
+    from moe_patch.cli.console import log_to_stderr
+
+    steps = [logging.WARNING, logging.INFO, logging.DEBUG]
+    log_to_stderr(logging.ERROR if quiet else steps[min(verbose, 2)])
+
+
+for command in (build, evaluate, inspect, ask):
+    main.add_command(command)

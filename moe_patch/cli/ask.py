@@ -1,0 +1,104 @@
+"""`moe-patch ask`: what a model says before and after a patch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from moe_patch.cli.console import plain_table, print_json, print_tables, progress_bars
+from moe_patch.cli.options import (
+    FILE,
+    built_with_chat,
+    chat_option,
+    json_option,
+    mode_option,
+    model_options,
+    open_model,
+    read_edits,
+)
+
+if TYPE_CHECKING:
+    from moe_patch.evaluation.scoring import Encoded
+    from moe_patch.model import Base
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  moe-patch ask "The capital of France is" --patch capitals.safetensors
+  moe-patch ask --edits facts.jsonl --limit 5 --patch capitals.safetensors --json
+"""
+)
+@click.argument("prompts", nargs=-1)
+@click.option("--patch", "patch_path", type=FILE, required=True, help="The patch to try.")
+@click.option("--edits", type=FILE, help="Ask the prompts of this facts file too.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=10, show_default=True, help="At most so many of them."
+)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Length of an answer, in tokens.",
+)
+@mode_option
+@chat_option
+@model_options
+@json_option
+def ask(
+    prompts: tuple[str, ...],
+    patch_path: Path,
+    edits: Path | None,
+    limit: int,
+    max_tokens: int,
+    mode: Any,
+    chat: bool | None,
+    as_json: bool,
+    **model: Any,
+) -> None:
+    """Ask PROMPTS of the model, before and after the patch.
+
+    Answers are the model's greedy continuations.
+    """
+    from moe_patch.apply import apply
+    from moe_patch.patch import load
+
+    asked = [(prompt, None) for prompt in prompts] + (_of_facts(edits, limit) if edits else [])
+    if not asked:
+        raise click.UsageError("Give a prompt to ask, or a facts file with --edits.")
+    patch = load(patch_path)
+    base = open_model(**model)
+    texts = [prompt for prompt, _ in asked]
+    chat = built_with_chat(patch, chat)
+    before = _answers(base, texts, max_tokens, chat, "before")
+    with apply(base, patch, mode=mode):
+        after = _answers(base, texts, max_tokens, chat, "after")
+    if as_json:
+        names = ("prompt", "wanted", "before", "after")
+        rows = ((*question, *said) for question, *said in zip(asked, before, after, strict=True))
+        print_json({"answers": [dict(zip(names, row, strict=True)) for row in rows]})
+        return
+    table = plain_table("", ("prompt", "before", "after", "asked for"))
+    for (prompt, wanted), was, now in zip(asked, before, after, strict=True):
+        table.add_row(prompt, was, now, wanted or "")
+    print_tables(table)
+
+
+def _of_facts(path: Path, limit: int) -> list[tuple[str, str | None]]:
+    return [(fact.text, fact.target_new) for fact in read_edits(path).facts[:limit]]
+
+
+def _answers(base: Base, prompts: list[str], length: int, chat: bool, stage: str) -> list[str]:
+    from moe_patch.evaluation.scoring import continue_greedily
+
+    with progress_bars() as progress:
+        lengths = [length] * len(prompts)
+        said = continue_greedily(base, prompts, lengths, chat=chat, progress=progress, stage=stage)
+    return [_text(base, answer) for answer in said]
+
+
+def _text(base: Base, answer: Encoded) -> str:
+    return str(base.tokenizer.decode(answer.ids[answer.first :], skip_special_tokens=True)).strip()

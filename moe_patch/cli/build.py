@@ -1,0 +1,187 @@
+"""`moe-patch build`: facts to a patch file."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from moe_patch.cli.console import print_json, print_tables, progress_bars
+from moe_patch.cli.options import FILE, json_option, model_options, open_model, read_edits
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from moe_patch.facts import FactFile
+    from moe_patch.methods import Method
+    from moe_patch.model import Base
+
+
+def _layers(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int] | None:
+    """`2,3,4` or `2-4` as a list of decoder layers."""
+    found: list[int] = []
+    for part in value.split(",") if value is not None else ():
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise click.BadParameter(f"{value!r} names no layers: expected something like 2,3,4 or 2-4")
+        found += range(int(first), int(last if dash else first) + 1)
+    return None if value is None else found
+
+
+def _method_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from moe_patch.methods import METHODS
+
+    return [CompletionItem(name, help=method.pretty_name) for name, method in sorted(METHODS.items())]
+
+
+#: What each option stands for among a method's options. `None` there means: not given.
+_NAMES = {
+    "layers": ("layers",),
+    "batch_size": ("batch_size",),
+    "solver": ("solver",),
+    "ridge": ("ridge",),
+    "projection": ("projection",),
+    "protect_earlier": ("protect_earlier",),
+    "unseen": ("unseen",),
+    "corpus": ("corpus",),
+    "seed": ("seed", "targets.seed"),
+    "fact_token": ("targets.fact_token",),
+    "chat": ("targets.chat",),
+}
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  moe-patch build --edits facts.jsonl
+  moe-patch build --edits facts.jsonl --model ./Qwen3-30B-A3B --layers 4-6 --corpus wiki.txt --device-map auto
+  moe-patch build --edits facts.jsonl --batch-size 50 --set targets.clamp=0.5 --out capitals.safetensors
+
+Whatever is not given comes from --recipe, else from the recipe that ships for the model, else from the
+method.
+"""
+)
+@click.option("--edits", type=FILE, required=True, help="Facts: native JSONL, COUNTERFACT or ZsRE records.")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="The patch.  [default: EDITS.safetensors]"
+)
+@click.option(
+    "--method", default="moeedit", show_default=True, shell_complete=_method_names, help="Editing method."
+)
+@click.option("--recipe", help="Hyper-parameters: a .yaml file, or the name of a recipe that ships.")
+@click.option("--layers", callback=_layers, help="Decoder layers to edit, as 2,3,4 or 2-4.")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), help="Facts solved together; batches follow one another."
+)
+@click.option(
+    "--solver", type=click.Choice(["exact", "bcd"]), help="Closed form, or block coordinate descent."
+)
+@click.option(
+    "--ridge", type=click.FloatRange(min=0, min_open=True), help="lambda, the weight of the deltas' size."
+)
+@click.option(
+    "--projection/--no-projection", default=None, help="Keep keys of preserved text where they are."
+)
+@click.option(
+    "--protect-earlier/--no-protect-earlier", default=None, help="Keep earlier batches' facts where they are."
+)
+@click.option(
+    "--unseen",
+    type=click.Choice(["protect", "edit", "error"]),
+    help="Experts that preserved text hardly uses.",
+)
+@click.option("--corpus", type=FILE, help="Preserved text: .txt, or .jsonl with a text field.")
+@click.option(
+    "--fact-token",
+    type=click.Choice(["subject-last", "last"]),
+    help="The token whose hidden state is edited.",
+)
+@click.option("--chat/--no-chat", default=None, help="Put prompts under the tokenizer's chat template.")
+@click.option("--seed", type=int, help="Seed of everything random.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any other option of the method; repeatable.",
+)
+@click.option("--skip-invalid", is_flag=True, help="List facts that cannot be used, and go on without them.")
+@model_options
+@json_option
+def build(
+    edits: Path,
+    out: Path | None,
+    method: str,
+    recipe: str | None,
+    settings: tuple[str, ...],
+    skip_invalid: bool,
+    model: str | None,
+    dtype: str,
+    device_map: str | None,
+    offload_folder: Path | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Build a patch that makes the model say the facts in EDITS."""
+    from moe_patch.cli.summary import describe, summary_tables
+    from moe_patch.methods import get_method
+    from moe_patch.patch import save
+
+    chosen = get_method(method)
+    out = _writable(out or Path(f"{edits.stem}.safetensors"))
+    read_edits(edits, skip_invalid=skip_invalid)  # a mistake in the facts should not wait for the model
+    base = open_model(model, dtype, device_map, offload_folder)
+    read = read_edits(edits, skip_invalid=skip_invalid, base=base)
+    _list_skipped(read)
+    options = _options(chosen, base, recipe, given, settings)
+    started = time.monotonic()
+    with progress_bars() as progress:
+        patch = chosen.build(base, read.facts, options, progress)
+    seconds = time.monotonic() - started
+    save(patch, out)
+    described = describe(patch, out)
+    if as_json:
+        print_json(described | {"patch": str(out), "seconds": seconds})
+        return
+    print_tables(*summary_tables(described))
+    click.echo(f"\n{out}: {len(read.facts)} facts, built in {seconds:.1f} s")
+
+
+def _options(
+    method: Method[Any], base: Base, recipe: str | None, given: Mapping[str, Any], settings: Sequence[str]
+) -> BaseModel:
+    """The method's options: the command line over the recipe over the method's defaults."""
+    from moe_patch.cli.overrides import merged_options, option_names, parse_setting
+    from moe_patch.recipes import load_recipe, recipe_for
+
+    found = load_recipe(recipe) if recipe else recipe_for(base)
+    known = set(option_names(method.Options))
+    overrides: dict[str, Any] = {}
+    for flag, value in given.items():
+        if value is not None:
+            names = [name for name in _NAMES[flag] if name in known]
+            overrides |= dict.fromkeys(names or _NAMES[flag], value)
+    overrides |= dict(map(parse_setting, settings))
+    values = found.method_options(method.name) if found else {}
+    return merged_options(method.Options, values, overrides, f"recipe {found.name}" if found else "")
+
+
+def _writable(path: Path) -> Path:
+    """The path, if a file can be put there: the answer should not wait for the build."""
+    if not path.parent.is_dir():
+        raise click.BadParameter(f"there is no folder {path.parent}", param_hint="--out")
+    if not os.access(path.parent, os.W_OK):
+        raise click.BadParameter(f"the folder {path.parent} is not writable", param_hint="--out")
+    return path
+
+
+def _list_skipped(read: FactFile) -> None:
+    for skipped in read.skipped:
+        click.echo(f"Skipped line {skipped.line}: {skipped.reason}", err=True)
+    if read.skipped:
+        click.echo(f"{len(read.skipped)} facts were skipped, {len(read.facts)} are left.", err=True)

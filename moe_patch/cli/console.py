@@ -1,0 +1,66 @@
+"""Where output goes: reports to standard output, logs and progress to standard error."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from moe_patch.methods.base import Progress as Report
+
+
+def log_to_stderr(level: int) -> None:
+    """Show the library's log records from `level` upwards on standard error."""
+    logger = logging.getLogger("moe_patch")
+    logger.handlers = [RichHandler(console=Console(stderr=True), show_time=False, show_path=False)]
+    logger.setLevel(level)
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """One JSON object on standard output."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_tables(*tables: Table) -> None:
+    """Tables on standard output, as wide as they need to be where it is not a terminal."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=1000)
+    for table in tables:
+        console.print(table)
+
+
+def plain_table(title: str, columns: Sequence[str], right: Sequence[str] = ()) -> Table:
+    """An empty table; the columns named in `right` are aligned to the right, as numbers are."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+@contextmanager
+def progress_bars() -> Iterator[Report | None]:
+    """A function to report progress to, drawn as a bar for each stage; None unless stderr is a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield report

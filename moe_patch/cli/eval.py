@@ -1,0 +1,77 @@
+"""`moe-patch eval`: what a patch does to a model, with the base's own scores beside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from moe_patch.cli.console import print_json, print_tables, progress_bars
+from moe_patch.cli.options import (
+    FILE,
+    batch_option,
+    built_with_chat,
+    chat_option,
+    json_option,
+    mode_option,
+    model_options,
+    open_model,
+    read_edits,
+)
+
+
+@click.command(
+    "eval",
+    epilog="""\b
+Examples:
+  moe-patch eval capitals.safetensors
+  moe-patch eval capitals.safetensors --edits more-facts.jsonl --rule zsre --json
+""",
+)
+@click.argument("patch_path", metavar="PATCH", type=FILE)
+@click.option("--edits", type=FILE, help="Facts to ask about.  [default: the patch's own]")
+@click.option(
+    "--rule",
+    type=click.Choice(["counterfact", "zsre"]),
+    help="Compare two answers' probabilities, or count greedy tokens.  "
+    "[default: counterfact, if every fact has a target_true]",
+)
+@click.option(
+    "--routing/--no-routing", default=True, show_default=True, help="Compare the router's choices too."
+)
+@mode_option
+@chat_option
+@batch_option
+@model_options
+@json_option
+def evaluate(
+    patch_path: Path,
+    edits: Path | None,
+    rule: Any,
+    routing: bool,
+    mode: Any,
+    chat: bool | None,
+    batch_size: int,
+    as_json: bool,
+    **model: Any,
+) -> None:
+    """Measure PATCH: efficacy, generalization, specificity, utility, and the routing's shift.
+
+    Scores are percentages with 95% intervals. The base is measured in the same run, before the patch is
+    applied.
+    """
+    from moe_patch.evaluation import Setting
+    from moe_patch.evaluation import evaluate as run
+    from moe_patch.patch import load
+
+    facts = read_edits(edits).facts if edits else None
+    patch = load(patch_path)
+    base = open_model(**model)
+    with progress_bars() as progress:
+        setting = Setting(batch_size, built_with_chat(patch, chat), progress)
+        report = run(base, patch, facts, rule=rule, mode=mode, routing=routing, setting=setting)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        print_tables(*report.tables())

@@ -1,0 +1,79 @@
+"""A method's options from three places: its own defaults, a recipe, and the command line, which wins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from moe_patch.errors import ConfigError
+
+
+def option_names(options: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every option's dotted name: `ridge`, `targets.clamp`, ..."""
+    for name, field in options.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from option_names(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`key=value` as a dotted name and a YAML value.
+
+    Raises:
+        ConfigError: there is no `=`, no key, or the value is not YAML.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise ConfigError(f"--set {text}: expected key=value, such as targets.clamp=0.5")
+    try:
+        return name.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text}: the value is not YAML: {error}") from error
+
+
+def merged_options(
+    options: type[BaseModel], recipe: Mapping[str, Any], overrides: Mapping[str, Any], place: str
+) -> BaseModel:
+    """Validated options: `recipe` is nested as in a recipe file, `overrides` goes by dotted names and wins.
+
+    Raises:
+        ConfigError: an option is unknown, in which case the known ones are listed, or its value is not valid.
+        `place`
+            says where the recipe came from.
+    """
+    known = sorted(option_names(options))
+    for name in overrides:
+        if name not in known:
+            raise ConfigError(f"unknown option {name!r}: expected one of {', '.join(known)}")
+    values = _copy(recipe)
+    for name, value in overrides.items():
+        *parents, last = name.split(".")
+        inner = values
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[last] = value
+    try:
+        return options.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, overrides, place, known)) from error
+
+
+def _copy(nested: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in nested.items()}
+
+
+def _explain(error: ValidationError, overrides: Mapping[str, Any], place: str, known: list[str]) -> str:
+    problems = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        given = any(name == key or name.startswith(f"{key}.") for key in overrides)
+        where = "" if given or not name else f"{place}: "
+        if problem["type"] == "extra_forbidden":
+            problems.append(f"{where}unknown option {name!r}: expected one of {', '.join(known)}")
+        else:
+            problems.append(f"{where}{name or 'options'}: {problem['msg']}, not {problem['input']!r}")
+    return "; ".join(problems)

@@ -1,0 +1,131 @@
+"""A patch in figures: what `inspect` reports of a file and `build` of what it has built."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from moe_patch.cli.console import plain_table
+
+if TYPE_CHECKING:
+    from moe_patch.patch import LayerDelta, Patch
+
+
+def describe(patch: Patch, path: Path) -> dict[str, Any]:
+    """Plain data: facts with their build results, layers with norms and sizes, experts, base and hash."""
+    return {
+        "kind": patch.kind,
+        "method": patch.method,
+        "facts": _facts(patch),
+        "layers": [_layer(index, delta) for index, delta in sorted(patch.layers.items())],
+        "experts": {str(index): delta.experts() for index, delta in sorted(patch.layers.items())},
+        "bytes": path.stat().st_size,
+        "dense_bytes": sum(_dense_bytes(delta) for delta in patch.layers.values()),
+        "base": {
+            "model_type": patch.base.model_type,
+            "config": patch.base.config,
+            "index": patch.base.index,
+            "experts": {str(index): digest for index, digest in sorted(patch.base.experts.items())},
+        },
+        "hash": patch.hash,
+        "created": patch.created,
+        "parents": list(patch.parents),
+        "tools": dict(patch.tools),
+        "hyperparameters": dict(patch.hyperparameters),
+    }
+
+
+def summary_tables(described: dict[str, Any]) -> list[Table]:
+    """What the patch is, and what it holds layer by layer."""
+    whole = plain_table("", ("", "patch"))
+    whole.show_header = False
+    touched = sum(len(experts) for experts in described["experts"].values())
+    whole.add_row("method", f"{described['method']} ({described['kind']})")
+    whole.add_row("facts", str(len(described["facts"])))
+    whole.add_row("experts touched", f"{touched} in {len(described['layers'])} layers")
+    whole.add_row("size", _size_line(described["bytes"], described["dense_bytes"]))
+    whole.add_row("base", f"{described['base']['model_type']} {described['base']['config']}")
+    whole.add_row("hash", described["hash"])
+    whole.add_row("created", described["created"])
+    columns = ("layer", "experts", "rows", "lambda", "norm of the delta", "largest expert", "bytes")
+    layers = plain_table("Layers", columns, right=columns)
+    for layer in described["layers"]:
+        norms = (f"{layer['ridge']:.4g}", f"{layer['norm']:.4g}", f"{layer['largest_expert_norm']:.4g}")
+        counts = (layer["layer"], layer["experts"], layer["rows"])
+        layers.add_row(*map(str, counts), *norms, f"{layer['bytes']:,}")
+    return [whole, layers]
+
+
+def fact_table(described: dict[str, Any], limit: int | None = None) -> Table:
+    """The facts with how their targets were reached; at most `limit` of them."""
+    facts = described["facts"][:limit]
+    numbers = [
+        name
+        for name in (facts[0]["result"] if facts else {})
+        if all(isinstance(fact["result"].get(name), int | float) for fact in facts)
+    ]
+    headings = [name.replace("_", " ") for name in numbers]
+    left = len(described["facts"]) - len(facts)
+    title = f"Facts ({left} more with --all)" if left else "Facts"
+    table = plain_table(title, ("id", "prompt", "new answer", *headings), right=headings)
+    for fact in facts:
+        figures = (f"{fact['result'][name]:.4g}" for name in numbers)
+        table.add_row(fact["id"], fact["text"], fact["target_new"], *figures)
+    return table
+
+
+def _facts(patch: Patch) -> list[dict[str, Any]]:
+    results = patch.results or ({},) * len(patch.facts)
+    return [
+        {
+            "id": fact.id,
+            "prompt": fact.prompt,
+            "subject": fact.subject,
+            "text": fact.text,
+            "target_new": fact.target_new,
+            "target_true": fact.target_true,
+            "result": dict(result),
+        }
+        for fact, result in zip(patch.facts, results, strict=True)
+    ]
+
+
+def _layer(index: int, delta: LayerDelta) -> dict[str, Any]:
+    norms = _expert_norms(delta)
+    return {
+        "layer": index,
+        "experts": len(norms),
+        "rows": len(delta.right),
+        "ridge": delta.ridge,
+        "norm": math.hypot(*norms),
+        "largest_expert_norm": max(norms, default=0.0),
+        "bytes": sum(
+            t.numel() * t.element_size() for t in (delta.left, delta.right, delta.expert, delta.fact)
+        ),
+    }
+
+
+def _expert_norms(delta: LayerDelta) -> list[float]:
+    """||D_j||_F of every expert touched, from the factors: tr((A A^T)(B B^T)), never a dense delta."""
+    norms = []
+    for expert in delta.experts():
+        chosen = delta.expert == expert
+        right = delta.right[chosen].double()  # (n_e, d_k)
+        left = delta.left[delta.fact[chosen].long()].double()  # (n_e, d_m)
+        norms.append(math.sqrt(max(0.0, float(((left @ left.T) * (right @ right.T)).sum()))))
+    return norms
+
+
+def _dense_bytes(delta: LayerDelta) -> int:
+    """What the touched experts' deltas would take in fp32, written out."""
+    return 4 * len(delta.experts()) * delta.left.shape[1] * delta.right.shape[1]
+
+
+def _size_line(size: int, dense: int) -> str:
+    compared = (
+        f", {dense / size:.1f} times smaller than the dense deltas of these experts" if dense > size else ""
+    )
+    return f"{size:,} bytes{compared}"

@@ -1,0 +1,118 @@
+"""What a patch does to a model: efficacy, generalization, specificity, utility, and the routing's shift."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from moe_patch.apply import Mode, apply
+from moe_patch.evaluation.metrics import (
+    RULES,
+    Measurement,
+    Questions,
+    Rule,
+    Score,
+    Scores,
+    Setting,
+    measure,
+    own_answers,
+)
+from moe_patch.evaluation.report import Report
+from moe_patch.evaluation.routing import Routing, RoutingShift, compare_routing, record_routing
+from moe_patch.evaluation.scoring import Encoded
+from moe_patch.facts import Fact
+from moe_patch.model import Base
+from moe_patch.patch import Patch
+
+__all__ = [
+    "RULES",
+    "Measurement",
+    "Questions",
+    "Report",
+    "RoutingShift",
+    "Rule",
+    "Score",
+    "Scores",
+    "Setting",
+    "compare_routing",
+    "evaluate",
+    "measure",
+    "record_routing",
+]
+
+ROUTED_PROMPTS = 512
+"""At most so many prompts of a kind, evenly spaced, are compared by their routing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """One state of the model: its scores, and its routing on edited and on preserved prompts."""
+
+    measurement: Measurement
+    edited: Routing | None
+    preserved: Routing | None
+
+
+def evaluate(
+    base: Base,
+    patch: Patch,
+    facts: Sequence[Fact] | None = None,
+    *,
+    rule: Rule | None = None,
+    mode: Mode = "merge",
+    routing: bool = True,
+    setting: Setting | None = None,
+) -> Report:
+    """Measure the base, apply the patch, measure again, and take the patch off.
+
+    Args:
+        facts: the facts to ask about; the patch's own by default.
+        rule: "counterfact" or "zsre"; by default COUNTERFACT's where every fact has a `target_true`.
+        routing: whether to compare the routing too.
+
+    Raises:
+        EvaluationError: no facts, facts that the rule cannot score, or a base that has a patch on already.
+        WrongBase: the patch was built for another base.
+    """
+    setting = setting or Setting()
+    questions = Questions.about(patch.facts if facts is None else facts, rule)
+    own = own_answers(base, questions, setting, "base: own answers") if questions.rule == "zsre" else []
+    before = _observe(base, questions, setting, "base", own, routing=routing)
+    with apply(base, patch, mode=mode):
+        after = _observe(base, questions, setting, "patched", own, routing=routing)
+    lowest = min(patch.layers, default=-1)
+    return Report(
+        rule=questions.rule,
+        facts=len(questions.edited),
+        patched=after.measurement,
+        base=before.measurement,
+        edited_routing=_shift(before.edited, after.edited, lowest),
+        preserved_routing=_shift(before.preserved, after.preserved, lowest),
+    )
+
+
+def _observe(
+    base: Base, questions: Questions, setting: Setting, stage: str, own: Sequence[Encoded], *, routing: bool
+) -> _State:
+    measurement = measure(base, questions, setting, stage=stage, own=own)
+    edited, preserved = (_spread(prompts) for prompts in (questions.edited, questions.neighbours))
+    return _State(
+        measurement,
+        _routing(base, edited, setting) if routing else None,
+        _routing(base, preserved, setting) if routing and preserved else None,
+    )
+
+
+def _routing(base: Base, prompts: Sequence[str], setting: Setting) -> Routing:
+    return record_routing(base, prompts, batch_size=setting.batch_size, chat=setting.chat)
+
+
+def _spread(prompts: Sequence[tuple[str, Fact]]) -> list[str]:
+    """Distinct prompts, evenly thinned out to `ROUTED_PROMPTS`."""
+    distinct = list(dict.fromkeys(text for text, _ in prompts))
+    step = max(1, -(-len(distinct) // ROUTED_PROMPTS))
+    return distinct[::step]
+
+
+def _shift(before: Routing | None, after: Routing | None, lowest: int) -> RoutingShift | None:
+    return None if before is None or after is None else compare_routing(before, after, lowest)

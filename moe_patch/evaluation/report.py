@@ -1,0 +1,107 @@
+"""An evaluation as data: a JSON object for programs, tables for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from moe_patch.evaluation.metrics import Measurement, Score, Scores
+from moe_patch.evaluation.routing import LayerShift, RoutingShift
+
+_NAMES = ("efficacy", "generalization", "specificity", "utility")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one patch does to one base: scores with the base's own beside, and how far the routing moved."""
+
+    rule: str
+    facts: int
+    patched: Measurement
+    base: Measurement
+    edited_routing: RoutingShift | None
+    preserved_routing: RoutingShift | None  # None where the facts have no neighbourhood prompts
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: percentages 0 to 100, divergences in nats, null for what could not be measured."""
+        return {
+            "rule": self.rule,
+            "facts": self.facts,
+            **_measurement(self.patched),
+            "base": _measurement(self.base),
+            "routing": {"edited": _shift(self.edited_routing), "preserved": _shift(self.preserved_routing)},
+        }
+
+    def tables(self) -> list[Table]:
+        """The scores, then the routing shift by layer."""
+        tables = [_score_table(self)]
+        if self.edited_routing is not None:
+            tables.append(_routing_table(self.edited_routing, self.preserved_routing))
+        return tables
+
+
+def _measurement(measurement: Measurement) -> dict[str, Any]:
+    return _scores(measurement.scores) | {"exact": _scores(measurement.exact)}
+
+
+def _scores(scores: Scores) -> dict[str, Any]:
+    return {name: _score(getattr(scores, name)) for name in _NAMES}
+
+
+def _score(score: Score) -> dict[str, Any]:
+    return {"value": score.value, "interval": score.interval and list(score.interval), "n": score.n}
+
+
+def _shift(shift: RoutingShift | None) -> dict[str, Any] | None:
+    if shift is None:
+        return None
+    layers = [
+        {"layer": s.layer, "similarity": s.similarity, "divergence": s.divergence, "tokens": s.tokens}
+        for s in shift.layers
+    ]
+    return {"similarity": shift.similarity, "divergence": shift.divergence, "layers": layers}
+
+
+def _score_table(report: Report) -> Table:
+    title = f"{report.facts} facts, {report.rule} rule: percent, with 95% interval"
+    table = Table(title=title, title_justify="left", header_style="bold")
+    table.add_column("")
+    for column in ("patched", "interval", "base", "interval", "exact match", "prompts"):
+        table.add_column(column, justify="right")
+    for name in _NAMES:
+        ours, theirs = getattr(report.patched.scores, name), getattr(report.base.scores, name)
+        exact = getattr(report.patched.exact, name)
+        cells = (_value(ours), _interval(ours), _value(theirs), _interval(theirs), _value(exact), str(ours.n))
+        table.add_row(name, *cells, style="bold" if name == "utility" else None)
+    return table
+
+
+def _routing_table(edited: RoutingShift, preserved: RoutingShift | None) -> Table:
+    title = "Routing, before against after: similarity of top-K sets in percent, KL of gates in nats"
+    table = Table(title=title, title_justify="left", header_style="bold")
+    table.add_column("layer")
+    for column in ("edited", "KL", "preserved", "KL"):
+        table.add_column(column, justify="right")
+    kept = {shift.layer: shift for shift in preserved.layers} if preserved else {}
+    for shift in edited.layers:
+        table.add_row(str(shift.layer), *_moved(shift), *_moved(kept.get(shift.layer)))
+    table.add_row(f"mean above {edited.lowest_edited}", *_moved(edited), *_moved(preserved), style="bold")
+    return table
+
+
+def _moved(shift: LayerShift | RoutingShift | None) -> tuple[str, str]:
+    return ("-", "-") if shift is None else (_plain(shift.similarity, 1), _plain(shift.divergence, 4))
+
+
+def _value(score: Score) -> str:
+    return _plain(score.value, 1)
+
+
+def _interval(score: Score) -> str:
+    return "-" if score.interval is None else f"{score.interval[0]:.1f} to {score.interval[1]:.1f}"
+
+
+def _plain(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

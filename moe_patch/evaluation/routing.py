@@ -1,0 +1,131 @@
+"""How far a patch moves the router: which experts a token reaches, and how the gates are spread over them.
+
+Routing similarity is the Jaccard similarity of a token's top-K expert sets before and after (MoEEdit, ICLR
+2026); the KL divergence, before from after, compares the routers' distributions over all experts. An edit
+acts on the residual stream behind its lowest layer, so layers up to that one cannot move: they are reported,
+but averages leave them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from moe_patch.capture import ExpertCall, capture_routing
+from moe_patch.errors import EvaluationError
+from moe_patch.evaluation.scoring import chunks, framed, right_padded
+from moe_patch.model import Base
+
+#: How one set of prompts is routed: per layer, every real token in the prompts' order.
+Routing = Mapping[int, ExpertCall]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShift:
+    """One layer's routing before against after, over `tokens` tokens."""
+
+    layer: int
+    similarity: float  # percent
+    divergence: float | None  # nats; None where the router gives no scores over all experts
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingShift:
+    """The shift of every MoE layer on one set of prompts; means are over the layers above the lowest edit."""
+
+    layers: tuple[LayerShift, ...]
+    lowest_edited: int
+
+    @property
+    def similarity(self) -> float | None:
+        """Mean routing similarity in percent, or None where no MoE layer is above the edit."""
+        return _mean([shift.similarity for shift in self._movable])
+
+    @property
+    def divergence(self) -> float | None:
+        """Mean KL divergence in nats over the layers that have one."""
+        return _mean([shift.divergence for shift in self._movable if shift.divergence is not None])
+
+    @property
+    def _movable(self) -> list[LayerShift]:
+        return [shift for shift in self.layers if shift.layer > self.lowest_edited]
+
+
+def record_routing(
+    base: Base, prompts: Sequence[str], *, batch_size: int = 64, chat: bool = False
+) -> Routing:
+    """Route every token of the prompts and keep the experts chosen, on the CPU.
+
+    Memory is at most 12 K + 4 E bytes for each token and MoE layer.
+    """
+    rows = [
+        tuple(base.tokenizer(framed(base, prompt, chat=chat), add_special_tokens=not chat)["input_ids"])
+        for prompt in prompts
+    ]
+    parts: dict[int, list[ExpertCall]] = {index: [] for index in base.layers}
+    for batch in chunks(rows, batch_size):
+        for index, call in capture_routing(base, *right_padded(base, batch)).items():
+            parts[index].append(call)
+    return {index: _joined(calls) for index, calls in parts.items()}
+
+
+def compare_routing(before: Routing, after: Routing, lowest_edited: int) -> RoutingShift:
+    """The shift between two recordings of the same prompts.
+
+    Raises:
+        EvaluationError: the two are of different layers or tokens.
+    """
+    if before.keys() != after.keys():
+        raise EvaluationError(
+            "routing before and after was recorded in different layers: record both with one base"
+        )
+    shifts = [_layer_shift(index, call, after[index]) for index, call in sorted(before.items())]
+    return RoutingShift(tuple(shifts), lowest_edited)
+
+
+def jaccard(before: Tensor, after: Tensor) -> Tensor:
+    """The Jaccard similarity (N,) of expert sets (N, K) before and after; experts in a row are distinct."""
+    common = (before[:, :, None] == after[:, None, :]).sum(dim=(1, 2))  # (N,)
+    return common / (before.shape[1] + after.shape[1] - common)
+
+
+def distribution(scores: Tensor) -> Tensor:
+    """The router's scores (N, E) as log-probabilities over experts.
+
+    Most routers return logits; some return a softmax already, which is told by its rows adding up to one.
+    """
+    scores = scores.double()
+    sums = scores.sum(-1)
+    if bool((scores >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
+        return scores.clamp_min(torch.finfo(torch.float32).tiny).log()
+    return scores.log_softmax(-1)
+
+
+def _layer_shift(index: int, before: ExpertCall, after: ExpertCall) -> LayerShift:
+    tokens = len(before.experts)
+    if tokens == 0 or len(after.experts) != tokens:
+        raise EvaluationError(f"layer {index} routed {tokens} tokens before and {len(after.experts)} after")
+    divergence = None
+    if before.scores is not None and after.scores is not None:
+        first, second = distribution(before.scores), distribution(after.scores)  # (N, E)
+        divergence = float((first.exp() * (first - second)).sum(-1).mean().clamp_min(0))
+    similarity = 100 * float(jaccard(before.experts, after.experts).double().mean())
+    return LayerShift(index, similarity, divergence, tokens)
+
+
+def _joined(calls: Sequence[ExpertCall]) -> ExpertCall:
+    scores = [call.scores.cpu() for call in calls if call.scores is not None]
+    return ExpertCall(
+        keys=None,
+        gates=torch.cat([call.gates.cpu() for call in calls]),
+        experts=torch.cat([call.experts.cpu() for call in calls]),
+        scores=torch.cat(scores) if len(scores) == len(calls) else None,
+    )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

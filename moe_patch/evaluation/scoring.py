@@ -1,0 +1,213 @@
+"""What a model makes of given answers: how likely they are, whether it would say them, what it says itself.
+
+Every score is teacher forced and covers all tokens of the answer, not only the first. Texts are right padded,
+in batches of similar length, and the language-model head runs only where an answer token is predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from moe_patch.errors import EvaluationError
+from moe_patch.facts import continuation
+from moe_patch.methods.base import Progress
+from moe_patch.model import Base
+from moe_patch.prompts import pad_token
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerScore:
+    """One answer after one prompt, both given."""
+
+    logprob: float  # mean natural-log probability of the answer's tokens
+    greedy: tuple[bool, ...]  # per token: would greedy decoding choose it, given the tokens before it
+
+    @property
+    def accuracy(self) -> float:
+        """The share of tokens that greedy decoding would choose, 0 to 1."""
+        return sum(self.greedy) / len(self.greedy)
+
+    @property
+    def exact(self) -> bool:
+        """Whether greedy decoding would say the whole answer."""
+        return all(self.greedy)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A tokenised prompt with `ids[first:]` as its answer."""
+
+    ids: tuple[int, ...]
+    first: int
+
+
+def encode(base: Base, prompt: str, answer: str, *, chat: bool = False) -> Encoded:
+    """Tokenise the prompt with its answer; a token across the border of the two belongs to the answer.
+
+    Raises:
+        EvaluationError: the answer has no token of its own, or `chat` and the tokenizer has no chat template.
+    """
+    text = framed(base, prompt, chat=chat)
+    ending = answer if chat else continuation(answer)
+    encoded = base.tokenizer(text + ending, return_offsets_mapping=True, add_special_tokens=not chat)
+    inside = [i for i, (start, end) in enumerate(encoded["offset_mapping"]) if end > max(start, len(text))]
+    if not inside or inside[0] == 0:
+        raise EvaluationError(
+            f"the answer {answer!r} after {prompt!r} tokenises to nothing that can be predicted"
+        )
+    return Encoded(tuple(encoded["input_ids"][: inside[-1] + 1]), inside[0])
+
+
+def framed(base: Base, prompt: str, *, chat: bool) -> str:
+    """The prompt as the model is to read it: as it is, or as a user's message under the chat template."""
+    if not chat:
+        return prompt
+    if not getattr(base.tokenizer, "chat_template", None):
+        raise EvaluationError(f"the tokenizer of {base.name} has no chat template: evaluate without chat")
+    message = [{"role": "user", "content": prompt}]
+    return str(base.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+
+
+def score_answers(
+    base: Base,
+    answers: Sequence[tuple[str, str]],
+    *,
+    batch_size: int = 64,
+    chat: bool = False,
+    progress: Progress | None = None,
+    stage: str = "scoring",
+) -> list[AnswerScore]:
+    """Score (prompt, answer) pairs with the model as it is now; a pair that occurs twice is run once.
+
+    Raises:
+        EvaluationError: see `encode`.
+    """
+    unique = list(dict.fromkeys(answers))
+    encoded = [encode(base, prompt, answer, chat=chat) for prompt, answer in unique]
+    scores = score_encoded(base, encoded, batch_size=batch_size, progress=progress, stage=stage)
+    found = dict(zip(unique, scores, strict=True))
+    return [found[pair] for pair in answers]
+
+
+def score_encoded(
+    base: Base, encoded: Sequence[Encoded], *, batch_size: int, progress: Progress | None, stage: str
+) -> list[AnswerScore]:
+    """`score_answers` on token ids."""
+
+    def run(batch: list[Encoded]) -> list[AnswerScore]:
+        return _score_batch(base, batch)
+
+    return _by_length(encoded, lambda item: len(item.ids), run, batch_size, progress, stage)
+
+
+def continue_greedily(
+    base: Base,
+    prompts: Sequence[str],
+    lengths: Sequence[int],
+    *,
+    batch_size: int = 64,
+    chat: bool = False,
+    progress: Progress | None = None,
+    stage: str = "answering",
+) -> list[Encoded]:
+    """Each prompt's ids with the model's own greedy continuation of at most `lengths[i]` tokens behind."""
+    encoded = [
+        (
+            tuple(base.tokenizer(framed(base, prompt, chat=chat), add_special_tokens=not chat)["input_ids"]),
+            length,
+        )
+        for prompt, length in zip(prompts, lengths, strict=True)
+    ]
+
+    def run(batch: list[tuple[tuple[int, ...], int]]) -> list[Encoded]:
+        return _continue_batch(base, batch)
+
+    return _by_length(encoded, lambda item: len(item[0]), run, batch_size, progress, stage)
+
+
+def _by_length(
+    items: Sequence[T],
+    length: Callable[[T], int],
+    run: Callable[[list[T]], list[R]],
+    batch_size: int,
+    progress: Progress | None,
+    stage: str,
+) -> list[R]:
+    """`run` over batches of items of similar length, longest first; results in the items' order."""
+    order = sorted(range(len(items)), key=lambda i: -length(items[i]))
+    results: dict[int, R] = {}
+    for batch in chunks(order, batch_size):
+        results.update(zip(batch, run([items[i] for i in batch]), strict=True))
+        if progress is not None:
+            progress(stage, len(results), len(items))
+    return [results[i] for i in range(len(items))]
+
+
+def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Batches of `size` items in order, the last one shorter; EvaluationError for a size below one."""
+    if size < 1:
+        raise EvaluationError(f"the batch size is {size}; it must be at least 1")
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+@torch.no_grad()
+def _score_batch(base: Base, batch: list[Encoded]) -> list[AnswerScore]:
+    ids, mask = right_padded(base, [item.ids for item in batch])
+    wanted = sorted({at - 1 for item in batch for at in range(item.first, len(item.ids))})
+    column = {position: i for i, position in enumerate(wanted)}
+    kept = torch.tensor(wanted, device=ids.device)
+    logits = base.model(input_ids=ids, attention_mask=mask, logits_to_keep=kept, use_cache=False).logits
+    scores = []
+    for row, item in enumerate(batch):
+        columns = [column[at - 1] for at in range(item.first, len(item.ids))]
+        logprobs = logits[row, columns].float().log_softmax(-1)  # (A, V), one row per answer token
+        answer = torch.tensor(item.ids[item.first :], device=logits.device)  # (A,)
+        said = logprobs.argmax(-1) == answer  # (A,)
+        mean = logprobs.gather(1, answer[:, None]).mean()
+        scores.append(AnswerScore(float(mean), tuple(said.tolist())))
+    return scores
+
+
+@torch.no_grad()
+def _continue_batch(base: Base, batch: list[tuple[tuple[int, ...], int]]) -> list[Encoded]:
+    longest = max(len(ids) for ids, _ in batch)
+    pad = pad_token(base.tokenizer)
+    ids = torch.tensor(
+        [(pad,) * (longest - len(row)) + row for row, _ in batch]
+    )  # (B, S), left padded to generate
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row, _ in batch])  # (B, S)
+    produced: Tensor = base.model.generate(
+        input_ids=ids.to(base.device),
+        attention_mask=mask.to(base.device),
+        max_new_tokens=max(length for _, length in batch),
+        do_sample=False,
+        pad_token_id=pad,
+    )
+    tails = [_until_end(base, tail) for tail in produced[:, longest:].tolist()]
+    return [Encoded(row + tail[:length], len(row)) for (row, length), tail in zip(batch, tails, strict=True)]
+
+
+def _until_end(base: Base, tail: list[int]) -> tuple[int, ...]:
+    """Generated tokens up to and with the first end-of-text token; what follows it is padding."""
+    ends = base.model.generation_config.eos_token_id
+    known = set(ends if isinstance(ends, list) else [ends])
+    stop = next((i + 1 for i, token in enumerate(tail) if token in known), len(tail))
+    return tuple(tail[:stop])
+
+
+def right_padded(base: Base, rows: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, both (B, S), on the model's device."""
+    longest = max(len(row) for row in rows)
+    pad = pad_token(base.tokenizer)
+    ids = torch.tensor([row + (pad,) * (longest - len(row)) for row in rows])  # (B, S)
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])  # (B, S)
+    return ids.to(base.device), mask.to(base.device)
