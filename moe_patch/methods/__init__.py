@@ -1,0 +1,26 @@
+"""The editing methods. A new one is a file in this folder and one line here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moe_patch.errors import ConfigError
+from moe_patch.methods.base import Method, MethodOptions, Progress
+from moe_patch.methods.moeedit import MoEEdit
+
+METHODS: dict[str, Method[Any]] = {
+    method.name: method
+    for method in (
+        MoEEdit(),
+    )
+}  # fmt: skip
+
+
+def get_method(name: str) -> Method[Any]:
+    """The method called `name`; ConfigError lists the known ones."""
+    if name not in METHODS:
+        raise ConfigError(f"unknown method {name!r}: expected one of {', '.join(sorted(METHODS))}")
+    return METHODS[name]
+
+
+__all__ = ["METHODS", "Method", "MethodOptions", "Progress", "get_method"]
