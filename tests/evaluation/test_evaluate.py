@@ -1,0 +1,100 @@
+"""A whole evaluation: the base beside the patched model, and nothing left on the model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from rich.console import Console
+
+from moe_patch.errors import WrongBase
+from moe_patch.evaluation import Questions, Setting, evaluate, measure
+from moe_patch.facts import Fact
+from moe_patch.model import Base
+from moe_patch.patch import Patch
+from tests.tiny import tiny_base, tiny_patch
+
+FACTS = [
+    Fact(
+        str(i),
+        "{} lies in",
+        f"Town {i}",
+        f"Land {i + 1}",
+        f"Land {i}",
+        (f"One finds Town {i} in", f"Town {i} belongs to"),
+        (f"Village {i} lies in", f"Hamlet {i} lies in", f"City {i} lies in"),
+    )
+    for i in range(4)
+]
+
+
+@pytest.fixture
+def base() -> Base:
+    return tiny_base("qwen3_moe")
+
+
+@pytest.fixture
+def patch(base: Base) -> Patch:
+    return tiny_patch(base, [0, 1], scale=1.5)
+
+
+@pytest.mark.parametrize("rule", ["counterfact", "zsre"])
+def test_the_base_is_measured_unpatched_and_left_unpatched(base: Base, patch: Patch, rule) -> None:
+    before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+    report = evaluate(base, patch, FACTS, rule=rule)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in base.model.state_dict().items())
+    if rule == "counterfact":
+        alone = measure(base, Questions.about(FACTS, rule), Setting(), stage="")
+        assert report.base == alone
+    assert report.patched != report.base
+
+
+def test_merged_and_hooked_patches_measure_the_same(base: Base, patch: Patch) -> None:
+    merged = evaluate(base, patch, FACTS, mode="merge", setting=Setting(batch_size=5))
+    hooked = evaluate(base, patch, FACTS, mode="hook")
+    assert merged.patched == hooked.patched
+    assert merged.preserved_routing is not None
+    assert hooked.preserved_routing is not None
+    assert merged.preserved_routing.similarity == pytest.approx(hooked.preserved_routing.similarity, abs=1.0)
+
+
+def test_the_json_has_the_same_scores_for_patch_and_base(base: Base, patch: Patch) -> None:
+    report = json.loads(json.dumps(evaluate(base, patch, FACTS).to_json()))
+    names = {"efficacy", "generalization", "specificity", "utility"}
+    assert names <= report.keys()
+    assert report["base"].keys() == names | {"exact"} == report.keys() & report["base"].keys()
+    assert (report["facts"], report["rule"]) == (4, "counterfact")
+    for scores in (report, report["base"]):
+        assert [scores[name]["n"] for name in sorted(names)] == [4, 8, 12, 24]
+        for name in names:
+            low, high = scores[name]["interval"]
+            assert 0 <= low <= scores[name]["value"] <= high <= 100
+        mean = sum(scores[name]["value"] for name in names - {"utility"}) / 3
+        assert scores["utility"]["value"] == pytest.approx(mean)
+    assert [layer["layer"] for layer in report["routing"]["preserved"]["layers"]] == [0, 1, 2]
+
+
+def test_a_patch_is_measured_on_its_own_facts_unless_others_are_given(base: Base, patch: Patch) -> None:
+    report = evaluate(base, patch, routing=False)
+    assert (report.facts, report.rule) == (len(patch.facts), "zsre")
+    assert report.patched.scores.specificity.value is None
+    assert report.edited_routing is None
+
+
+def test_a_patch_of_another_base_is_refused(patch: Patch) -> None:
+    with pytest.raises(WrongBase):
+        evaluate(tiny_base("qwen3_moe", seed=1), patch, FACTS)
+
+
+def test_tables_show_every_score_and_layer(base: Base, patch: Patch) -> None:
+    console = Console(width=200)
+    report = evaluate(base, patch, FACTS)
+    with console.capture() as captured:
+        for table in report.tables():
+            console.print(table)
+    text = captured.get()
+    for name in ("efficacy", "generalization", "specificity", "utility", "mean above 0"):
+        assert name in text
+    assert report.patched.scores.utility.value is not None
+    assert f"{report.patched.scores.utility.value:.1f}" in text

@@ -1,0 +1,134 @@
+"""The rules on models whose answers are known, and the intervals against published values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moe_patch.apply import apply
+from moe_patch.errors import EvaluationError
+from moe_patch.evaluation.metrics import Questions, Score, Setting, mean_score, measure, own_answers, wilson
+from moe_patch.evaluation.scoring import continue_greedily
+from moe_patch.facts import Fact
+from moe_patch.model import Base
+from tests.tiny import tiny_base, tiny_patch
+
+PROMPTS = ("The capital of Ys is", "In Ys they speak", "Lyonesse lies in", "Avalon is an island of")
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return tiny_base("qwen3_moe")
+
+
+def answer_ending_as_the_model_would(base: Base, prompt: str) -> str:
+    for first in "abcdefghijklmnopqrstuvwxyz":
+        (answer,) = continue_greedily(base, [f"{prompt} {first}"], [1])
+        text = base.tokenizer.decode(answer.ids[answer.first :])
+        if text.isascii() and text.isprintable() and text.strip():
+            return first + text
+    raise AssertionError("the random model says nothing printable: take another seed")
+
+
+def fact(target_new: str, target_true: str | None, neighborhood: Sequence[str] = PROMPTS[2:]) -> Fact:
+    return Fact(
+        "1", "The capital of {} is", "Ys", target_new, target_true, (PROMPTS[1],), tuple(neighborhood)
+    )
+
+
+def test_the_likelier_answer_wins_by_the_counterfact_rule(base: Base) -> None:
+    forward = measure(base, Questions.about([fact("Kêr-Is", "Quimper")]), Setting(), stage="").scores
+    backward = measure(base, Questions.about([fact("Quimper", "Kêr-Is")]), Setting(), stage="").scores
+    assert {forward.efficacy.value, backward.efficacy.value} == {0.0, 100.0}
+    assert {forward.generalization.value, backward.generalization.value} == {0.0, 100.0}
+    assert forward.specificity.value is not None
+    assert backward.specificity.value == 100 - forward.specificity.value
+    assert (forward.efficacy.n, forward.generalization.n, forward.specificity.n) == (1, 1, 2)
+
+
+def test_a_tie_is_nobodys_win(base: Base) -> None:
+    scores = measure(base, Questions.about([fact("Is", "Is")]), Setting(), stage="").scores
+    assert (scores.efficacy.value, scores.specificity.value) == (0.0, 0.0)
+
+
+def test_the_zsre_rule_counts_tokens_and_the_base_agrees_with_itself(base: Base) -> None:
+    questions = Questions.about([fact("Is", None)])
+    assert questions.rule == "zsre"
+    own = own_answers(base, questions, Setting(), "")
+    assert [len(answer.ids) - answer.first for answer in own] == [len(" Is")] * 2
+    measured = measure(base, questions, Setting(), stage="", own=own)
+    assert measured.scores.specificity.value == 100.0
+    assert measured.exact.specificity.value == 100.0
+
+
+def test_a_patch_that_breaks_the_model_costs_zsre_specificity(base: Base) -> None:
+    questions = Questions.about([fact("Is", None, neighborhood=[f"Town {i} lies in" for i in range(8)])])
+    own = own_answers(base, questions, Setting(), "")
+    with apply(base, tiny_patch(base, scale=5.0)):
+        broken = measure(base, questions, Setting(), stage="", own=own)
+    assert broken.scores.specificity.value is not None
+    assert broken.scores.specificity.value < 100.0
+
+
+def test_accuracy_is_the_share_of_answer_tokens_and_exact_means_all(base: Base) -> None:
+    """The model would say the last letter of this answer, but not what comes before it."""
+    said = answer_ending_as_the_model_would(base, PROMPTS[0])
+    measured = measure(base, Questions.about([fact(said, None)], "zsre"), Setting(), stage="")
+    assert measured.scores.efficacy.value == pytest.approx(100 / len(f" {said}"))
+    assert measured.exact.efficacy.value == 0.0
+
+
+def test_a_score_without_prompts_has_no_value_and_no_utility(base: Base) -> None:
+    alone = replace(fact("Kêr-Is", "Quimper"), paraphrases=())
+    scores = measure(base, Questions.about([alone]), Setting(), stage="").scores
+    assert scores.generalization == Score(None, None, 0)
+    assert scores.utility == Score(None, None, 0)
+
+
+def test_questions_need_facts_and_the_counterfact_rule_a_true_answer() -> None:
+    with pytest.raises(EvaluationError, match="no facts"):
+        Questions.about([])
+    with pytest.raises(EvaluationError, match="fact 1 has no target_true"):
+        Questions.about([fact("Is", None)], "counterfact")
+
+
+@pytest.mark.parametrize(
+    ("won", "n", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (81, 263, 0.2553, 0.3662), (10, 10, 0.7225, 1.0)],
+)
+def test_wilson_gives_the_published_intervals(won: int, n: int, low: float, high: float) -> None:
+    """81 of 263 and 0 of 10: Newcombe, Statistics in Medicine 17 (1998), table I and its construction."""
+    assert wilson(won / n, n) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(st.integers(0, 400), st.integers(1, 400))
+def test_wilson_contains_the_share_and_narrows_with_more_trials(won: int, n: int) -> None:
+    share = min(won, n) / n
+    low, high = wilson(share, n)
+    assert 0 <= low <= share + 1e-12
+    assert share - 1e-12 <= high <= 1
+    wide, narrow = high - low, wilson(share, 4 * n)
+    assert narrow[1] - narrow[0] < wide
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 50)), min_size=1, max_size=4))
+def test_the_mean_is_no_less_certain_than_its_parts(counts: list[tuple[int, int]]) -> None:
+    parts = [Score.of([1.0] * min(won, n) + [0.0] * (n - min(won, n))) for won, n in counts]
+    mean = mean_score(parts)
+    assert mean.value == pytest.approx(math.fsum(part.value or 0 for part in parts) / len(parts))
+    assert mean.interval is not None
+    assert mean.interval[0] <= mean.value + 1e-9 <= mean.interval[1] + 2e-9
+    widest = max(part.interval[1] - part.interval[0] for part in parts if part.interval)
+    assert mean.interval[1] - mean.interval[0] <= widest + 1e-9
+
+
+def test_the_mean_of_equal_parts_narrows_with_the_root_of_their_number() -> None:
+    part = Score.of([1.0] * 5 + [0.0] * 5)
+    mean = mean_score([part] * 4)
+    assert part.interval is not None
+    assert mean.interval == pytest.approx(tuple(50 + (limit - 50) / 2 for limit in part.interval))

@@ -1,0 +1,103 @@
+"""Scores against brute force: one prompt at a time, no padding, every logit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from moe_patch.errors import EvaluationError
+from moe_patch.evaluation.scoring import continue_greedily, encode, score_answers
+from moe_patch.model import Base
+from tests.tiny import tiny_base
+
+PAIRS = [
+    ("The capital of Ys is", "Kêr-Is"),
+    ("Ys", "a"),
+    ("The capital of Ys is", "Atlantis and more"),
+    ("One sings of Ys in", "Breton"),
+]
+
+
+def brute_force(base: Base, prompt: str, answer: str) -> tuple[float, tuple[bool, ...]]:
+    start = base.tokenizer(prompt)["input_ids"]
+    ids = base.tokenizer(f"{prompt} {answer}")["input_ids"]
+    with torch.no_grad():
+        logprobs = base.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    places = range(len(start), len(ids))
+    said = tuple(int(logprobs[at - 1].argmax()) == ids[at] for at in places)
+    return sum(float(logprobs[at - 1, ids[at]]) for at in places) / len(places), said
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_moe", "mixtral", "gpt_oss", "granitemoe"])
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_scores_equal_brute_force_whatever_the_batch(model_type: str, batch_size: int) -> None:
+    base = tiny_base(model_type)
+    scores = score_answers(base, PAIRS, batch_size=batch_size)
+    for (prompt, answer), score in zip(PAIRS, scores, strict=True):
+        logprob, said = brute_force(base, prompt, answer)
+        assert score.logprob == pytest.approx(logprob, abs=1e-5)
+        assert score.greedy == said
+
+
+def test_a_pair_given_twice_is_run_once_and_answered_twice() -> None:
+    base = tiny_base("qwen3_moe")
+    seen: list[tuple[int, int]] = []
+    twice = [PAIRS[0], PAIRS[1], PAIRS[0]]
+    scores = score_answers(
+        base, twice, batch_size=1, progress=lambda _, done, total: seen.append((done, total))
+    )
+    assert scores[0] == scores[2] != scores[1]
+    assert seen == [(1, 2), (2, 2)]
+
+
+def test_every_token_of_the_answer_counts() -> None:
+    base = tiny_base("qwen3_moe")
+    encoded = encode(base, "Ys is", "Kêr")
+    assert encoded.first == len(b"Ys is")
+    assert len(encoded.ids) - encoded.first == len(" Kêr".encode())
+
+
+def test_an_answer_behind_nothing_is_refused_by_name() -> None:
+    with pytest.raises(EvaluationError, match=r"the answer 'Is' after '' tokenises to nothing"):
+        encode(tiny_base("qwen3_moe"), "", "Is")
+
+
+def test_continuations_are_the_argmax_token_by_token() -> None:
+    base = tiny_base("mixtral")
+    prompts = ["The capital of Ys is", "Ys", "In Ys"]
+    produced = continue_greedily(base, prompts, [3, 1, 2], batch_size=2)
+    for prompt, length, answer in zip(prompts, [3, 1, 2], produced, strict=True):
+        ids = list(base.tokenizer(prompt)["input_ids"])
+        assert answer.ids[: answer.first] == tuple(ids)
+        for _ in range(length):
+            with torch.no_grad():
+                ids.append(int(base.model(torch.tensor([ids])).logits[0, -1].argmax()))
+        assert answer.ids == tuple(ids)
+
+
+def test_a_continuation_ends_with_the_end_of_text() -> None:
+    base = tiny_base("mixtral")
+    (free,) = continue_greedily(base, ["Ys is"], [5])
+    second = free.ids[free.first + 1]
+    base.model.generation_config.eos_token_id = [second, second]
+    ended, other = continue_greedily(base, ["Ys is", "The"], [5, 5])
+    assert ended.ids == free.ids[: free.ids.index(second, free.first) + 1]
+    assert len(other.ids) - other.first >= 1
+
+
+def test_chat_puts_the_prompt_under_the_template() -> None:
+    base = tiny_base("qwen3_moe")
+    base.tokenizer.chat_template = "{% for m in messages %}<{{ m.content }}>{% endfor %}:"
+    encoded = encode(base, "Ys", "Is", chat=True)
+    assert base.tokenizer.decode(encoded.ids) == "<Ys>:Is"
+    assert encoded.first == len("<Ys>:")
+
+
+def test_chat_without_a_template_is_refused() -> None:
+    with pytest.raises(EvaluationError, match="no chat template"):
+        encode(tiny_base("qwen3_moe"), "Ys", "Is", chat=True)
+
+
+def test_a_batch_needs_a_size() -> None:
+    with pytest.raises(EvaluationError, match="batch size is 0"):
+        score_answers(tiny_base("qwen3_moe"), PAIRS, batch_size=0)
