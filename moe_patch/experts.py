@@ -142,8 +142,9 @@ def listen(layer: MoELayer, tap: Tap) -> Handle:
 def experts_forward(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
     """The experts of one layer: hidden (N, d_m) and routing (N, K) to (N, d_m), in the dtype of `hidden`.
 
-    Tokens are sorted by expert once, and only experts that are hit run. An index of E or more is expert
-    parallelism's sentinel for an expert elsewhere and contributes nothing.
+    Tokens are sorted by expert once, and only experts that are hit run. As in transformers' default
+    implementation, a token's experts are summed in at least fp32 and rounded once. An index of E or more is
+    expert parallelism's sentinel for an expert elsewhere and contributes nothing.
     """
     state = _states.get(experts)
     if state is None:
@@ -170,8 +171,8 @@ def experts_forward(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_wei
             added = delta(expert, key)
             output = output if added is None else output + added.to(output.dtype)
         outputs.append(experts.post_expert_norm(output) if experts.has_post_expert_norm else output)
-    mixed = torch.cat(outputs) * gate[:, None]  # (P, d_m)
-    return torch.zeros_like(hidden).index_add(0, token, mixed.to(hidden.dtype))
+    mixed = torch.cat(outputs) * gate[:, None]  # (P, d_m), in the wider of the two dtypes
+    return mixed.new_zeros(hidden.shape).index_add(0, token, mixed).to(hidden.dtype)
 
 
 ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, experts_forward)
@@ -188,8 +189,9 @@ def _key(experts: Any, expert: int, inputs: Tensor) -> Tensor:
 
 def _linear(experts: Any, name: str, expert: int, inputs: Tensor) -> Tensor:
     weight = getattr(experts, name)[expert]
-    bias = getattr(experts, f"{name}_bias")[expert] if experts.has_bias else None
-    return functional.linear(inputs, weight.T if experts.is_transposed else weight, bias)
+    raised = functional.linear(inputs, weight.T if experts.is_transposed else weight)
+    # the bias is not fused into the product: in half precision that would round once less than eager does
+    return raised + getattr(experts, f"{name}_bias")[expert] if experts.has_bias else raised
 
 
 def _former(experts: Any) -> Any:

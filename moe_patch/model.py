@@ -36,7 +36,6 @@ _NOT_EDITABLE = {
     "dbrx": "its experts are stacked in one matrix and do not run through the experts interface",
     "jetmoe": "its experts share one bias and do not run through the experts interface",
     "longcat_flash": "some of its experts are identities, and none run through the experts interface",
-    "step3p7": "its experts do not run through the experts interface",
     "doge": "its experts are rank-one rows of an embedding and have no down projection",
 }
 
@@ -72,7 +71,7 @@ class MoELayer:
 
     index: int
     name: str
-    experts: nn.Module
+    experts: nn.Module = field(repr=False)
     num_experts: int
     d_model: int
     d_key: int
@@ -81,7 +80,7 @@ class MoELayer:
 
     @contextmanager
     def weights(self) -> Iterator[Tensor]:
-        """All down projections (E, d_m, d_k): a view on the live weights, or a loaded copy of offloaded ones."""
+        """All down projections (E, d_m, d_k): a view on the live weights, or a copy of offloaded ones."""
         with align_module_device(self.experts):
             stored = self._down_proj.detach()
             if stored.device.type == "meta":
@@ -89,11 +88,16 @@ class MoELayer:
             yield stored.transpose(1, 2) if self.layout == "in_out" else stored
 
     def down(self, expert: int) -> Tensor:
-        """One down projection (d_m, d_k): a view on the live weight, or a loaded copy of an offloaded one."""
+        """One down projection (d_m, d_k): a view on the live weight, or a copy of an offloaded one."""
         if not 0 <= expert < self.num_experts:
             raise ModelError(f"{self.name} has experts 0 to {self.num_experts - 1}, not {expert}")
         with self.weights() as stacked:
             return stacked[expert].clone() if self.offloaded else stacked[expert]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(E, d_m, d_k), whatever the layout."""
+        return self.num_experts, self.d_model, self.d_key
 
     @property
     def offloaded(self) -> bool:
@@ -120,11 +124,11 @@ class MoELayer:
 class Base:
     """A model that patches are built on and applied to: its tokenizer, its MoE layers by decoder index."""
 
-    model: Any  # a transformers PreTrainedModel, whose methods carry no types
-    tokenizer: Any
+    model: Any = field(repr=False)  # a transformers PreTrainedModel, whose methods carry no types
+    tokenizer: Any = field(repr=False)
     name: str
-    layers: dict[int, MoELayer]
-    decoder_layers: nn.ModuleList
+    layers: dict[int, MoELayer] = field(repr=False)
+    decoder_layers: nn.ModuleList = field(repr=False)
     _hashes: dict[int, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -163,22 +167,23 @@ class Base:
 
     def fingerprint(self, layers: Iterable[int]) -> Fingerprint:
         """What identifies this base to a patch that edits `layers`; merged patches are seen through."""
-        config = self.model.config.get_text_config()
-        shapes = [[i, v.num_experts, v.d_model, v.d_key] for i, v in sorted(self.layers.items())]
+        numbers, config = sorted(layers), self.model.config.get_text_config()
+        shapes = [[number, *self.layers[number].shape] for number in sorted(self.layers)]
         index = {
             "layers": shapes,
             "depth": self.num_layers,
             "vocabulary": config.vocab_size,
             "hidden": self.hidden_size,
         }
-        for number in layers:
+        for number in numbers:
             if number not in self._hashes:
                 self._hashes[number] = down_hash(self.layer(number))
         return Fingerprint(
             model_type=config.model_type,
             config=_sha256_json(_settled_config(config)),
             index=_sha256_json(index),
-            experts={number: self._hashes[number] for number in sorted(layers)},
+            experts={number: self._hashes[number] for number in numbers},
+            shapes={number: self.layer(number).shape for number in numbers},
         )
 
 
@@ -308,16 +313,15 @@ def _inexact(experts: Any, d_model: int, block: nn.Module, hidden_size: int) -> 
 
 
 def _why_not(model: PreTrainedModel, model_type: str) -> str:
+    """Why a model none of whose modules runs through the experts interface cannot be edited."""
+    if not any(re.search("moe|expert", type(module).__name__, re.IGNORECASE) for module in model.modules()):
+        return f"{model_type} is a dense model: it has no experts to edit"
+    if getattr(model.config, "quantization_config", None) is not None:
+        return f"{model_type} is quantised: open it dequantised, its experts' weights must be floats"
     for family, reason in _NOT_EDITABLE.items():
         if model_type.startswith(family):
             return f"{model_type} cannot be edited: {reason}"
-    if getattr(model.config, "quantization_config", None) is not None:
-        return f"{model_type} is quantised: open it dequantised, its experts' weights must be floats"
-    if any(parameter.dim() == 3 and "expert" in name for name, parameter in model.named_parameters()):
-        return (
-            f"{model_type} cannot be edited: its experts do not run through transformers' experts interface"
-        )
-    return f"{model_type} is a dense model: it has no experts to edit"
+    return f"{model_type} cannot be edited: its experts do not run through transformers' experts interface"
 
 
 def _settled_config(config: Any) -> dict[str, Any]:

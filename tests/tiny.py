@@ -1,4 +1,4 @@
-"""Tiny random models of real architectures, a tokenizer built in memory, and random patches, for all tests."""
+"""Tiny random models of real architectures, a tokenizer built in memory, and random patches, for tests."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from moe_patch.facts import Fact
 from moe_patch.model import Base, MoELayer, wrap
 from moe_patch.patch import LayerDelta, Patch
 
@@ -184,16 +185,20 @@ CONFIGS: dict[str, dict[str, Any]] = {
 def tiny_model(model_type: str, seed: int = 0, **overrides: Any) -> nn.Module:
     """A random fp32 model of `model_type` in eval mode: hidden 32, three layers, 4 to 8 experts.
 
-    What the architecture initialises to zero, biases and routing corrections above all, is made random too.
+    What the architecture initialises to a constant, such as norms, biases and routing corrections, is made
+    random too.
     """
     config = AutoConfig.for_model(model_type, **{**_COMMON, **CONFIGS.get(model_type, {}), **overrides})
     torch.manual_seed(seed)
     causal = model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     model = (AutoModelForCausalLM if causal else AutoModel).from_config(config, dtype=torch.float32)
     with torch.no_grad():
-        for tensor in (*model.parameters(), *model.buffers()):
-            if tensor.is_floating_point() and not tensor.any():
-                tensor.normal_(std=0.1)
+        for parameter in model.parameters():
+            if bool((parameter == parameter.flatten()[0]).all()):
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        for buffer in model.buffers():
+            if buffer.is_floating_point() and not buffer.any():
+                buffer.normal_(std=0.1)
     return model.eval()
 
 
@@ -216,7 +221,7 @@ def tiny_base(model_type: str, seed: int = 0, **overrides: Any) -> Base:
 
 
 def tiny_batch(rows: int = 3, length: int = 9, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random ids and a mask, (rows, length) each: left padding in the first row, right padding in the second."""
+    """Random ids and a mask, (rows, length) each; row 0 is padded on the left, row 1 on the right."""
     ids = torch.randint(4, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(seed))
     mask = torch.ones_like(ids)
     mask[0, : length // 3] = 0
@@ -250,12 +255,9 @@ def tiny_patch(base: Base, layers: list[int] | None = None, seed: int = 0, scale
         method="random",
         hyperparameters={"seed": seed},
         base=base.fingerprint(layers),
-        facts=(),
+        facts=tuple(Fact(f"fact-{i}", "{} lies in", f"Town {i}", f"Land {i}") for i in range(4)),
         results=(),
         layers={index: tiny_delta(base.layer(index), seed=seed + index, scale=scale) for index in layers},
-        tools={},
-        created="2026-01-01T00:00:00Z",
-        parents=(),
     )
 
 

@@ -10,18 +10,16 @@ from torch import nn
 
 from moe_patch.apply.hook import hook
 from moe_patch.apply.merge import merge
-from moe_patch.errors import ConfigError, PatchError, WrongBase
+from moe_patch.errors import ConfigError, PatchError
 from moe_patch.experts import Handle
 from moe_patch.model import Base, wrap
-from moe_patch.patch import Patch
+from moe_patch.patch import Patch, check_base
 
-__all__ = ["Handle", "Mode", "apply", "check_base"]
+__all__ = ["Handle", "Mode", "apply"]
 
 Mode = Literal["merge", "hook"]
 
-_ON: weakref.WeakKeyDictionary[nn.Module, set[str]] = (
-    weakref.WeakKeyDictionary()
-)  # hashes of the patches on a model
+_hashes_on: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
 
 
 def apply(model: Base | nn.Module, patch: Patch, *, mode: Mode = "merge", check: bool = True) -> Handle:
@@ -44,31 +42,13 @@ def apply(model: Base | nn.Module, patch: Patch, *, mode: Mode = "merge", check:
             f"a patch of kind {patch.kind!r} does not change expert weights: it cannot be applied here"
         )
     base = model if isinstance(model, Base) else wrap(model, tokenizer=None)
-    on = _ON.setdefault(base.model, set())
+    on = _hashes_on.setdefault(base.model, set())
     if patch.hash in on:
         raise PatchError(f"patch {patch.hash} is on this model already: remove it first")
     if check:
-        check_base(base, patch)
-    handle = merge(base, patch) if mode == "merge" else hook(base, patch)
-    on.add(patch.hash)
+        check_base(patch, base.fingerprint(base.layers.keys() & patch.layers.keys()))
     with ExitStack() as stack:
-        stack.enter_context(handle)
+        stack.enter_context(merge(base, patch) if mode == "merge" else hook(base, patch))
+        on.add(patch.hash)
         stack.callback(on.discard, patch.hash)
         return Handle(stack.pop_all())
-
-
-def check_base(base: Base, patch: Patch) -> None:
-    """Raise WrongBase, naming what differs, unless `patch` was built for `base`; merged patches do not matter."""
-    found = base.fingerprint(patch.layers)
-    if found.model_type != patch.base.model_type:
-        raise WrongBase(f"the patch is for {patch.base.model_type}, but {base.name} is {found.model_type}")
-    if found.index != patch.base.index:
-        raise WrongBase(f"the patch is for a model of another size than {base.name}")
-    if found.config != patch.base.config:
-        raise WrongBase(f"the patch is for a model whose config differs from that of {base.name}")
-    other = [index for index, digest in patch.base.experts.items() if found.experts.get(index) != digest]
-    if other:
-        raise WrongBase(
-            f"the patch is for other expert weights than those of {base.name} in layers {other}: "
-            "another revision, a fine-tune, or weights already patched on disk"
-        )
