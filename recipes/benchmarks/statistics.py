@@ -1,0 +1,81 @@
+"""Collecting second moments against a plain forward pass over the same batches.
+
+    python -m moe_patch_recipes.benchmarks.statistics --json
+
+The plain pass is the model as it is opened, logits and all. Statistics are collected once for every MoE
+layer, which is the most they can cost, and once for the layers named, where the pass ends early. The runs
+alternate, so that a busy machine slows both.
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import click
+import torch
+
+from moe_patch.corpus import Corpus, padded_batches
+from moe_patch.model import Base, open_base
+from moe_patch.prompts import pad_token
+from moe_patch.statistics import DEFAULT_BATCH_TOKENS, DEFAULT_LENGTH, collect_moments
+
+from . import Figures, report, timed
+
+CORPUS = Path(__file__).parent.parent / "atlas" / "corpus.txt"
+
+
+def plain_pass(base: Base, corpus: Corpus, max_tokens: int) -> None:
+    """Run the corpus through the model in the batches that the statistics use."""
+    sequences = list(corpus.sequences(base.tokenizer, max_tokens=max_tokens, length=DEFAULT_LENGTH))
+    with torch.no_grad():
+        for ids, mask in padded_batches(sequences, DEFAULT_BATCH_TOKENS, pad_token(base.tokenizer)):
+            base.model(input_ids=ids.to(base.device), attention_mask=mask.to(base.device), use_cache=False)
+
+
+def compare(base: Base, corpus: Corpus, layers: list[int], max_tokens: int, repeats: int) -> Figures:
+    """Median seconds of each way, and their ratios to the plain pass."""
+    every = sorted(base.layers)
+
+    def collect(wanted: list[int]) -> int:
+        collected = collect_moments(base, corpus, wanted, max_tokens=max_tokens, use_cache=False)
+        return int(collected[wanted[0]].tokens.sum())
+
+    plain_pass(base, corpus, max_tokens)  # the first pass pays for allocations
+    seconds: dict[str, list[float]] = {"plain": [], "all": [], "some": []}
+    for _ in range(repeats):
+        seconds["plain"].append(timed(lambda: plain_pass(base, corpus, max_tokens))[0])
+        seconds["all"].append(timed(lambda: collect(every))[0])
+        seconds["some"].append(timed(lambda: collect(layers))[0])
+    median = {way: statistics.median(times) for way, times in seconds.items()}
+    return {
+        "model": base.name,
+        "routed_tokens_per_layer": collect(layers[:1]),
+        "threads": torch.get_num_threads(),
+        "plain_seconds": median["plain"],
+        "all_layers": len(every),
+        "all_layers_seconds": median["all"],
+        "all_layers_to_plain": median["all"] / median["plain"],
+        "some_layers": ",".join(map(str, layers)),
+        "some_layers_seconds": median["some"],
+        "some_layers_to_plain": median["some"] / median["plain"],
+    }
+
+
+@click.command(help=__doc__)
+@click.option("--model", help="Name or folder; the demo model unless given.")
+@click.option("--corpus", type=click.Path(path_type=Path), default=CORPUS, help="Text or JSONL.")
+@click.option("--layers", default="0,1", show_default=True, help="Layers of the shorter run.")
+@click.option("--max-tokens", default=60_000, show_default=True)
+@click.option("--repeats", default=5, show_default=True)
+@click.option("--json", "as_json", is_flag=True)
+def main(model: str | None, corpus: Path, layers: str, max_tokens: int, repeats: int, as_json: bool) -> None:
+    """Compare and report."""
+    base = open_base(model)
+    wanted = [int(layer) for layer in layers.split(",")]
+    figures = compare(base, Corpus.read(corpus), wanted, max_tokens, repeats)
+    report("statistics against a plain forward pass", figures, as_json)
+
+
+if __name__ == "__main__":
+    main()
