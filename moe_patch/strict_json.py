@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterable
+from itertools import chain
 from typing import NoReturn
 
 from pydantic import JsonValue, ValidationError
@@ -19,10 +22,14 @@ def parse(text: str, *, max_depth: int = MAX_DEPTH) -> JsonValue:
     file that relies on any of these means different things to different readers, so each is an error here.
     """
     try:
-        value: JsonValue = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+        value: JsonValue = json.loads(
+            text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_float=_finite
+        )
     except RecursionError:
         raise ValueError(f"nested deeper than {max_depth} levels") from None
     _check_depth(value, max_depth)
+    if "\\ud" in text.lower():
+        canonical(value)  # fails for the escape of a surrogate that stands alone
     return value
 
 
@@ -69,19 +76,26 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is beyond the range of a double")
+    return number
+
+
 def _check_depth(value: JsonValue, max_depth: int) -> None:
-    level: list[JsonValue] = [value]
-    for _ in range(max_depth + 1):
-        level = [child for parent in level for child in _children(parent)]
+    level = _containers([value])  # level by level, so that no depth can exhaust the stack
+    for _ in range(max_depth):
         if not level:
             return
-    raise ValueError(f"nested deeper than {max_depth} levels")
+        inside = (parent.values() if isinstance(parent, dict) else parent for parent in level)
+        level = _containers(chain.from_iterable(inside))
+    if level:
+        raise ValueError(f"nested deeper than {max_depth} levels")
 
 
-def _children(value: JsonValue) -> list[JsonValue]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list) else []
+def _containers(values: Iterable[JsonValue]) -> list[dict[str, JsonValue] | list[JsonValue]]:
+    return [value for value in values if isinstance(value, (dict, list))]
 
 
 def _short(value: object) -> str:

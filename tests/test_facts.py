@@ -390,9 +390,7 @@ fact_lists = st.lists(
     st.builds(
         Fact,
         id=words,
-        prompt=st.tuples(st.text(), words).map(
-            lambda parts: f"{parts[0].replace('{', '')}: {{}} {parts[1]}"
-        ),
+        prompt=st.tuples(st.text(), words).map(lambda parts: f"{parts[0].replace('{', '')}: {{}} {parts[1]}"),
         subject=words,
         target_new=words,
         target_true=st.none() | words,

@@ -118,8 +118,8 @@ def _read_json(file: BinaryIO, size: int, limits: Limits) -> bytes:
 
 
 def _parse(raw: bytes) -> dict[str, JsonValue]:
-    if raw[:1] != b"{":
-        raise MalformedHeader(f"expected a header that begins with {{, found {raw[:1]!r}")
+    if raw[:1] != b"{" or raw.rstrip(b" ")[-1:] != b"}":
+        raise MalformedHeader("expected a header from { to }, padded with spaces at its end only")
     try:
         entries = strict_json.parse(raw.decode())
     except UnicodeDecodeError as error:
