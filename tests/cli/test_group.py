@@ -1,0 +1,85 @@
+"""What all commands have in common: help, errors, interruption, what goes where."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from moe_patch.cli import INTERRUPTED, main
+from moe_patch.errors import FactError
+from tests.cli.conftest import Run
+
+
+def test_every_command_has_examples_that_it_understands(run: Run) -> None:
+    assert list(main.commands) == ["build", "eval", "inspect", "ask"]
+    for name, command in main.commands.items():
+        shown = run(name, "--help").stdout
+        examples = [line.strip() for line in shown.splitlines() if line.strip().startswith("moe-patch ")]
+        assert examples
+        known = {option for parameter in command.params for option in parameter.opts}
+        for example in examples:
+            used = {word for word in example.split() if word.startswith("--")}
+            assert used <= known, example
+
+
+def test_help_and_completion_import_neither_torch_nor_transformers() -> None:
+    code = "import sys, moe_patch.cli; sys.exit(bool({'torch', 'transformers'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_completion_hint_names_the_variable_that_click_listens_to(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 'eval "$(_MOE_PATCH_COMPLETE=bash_source moe-patch)"' in run("--help").stdout
+    monkeypatch.setenv("_MOE_PATCH_COMPLETE", "zsh_source")
+    assert "compdef" in run().stdout
+
+
+def test_methods_complete(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_MOE_PATCH_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "moe-patch build --method moe")
+    monkeypatch.setenv("COMP_CWORD", "3")
+    assert "plain,moeedit" in run().stdout
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
+    """A command that raises what is put into this list."""
+    raised: list[BaseException] = []
+
+    @click.command()
+    def fail() -> None:
+        raise raised[0]
+
+    monkeypatch.setitem(main.commands, "fail", fail)
+    return raised
+
+
+def test_an_expected_error_is_one_line_and_exit_code_one(run: Run, failing: list[BaseException]) -> None:
+    failing.append(FactError("facts.jsonl:3: subject:\n  expected it in the prompt"))
+    result = run("fail")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: facts.jsonl:3: subject: expected it in the prompt\n"
+    assert result.stdout == ""
+
+
+def test_a_defect_is_not_dressed_up_as_an_expected_error(run: Run, failing: list[BaseException]) -> None:
+    failing.append(RuntimeError("a defect"))
+    assert isinstance(run("fail").exception, RuntimeError)
+
+
+def test_ctrl_c_ends_with_the_code_that_shells_expect(run: Run, failing: list[BaseException]) -> None:
+    failing.append(KeyboardInterrupt())
+    result = run("fail")
+    assert result.exit_code == INTERRUPTED == 130
+    assert "Interrupted" in result.stderr
+
+
+def test_no_file_is_an_error_of_use(run: Run, tmp_path: Path) -> None:
+    result = run("inspect", tmp_path / "missing.safetensors")
+    assert result.exit_code == 2
+    assert "does not exist" in result.stderr

@@ -1,0 +1,48 @@
+"""`moe-patch inspect`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from moe_patch.patch import load
+from tests.cli.conftest import Run
+from tests.tiny import dense_delta, tiny_base
+
+
+def test_json_holds_what_the_file_holds(run: Run, patch_file: Path) -> None:
+    patch = load(patch_file)
+    shown = json.loads(run("inspect", patch_file, "--json").stdout)
+    assert {"facts", "layers", "experts", "bytes", "base", "hash"} <= shown.keys()
+    assert [fact["target_new"] for fact in shown["facts"]] == [fact.target_new for fact in patch.facts]
+    assert shown["experts"] == {str(layer): delta.experts() for layer, delta in patch.layers.items()}
+    assert (shown["bytes"], shown["hash"]) == (patch_file.stat().st_size, patch.hash)
+    assert shown["base"]["model_type"] == "qwen3_moe"
+
+
+def test_norms_are_those_of_the_dense_deltas(run: Run, patch_file: Path) -> None:
+    patch, base = load(patch_file), tiny_base("qwen3_moe")
+    shown = json.loads(run("inspect", patch_file, "--json").stdout)
+    for layer in shown["layers"]:
+        dense = dense_delta(patch.layers[layer["layer"]], base.layer(layer["layer"]))  # (E, d_m, d_k)
+        assert layer["norm"] == pytest.approx(float(dense.norm()), rel=1e-5)
+        assert layer["largest_expert_norm"] == pytest.approx(float(dense.norm(dim=(1, 2)).max()), rel=1e-5)
+    touched = sum(len(experts) for experts in shown["experts"].values())
+    assert shown["dense_bytes"] == touched * dense[0].numel() * 4
+
+
+def test_the_tables_name_facts_layers_and_hash(run: Run, patch_file: Path) -> None:
+    shown = run("inspect", patch_file).stdout
+    for text in ("Town 3 lies in", "Land 3", "random (delta)", load(patch_file).hash, "norm of the delta"):
+        assert text in shown
+
+
+def test_a_broken_file_is_one_line(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(b"not a patch")
+    result = run("inspect", path)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: {path}: ")
+    assert result.stderr.count("\n") == 1

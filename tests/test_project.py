@@ -1,0 +1,53 @@
+"""What the project says about itself, against what it is."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+from moe_patch.cli import main
+from moe_patch.model import _NOT_EDITABLE
+from tests.tiny import CONFIGS
+
+ROOT = Path(__file__).parent.parent
+
+
+def readme() -> str:
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_lists_the_model_types_that_are_tested() -> None:
+    section = readme().partition("## Supported models")[2].partition("\n## ")[0]
+    table = "\n".join(line for line in section.splitlines() if line.startswith("|"))
+    assert set(re.findall(r"`(\w+)`", table)) == CONFIGS.keys()
+    behind = section.rpartition("|")[2]
+    assert set(re.findall(r"`(\w+)`", behind)) == _NOT_EDITABLE.keys()
+
+
+def test_the_readme_uses_commands_and_options_that_exist() -> None:
+    used = [line.split() for line in readme().splitlines() if re.match(r"(\$ | {4})moe-patch \w", line)]
+    assert used
+    for words in used:
+        command = main.commands[words[words.index("moe-patch") + 1]]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known, " ".join(words)
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_every_package_is_installed() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        settings = tomllib.load(file)["tool"]["setuptools"]
+    folders = {"moe_patch": ROOT / "moe_patch"}
+    folders |= {name: ROOT / folder for name, folder in settings["package-dir"].items()}
+    found = {
+        ".".join((name, *module.parent.relative_to(folder).parts))
+        for name, folder in folders.items()
+        for module in folder.rglob("__init__.py")
+    }
+    assert found == set(settings["packages"])
