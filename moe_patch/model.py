@@ -21,6 +21,7 @@ from typing import Any, cast
 
 import torch
 from accelerate.utils import align_module_device
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -200,14 +201,16 @@ def open_base(
     ModelError where the model cannot be found, is dense or quantised, or has experts that cannot be edited.
     """
     place = str(resources.files("moe_patch_recipes") / "atlas" / "model") if name is None else str(name)
-    options: dict[str, Any] = {"dtype": dtype or "auto"}
+    options: dict[str, Any] = {"dtype": dtype or "auto", "use_safetensors": True, "output_loading_info": True}
     if device_map is not None:
         options |= {"device_map": device_map, "offload_folder": offload_folder}
     try:
-        model = AutoModelForCausalLM.from_pretrained(place, **options)
+        model, loading = AutoModelForCausalLM.from_pretrained(place, **options)
         tokenizer = AutoTokenizer.from_pretrained(place)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"cannot open the model {place!r}: {error}") from error
+    if absent := sorted(loading["missing_keys"]):  # transformers has made them up
+        raise ModelError(f"the model {place!r} lacks {len(absent)} weights, the first of them {absent[0]}")
     return wrap(model.eval(), tokenizer, name="atlas" if name is None else place)
 
 

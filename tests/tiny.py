@@ -17,7 +17,7 @@ from moe_patch.patch import LayerDelta, Patch
 VOCABULARY = 256 + 4
 PAD, BOS, EOS, UNK = range(4)
 
-_COMMON: dict[str, Any] = {
+COMMON: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -182,16 +182,20 @@ CONFIGS: dict[str, dict[str, Any]] = {
 """What each model type needs beside the common sizes: every router rule and layout that the library edits."""
 
 
+def auto_class(model_type: str) -> Any:
+    """What opens models of this type: with a language modelling head where transformers has one for it."""
+    return AutoModelForCausalLM if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else AutoModel
+
+
 def tiny_model(model_type: str, seed: int = 0, **overrides: Any) -> nn.Module:
     """A random fp32 model of `model_type` in eval mode: hidden 32, three layers, 4 to 8 experts.
 
     What the architecture initialises to a constant, such as norms, biases and routing corrections, is made
     random too.
     """
-    config = AutoConfig.for_model(model_type, **{**_COMMON, **CONFIGS.get(model_type, {}), **overrides})
+    config = AutoConfig.for_model(model_type, **{**COMMON, **CONFIGS.get(model_type, {}), **overrides})
     torch.manual_seed(seed)
-    causal = model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    model = (AutoModelForCausalLM if causal else AutoModel).from_config(config, dtype=torch.float32)
+    model = auto_class(model_type).from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
             if bool((parameter == parameter.flatten()[0]).all()):
