@@ -213,11 +213,11 @@ def protect(rows: Rows, residual: Tensor, earlier: Rows, ridge: float) -> tuple[
     """Solve for new facts and ask that earlier facts' outputs stay: their rows join with zero residual.
 
     Returns:
-        left (T + T_earlier, d_m) and the joined rows, the new facts first. The earlier rows carry the
-        correction that cancels the edit on them, so they belong to the resulting delta.
+        left (T_earlier + T, d_m) and the joined rows, earlier facts first. Their rows carry the correction
+        that cancels the edit on them, so they belong to the resulting delta.
     """
     still = residual.new_zeros((earlier.num_facts, residual.shape[1]))  # (T_earlier, d_m)
-    return solve_jointly([(rows, residual), (earlier, still)], ridge)
+    return solve_jointly([(earlier, still), (rows, residual)], ridge)
 
 
 def expert_delta(left: Tensor, rows: Rows, expert: int) -> Tensor:

@@ -18,7 +18,8 @@ from moe_patch import cache
 from moe_patch.capture import observe
 from moe_patch.corpus import Corpus, padded_batches
 from moe_patch.errors import StatisticsError
-from moe_patch.model import Base, MoELayer
+from moe_patch.experts import IMPLEMENTATION
+from moe_patch.model import KEPT, Base, MoELayer
 from moe_patch.prompts import pad_token
 
 DEFAULT_LENGTH = 512
@@ -68,8 +69,6 @@ def collect_moments(
 ) -> dict[int, Moments]:
     """The second moments of every expert of `layers` over the corpus, from the cache where it has them.
 
-    Collect before patching: the cache is addressed by the unpatched base.
-
     Args:
         base: the model, run as it is.
         corpus: preserved text.
@@ -82,7 +81,7 @@ def collect_moments(
 
     Raises:
         ModelError: a layer is dense or out of range.
-        StatisticsError: the corpus gives no tokens.
+        StatisticsError: the corpus gives no tokens, or the model has a patch on.
     """
     wanted = sorted(set(layers))
     addresses = (
@@ -91,12 +90,21 @@ def collect_moments(
     stored = {layer: _cached(layer, address) for layer, address in addresses.items()}
     found = {layer: moments for layer, moments in stored.items() if moments is not None}
     if missing := [layer for layer in wanted if layer not in found]:
+        _refuse_patched(base)
         sequences = list(corpus.sequences(base.tokenizer, max_tokens=max_tokens, length=length))
         found |= _collect(base, sequences, missing, batch_tokens, progress)
         for layer in missing if use_cache else ():
             moments = found[layer]
             cache.store("moments", addresses[layer], {"second": moments.second, "tokens": moments.tokens})
     return {layer: found[layer] for layer in wanted}
+
+
+def _refuse_patched(base: Base) -> None:
+    """A patched model gives other keys, which must not be cached as those of the base."""
+    for layer in base.layers.values():
+        config: Any = layer.experts.config
+        if KEPT.get(layer.experts) or config._experts_implementation == IMPLEMENTATION:
+            raise StatisticsError(f"{layer.name} has a patch on or is being observed: end that, then collect")
 
 
 def _collect(

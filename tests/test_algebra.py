@@ -93,7 +93,7 @@ def test_objective_equals_its_dense_form_and_is_least_at_the_solution(
 
 
 def primal_block_descent(rows: Rows, residual: Tensor, ridge: float, order: list[list[int]]) -> list[Tensor]:
-    """The published updates, each from scratch on dense matrices: the deltas (E, d_m, d_k) after each pass."""
+    """The published updates, each from scratch on dense matrices: deltas (E, d_m, d_k) after each pass."""
     psi = dense_psi(rows).reshape(rows.num_facts, EXPERTS, D_KEY)
     delta = torch.zeros(EXPERTS, D_MODEL, D_KEY, dtype=torch.float64)
     iterates = []
@@ -177,7 +177,7 @@ def test_protected_facts_move_less_than_unprotected_ones(facts: int, earlier: in
     assert algebra.response(left, joined, kept).norm() <= moved * (1 + 1e-9)
     if moved > 1e-9:
         assert algebra.response(left, joined, kept).norm() < moved
-    torch.testing.assert_close(algebra.select(joined, torch.arange(facts)).value, rows.value)
+    torch.testing.assert_close(algebra.select(joined, earlier + torch.arange(facts)).value, rows.value)
 
 
 def test_protection_is_complete_where_there_is_room() -> None:

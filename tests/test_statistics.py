@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -13,9 +13,13 @@ from tokenizers import normalizers
 from torch import Tensor
 from torch.nn import functional
 
+from moe_patch.algebra import sort_rows
+from moe_patch.apply import apply
 from moe_patch.corpus import Corpus
 from moe_patch.errors import ModelError, StatisticsError
+from moe_patch.facts import Fact
 from moe_patch.model import Base
+from moe_patch.patch import LayerDelta, Patch
 from moe_patch.statistics import Moments, collect_moments
 from tests.tiny import tiny_base
 
@@ -107,6 +111,20 @@ def test_no_tokens_and_no_such_layer_are_refused() -> None:
         collect_moments(base, CORPUS, [0], max_tokens=0, use_cache=False)
     with pytest.raises(ModelError, match="out of range"):
         collect_moments(base, CORPUS, [3])
+
+
+@pytest.mark.parametrize("mode", ["merge", "hook"])
+def test_a_patched_model_is_refused_since_its_keys_are_not_the_bases(mode: Literal["merge", "hook"]) -> None:
+    base = tiny_base("qwen3_moe")
+    rows = sort_rows(torch.randn(1, 24), torch.tensor([2]), torch.tensor([0]), num_facts=1)
+    delta = LayerDelta(torch.randn(1, 32), rows.value, rows.expert.int(), rows.fact.int(), None, None, 1.0)
+    fact = Fact("a", "The capital of {} is", "France", "Rome")
+    patch = Patch("delta", "test", {}, base.fingerprint([0]), (fact,), (), {0: delta})
+    with apply(base, patch, mode=mode), pytest.raises(StatisticsError, match="has a patch on"):
+        collect_moments(base, CORPUS, [1])
+    collect_moments(base, CORPUS, [1])
+    with apply(base, patch, mode=mode):
+        assert not ran(base)
 
 
 def ran(base: Base, corpus: Corpus = CORPUS, layers: tuple[int, ...] = (1,), **options: Any) -> bool:
