@@ -35,7 +35,7 @@ Examples:
     "--rule",
     type=click.Choice(["counterfact", "zsre"]),
     help="Compare two answers' probabilities, or count greedy tokens.  "
-    "[default: counterfact, if every fact has a target_true]",
+    "[default: zsre for ZsRE records, else counterfact where every fact has a target_true]",
 )
 @click.option(
     "--routing/--no-routing", default=True, show_default=True, help="Compare the router's choices too."
@@ -65,11 +65,14 @@ def evaluate(
     from moe_patch.evaluation import evaluate as run
     from moe_patch.patch import load
 
-    facts = read_edits(edits).facts if edits else None
+    read = read_edits(edits) if edits else None
+    if read is not None and read.schema == "zsre":
+        rule = rule or "zsre"  # its neighbourhood prompts do not ask for target_true
     patch = load(patch_path)
     base = open_model(**model)
     with progress_bars() as progress:
         setting = Setting(batch_size, built_with_chat(patch, chat), progress)
+        facts = patch.facts if read is None else read.facts
         report = run(base, patch, facts, rule=rule, mode=mode, routing=routing, setting=setting)
     if as_json:
         print_json(report.to_json())
