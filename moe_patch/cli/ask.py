@@ -76,14 +76,16 @@ def ask(
     before = _answers(base, texts, max_tokens, chat, "before")
     with apply(base, patch, mode=mode):
         after = _answers(base, texts, max_tokens, chat, "after")
+    names = ("prompt", "before", "after", "wanted")
+    rows = [
+        (prompt, was, now, wanted) for (prompt, wanted), was, now in zip(asked, before, after, strict=True)
+    ]
     if as_json:
-        names = ("prompt", "wanted", "before", "after")
-        rows = ((*question, *said) for question, *said in zip(asked, before, after, strict=True))
         print_json({"answers": [dict(zip(names, row, strict=True)) for row in rows]})
         return
-    table = plain_table("", ("prompt", "before", "after", "asked for"))
-    for (prompt, wanted), was, now in zip(asked, before, after, strict=True):
-        table.add_row(prompt, was, now, wanted or "")
+    table = plain_table("", names if edits else names[:-1])
+    for row in rows:
+        table.add_row(*(cell or "" for cell in row[: len(table.columns)]))
     print_tables(table)
 
 

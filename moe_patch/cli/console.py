@@ -31,10 +31,12 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 
 def print_tables(*tables: Table) -> None:
-    """Tables on standard output, as wide as they need to be where it is not a terminal."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=1000)
+    """Tables on standard output, as wide as they need to be where it is not a terminal.
+
+    Text stays as it is: a model's answer may look like markup, or like the name of an emoji.
+    """
+    width = None if Console().is_terminal else 1000
+    console = Console(width=width, markup=False, emoji=False, highlight=False)
     for table in tables:
         console.print(table)
 

@@ -65,17 +65,22 @@ def _shift(shift: RoutingShift | None) -> dict[str, Any] | None:
 
 
 def _score_table(report: Report) -> Table:
-    title = f"{report.facts} facts, {report.rule} rule: percent, with 95% interval"
+    title = f"{report.facts} facts, {report.rule} rule: percent, with 95% interval and greedy exact match"
     table = Table(title=title, title_justify="left", header_style="bold")
     table.add_column("")
-    for column in ("patched", "interval", "base", "interval", "exact match", "prompts"):
+    for column in ("patched", "interval", "exact", "base", "interval", "exact", "prompts"):
         table.add_column(column, justify="right")
     for name in _NAMES:
-        ours, theirs = getattr(report.patched.scores, name), getattr(report.base.scores, name)
-        exact = getattr(report.patched.exact, name)
-        cells = (_value(ours), _interval(ours), _value(theirs), _interval(theirs), _value(exact), str(ours.n))
-        table.add_row(name, *cells, style="bold" if name == "utility" else None)
+        cells = (*_cells(report.patched, name), *_cells(report.base, name))
+        prompts = getattr(report.patched.scores, name).n
+        table.add_row(name, *cells, str(prompts), style="bold" if name == "utility" else None)
     return table
+
+
+def _cells(measurement: Measurement, name: str) -> tuple[str, str, str]:
+    score, exact = getattr(measurement.scores, name), getattr(measurement.exact, name)
+    interval = "-" if score.interval is None else f"{score.interval[0]:.1f} to {score.interval[1]:.1f}"
+    return _plain(score.value, 1), interval, _plain(exact.value, 1)
 
 
 def _routing_table(edited: RoutingShift, preserved: RoutingShift | None) -> Table:
@@ -93,14 +98,6 @@ def _routing_table(edited: RoutingShift, preserved: RoutingShift | None) -> Tabl
 
 def _moved(shift: LayerShift | RoutingShift | None) -> tuple[str, str]:
     return ("-", "-") if shift is None else (_plain(shift.similarity, 1), _plain(shift.divergence, 4))
-
-
-def _value(score: Score) -> str:
-    return _plain(score.value, 1)
-
-
-def _interval(score: Score) -> str:
-    return "-" if score.interval is None else f"{score.interval[0]:.1f} to {score.interval[1]:.1f}"
 
 
 def _plain(value: float | None, digits: int) -> str:

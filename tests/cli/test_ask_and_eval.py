@@ -42,6 +42,14 @@ def test_facts_are_asked_with_what_was_asked_for(
     assert "Town 2 lies in" not in result.stdout
 
 
+def test_prompts_that_look_like_markup_are_shown_as_they_are(run: Run, patch_file: Path, model: Path) -> None:
+    prompt = "[/bold] :smile: [red]"
+    result = run("ask", prompt, "--patch", patch_file, "--model", model)
+    assert result.exit_code == 0, result.exception
+    assert prompt in result.stdout
+    assert "wanted" not in result.stdout
+
+
 def test_asking_nothing_is_an_error_of_use(run: Run, patch_file: Path) -> None:
     result = run("ask", "--patch", patch_file)
     assert result.exit_code == 2
