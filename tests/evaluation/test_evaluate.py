@@ -8,7 +8,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from moe_patch.errors import WrongBase
+from moe_patch.apply import apply
+from moe_patch.errors import EvaluationError, WrongBase
 from moe_patch.evaluation import Questions, Setting, evaluate, measure
 from moe_patch.facts import Fact
 from moe_patch.model import Base
@@ -85,6 +86,16 @@ def test_a_patch_is_measured_on_its_own_facts_unless_others_are_given(base: Base
 def test_a_patch_of_another_base_is_refused(patch: Patch) -> None:
     with pytest.raises(WrongBase):
         evaluate(tiny_base("qwen3_moe", seed=1), patch, FACTS)
+
+
+@pytest.mark.parametrize("mode", ["merge", "hook"])
+def test_an_edited_model_does_not_pass_for_the_base(base: Base, patch: Patch, mode) -> None:
+    with (
+        apply(base, tiny_patch(base, [2], seed=1), mode=mode),
+        pytest.raises(EvaluationError, match="has a patch on"),
+    ):
+        evaluate(base, patch, FACTS)
+    assert evaluate(base, patch, FACTS, routing=False).facts == len(FACTS)
 
 
 def test_tables_show_every_score_and_layer(base: Base, patch: Patch) -> None:
