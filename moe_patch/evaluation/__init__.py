@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from moe_patch.apply import Mode, apply
 from moe_patch.errors import EvaluationError
@@ -97,7 +98,8 @@ def evaluate(
 def _expect_unpatched(base: Base) -> None:
     """Scores of an edited model beside which a patch is measured would pass for the base's own."""
     for layer in base.layers.values():
-        if layer.originals or layer.experts.config._experts_implementation == IMPLEMENTATION:
+        config: Any = layer.experts.config
+        if layer.originals or config._experts_implementation == IMPLEMENTATION:
             raise EvaluationError(
                 f"{layer.name} has a patch on or is being observed: end that, then evaluate"
             )
