@@ -65,11 +65,9 @@ class Watch:
         """
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask  # (B, S)
         reported = real.bool() if only is None else real.bool() & only.to(real.device)
-        device, self.mask = self._base.device, reported.reshape(-1)
+        self.mask = reported.reshape(-1)
         try:
-            with _ending_after(self._base, self._last), torch.no_grad():
-                ids, mask = input_ids.to(device), real.to(device)
-                self._base.decoder(input_ids=ids, attention_mask=mask, use_cache=False)
+            run_decoder(self._base, input_ids, real, self._last)
         finally:
             self.mask = None
 
@@ -191,7 +189,7 @@ class _Recorder:
 
 @contextmanager
 def _router_scores(base: Base, index: int, recorder: _Recorder) -> Iterator[None]:
-    """Within, `recorder` gets what the layer's router returns first, if that is a score per token and expert."""
+    """Within, `recorder` gets what the layer's router returns first, if that is (N, E) scores."""
     layer = base.layer(index)
     block = base.model.get_submodule(layer.name.rpartition(".")[0])
 
@@ -211,6 +209,13 @@ def _router_scores(base: Base, index: int, recorder: _Recorder) -> Iterator[None
 
 class _Enough(Exception):  # noqa: N818 - nothing went wrong: it ends a forward pass whose rest nobody needs
     pass
+
+
+def run_decoder(base: Base, input_ids: Tensor, attention_mask: Tensor, last_layer: int) -> None:
+    """Run (B, S) tokens through the decoder's layers up to `last_layer`, without gradients or a cache."""
+    ids, mask = input_ids.to(base.device), attention_mask.to(base.device)
+    with _ending_after(base, last_layer), torch.no_grad():
+        base.decoder(input_ids=ids, attention_mask=mask, use_cache=False)
 
 
 @contextmanager

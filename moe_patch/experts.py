@@ -119,8 +119,9 @@ def attach(layer: MoELayer, delta: Delta) -> Handle:
     check_fit(layer, delta)
     dtype = torch.promote_types(delta.right.dtype, layer.dtype)
     experts, counts = torch.unique_consecutive(delta.expert.cpu(), return_counts=True)
-    right = delta.right.to(layer.device, dtype).split(counts.tolist())
-    left = delta.left.to(layer.device, dtype)[delta.fact.to(layer.device).long()].split(counts.tolist())
+    right = torch.split(delta.right.to(layer.device, dtype), counts.tolist())
+    rows = delta.left.to(layer.device, dtype)[delta.fact.to(layer.device).long()]  # (nnz, d_m)
+    left = torch.split(rows, counts.tolist())
     live = _LiveDelta(dict(zip(experts.tolist(), zip(right, left, strict=True), strict=True)))
     return _switch_on(layer.experts, _acquire(layer.experts).deltas, live)
 
@@ -148,7 +149,8 @@ def experts_forward(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_wei
     """
     state = _states.get(experts)
     if state is None:
-        return _former(experts)(experts, hidden, top_k_index, top_k_weights)
+        elsewhere: Tensor = _former(experts)(experts, hidden, top_k_index, top_k_weights)
+        return elsewhere
     for tap in state.taps:
         tap.begin(len(hidden))
     num_experts, slots = experts.down_proj.shape[0], top_k_index.shape[-1]
@@ -157,7 +159,7 @@ def experts_forward(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_wei
     order = order[: sum(counts)]  # (P,) routed pairs: sentinels sort last
     token, slot = order // slots, order % slots  # (P,)
     gate = top_k_weights.reshape(-1).index_select(0, order)  # (P,)
-    inputs = hidden.index_select(0, token).split(counts)  # E times (n, d_m); one split is one gradient
+    inputs = torch.split(hidden.index_select(0, token), counts)  # E times (n, d_m); one split is one gradient
     outputs, end = [hidden.new_zeros(0, hidden.shape[-1])], 0
     for expert, count in enumerate(counts):
         if not count:
@@ -201,7 +203,7 @@ def _former(experts: Any) -> Any:
         raise CaptureError(
             "this model was copied while it was patched or observed: end that first, then copy"
         )
-    return ALL_EXPERTS_FUNCTIONS.get_interface(taken.former, type(experts).forward.__wrapped__)
+    return ALL_EXPERTS_FUNCTIONS.get_interface(taken.former or "eager", type(experts).forward.__wrapped__)
 
 
 def _switch_on(experts: nn.Module, entries: list[Any], entry: Any) -> Handle:

@@ -30,9 +30,11 @@ from moe_patch.patch import Fingerprint
 
 logger = logging.getLogger(__name__)
 
+_AutoModel: Any = AutoModelForCausalLM  # its annotations leave out what `output_loading_info` adds
+
 _INTERFACE_FLAGS = ("is_transposed", "is_concatenated", "has_bias", "has_gate", "_apply_gate")
 
-_NOT_EDITABLE = {
+_NOT_EDITABLE = {  # families that do not run through the experts interface, with better words for why
     "llama4": "its routing weights multiply the experts' inputs and not their outputs",
     "dbrx": "its experts are stacked in one matrix and do not run through the experts interface",
     "jetmoe": "its experts share one bias and do not run through the experts interface",
@@ -58,8 +60,7 @@ _VOLATILE_CONFIG = {
     "use_cache",
 }
 
-KEPT: MutableMapping[nn.Module, dict[int, Tensor]] = weakref.WeakKeyDictionary()
-"""Down projections (d_m, d_k) as they were before a merge, by experts module and expert; `apply` fills it."""
+_originals: MutableMapping[nn.Module, dict[int, Tensor]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,15 @@ class MoELayer:
     def shape(self) -> tuple[int, int, int]:
         """(E, d_m, d_k), whatever the layout."""
         return self.num_experts, self.d_model, self.d_key
+
+    @property
+    def originals(self) -> dict[int, Tensor]:
+        """Down projections (d_m, d_k) as they were before a merge, by expert; whoever merges keeps them here.
+
+        They belong to the live module and not to this view of it, so that the model is recognised under its
+        patches however it is wrapped.
+        """
+        return _originals.setdefault(self.experts, {})
 
     @property
     def offloaded(self) -> bool:
@@ -198,14 +208,15 @@ def open_base(
     """Open a model by name or folder; None is the demo model that ships with the recipes.
 
     `dtype` None keeps the checkpoint's own. `device_map` and `offload_folder` go to accelerate. Raises
-    ModelError where the model cannot be found, is dense or quantised, or has experts that cannot be edited.
+    ModelError where the model cannot be found or lacks weights, is dense or quantised, or has experts that
+    cannot be edited.
     """
     place = str(resources.files("moe_patch_recipes") / "atlas" / "model") if name is None else str(name)
     options: dict[str, Any] = {"dtype": dtype or "auto", "use_safetensors": True, "output_loading_info": True}
     if device_map is not None:
         options |= {"device_map": device_map, "offload_folder": offload_folder}
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(place, **options)
+        model, loading = _AutoModel.from_pretrained(place, **options)
         tokenizer = AutoTokenizer.from_pretrained(place)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"cannot open the model {place!r}: {error}") from error
@@ -246,11 +257,10 @@ def down_hash(layer: MoELayer) -> str:
     agree, and so does a bf16 checkpoint opened as fp32. Experts that a merge has changed count with their
     kept originals.
     """
-    kept = KEPT.get(layer.experts, {})
     digest = hashlib.sha256()
     with layer.weights() as stacked:
         for expert in range(layer.num_experts):
-            down = kept.get(expert, stacked[expert])
+            down = layer.originals.get(expert, stacked[expert])
             digest.update(down.float().cpu().contiguous().numpy().astype("<f4", copy=False).tobytes())
     return f"sha256:{digest.hexdigest()}"
 
@@ -259,7 +269,7 @@ def _runs_through_interface(module: nn.Module) -> bool:
     return all(hasattr(module, flag) for flag in _INTERFACE_FLAGS) and hasattr(module, "down_proj")
 
 
-def _decoder(model: PreTrainedModel, found: Iterable[str]) -> tuple[str, nn.ModuleList]:
+def _decoder(model: Any, found: Iterable[str]) -> tuple[str, nn.ModuleList]:
     """Path and list of the decoder layers that hold experts; the text decoder's where there are several."""
     candidates: dict[str, nn.ModuleList] = {}
     for path in found:

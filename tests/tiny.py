@@ -64,6 +64,19 @@ _SLIDING: dict[str, Any] = {
     "sliding_window": 16,
 }
 
+_GEMMA: dict[str, Any] = {
+    **_SLIDING,
+    "num_experts": 4,
+    "top_k_experts": 2,
+    "moe_intermediate_size": 24,
+    "enable_moe_block": True,
+    "hidden_size_per_layer_input": 0,
+    "global_head_dim": 8,
+    "num_global_key_value_heads": 2,
+    "num_kv_shared_layers": 0,
+}
+_VISION: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+
 CONFIGS: dict[str, dict[str, Any]] = {
     "qwen3_moe": {**_QWEN, "norm_topk_prob": True},
     "mixtral": _FEW,
@@ -94,17 +107,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "flex_olmo": {"num_experts": 8, "num_experts_per_tok": 3},
     "flint": {**_QWEN, "mlp_only_layers": [0], "shared_expert_intermediate_size": 24},
-    "gemma4_text": {
-        **_SLIDING,
-        "num_experts": 4,
-        "top_k_experts": 2,
-        "moe_intermediate_size": 24,
-        "enable_moe_block": True,
-        "hidden_size_per_layer_input": 0,
-        "global_head_dim": 8,
-        "num_global_key_value_heads": 2,
-        "num_kv_shared_layers": 0,
-    },
+    "gemma4": {"text_config": {**COMMON, **_GEMMA}, "vision_config": _VISION},  # text inside a composite
+    "gemma4_text": _GEMMA,
     "glm4_moe": _DEEPSEEK,
     "glm4_moe_lite": {**_DEEPSEEK, **_LATENT},
     "glm4v_moe_text": {

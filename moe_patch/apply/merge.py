@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from moe_patch.errors import ModelError
 from moe_patch.experts import Delta, Handle, check_fit
-from moe_patch.model import KEPT, Base, MoELayer
+from moe_patch.model import Base, MoELayer
 from moe_patch.patch import Patch
 
 _merged: weakref.WeakKeyDictionary[nn.Module, list[Delta]] = (
@@ -48,15 +48,14 @@ def _remove(layer: MoELayer, delta: Delta) -> None:
 
 def _rewrite(layer: MoELayer, changed: Delta) -> None:
     """Set every down projection that `changed` touches to its original plus the deltas that are on."""
-    kept = KEPT.setdefault(layer.experts, {})
-    for expert in changed.expert.unique().tolist():
+    for expert in torch.unique(changed.expert).tolist():
         weight = layer.down(expert)  # (d_m, d_k), a view
-        original = kept.setdefault(expert, weight.clone())
+        original = layer.originals.setdefault(expert, weight.clone())
         dense = [_dense(delta, expert, weight) for delta in _merged[layer.experts] if expert in delta.expert]
         if dense:
             weight.copy_(sum(dense, original.to(dense[0].dtype)))
         else:
-            weight.copy_(kept.pop(expert))
+            weight.copy_(layer.originals.pop(expert))
 
 
 def _dense(delta: Delta, expert: int, weight: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from moe_patch.apply import apply
 from moe_patch.errors import ConfigError, ModelError, PatchError, WrongBase
-from moe_patch.model import KEPT, Base, wrap
+from moe_patch.model import Base, wrap
 from moe_patch.patch import Patch
 from tests.tiny import dense_delta, tiny_base, tiny_batch, tiny_patch
 
@@ -129,8 +129,8 @@ def test_the_kept_originals_go_with_the_last_patch(base: Base) -> None:
     layer = base.layer(1)
     patch = tiny_patch(base, [1])
     with apply(base, patch):
-        assert sorted(KEPT[layer.experts]) == patch.layers[1].experts()
-    assert not KEPT[layer.experts]
+        assert sorted(layer.originals) == patch.layers[1].experts()
+    assert not layer.originals
 
 
 def test_a_second_patch_is_checked_against_the_base_below_the_first(base: Base) -> None:

@@ -1,0 +1,58 @@
+"""How what a layer's experts put out arrives in the residual stream."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor
+
+from moe_patch.capture import run_decoder
+from moe_patch.model import Base
+
+_TOKENS = 16
+_TOLERANCE = 2**-5  # far above what bf16 rounds off, far below what a norm does to a random vector
+
+
+def residual_gain(base: Base, layer: int) -> float | None:
+    """The factor on the experts' output on its way into the residual stream; None if there is no such number.
+
+    It is 1 in most architectures; Granite scales each block's output, others the routed experts' share. A
+    change of the residual stream by r takes one of the experts' output by r / gain. It is measured: a few
+    tokens are run as far as `layer`, twice, the second time with random vectors added to the experts'
+    outputs. None means that what arrives is no multiple of what was added, and then `MoELayer.warning` should
+    say what stands between.
+    """
+    ids = torch.linspace(0, base.model.config.get_text_config().vocab_size - 1, _TOKENS).long()[
+        None
+    ]  # (1, N)
+    plain, residual = _outputs(base, layer, ids, push=None)
+    scale = float(residual.float().square().mean().sqrt())
+    push = scale * torch.randn(plain.shape, generator=torch.Generator().manual_seed(0))  # (N, d_m)
+    _, moved = _outputs(base, layer, ids, push)
+    arrived = (moved.float() - residual.float()).cpu()
+    if arrived.numel() != push.numel():
+        return None
+    arrived = arrived.reshape(push.shape)
+    gain = float((arrived * push).sum() / push.square().sum())
+    error = float((arrived - gain * push).norm() / arrived.norm())
+    return gain if error < _TOLERANCE else None
+
+
+def _outputs(base: Base, index: int, ids: Tensor, push: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What the layer's experts (N, d_m) and its block (1, N, d_m) put out, `push` added to the former."""
+    seen: list[Tensor] = []
+
+    def add(experts: object, inputs: object, output: Tensor) -> Tensor:
+        return output if push is None else output + push.to(output)
+
+    def keep(module: object, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        seen.append(output[0] if isinstance(output, tuple) else output)
+
+    experts, block = base.layer(index).experts, base.decoder_layers[index]
+    with ExitStack() as stack:
+        stack.callback(experts.register_forward_hook(add).remove)
+        stack.callback(experts.register_forward_hook(keep).remove)
+        stack.callback(block.register_forward_hook(keep).remove)
+        run_decoder(base, ids, torch.ones_like(ids), index)
+    return seen[0], seen[1]
