@@ -19,7 +19,7 @@ from moe_patch.capture import observe
 from moe_patch.corpus import Corpus, padded_batches
 from moe_patch.errors import StatisticsError
 from moe_patch.experts import IMPLEMENTATION
-from moe_patch.model import KEPT, Base, MoELayer
+from moe_patch.model import Base, MoELayer
 from moe_patch.prompts import pad_token
 
 DEFAULT_LENGTH = 512
@@ -103,7 +103,7 @@ def _refuse_patched(base: Base) -> None:
     """A patched model gives other keys, which must not be cached as those of the base."""
     for layer in base.layers.values():
         config: Any = layer.experts.config
-        if KEPT.get(layer.experts) or config._experts_implementation == IMPLEMENTATION:
+        if layer.originals or config._experts_implementation == IMPLEMENTATION:
             raise StatisticsError(f"{layer.name} has a patch on or is being observed: end that, then collect")
 
 
