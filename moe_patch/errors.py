@@ -51,6 +51,10 @@ class EvaluationError(MoePatchError):
     """A patch could not be evaluated on these facts."""
 
 
+class StackError(MoePatchError):
+    """A stack, or an operation on it, makes no sense: no such patch, another base, facts that contradict."""
+
+
 class PatchError(MoePatchError):
     """A patch cannot be read, written or applied. The subclasses below say which of these it is."""
 

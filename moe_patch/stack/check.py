@@ -1,0 +1,160 @@
+"""Whether the patches of a stack go together: files, bases, facts, and what they do to one another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from moe_patch.errors import MoePatchError, StackError
+from moe_patch.stack.combine import Combined, combine
+from moe_patch.stack.conflicts import Disturbance, Standing, disturbances, standings
+from moe_patch.stack.contents import Stacked, load_enabled, try_entries
+from moe_patch.stack.facts import overlaps
+from moe_patch.stack.foundation import foundation
+from moe_patch.stack.lockfile import Combine, Lock
+
+Level = Literal["refuse", "warn", "note"]
+
+WARN, REFUSE = 0.25, 1.0
+"""Shares of a fact's own edit by which others may move it: half-way between noise and harm; all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something to say about a stack. Conflicts can be allowed; what is broken cannot."""
+
+    level: Level
+    text: str
+    conflict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The shares from which on a fact that is moved is worth a warning, and a refusal."""
+
+    warn: float = WARN
+    refuse: float = REFUSE
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What was found, the worst first, and the figures that it was found in."""
+
+    findings: tuple[Finding, ...]
+    disturbances: tuple[Disturbance, ...] = ()
+    standings: tuple[Standing, ...] = ()
+    combined: Combined | None = None
+
+    @property
+    def refused(self) -> bool:
+        """Whether the stack should not be used as it is."""
+        return any(finding.level == "refuse" for finding in self.findings)
+
+
+def check_stack(
+    lock: Lock, lock_path: Path, limits: Limits | None = None, *, allow_conflicts: bool = False
+) -> Check:
+    """Check every file of a stack, and how the patches that are on go together.
+
+    Files that are damaged, are not the locked ones or belong to another base are refused, and so is what
+    `check_members` refuses. Nothing is raised for what a file is found to be.
+    """
+    stacked, broken = try_entries(lock, lock_path)
+    if not broken:
+        return check_members(stacked, lock.combine, limits, allow_conflicts=allow_conflicts)
+    findings = [Finding("refuse", f"patch {number}: {error}") for number, error in sorted(broken.items())]
+    return Check((*findings, *_between(stacked, allow_conflicts)))
+
+
+def check_members(
+    stacked: Sequence[Stacked], how: Combine, limits: Limits | None = None, *, allow_conflicts: bool = False
+) -> Check:
+    """Check how patches go together when they are combined in this way.
+
+    Two bypasses on one layer are refused. So are contradictory facts and facts that others move too far,
+    unless `allow_conflicts` makes warnings of them.
+    """
+    findings = _between(stacked, allow_conflicts)
+    deltas = [member for member in stacked if member.patch.kind == "delta"]
+    if not deltas:
+        return Check(_ordered(findings))
+    try:
+        combined = combine(deltas, how)
+        pairs, standing = disturbances(deltas), standings(deltas, combined.patch)
+    except MoePatchError as error:
+        return Check(_ordered([*findings, Finding("refuse", str(error))]))
+    moved = [*_moved(pairs if how == "add" else (), standing, limits or Limits())]
+    findings += [_allowed(finding) for finding in moved] if allow_conflicts else moved
+    return Check(_ordered(findings), tuple(pairs), tuple(standing), combined)
+
+
+def refuse_contradictions(lock: Lock, lock_path: Path) -> None:
+    """Raise StackError if two patches that are on answer one question otherwise; errors as `load_enabled`."""
+    contradictions = [overlap for overlap in overlaps(load_enabled(lock, lock_path)) if overlap.contradicts]
+    if contradictions:
+        more = f", and {len(contradictions) - 1} more like it" if len(contradictions) > 1 else ""
+        raise StackError(f"contradictory facts: {contradictions[0]}{more}. Allow it with --allow-conflicts")
+
+
+def _between(stacked: Sequence[Stacked], allow_conflicts: bool) -> list[Finding]:
+    """What is to be said of the patches without any figures."""
+    found = [*_bypass_findings(stacked), *_fact_findings(stacked), *_foundation_findings(stacked)]
+    return [_allowed(finding) for finding in found] if allow_conflicts else found
+
+
+def _moved(pairs: Sequence[Disturbance], standing: Sequence[Standing], limits: Limits) -> Iterator[Finding]:
+    """Facts that are moved too far. Pairs count where patches are added: solving undoes what they do."""
+    shares = [
+        (pair.worst, f"{pair.by} moves {pair.fact!r} of {pair.disturbed}", pair.layer) for pair in pairs
+    ]
+    shares += [(one.worst, f"the stack moves {one.fact!r} of {one.patch}", one.layer) for one in standing]
+    for share, text, layer in shares:
+        if share >= limits.warn:
+            level: Level = "refuse" if share >= limits.refuse else "warn"
+            yield Finding(level, f"{text} at layer {layer} by {share:.0%} of its own edit", conflict=True)
+
+
+def _fact_findings(stacked: Sequence[Stacked]) -> Iterator[Finding]:
+    for overlap in overlaps(stacked):
+        if overlap.contradicts:
+            yield Finding("refuse", f"contradictory facts: {overlap}", conflict=True)
+        else:
+            yield Finding("note", f"said twice: {overlap}; the later one counts")
+
+
+def _bypass_findings(stacked: Sequence[Stacked]) -> Iterator[Finding]:
+    taken: dict[int, str] = {}
+    for member in stacked:
+        for layer in member.patch.base.experts if member.patch.kind == "bypass" else ():
+            if layer in taken:
+                yield Finding(
+                    "refuse",
+                    f"{taken[layer]} and {member.name} both put a bypass beside layer {layer}: each routes "
+                    "every token past the same experts, and which one wins is not defined. Disable one",
+                )
+            taken[layer] = member.name
+
+
+def _foundation_findings(stacked: Sequence[Stacked]) -> Iterator[Finding]:
+    beneath: set[str] = set()
+    for member in stacked:
+        missing = [digest for digest in foundation(member.patch).patches if digest not in beneath]
+        if missing:
+            yield Finding(
+                "warn",
+                f"{member.name} was built on top of {missing[0]}"
+                + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+                + ", which is not on beneath it: its facts may not hold",
+            )
+        beneath.add(member.patch.hash)
+
+
+def _ordered(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    order: tuple[Level, ...] = ("refuse", "warn", "note")
+    return tuple(sorted(findings, key=lambda finding: order.index(finding.level)))
+
+
+def _allowed(finding: Finding) -> Finding:
+    return replace(finding, level="warn") if finding.conflict and finding.level == "refuse" else finding

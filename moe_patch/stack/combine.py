@@ -1,0 +1,172 @@
+"""One patch that equals a stack.
+
+`add` puts the patches' deltas one behind the other, which is exactly what having them all on does. `solve`
+takes all their facts as one ridge problem in each layer, which is what building them together would have
+given there, from the same keys and residuals; nothing is left then of what they would do to one another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+
+import torch
+from pydantic import JsonValue
+
+from moe_patch.algebra import concatenate, solve_jointly
+from moe_patch.errors import StackError
+from moe_patch.patch import Fingerprint, LayerDelta, Patch
+from moe_patch.stack.contents import Stacked
+from moe_patch.stack.drop import drop
+from moe_patch.stack.facts import overlaps, superseded, with_unique_ids
+from moe_patch.stack.foundation import KEY
+from moe_patch.stack.layers import delta_rows, part
+from moe_patch.stack.lockfile import Combine
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Combined:
+    """A patch that equals a stack, and what has to be said of how it came about."""
+
+    patch: Patch
+    notes: tuple[str, ...]
+
+
+def combine(stacked: Sequence[Stacked], how: Combine) -> Combined:
+    """One patch from the patches of a stack, the lowest first. No model and no data are needed.
+
+    Where two patches answer one prompt about one subject, the later one counts and the earlier fact is
+    taken out of its patch. Facts keep their order; an id that is taken gets the number of its patch.
+
+    Raises:
+        StackError: there is no patch, or one that is not of kind delta.
+        PatchError: a patch does not hold what solving again needs.
+    """
+    require_deltas(stacked)
+    notes = [f"{overlap}; {overlap.later} counts" for overlap in overlaps(stacked)]
+    members = []
+    for member, gone in zip(stacked, superseded(stacked), strict=True):
+        if len(gone) == len(member.patch.facts):
+            notes.append(f"nothing is left of {member.name}: later patches answer all its facts")
+        else:
+            members.append(replace(member, patch=drop(member.patch, gone)) if gone else member)
+    facts, renaming = with_unique_ids([(fact, member) for member in members for fact in member.patch.facts])
+    patches = [member.patch for member in members]
+    base = _base(patches)
+    join = _solve if how == "solve" else _add
+    layers = sorted(base.experts)
+    patch = Patch(
+        kind="delta",
+        method="stack",
+        hyperparameters=_shared(patches) | {"combine": how, "layers": list(layers)},
+        base=base,
+        facts=tuple(facts),
+        results=_results(patches),
+        layers={layer: join(_with_layer(patches, layer, base), layer) for layer in layers},
+        parents=tuple(member.patch.hash for member in stacked),
+    )
+    return Combined(patch, tuple(notes + renaming))
+
+
+def _solve(patches: Sequence[Patch], layer: int) -> LayerDelta:
+    """The joint solution of one layer.
+
+    Its lambda is the mean of the patches' own, weighted by their facts. For patches built with one absolute
+    lambda it is that, and for patches built with one multiple of the mean diagonal it is this multiple of
+    the joint mean diagonal: in both cases what building them together would have taken.
+    """
+    parts = [part(patch, layer) for patch in patches]
+    ridge = _mean([(share.ridge, share.rows.num_facts if len(share.rows.value) else 0) for share in parts])
+    left, rows = solve_jointly([(share.rows, share.residual) for share in parts], ridge)
+    return LayerDelta(
+        left=left,
+        right=rows.value,
+        expert=rows.expert.int(),
+        fact=rows.fact.int(),
+        residual=torch.cat([share.residual for share in parts]),
+        keys=None,
+        ridge=ridge,
+    )
+
+
+def _add(patches: Sequence[Patch], layer: int) -> LayerDelta:
+    """The deltas of one layer, one behind the other."""
+    deltas = [patch.layers[layer] for patch in patches]
+    rows = reduce(concatenate, map(delta_rows, deltas))
+    residuals = [delta.residual for delta in deltas if delta.residual is not None]
+    solvable = len(residuals) == len(deltas)
+    one_left_per_fact = all(delta.keys is None for delta in deltas)
+    return LayerDelta(
+        left=torch.cat([delta.left for delta in deltas]),
+        right=rows.value,
+        expert=rows.expert.int(),
+        fact=rows.fact.int(),
+        residual=torch.cat(residuals) if solvable else None,
+        keys=reduce(concatenate, (delta.rows for delta in deltas))
+        if solvable and not one_left_per_fact
+        else None,
+        ridge=_mean([(delta.ridge, len(delta.left) if len(delta.right) else 0) for delta in deltas]),
+    )
+
+
+def require_deltas(stacked: Sequence[Stacked]) -> None:
+    """Raise StackError unless there are patches, all of kind delta."""
+    if not stacked:
+        raise StackError("no patch of the stack is on: there is nothing to combine")
+    for member in stacked:
+        if member.patch.kind != "delta":
+            raise StackError(
+                f"{member.name} is of kind {member.patch.kind}: it adds modules beside the experts, which no "
+                "delta can stand for. Disable it to combine the others"
+            )
+
+
+def _with_layer(patches: Sequence[Patch], layer: int, base: Fingerprint) -> list[Patch]:
+    """The patches, those that leave the layer alone with an edit of it that does nothing."""
+    _, d_model, d_key = base.shapes[layer]
+
+    def still(patch: Patch) -> LayerDelta:
+        facts, none = len(patch.facts), torch.zeros(0, dtype=torch.int32)
+        nothing = torch.zeros(facts, d_model)  # (T, d_m)
+        return LayerDelta(nothing, torch.zeros(0, d_key), none, none, residual=nothing, keys=None, ridge=0.0)
+
+    return [
+        patch if layer in patch.layers else replace(patch, layers={**patch.layers, layer: still(patch)})
+        for patch in patches
+    ]
+
+
+def _base(patches: Sequence[Patch]) -> Fingerprint:
+    """The base that all patches share, with the layers of each."""
+    experts: dict[int, str] = {}
+    shapes: dict[int, tuple[int, int, int]] = {}
+    for patch in patches:
+        experts |= patch.base.experts
+        shapes |= patch.base.shapes
+    return replace(patches[0].base, experts=experts, shapes=shapes)
+
+
+def _shared(patches: Sequence[Patch]) -> dict[str, JsonValue]:
+    """The hyper-parameters that all patches have in common, but for what they were built on."""
+    first, *others = (patch.hyperparameters for patch in patches)
+    return {
+        name: value
+        for name, value in first.items()
+        if name != KEY and all(name in other and other[name] == value for other in others)
+    }
+
+
+def _results(patches: Sequence[Patch]) -> tuple[dict[str, JsonValue], ...]:
+    """What the builds say of each fact; nothing where no build says anything."""
+    if not any(patch.results for patch in patches):
+        return ()
+    return tuple(result for patch in patches for result in patch.results or ({},) * len(patch.facts))
+
+
+def _mean(weighted: Sequence[tuple[float, int]]) -> float:
+    """The mean of values with their weights; the largest value where no weight is left."""
+    total = sum(weight for _, weight in weighted)
+    if not total:
+        return max(value for value, _ in weighted)
+    return sum(value * weight for value, weight in weighted) / total

@@ -1,0 +1,113 @@
+"""How far the patches of a stack move one another's facts, from the files alone.
+
+An edit answers every key, not only its own facts'. What patch q adds at a layer for the facts of patch p is
+its response to their rows, A_q^T sum_j Psi_q,j^T Psi_p,j. Measured against what p itself adds for them it
+says how much of each fact's edit is lost or doubled with both on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from moe_patch.algebra import interference, response
+from moe_patch.patch import Patch
+from moe_patch.stack.contents import Stacked
+from moe_patch.stack.facts import superseded
+from moe_patch.stack.foundation import foundation
+from moe_patch.stack.layers import delta_rows, fact_rows
+
+_TINY = torch.finfo(torch.float64).tiny  # without an own edit a share is 0 or huge, never NaN
+
+
+@dataclass(frozen=True, slots=True)
+class Disturbance:
+    """What one patch does to the facts of another at one layer; shares are of each fact's own edit."""
+
+    disturbed: str  # names of the patches
+    by: str
+    layer: int
+    fact: str  # id of the fact that is moved most
+    worst: float  # share by which it is moved, in any direction
+    along: float  # how much of that goes along its own edit: -1 undoes it, 1 doubles it
+    median: float  # of the shares of all facts
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far the whole stack, combined, leaves the facts of one patch from where that patch put them."""
+
+    patch: str
+    layer: int
+    fact: str
+    worst: float
+    median: float
+
+
+def disturbances(stacked: Sequence[Stacked]) -> list[Disturbance]:
+    """Every ordered pair of delta patches at every layer that both edit, the worst first.
+
+    A patch is not disturbed by those that it was built on: its edit was measured with them there.
+    """
+    found = [
+        _disturbance(one, other, layer)
+        for one in _deltas(stacked)
+        for other in _deltas(stacked)
+        if one is not other and other.patch.hash not in foundation(one.patch).patches
+        for layer in sorted(one.patch.layers.keys() & other.patch.layers.keys())
+    ]
+    return sorted(found, key=lambda pair: -pair.worst)
+
+
+def standings(stacked: Sequence[Stacked], combined: Patch) -> list[Standing]:
+    """For each patch and layer, how far its facts are moved in `combined` from its own edit, the worst first.
+
+    Facts that a later patch answers do not count.
+    """
+    found = []
+    for member, gone in zip(stacked, superseded(stacked), strict=True):
+        ids = [fact.id for fact in member.patch.facts]
+        kept = torch.tensor([number for number, fact_id in enumerate(ids) if fact_id not in gone])
+        for layer in sorted(member.patch.layers) if len(kept) else ():
+            alone = _added(member.patch, member.patch, layer)  # (T, d_m)
+            moved = _added(combined, member.patch, layer) - alone
+            for beneath in stacked:
+                if beneath.patch.hash in foundation(member.patch).patches:
+                    moved -= _added(beneath.patch, member.patch, layer)
+            share = (moved.norm(dim=1) / alone.norm(dim=1).clamp_min(_TINY))[kept]  # (n,)
+            worst = int(share.argmax())
+            fact = ids[int(kept[worst])]
+            found.append(Standing(member.name, layer, fact, float(share[worst]), float(share.median())))
+    return sorted(found, key=lambda standing: -standing.worst)
+
+
+def _deltas(stacked: Sequence[Stacked]) -> list[Stacked]:
+    return [member for member in stacked if member.patch.kind == "delta"]
+
+
+def _disturbance(one: Stacked, other: Stacked, layer: int) -> Disturbance:
+    mine, theirs = one.patch.layers[layer], other.patch.layers[layer]
+    keys = fact_rows(one.patch, layer)
+    moved = interference(mine.left, delta_rows(mine), theirs.left, delta_rows(theirs), keys)
+    worst = int(moved.share.argmax())
+    return Disturbance(
+        disturbed=one.name,
+        by=other.name,
+        layer=layer,
+        fact=one.patch.facts[worst].id,
+        worst=float(moved.share[worst]),
+        along=float(moved.along[worst]),
+        median=float(moved.share.median()),
+    )
+
+
+def _added(patch: Patch, probe: Patch, layer: int) -> Tensor:
+    """What a patch adds at a layer for the facts of another one, (T, d_m) fp64."""
+    rows = fact_rows(probe, layer)
+    if layer not in patch.layers:
+        return torch.zeros(rows.num_facts, probe.layers[layer].left.shape[1], dtype=torch.float64)
+    delta = patch.layers[layer]
+    return response(delta.left, delta_rows(delta), rows)

@@ -1,0 +1,65 @@
+"""Facts taken out of a patch, exactly: the system that each layer solved, solved again without them.
+
+At a patch's lowest layer this is what building it without these facts would have given. Above, keys and
+residuals were measured with all facts edited below, the dropped ones among them, so there it is close to but
+not quite what a new build would give; docs/stacks.md says how close.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from moe_patch.algebra import ridge_solve, select
+from moe_patch.errors import PatchError
+from moe_patch.patch import LayerDelta, Patch
+from moe_patch.stack.layers import delta_rows, holds_own_rows, shrinkage, system
+
+
+def drop(patch: Patch, ids: Collection[str]) -> Patch:
+    """The patch without the facts of these ids; no model and no data are needed.
+
+    Raises:
+        PatchError: a fact is not in the patch, none would be left, or a layer cannot be solved again.
+    """
+    if patch.kind != "delta":
+        raise PatchError(f"facts can be dropped from patches of kind delta; this one is of kind {patch.kind}")
+    known = [fact.id for fact in patch.facts]
+    if missing := sorted(set(ids) - set(known)):
+        listed = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
+        raise PatchError(f"there is no fact {missing[0]!r} in the patch: it has {listed}")
+    kept = [number for number, fact_id in enumerate(known) if fact_id not in ids]
+    if not kept:
+        raise PatchError("no fact would be left: take the whole patch off instead")
+    return Patch(
+        kind="delta",
+        method=patch.method,
+        hyperparameters=patch.hyperparameters,
+        base=patch.base,
+        facts=tuple(patch.facts[number] for number in kept),
+        results=tuple(patch.results[number] for number in kept) if patch.results else (),
+        layers={layer: _without(patch, layer, torch.tensor(kept)) for layer in patch.layers},
+        parents=(patch.hash,),
+    )
+
+
+def _without(patch: Patch, layer: int, kept: Tensor) -> LayerDelta:
+    """One layer with only the facts `kept` (n,), beside those that it protects."""
+    delta, solved = patch.layers[layer], system(patch, layer)
+    place = torch.cat([torch.arange(solved.protected), kept + solved.protected])  # (P + n,)
+    ridge = solved.ridge * shrinkage(patch, solved.matrix, place)
+    left = ridge_solve(solved.matrix[place][:, place], solved.wanted[place], ridge)
+    own = select(delta.rows, kept)
+    rows = own if holds_own_rows(delta) else select(delta_rows(delta), place)
+    assert delta.residual is not None  # or there would be no system
+    return LayerDelta(
+        left=left.float(),
+        right=rows.value.float(),
+        expert=rows.expert.int(),
+        fact=rows.fact.int(),
+        residual=delta.residual[kept],
+        keys=None if rows is own else own,
+        ridge=ridge,
+    )

@@ -1,0 +1,107 @@
+"""What a stack's lock file holds, and its text.
+
+    format = 1
+    revision = 3
+    combine = "solve"
+
+    [base]
+    model_type = "qwen3_moe"
+    config = "sha256:..."
+    index = "sha256:..."
+
+    [base.layers.2]
+    experts = "sha256:..."
+    shape = [128, 2048, 768]
+
+    [[patch]]
+    path = "capitals.safetensors"
+    hash = "sha256:..."
+    enabled = true
+
+Patches are in order, the first one lowest. Their paths are relative to the lock file's folder, with forward
+slashes, unless they are on another drive. `base` covers the layers of all patches, and is missing from a
+stack without any.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from moe_patch import strict_json
+from moe_patch.errors import StackError
+from moe_patch.patch.schema import BaseRecord, Sha256
+
+Combine = Literal["add", "solve"]
+"""How patches become one: their deltas added, or one ridge problem over all their facts."""
+
+_HEAD = "# A stack of patches, kept by `moe-patch stack`; docs/stacks.md says what each line means.\n"
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Entry(_Closed):
+    """One patch of a stack: where its file is, the content hash it must have, and whether it is on."""
+
+    path: Annotated[str, Field(min_length=1)]
+    hash: Sha256
+    enabled: bool = True
+
+
+class Lock(_Closed):
+    """A stack. `revision` counts its changes."""
+
+    format: Literal[1] = 1
+    revision: Annotated[int, Field(ge=0)] = 0
+    combine: Combine = "solve"
+    base: BaseRecord | None = None
+    patch: list[Entry] = []
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        hashes = [entry.hash for entry in self.patch]
+        if len(set(hashes)) < len(hashes):
+            raise ValueError("patch: expected every hash once")
+        if bool(self.patch) != (self.base is not None):
+            raise ValueError("base: expected with patches, and without any not at all")
+        return self
+
+
+def parse_lock(text: str) -> Lock:
+    """The lock that `text` spells; StackError, naming the field, where it spells none."""
+    try:
+        return Lock.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise StackError(f"is not TOML: {error}") from error
+    except ValidationError as error:
+        raise StackError(f"is not a stack: {strict_json.reason(error)}") from error
+
+
+def lock_text(lock: Lock) -> str:
+    """The lock as TOML: the same lock always as the same text."""
+    values = lock.model_dump(exclude_none=True, exclude={"patch"})
+    tables = [_table("", values)]
+    tables += [f"\n[[patch]]\n{_table('', entry.model_dump())}" for entry in lock.patch]
+    return _HEAD + "".join(tables)
+
+
+def _table(name: str, values: Mapping[str, Any]) -> str:
+    """The plain values of a table, and then the tables within it."""
+    plain = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
+    text = "".join(f"{key} = {_value(value)}\n" for key, value in plain.items())
+    for key in sorted(values.keys() - plain.keys(), key=lambda key: (len(key), key)):  # 2 before 10
+        inner = f"{name}.{key}" if name else key
+        body = _table(inner, values[key])
+        text += body if body.startswith("\n[") else f"\n[{inner}]\n{body}"
+    return text
+
+
+def _value(value: str | int | list[int]) -> str:
+    """A TOML value. JSON spells these alike, but for the delete character."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

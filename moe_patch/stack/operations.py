@@ -1,0 +1,107 @@
+"""Changes to a stack: each a function from one lock to the next, which says why where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from moe_patch.errors import StackError, WrongBase
+from moe_patch.patch.schema import BaseRecord
+from moe_patch.stack.lockfile import Combine, Entry, Lock
+
+_SHORTEST_PREFIX = 4  # hexadecimal digits of a hash
+
+
+def add(lock: Lock, entry: Entry, base: BaseRecord, position: int | None = None) -> Lock:
+    """The stack with another patch, on top or at `position`, counted from 1.
+
+    Raises:
+        StackError: the patch is in the stack already.
+        WrongBase: it was built for another base.
+    """
+    for number, other in enumerate(lock.patch, start=1):
+        if other.hash == entry.hash:
+            raise StackError(f"{entry.path} is in the stack already, as number {number} ({other.path})")
+    joined = base if lock.base is None else join_bases(lock.base, base, entry.path)
+    grown = lock.model_copy(update={"base": joined, "patch": [*lock.patch, entry]})
+    return grown if position is None else move(grown, len(grown.patch), position)
+
+
+def remove(lock: Lock, number: int) -> Lock:
+    """The stack without patch `number`; without the last one it belongs to no base."""
+    kept = [entry for place, entry in enumerate(lock.patch, start=1) if place != number]
+    return lock.model_copy(update={"patch": kept, "base": lock.base if kept else None})
+
+
+def enable(lock: Lock, number: int, enabled: bool) -> Lock:
+    """The stack with patch `number` on or off."""
+    return _replace(lock, number, lambda entry: entry.model_copy(update={"enabled": enabled}))
+
+
+def move(lock: Lock, number: int, position: int) -> Lock:
+    """The stack with patch `number` at `position`; those between make room.
+
+    Raises:
+        StackError: there is no such position.
+    """
+    if not 1 <= position <= len(lock.patch):
+        raise StackError(f"the stack has positions 1 to {len(lock.patch)}, and no position {position}")
+    entries = list(lock.patch)
+    entries.insert(position - 1, entries.pop(number - 1))
+    return lock.model_copy(update={"patch": entries})
+
+
+def set_combine(lock: Lock, combine: Combine) -> Lock:
+    """The stack with another way to combine its patches."""
+    return lock.model_copy(update={"combine": combine})
+
+
+def find(lock: Lock, name: str) -> int:
+    """The number, from 1, of the patch that `name` means: its number, its path, its file name or its hash.
+
+    Of a hash, the first four digits or more will do, with or without `sha256:`.
+
+    Raises:
+        StackError: no patch is meant, or several.
+    """
+    if name.isdecimal() and 1 <= int(name) <= len(lock.patch):
+        return int(name)
+    prefix = name.removeprefix("sha256:")
+    for means in (
+        lambda entry: entry.path == name,
+        lambda entry: entry.path.rpartition("/")[2] in (name, f"{name}.safetensors"),
+        lambda entry: len(prefix) >= _SHORTEST_PREFIX and entry.hash.startswith(f"sha256:{prefix}"),
+    ):
+        found = [number for number, entry in enumerate(lock.patch, start=1) if means(entry)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            places = " and ".join(map(str, found))
+            raise StackError(f"{name!r} means patches {places} of the stack: give the number of one")
+    known = ", ".join(f"{number} {entry.path}" for number, entry in enumerate(lock.patch, start=1))
+    raise StackError(f"no patch {name!r} in the stack: it holds {known or 'none'}")
+
+
+def join_bases(known: BaseRecord, other: BaseRecord, name: str) -> BaseRecord:
+    """What both say of one base; WrongBase, naming what differs, where they speak of two."""
+    differs = []
+    if known.model_type != other.model_type:
+        differs.append(f"its architecture is {other.model_type}, not {known.model_type}")
+    if known.index != other.index:
+        differs.append("its MoE layers have other numbers or sizes")
+    if known.config != other.config:
+        differs.append("its config differs")
+    shared = known.layers.keys() & other.layers.keys()
+    differs += [
+        f"the expert weights of layer {layer} differ"
+        for layer in sorted(shared, key=int)
+        if known.layers[layer] != other.layers[layer]
+    ]
+    if differs:
+        raise WrongBase(f"{name} was built for another base than the stack: {'; '.join(differs)}")
+    return known.model_copy(update={"layers": known.layers | other.layers})
+
+
+def _replace(lock: Lock, number: int, change: Callable[[Entry], Entry]) -> Lock:
+    entries = list(lock.patch)
+    entries[number - 1] = change(entries[number - 1])
+    return lock.model_copy(update={"patch": entries})

@@ -1,0 +1,101 @@
+"""The lock file on disk: read, changed in one step, and brought back.
+
+Before revision r is replaced it is copied to `NAME.history/r.toml`. A crash between the two steps leaves the
+lock at r with a copy of itself beside, which the next change writes again. So at every moment the lock is one
+whole revision, and the one before it is at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from moe_patch.errors import OutputError, StackError
+from moe_patch.files import write_text
+from moe_patch.stack.lockfile import Combine, Lock, lock_text, parse_lock
+
+DEFAULT_NAME = "moe-patch.stack"
+
+_MAX_BYTES = 4 * 2**20
+
+
+def create_lock(path: Path, combine: Combine = "solve") -> Lock:
+    """An empty stack at `path`; StackError if there is one already."""
+    with _alone(path):
+        if path.exists():
+            raise StackError(f"{path} is there already: remove it first, or name another file")
+        lock = Lock(combine=combine)
+        write_text(path, lock_text(lock))
+    return lock
+
+
+def read_lock(path: Path) -> Lock:
+    """The stack at `path`; StackError where there is none."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_BYTES + 1)
+    except FileNotFoundError as error:
+        raise StackError(f"there is no stack {path}: make one with `moe-patch stack init`") from error
+    except OSError as error:
+        raise StackError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(raw) > _MAX_BYTES:
+        raise StackError(f"{path}: is longer than {_MAX_BYTES} bytes, which no stack is")
+    try:
+        return parse_lock(raw.decode())
+    except UnicodeDecodeError as error:
+        raise StackError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from error
+    except StackError as error:
+        raise StackError(f"{path}: {error}") from error
+
+
+def change_lock(path: Path, change: Callable[[Lock], Lock]) -> Lock:
+    """Replace the stack at `path` by what `change` makes of it, in one step, and keep the one before.
+
+    Nothing is written if `change` raises. Two processes that change one stack do so one after the other.
+    """
+    with _alone(path):
+        before = read_lock(path)
+        changed = change(before)
+        after = changed.model_copy(update={"revision": before.revision + 1})
+        _keep(path, before)
+        write_text(path, lock_text(after))
+    return after
+
+
+def undo_lock(path: Path) -> Lock:
+    """Go back by one revision; StackError at the first."""
+    with _alone(path):
+        present = read_lock(path)
+        before = previous_lock(path, present)
+        _keep(path, present)
+        write_text(path, lock_text(before))
+    return before
+
+
+def previous_lock(path: Path, present: Lock) -> Lock:
+    """The revision before `present`; StackError if there is none."""
+    if not present.revision:
+        raise StackError(f"{path} is as it was made: there is nothing to undo")
+    return read_lock(_history(path, present.revision - 1))
+
+
+def _keep(path: Path, lock: Lock) -> None:
+    kept = _history(path, lock.revision)
+    try:
+        kept.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {kept.parent}: {error.strerror}") from error
+    write_text(kept, lock_text(lock))
+
+
+def _history(path: Path, revision: int) -> Path:
+    return path.with_name(f"{path.name}.history") / f"{revision}.toml"
+
+
+def _alone(path: Path) -> FileLock:
+    """Held while a stack changes; the system frees it if the process dies."""
+    if not path.parent.is_dir():
+        raise StackError(f"there is no folder {path.parent}")
+    return FileLock(path.with_name(f".{path.name}.lock"))
