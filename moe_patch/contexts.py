@@ -1,10 +1,15 @@
-"""Prefixes that a model writes itself, before which an edited prompt should give the same answer (MEMIT, appendix)."""
+"""Prefixes that a model writes itself, after which an edited prompt should give the same answer.
+
+MEMIT (arXiv 2210.07229, in its code) samples them from a few openings, so that an edit does not depend on the
+subject standing at the start of a text.
+"""
 
 from __future__ import annotations
 
 import torch
 
 from moe_patch.model import Base
+from moe_patch.prompts import pad_token
 
 _OPENINGS = ("The", "Therefore", "Because", "I", "You")
 
@@ -20,7 +25,7 @@ def generate_contexts(base: Base, count: int, tokens: int, seed: int) -> tuple[s
         return ()
     texts = []
     devices = [base.device] if base.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.no_grad():
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         for number in range(count):
             encoded = base.tokenizer(_OPENINGS[number % len(_OPENINGS)], return_tensors="pt").to(base.device)
@@ -29,12 +34,8 @@ def generate_contexts(base: Base, count: int, tokens: int, seed: int) -> tuple[s
                 attention_mask=encoded["attention_mask"],
                 max_new_tokens=tokens,
                 do_sample=True,
-                pad_token_id=base.tokenizer.pad_token_id or base.tokenizer.eos_token_id,
+                pad_token_id=pad_token(base.tokenizer),
             )
-            text = (
-                base.tokenizer.decode(written[0], skip_special_tokens=True)
-                .replace("{", " ")
-                .replace("}", " ")
-            )
-            texts.append(text.strip() + ". ")
+            text = base.tokenizer.decode(written[0], skip_special_tokens=True)
+            texts.append(f"{' '.join(text.split())}. ")
     return tuple(texts)

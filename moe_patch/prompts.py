@@ -1,7 +1,7 @@
-"""From facts to tokens: where the edited token and the target are in each prompt, and batches aligned on that token.
+"""From facts to tokens: where the edited token and the target are in each prompt, and batches of prompts.
 
-Positions come from the tokenizer's offset mapping. Counting the tokens of a prefix instead is wrong wherever a subject merges
-with its neighbours, a BOS is added, or a space belongs to the following token.
+Positions come from the tokenizer's offset mapping. Counting the tokens of a prefix instead is wrong wherever
+a subject merges with its neighbours, a BOS is added, or a space belongs to the following token.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 
 from moe_patch.errors import TargetError
-from moe_patch.facts import Fact, continuation
+from moe_patch.facts import SLOT, Fact, continuation
 
 FactToken = Literal["subject-last", "last"]
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One tokenised text with the token that an edit changes; `target` is where the answer starts, if it holds one."""
+    """One tokenised text: which token an edit changes, and where the answer starts if the text holds one."""
 
     ids: tuple[int, ...]
     edited: int  # index into ids of the token whose hidden state is edited
-    target: int | None = None  # index into ids of the first token of the answer
+    target: int | None = None  # index into ids of the first token of the answer, which goes on to the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,11 @@ def encode_fact(
     """The fact's prompt, after `prefix`, with its new target behind it unless `answer` is false.
 
     Raises:
-        TargetError: the tokenizer gives no offsets, has no chat template though one is asked for, or the target vanishes.
+        TargetError: the tokenizer gives no offsets, or has no chat template though one is asked for; or a
+            text has no token for the subject or for the target.
     """
     text = f"{prefix}{fact.text}"
-    subject = len(prefix) + fact.prompt.index("{}")
+    subject = len(prefix) + fact.prompt.index(SLOT)
     target = continuation(fact.target_new) if answer else ""
     if style.chat:
         before, after = _chat_frame(tokenizer, text)
@@ -54,9 +55,13 @@ def encode_fact(
 
 
 def encode_essence(tokenizer: Any, fact: Fact, template: str = "{} is a") -> Prompt:
-    """The prompt on which the subject's essence is held: MEMIT's KL prompt (arXiv 2210.07229, appendix)."""
-    start = template.index("{}")
-    text = template.format(fact.subject)
+    """The prompt on which the subject's essence is held: MEMIT's (arXiv 2210.07229) for its KL term.
+
+    Raises:
+        TargetError: the tokenizer gives no offsets, or no token for the subject.
+    """
+    start = template.index(SLOT)
+    text = template.replace(SLOT, fact.subject)
     return _encode(tokenizer, fact, text, (start, start + len(fact.subject)), "", PromptStyle())
 
 
@@ -79,58 +84,73 @@ def _chat_frame(tokenizer: Any, text: str) -> tuple[str, str]:
 def _encode(
     tokenizer: Any, fact: Fact, text: str, subject: tuple[int, int], target: str, style: PromptStyle
 ) -> Prompt:
+    """Tokenise text + target; `subject` is where in the text, in characters, the subject starts and ends.
+
+    A token across the border of text and target belongs to the target, and one across the border of the
+    subject to the subject.
+    """
     if not tokenizer.is_fast:
         raise TargetError("a fast tokenizer is needed: only those say which characters a token covers")
-    encoded = tokenizer(text + target, return_offsets_mapping=True, add_special_tokens=not style.chat)
-    spans = encoded["offset_mapping"]
-    answer = [i for i, (start, end) in enumerate(spans) if end > max(start, len(text))]
+    encoded = tokenizer(
+        text + target,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        add_special_tokens=not style.chat,  # a chat template has written its own
+    )
+    own = [i for i, special in enumerate(encoded["special_tokens_mask"]) if not special]
+    ids = encoded["input_ids"][: own[-1] + 1] if own else []  # an EOS at the end is nobody's answer
+    spans = encoded["offset_mapping"][: len(ids)]
+    answer = [i for i, (_, end) in enumerate(spans) if end > len(text)]
     if target and not answer:
         raise TargetError(f"fact {fact.id}: the target {fact.target_new!r} tokenises to nothing")
-    first = answer[0] if answer else len(spans)
-    prompt = [i for i, (start, end) in enumerate(spans[:first]) if end > start]
-    inside = [i for i in prompt if spans[i][0] < subject[1] and spans[i][1] > subject[0]]
+    first = answer[0] if answer else len(ids)
+    inside = [i for i, (start, end) in enumerate(spans[:first]) if start < subject[1] and end > subject[0]]
     if not inside:
-        raise TargetError(f"fact {fact.id}: no token of {text!r} covers the subject {fact.subject!r} alone")
+        raise TargetError(f"fact {fact.id}: no token of {text!r} covers the subject {fact.subject!r}")
     edited = inside[-1] if style.fact_token == "subject-last" else first - 1
-    return Prompt(tuple(encoded["input_ids"]), edited, answer[0] if answer else None)
+    return Prompt(tuple(ids), edited, first if answer else None)
 
 
 @dataclass(frozen=True, slots=True)
-class AlignedBatch:
-    """Prompts padded on both sides so that every edited token is in column `column`."""
+class Batch:
+    """Prompts as one rectangle of tokens."""
 
     ids: Tensor  # (B, S)
     mask: Tensor  # (B, S) 1 for real tokens
     positions: Tensor  # (B, S) position of each token in its own prompt
-    column: int
+    edited: Tensor  # (B,) column of each edited token
+    starts: Tensor  # (B,) column of each prompt's first token
 
-    def to(self, device: torch.device) -> AlignedBatch:
-        return AlignedBatch(self.ids.to(device), self.mask.to(device), self.positions.to(device), self.column)
+    def to(self, device: torch.device) -> Batch:
+        """The same batch with everything that a model reads on `device`."""
+        moved = self.ids.to(device), self.mask.to(device), self.positions.to(device)
+        return Batch(*moved, self.edited, self.starts)
 
 
-def align(prompts: Sequence[Prompt], pad: int) -> AlignedBatch:
-    """A batch whose edited tokens share a column: what lies left of it never changes while they are edited."""
-    column = max(p.edited for p in prompts)
-    length = column + max(len(p.ids) - p.edited for p in prompts)
+def pad_right(prompts: Sequence[Prompt], pad: int) -> Batch:
+    """A batch of prompts that all start in the first column."""
+    return _batch(prompts, [0] * len(prompts), pad)
+
+
+def align(prompts: Sequence[Prompt], pad: int) -> Batch:
+    """A batch of prompts padded on both sides so that their edited tokens share a column.
+
+    What lies left of that column never changes while they are edited.
+    """
+    column = max(prompt.edited for prompt in prompts)
+    return _batch(prompts, [column - prompt.edited for prompt in prompts], pad)
+
+
+def _batch(prompts: Sequence[Prompt], starts: list[int], pad: int) -> Batch:
+    length = max(start + len(prompt.ids) for start, prompt in zip(starts, prompts, strict=True))
     ids = torch.full((len(prompts), length), pad)  # (B, S)
-    mask = torch.zeros(len(prompts), length, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        start = column - prompt.edited
+    mask = torch.zeros_like(ids)
+    for row, (start, prompt) in enumerate(zip(starts, prompts, strict=True)):
         ids[row, start : start + len(prompt.ids)] = torch.tensor(prompt.ids)
         mask[row, start : start + len(prompt.ids)] = 1
-    positions = (mask.cumsum(1) - 1).clamp_min(0)
-    return AlignedBatch(ids, mask, positions, column)
-
-
-def pad_right(prompts: Sequence[Prompt], pad: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids (B, S) and mask (B, S) padded on the right only, and the column (B,) of each edited token."""
-    length = max(len(p.ids) for p in prompts)
-    ids = torch.full((len(prompts), length), pad)  # (B, S)
-    mask = torch.zeros(len(prompts), length, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, : len(prompt.ids)] = torch.tensor(prompt.ids)
-        mask[row, : len(prompt.ids)] = 1
-    return ids, mask, torch.tensor([p.edited for p in prompts])
+    first = torch.tensor(starts)
+    edited = first + torch.tensor([prompt.edited for prompt in prompts])
+    return Batch(ids, mask, (mask.cumsum(1) - 1).clamp_min(0), edited, first)
 
 
 def pad_token(tokenizer: Any) -> int:

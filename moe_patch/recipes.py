@@ -1,11 +1,12 @@
 """Hyper-parameters as data: one YAML file per model, holding the options of each method.
 
     name: atlas
-    match: {model_type: qwen3_moe, hidden_size: 192}     # fields of the model's config
+    match: {model_type: qwen3_moe, hidden_size: 192}     # fields of the model's text config
     methods:
       moeedit: {layers: [0, 1], ridge: 0.001, corpus: corpus.txt}
 
-A recipe is found by name among those that ship with the package, by path, or by its `match` against an opened base.
+A recipe is found by name among those that ship with the package, by path, or by its `match` against an opened
+base. A corpus is a file beside the recipe.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from moe_patch import strict_json
 from moe_patch.errors import ConfigError
 from moe_patch.model import Base
+
+_SUFFIXES = {".yaml", ".yml"}
 
 
 class Recipe(BaseModel):
@@ -28,7 +32,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    match: dict[str, str | int | bool]
+    match: dict[str, str | int | bool] = Field(min_length=1)
     methods: dict[str, dict[str, Any]]
 
     def method_options(self, method: str) -> dict[str, Any]:
@@ -42,10 +46,10 @@ class Recipe(BaseModel):
 
 
 def shipped_recipes() -> Iterator[Path]:
-    """The recipe files that come with the package."""
+    """The recipe files that come with the package, those for the demo model first."""
     root = Path(str(resources.files("moe_patch_recipes")))
-    yield root / "atlas" / "recipe.yaml"
-    yield from sorted((root / "models").glob("*.yaml"))
+    yield from sorted(root.glob("atlas/recipe.yaml"))
+    yield from sorted(root.glob("models/*.yaml"))
 
 
 def load_recipe(name: str | Path) -> Recipe:
@@ -55,7 +59,7 @@ def load_recipe(name: str | Path) -> Recipe:
         ConfigError: there is none, or the file is not a recipe.
     """
     path = Path(name)
-    if path.suffix in {".yaml", ".yml"}:
+    if path.suffix in _SUFFIXES:
         return _read(path)
     known = {recipe.name: recipe for recipe in map(_read, shipped_recipes())}
     if str(name) not in known:
@@ -73,9 +77,13 @@ def _read(path: Path) -> Recipe:
         recipe = Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise ConfigError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, ValidationError) as error:
-        raise ConfigError(f"{path} is not a recipe: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(f"{path} is not a recipe: {strict_json.reason(error)}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path} is not a recipe: it is not YAML in UTF-8: {' '.join(str(error).split())}"
+        ) from error
     for options in recipe.methods.values():
-        if "corpus" in options:  # a recipe names a file beside it
+        if "corpus" in options:
             options["corpus"] = path.parent / str(options["corpus"])
     return recipe

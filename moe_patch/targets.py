@@ -1,11 +1,20 @@
-"""Target values: what the last edit layer should put out at a fact's edited token for the model to say the new target.
+"""Target values: what the last edit layer should put out at a fact's edited token for a new answer.
 
-The procedure is MEMIT's (arXiv 2210.07229, section 4.2 and appendix), which MoEEdit and MoTE adopt, for many facts at once:
+The procedure is MEMIT's (arXiv 2210.07229, section 4.2 and its code), which MoEEdit and MoTE adopt, for many
+facts at once:
 
-    z* = h + delta,   delta = argmin  mean_c NLL(target | prefix_c + prompt)  +  w_kl KL(p_delta || p)  +  w_d ||delta|| / ||h||^2
+    z* = h + delta,   delta = argmin  NLL(target)  +  w_kl KL(p_delta || p)  +  w_d ||delta|| / ||h||^2
 
-over all target tokens, with ||delta|| clamped to a multiple of ||h||. Facts do not interact: each has its own optimiser
-state, loss and stop, so a batch gives what one at a time gives.
+NLL is the mean over all target tokens and over the prefixes that the prompt is tried after, KL is that of the
+next token after "{subject} is a", and ||delta|| is clamped to a multiple of ||h||.
+
+Facts that are edited at the last token of the same subject share one delta. Their keys are equal, or nearly
+so, and a layer puts out one value for one key: with a delta of its own for each, least squares would give all
+of them the average, which says none of the answers. The shared delta minimises the sum of their NLLs, with
+the KL and decay terms once, and is done when each fact's own loss is low enough.
+
+Such groups do not interact. Each has its own optimiser state, loss and stop, so a batch of them gives what
+one at a time gives.
 """
 
 from __future__ import annotations
@@ -20,10 +29,10 @@ from torch import Tensor
 
 from moe_patch.contexts import generate_contexts
 from moe_patch.facts import Fact
-from moe_patch.methods.base import Progress
 from moe_patch.model import Base
-from moe_patch.prompts import FactToken, Prompt, PromptStyle, align, encode_essence, encode_fact, pad_token
-from moe_patch.tail import Tail
+from moe_patch.progress import Progress
+from moe_patch.prompts import FactToken, Prompt, PromptStyle, encode_essence, encode_fact
+from moe_patch.tail import Reads, open_pass, plain_logits
 
 
 class TargetOptions(BaseModel):
@@ -50,6 +59,7 @@ class TargetOptions(BaseModel):
 
     @property
     def style(self) -> PromptStyle:
+        """How facts become text."""
         return PromptStyle(self.chat, self.fact_token)
 
 
@@ -60,172 +70,264 @@ class Targets:
     value: Tensor  # (T, d_m) fp32: z*
     start: Tensor  # (T, d_m) fp32: the layer's output before
     loss_before: tuple[float, ...]  # negative log-likelihood a target token, in nats
-    loss_after: tuple[float, ...]
+    loss_after: tuple[float, ...]  # the same with the target value in place
     steps: tuple[int, ...]  # evaluations until the fact was done
 
 
+def context_prefixes(base: Base, options: TargetOptions) -> tuple[str, ...]:
+    """What prompts are put after: nothing at all, and then the generated prefixes."""
+    return ("", *generate_contexts(base, options.contexts, options.context_tokens, options.seed))
+
+
+def facts_together(facts: Sequence[Fact], fact_token: FactToken) -> list[list[int]]:
+    """Indices of facts that share a delta: those about one subject, where its last token is edited."""
+    if fact_token == "last":
+        return [[number] for number in range(len(facts))]
+    by_subject: dict[str, list[int]] = {}
+    for number, fact in enumerate(facts):
+        by_subject.setdefault(fact.subject, []).append(number)
+    return list(by_subject.values())
+
+
 def find_targets(
-    base: Base, facts: Sequence[Fact], layer: int, options: TargetOptions, progress: Progress | None = None
+    base: Base,
+    facts: Sequence[Fact],
+    layer: int,
+    options: TargetOptions,
+    progress: Progress | None = None,
+    *,
+    prefixes: Sequence[str] | None = None,
 ) -> Targets:
-    """Target values of all facts at decoder layer `layer`, for the model as it is now (hooked patches included).
+    """Target values of all facts at decoder layer `layer`, for the model as it is now, live deltas included.
+
+    Args:
+        prefixes: what each prompt is put after, the empty prefix first; None generates them as `options` say.
 
     Raises:
-        TargetError: a prompt cannot be tokenised as needed.
+        TargetError: a prompt cannot be tokenised as needed, or the layer has no single residual stream.
     """
-    prefixes = ("", *generate_contexts(base, options.contexts, options.context_tokens, options.seed))
+    prefixes = context_prefixes(base, options) if prefixes is None else prefixes
+    groups = facts_together(facts, options.fact_token)
     parts: list[Targets] = []
-    frozen = [p for p in base.model.parameters() if p.requires_grad]
-    for parameter in frozen:  # only the changes are searched: no gradient is kept for a weight
+    trained = [parameter for parameter in base.model.parameters() if parameter.requires_grad]
+    for parameter in trained:  # only the deltas are searched: no gradient is kept for a weight
         parameter.requires_grad_(False)
     try:
-        for start in range(0, len(facts), options.facts_per_pass):
-            search = _Search(base, facts[start : start + options.facts_per_pass], prefixes, layer, options)
-            parts.append(
-                search.run(lambda step, total, done=start: _report(progress, done, len(facts), step, total))
-            )
+        for chunk in _chunks(groups, options.facts_per_pass):
+            done = sum(len(part.steps) for part in parts)
+            search = _Search(base, [[facts[i] for i in group] for group in chunk], prefixes, layer, options)
+            parts.append(search.run(_reporter(progress, done, sum(map(len, chunk)), len(facts))))
     finally:
-        for parameter in frozen:
+        for parameter in trained:
             parameter.requires_grad_(True)
+    return _in_order(parts, [number for group in groups for number in group])
+
+
+def target_losses(base: Base, facts: Sequence[Fact], options: TargetOptions) -> list[float]:
+    """Negative log-likelihood of each fact's new target, in nats a token, for the model as it is now."""
+    losses: list[float] = []
+    for start in range(0, len(facts), options.facts_per_pass):
+        some = facts[start : start + options.facts_per_pass]
+        prompts = [encode_fact(base.tokenizer, fact, options.style) for fact in some]
+        answers = _Answers.of(prompts)
+        with torch.no_grad():
+            losses += answers.nll(plain_logits(base, prompts, answers.reads)).tolist()
+    return losses
+
+
+def _chunks(groups: Sequence[list[int]], size: int) -> list[list[list[int]]]:
+    """Groups in runs of about `size` facts, in order, none of them divided."""
+    chunks: list[list[list[int]]] = []
+    room = 0
+    for group in groups:
+        if len(group) > room:
+            chunks.append([])
+            room = size
+        chunks[-1].append(group)
+        room -= len(group)
+    return chunks
+
+
+def _reporter(progress: Progress | None, done: int, here: int, facts: int) -> Callable[[int, int], None]:
+    """Turns (step, steps) of a search of `here` facts, after `done` others, into overall progress."""
+
+    def report(step: int, steps: int) -> None:
+        if progress is not None:
+            progress("targets", done * steps + step * here, facts * steps)
+
+    return report
+
+
+def _in_order(parts: Sequence[Targets], numbers: Sequence[int]) -> Targets:
+    """All parts as one, row i of them being that of fact `numbers[i]`."""
+    order = sorted(range(len(numbers)), key=numbers.__getitem__)
+    before, after, steps = (
+        [value for part in parts for value in getattr(part, field)]
+        for field in ("loss_before", "loss_after", "steps")
+    )
     return Targets(
-        value=torch.cat([p.value for p in parts]),
-        start=torch.cat([p.start for p in parts]),
-        loss_before=tuple(x for p in parts for x in p.loss_before),
-        loss_after=tuple(x for p in parts for x in p.loss_after),
-        steps=tuple(x for p in parts for x in p.steps),
+        value=torch.cat([part.value for part in parts])[order],
+        start=torch.cat([part.start for part in parts])[order],
+        loss_before=tuple(before[i] for i in order),
+        loss_after=tuple(after[i] for i in order),
+        steps=tuple(steps[i] for i in order),
     )
 
 
-def _report(progress: Progress | None, done: int, facts: int, step: int, steps: int) -> None:
-    if progress is not None:
-        progress("targets", done * steps + step * min(facts - done, facts), facts * steps)
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """The target tokens of some prompts, and where their logits are read."""
+
+    reads: Reads  # n target tokens, each read at the token before it
+    ids: Tensor  # (n,)
+    lengths: Tensor  # (B,) target tokens of each prompt
+
+    @classmethod
+    def of(cls, prompts: Sequence[Prompt]) -> _Answers:
+        row, index, ids = [], [], []
+        for number, prompt in enumerate(prompts):
+            assert prompt.target is not None
+            for place in range(prompt.target, len(prompt.ids)):
+                row.append(number)
+                index.append(place - 1)
+                ids.append(prompt.ids[place])
+        places = torch.tensor(row)
+        return cls(Reads(places, torch.tensor(index)), torch.tensor(ids), torch.bincount(places))
+
+    def nll(self, logits: Tensor) -> Tensor:
+        """Mean negative log-likelihood (B,) of each prompt's target, from logits (n, V) at the reads."""
+        each = F.cross_entropy(logits.float(), self.ids.to(logits.device), reduction="none")  # (n,)
+        share = each / self.lengths[self.reads.row].to(each.device)
+        return each.new_zeros(len(self.lengths)).index_add(0, self.reads.row.to(each.device), share)
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
-    """Where, in the tail of the facts still searched, each loss is read."""
+class _Group:
+    """Facts that share a delta, tokenised."""
 
-    tail: Tail
-    fact: Tensor  # (B,) local fact index of each row
-    first: int  # first tail column whose logits are needed
-    token_row: Tensor  # (n,) row of each target token
-    token_column: Tensor  # (n,) column of the logits that predict it
-    token_id: Tensor  # (n,)
-    token_weight: Tensor  # (n,) one over target tokens and contexts: weights of a fact sum to 1
-    essence_row: Tensor  # (T,) row of each fact's essence prompt
-    essence_column: Tensor  # (T,)
-    essence: Tensor  # (T, V) log-probabilities there, unchanged
+    facts: tuple[int, ...]  # indices within a search
+    rewrites: tuple[Prompt, ...]  # fact by fact, prefix by prefix
+    essence: Prompt
+
+
+class _Losses:
+    """The losses of some groups, as functions of their deltas."""
+
+    def __init__(
+        self, base: Base, groups: Sequence[_Group], layer: int, *, prefixes: int, check: bool
+    ) -> None:
+        self.facts = torch.tensor([number for group in groups for number in group.facts])  # (T,)
+        sizes = torch.tensor([len(group.facts) for group in groups])
+        self.group = torch.arange(len(groups)).repeat_interleave(sizes)  # (T,) of each fact
+        rewrites = [prompt for group in groups for prompt in group.rewrites]
+        essences = [group.essence for group in groups]
+        self._prefixes = prefixes
+        self._answers = _Answers.of(rewrites)
+        self._owner = torch.cat([self.group.repeat_interleave(prefixes), torch.arange(len(groups))])  # (B,)
+        last = torch.tensor([len(prompt.ids) - 1 for prompt in essences])
+        reads = Reads(
+            torch.cat([self._answers.reads.row, len(rewrites) + torch.arange(len(groups))]),
+            torch.cat([self._answers.reads.index, last]),
+        )
+        self._changed = open_pass(base, [*rewrites, *essences], reads, layer, check=check)
+        self._essence = F.log_softmax(self._changed.unchanged()[-len(groups) :].float(), dim=-1)  # (G, V)
+
+    @property
+    def start(self) -> Tensor:
+        """(T, d_m) fp32: the layer's output at the edited token of each fact's prompt without a prefix."""
+        return self._changed.start[: len(self.facts) * self._prefixes : self._prefixes].float()
+
+    def __call__(self, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """NLL (T,) of each fact's target and KL (G,) of each group's essence, for deltas (G, d_m)."""
+        logits = self._changed.logits(delta[self._owner])
+        nll = self._answers.nll(logits[: len(self._answers.ids)])
+        essence = F.log_softmax(logits[len(self._answers.ids) :].float(), dim=-1)  # (G, V)
+        kl = (essence.exp() * (essence - self._essence)).sum(-1)
+        return nll.view(-1, self._prefixes).mean(1), kl
 
 
 class _Search:
-    """Facts optimised together; those that are done stand still, and leave the batch once half of it is done."""
+    """Groups optimised together; those that are done stand still, and leave once half of them are done."""
 
     def __init__(
-        self, base: Base, facts: Sequence[Fact], prefixes: Sequence[str], layer: int, options: TargetOptions
+        self,
+        base: Base,
+        groups: Sequence[Sequence[Fact]],
+        prefixes: Sequence[str],
+        layer: int,
+        options: TargetOptions,
     ) -> None:
-        self._base, self._layer, self._options = base, layer, options
-        style = options.style
-        self._rewrites = [
-            [encode_fact(base.tokenizer, fact, style, prefix=prefix) for prefix in prefixes] for fact in facts
-        ]
-        self._essences = [encode_essence(base.tokenizer, fact) for fact in facts]
-        self._count = len(facts)
+        self._base, self._layer, self._options, self._prefixes = base, layer, options, len(prefixes)
+        self._groups: list[_Group] = []
+        first = 0
+        for facts in groups:
+            rewrites = tuple(
+                encode_fact(base.tokenizer, fact, options.style, prefix=prefix)
+                for fact in facts
+                for prefix in prefixes
+            )
+            numbers = tuple(range(first, first + len(facts)))
+            self._groups.append(_Group(numbers, rewrites, encode_essence(base.tokenizer, facts[0])))
+            first += len(facts)
 
     def run(self, report: Callable[[int, int], None]) -> Targets:
-        """Adam on every fact's own loss until it is done or out of steps."""
-        options, count = self._options, self._count
-        active = torch.arange(count)
-        rows = self._rows(active)
-        start = self._start(rows)  # (T, d_m)
-        norm = start.norm(dim=1)  # (T,)
-        delta = torch.zeros_like(start, requires_grad=True)
+        """Adam on every group's own loss until the group is done or out of steps."""
+        options = self._options
+        losses = self._losses(torch.arange(len(self._groups)), check=True)
+        start, group = losses.start, losses.group  # (T, d_m), (T,)
+        norm = _per_group(start.norm(dim=1), group, "mean")  # (G,)
+        delta = torch.zeros(len(norm), start.shape[1], device=start.device, requires_grad=True)
         adam = torch.optim.Adam([delta], lr=options.learning_rate)
-        before, after = torch.zeros(count), torch.zeros(count)
-        steps = torch.zeros(count, dtype=torch.long)
-        done = torch.zeros(count, dtype=torch.bool)
-        for step in range(options.steps):
-            nll, kl = self._losses(rows, delta[active])
-            size = delta[active].norm(dim=1)
-            total = (
-                nll + options.kl_weight * kl + options.weight_decay * size / norm[active] ** 2
-            )  # (active,)
-            open_ = ~done[active]
-            if step == 0:
-                before = nll.detach().cpu()
-            after[active[open_]] = nll.detach().cpu()[open_]
-            steps[active[open_]] = step + 1
-            done[active] |= total.detach().cpu() < options.stop_loss
-            report(step + 1, options.steps)
-            if step + 1 == options.steps or bool(done.all()):
+        active = torch.arange(len(norm))
+        done = torch.zeros(len(norm), dtype=torch.bool)
+        steps = torch.zeros(len(norm), dtype=torch.long)
+        before, after = torch.zeros(len(start)), torch.zeros(len(start))  # (T,) each
+        for step in range(1, options.steps + 1):
+            with torch.enable_grad():
+                nll, kl = losses(delta[active])
+                size = delta[active].norm(dim=1)
+                rest = options.kl_weight * kl + options.weight_decay * size / norm[active] ** 2  # (active,)
+                total = _per_group(nll, losses.group, "sum") + rest
+            worst = _per_group(nll + rest[losses.group], losses.group, "amax").detach().cpu()
+            open_ = ~done[active]  # (active,)
+            open_facts = open_[losses.group]
+            after[losses.facts[open_facts]] = nll.detach().cpu()[open_facts]
+            if step == 1:
+                before = after.clone()
+            steps[active[open_]] = step
+            done[active] |= worst < options.stop_loss
+            report(step, options.steps)
+            if step == options.steps or bool(done.all()):
                 break
+            open_ = ~done[active]
             adam.zero_grad()
-            total[~done[active]].sum().backward()  # a sum: no fact's gradient depends on the others
-            held = delta.detach().clone()
-            adam.step()
-            with torch.no_grad():
-                delta.copy_(
-                    torch.where(done.to(delta.device)[:, None], held, _clamped(delta, options.clamp * norm))
-                )
-            if int((~done[active]).sum()) * 2 <= len(active):
-                active = active[~done[active]]
-                rows = self._rows(active)
-        value = (start + delta.detach()).float()
-        return Targets(value, start, tuple(before.tolist()), tuple(after.tolist()), tuple(steps.tolist()))
-
-    def _rows(self, active: Tensor) -> _Rows:
-        """The tail of the active facts' prompts, and where their losses are."""
-        prompts: list[Prompt] = []
-        fact, token_row, token_column, token_id, token_weight = [], [], [], [], []
-        for local, number in enumerate(active.tolist()):
-            for prompt in self._rewrites[number]:
-                assert prompt.target is not None
-                wanted = prompt.ids[prompt.target :]
-                token_row += [len(prompts)] * len(wanted)
-                token_column += [prompt.target - 1 - prompt.edited + i for i in range(len(wanted))]
-                token_id += wanted
-                token_weight += [1.0 / len(wanted) / len(self._rewrites[number])] * len(wanted)
-                prompts.append(prompt)
-                fact.append(local)
-        essences = [self._essences[number] for number in active.tolist()]
-        essence_column = [len(prompt.ids) - 1 - prompt.edited for prompt in essences]
-        first = min(*token_column, *essence_column)
-        essence_row = torch.arange(len(prompts), len(prompts) + len(essences))
-        fact += range(len(essences))
-        batch = align([*prompts, *essences], pad_token(self._base.tokenizer))
-        tail = Tail(self._base, batch, self._layer)
-        columns = torch.tensor(essence_column) - first
-        with torch.no_grad():
-            unchanged = tail.logits(torch.zeros_like(tail.hidden[:, 0]), first)[essence_row, columns]
-        return _Rows(
-            tail=tail,
-            fact=torch.tensor(fact),
-            first=first,
-            token_row=torch.tensor(token_row),
-            token_column=torch.tensor(token_column) - first,
-            token_id=torch.tensor(token_id),
-            token_weight=torch.tensor(token_weight),
-            essence_row=essence_row,
-            essence_column=columns,
-            essence=F.log_softmax(unchanged.float(), dim=-1),
+            total[open_].sum().backward()  # a sum: no group's gradient depends on the others
+            _advance(adam, delta, done, options.clamp * norm)
+            if int(open_.sum()) * 2 <= len(active):
+                active = active[open_]
+                losses = self._losses(active, check=False)
+        value = start + delta.detach()[group]
+        return Targets(
+            value, start, tuple(before.tolist()), tuple(after.tolist()), tuple(steps[group].tolist())
         )
 
-    def _start(self, rows: _Rows) -> Tensor:
-        """(T, d_m) fp32: the layer's output at the edited token of each fact's plain prompt."""
-        plain = torch.arange(self._count) * len(self._rewrites[0])
-        return rows.tail.hidden[plain, 0].float()
-
-    def _losses(self, rows: _Rows, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """Per fact (T,): negative log-likelihood of the target, and KL(p_delta || p) on the essence prompt."""
-        logits = rows.tail.logits(delta[rows.fact], rows.first)
-        chosen = logits[rows.token_row, rows.token_column].float()  # (n, V)
-        nll = F.cross_entropy(chosen, rows.token_id.to(chosen.device), reduction="none")
-        weighted = nll * rows.token_weight.to(nll.device)
-        owner = rows.fact[rows.token_row].to(nll.device)
-        per_fact = torch.zeros(len(delta), device=nll.device).index_add(0, owner, weighted)
-        now = F.log_softmax(logits[rows.essence_row, rows.essence_column].float(), dim=-1)  # (T, V)
-        return per_fact, (now.exp() * (now - rows.essence)).sum(-1)
+    def _losses(self, active: Tensor, *, check: bool) -> _Losses:
+        groups = [self._groups[number] for number in active.tolist()]
+        return _Losses(self._base, groups, self._layer, prefixes=self._prefixes, check=check)
 
 
-def _clamped(delta: Tensor, limit: Tensor) -> Tensor:
-    """Rows of delta (T, d_m) scaled down to norm `limit` (T,) where they exceed it."""
-    size = delta.norm(dim=1, keepdim=True)
-    return torch.where(size > limit[:, None], delta * (limit[:, None] / size.clamp_min(1e-12)), delta)
+def _per_group(values: Tensor, group: Tensor, reduce: str) -> Tensor:
+    """(G,) from values (T,) and the ascending group (T,) of each."""
+    group = group.to(values.device)
+    empty = values.new_zeros(int(group[-1]) + 1)
+    return empty.scatter_reduce(0, group, values, reduce, include_self=False)
+
+
+def _advance(adam: torch.optim.Optimizer, delta: Tensor, done: Tensor, limit: Tensor) -> None:
+    """One optimiser step of deltas (G, d_m) that are not done, clamped to norms of at most `limit` (G,)."""
+    held = delta.detach().clone()
+    adam.step()
+    with torch.no_grad():
+        size = delta.norm(dim=1)
+        scale = torch.where(size > limit, limit / size.clamp_min(1e-12), 1.0)  # (G,)
+        delta.copy_(torch.where(done.to(delta.device)[:, None], held, delta * scale[:, None]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict
 from moe_patch.facts import Fact
 from moe_patch.model import Base
 from moe_patch.patch import Patch
+from moe_patch.progress import Progress
 
-#: Called as progress(stage, done, total), with a stage named in plain words ("targets", "batch 3 of 20", ...).
-Progress = Callable[[str, int, int], None]
+__all__ = ["Method", "MethodOptions", "Progress"]
 
 
 class MethodOptions(BaseModel):
@@ -22,25 +22,27 @@ class MethodOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-O = TypeVar("O", bound=MethodOptions)
+OptionsT = TypeVar("OptionsT", bound=MethodOptions)
 
 
-class Method(ABC, Generic[O]):
+class Method(ABC, Generic[OptionsT]):
     """An editing method. A new one is a subclass in a file of its own and one line in the registry."""
 
     name: ClassVar[str]
     pretty_name: ClassVar[str]
-    Options: type[O]
+    Options: type[OptionsT]
 
     @classmethod
     @abstractmethod
     def reference_url(cls) -> str:
-        """The paper."""
+        """Where the paper is."""
 
     @abstractmethod
-    def build(self, base: Base, facts: Sequence[Fact], options: O, progress: Progress | None = None) -> Patch:
+    def build(
+        self, base: Base, facts: Sequence[Fact], options: OptionsT, progress: Progress | None = None
+    ) -> Patch:
         """Build a patch for `base` that makes it say `facts`; the base is left as it was."""
 
-    def options(self, **values: Any) -> O:
+    def options(self, **values: Any) -> OptionsT:
         """Validated options; unknown names raise pydantic's ValidationError."""
         return self.Options(**values)

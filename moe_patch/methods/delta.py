@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from moe_patch.corpus import Corpus
-from moe_patch.errors import ConfigError
+from moe_patch.errors import ConfigError, ModelError
 from moe_patch.facts import Fact
-from moe_patch.methods.base import MethodOptions, Progress
-from moe_patch.methods.schedule import LayerSolver, edit_in_batches
+from moe_patch.methods.base import MethodOptions
+from moe_patch.methods.schedule import LayerProblem, LayerSolution, LayerSolver, edit_in_batches
 from moe_patch.model import Base
 from moe_patch.nullspace import DEFAULT_MIN_TOKENS, DEFAULT_TAU, NullSpace, Unseen, null_space
 from moe_patch.patch import Patch
+from moe_patch.progress import Progress
 from moe_patch.statistics import collect_moments
 from moe_patch.targets import TargetOptions
+
+logger = logging.getLogger(__name__)
 
 
 class DeltaOptions(MethodOptions):
@@ -56,38 +60,52 @@ class DeltaOptions(MethodOptions):
 
 
 def edit_layers(base: Base, options: DeltaOptions) -> list[int]:
-    """The edit layers, checked against the base.
+    """The edit layers, ascending, checked against the base.
 
     Raises:
         ConfigError: none are given.
-        ModelError: one is dense or out of range.
+        ModelError: one is dense or out of range, or its experts write into another space than the residual
+            stream, where target values are set.
     """
     if not options.layers:
         known = ", ".join(map(str, base.layers))
         raise ConfigError(
             f"no edit layers for {base.name}: name some with --layers; it has experts in {known}"
         )
-    return [base.layer(layer).index for layer in sorted(set(options.layers))]
+    layers = [base.layer(index) for index in sorted(set(options.layers))]
+    for layer in layers:
+        if layer.d_model != base.hidden_size:
+            raise ModelError(
+                f"{layer.name} puts out vectors of width {layer.d_model}, not of the residual stream's "
+                f"{base.hidden_size}: methods that set target values cannot edit it"
+            )
+    return [layer.index for layer in layers]
 
 
 def projections(
     base: Base, layers: Sequence[int], options: DeltaOptions, progress: Progress | None
-) -> dict[int, NullSpace] | None:
-    """Each layer's null-space projection from preserved text, or None without projection."""
+) -> tuple[dict[int, NullSpace], str | None]:
+    """Each layer's null-space projection, and the hash of the preserved text; nothing without projection.
+
+    Raises:
+        ConfigError: there is to be a projection, but no text is named.
+        StatisticsError: the text cannot be read or is too short for the policy on unseen experts.
+    """
     if not options.projection:
-        return None
+        return {}, None
     if options.corpus is None:
         raise ConfigError(
             "no preserved text to project away from: give --corpus FILE, or --no-projection to do without"
         )
+    corpus = Corpus.read(options.corpus)
     moments = collect_moments(
         base,
-        Corpus.read(options.corpus),
+        corpus,
         layers,
         max_tokens=options.corpus_tokens,
         progress=progress and (lambda done, total: progress("statistics", done, total)),
     )
-    return {
+    spaces = {
         layer: null_space(
             moments[layer],
             tau=options.tau,
@@ -97,6 +115,7 @@ def projections(
         )
         for layer in layers
     }
+    return spaces, corpus.hash
 
 
 def build_delta_patch(
@@ -107,26 +126,52 @@ def build_delta_patch(
     solver: LayerSolver,
     progress: Progress | None,
 ) -> Patch:
-    """Run the shared schedule with a method's own solver and pack what comes out."""
+    """Run the shared schedule with a method's own solver and pack what comes out.
+
+    The patch's hyper-parameters are the options, but for the corpus's path, which means nothing elsewhere and
+    gives way to `corpus_hash`; and `objectives`, per layer and batch, where the solver reports them.
+
+    Raises:
+        ConfigError: there are no facts, no edit layers, or no preserved text to project away from.
+        ModelError: a layer cannot be edited.
+        StatisticsError: the preserved text cannot be used.
+        TargetError: a fact cannot be tokenised as needed, or nothing may be edited in a layer.
+    """
     layers = edit_layers(base, options)
     fingerprint = base.fingerprint(layers)
-    spaces = projections(base, layers, options, progress)
+    spaces, corpus_hash = projections(base, layers, options, progress)
+    objectives: dict[str, list[JsonValue]] = {}
+
+    def watched(problem: LayerProblem) -> LayerSolution:
+        solution = solver(problem)
+        if solution.objectives:
+            logger.info(
+                "layer %d: objective %s",
+                problem.layer,
+                " -> ".join(map("{:.6g}".format, solution.objectives)),
+            )
+            objectives.setdefault(str(problem.layer), []).append(list(solution.objectives))
+        return solution
+
     deltas, results = edit_in_batches(
         base,
         facts,
         layers,
-        solver,
+        watched,
         spaces,
         options.targets,
         batch_size=options.batch_size,
         protect_earlier=options.protect_earlier,
         progress=progress,
     )
-    parameters = options.model_dump(mode="json", exclude={"corpus"})  # a path means nothing elsewhere
+    parameters: dict[str, JsonValue] = options.model_dump(mode="json", exclude={"corpus"})
+    parameters |= {"layers": list(layers), "corpus_hash": corpus_hash}
+    if objectives:
+        parameters["objectives"] = dict(objectives)
     return Patch(
         kind="delta",
         method=method,
-        hyperparameters=parameters | {"layers": list(layers)},
+        hyperparameters=parameters,
         base=fingerprint,
         facts=tuple(facts),
         results=tuple(results),

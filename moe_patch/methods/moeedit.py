@@ -1,9 +1,10 @@
-"""MoEEdit (ICLR 2026): per-expert null-space projection, and one least-squares problem over all experts of a layer.
+"""MoEEdit (ICLR 2026, arXiv 2602.10965): per-expert projections, and least squares over a layer's experts.
 
     minimise  sum_t || r_t - sum_j g_tj D_j P_j k_tj ||^2  +  lambda sum_j || D_j ||_F^2
 
-The paper solves it by randomized block coordinate descent over the experts (`solver: bcd`). The problem has a closed form in
-the space of facts, which is exact and far cheaper (`solver: exact`, the default); see `moe_patch.algebra`.
+The paper solves it by randomized block coordinate descent over the experts (`solver: bcd`). The problem has a
+closed form in the space of facts, which is exact and far cheaper (`solver: exact`, the default); see
+`moe_patch.algebra`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from pydantic import Field
 
 from moe_patch.algebra import block_coordinate_descent, kernel, ridge_solve, ridge_value
 from moe_patch.facts import Fact
-from moe_patch.methods.base import Method, Progress
+from moe_patch.methods.base import Method
 from moe_patch.methods.delta import DeltaOptions, build_delta_patch
 from moe_patch.methods.schedule import LayerProblem, LayerSolution
 from moe_patch.model import Base
 from moe_patch.patch import Patch
+from moe_patch.progress import Progress
 
 
 class MoEEditOptions(DeltaOptions):
@@ -42,15 +44,17 @@ class MoEEdit(Method[MoEEditOptions]):
 
     @classmethod
     def reference_url(cls) -> str:
-        return "https://openreview.net/forum?id=MoEEdit"
+        """The paper on arXiv."""
+        return "https://arxiv.org/abs/2602.10965"
 
     def build(
         self, base: Base, facts: Sequence[Fact], options: MoEEditOptions, progress: Progress | None = None
     ) -> Patch:
+        """Build a patch; `moe_patch.methods.delta.build_delta_patch` says what can go wrong."""
         generator = torch.Generator().manual_seed(options.seed)
 
         def solve(problem: LayerProblem) -> LayerSolution:
-            gram = kernel(problem.rows)
+            gram = kernel(problem.rows)  # (T, T)
             ridge = ridge_value(gram, options.ridge, options.ridge_relative)
             if options.solver == "exact":
                 return LayerSolution(ridge_solve(gram, problem.residual, ridge), ridge)

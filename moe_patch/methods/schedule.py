@@ -1,131 +1,49 @@
-"""The schedule that the delta methods share: batches of facts, several layers a batch, earlier batches protected.
+"""The schedule that the delta methods share: batches of facts, several layers a batch.
 
-As MEMIT (arXiv 2210.07229, section 4.3): target values z* are found at the last edit layer L; then for each edit layer l
-upwards the residual stream at L is measured with all lower layers already edited, and layer l is asked for its share of what
-is missing, r = (z* - h^L) / (layers left). What a method does with one layer's rows and residuals is its `LayerSolver`.
+As in MEMIT (arXiv 2210.07229, section 4.3), target values z* are found at the last edit layer L. Then, for
+each edit layer l upwards, the residual stream at L is measured with all lower layers already edited, and
+layer l is asked for its share of what is missing, r = (z* - h^L) / (layers left). What a method does with one
+layer's rows and residuals is its `LayerSolver`.
+
+Batches follow one another on the model as earlier ones left it. Protected facts of earlier batches keep their
+outputs: their rows join each later problem with zero residual. An earlier fact about a subject that a new one
+is about as well cannot stay where it is, because the two have nearly one key. It takes part in the search for
+their common delta, and its output is asked to move by that delta, to a value at which both answers are said.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+import logging
+from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
+from pydantic import JsonValue
 from torch import Tensor, nn
 
-from moe_patch.algebra import Rows, concatenate, kernel, one_left_per_row, sort_rows
-from moe_patch.capture import ExpertCall, Handle, attach, capture_keys
-from moe_patch.contexts import generate_contexts
+from moe_patch.algebra import Rows, sort_rows
+from moe_patch.capture import ExpertCall, capture_keys
+from moe_patch.errors import ConfigError, TargetError
 from moe_patch.facts import Fact
-from moe_patch.methods.base import Progress
+from moe_patch.methods.layer_edit import LayerEdit, LayerProblem, LayerSolution, LayerSolver
 from moe_patch.model import Base
 from moe_patch.nullspace import NullSpace
 from moe_patch.patch import LayerDelta
-from moe_patch.prompts import Prompt, encode_fact, pad_right, pad_token
-from moe_patch.targets import TargetOptions, find_targets
+from moe_patch.progress import Progress
+from moe_patch.prompts import Batch, Prompt, encode_fact, pad_right, pad_token
+from moe_patch.targets import (
+    TargetOptions,
+    Targets,
+    context_prefixes,
+    facts_together,
+    find_targets,
+    target_losses,
+)
 
+__all__ = ["LayerProblem", "LayerSolution", "LayerSolver", "edit_in_batches", "key_rows"]
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LayerProblem:
-    """One layer's share of one batch. Earlier facts come first, with zero residual: their outputs are to stay."""
+logger = logging.getLogger(__name__)
 
-    layer: int
-    rows: Rows  # of T facts
-    residual: Tensor  # (T, d_m) fp32
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LayerSolution:
-    """What a solver adds to its layer; `left` has a row per fact, or one per row of `rows` if `per_row`."""
-
-    left: Tensor  # (T, d_m) or (nnz, d_m)
-    ridge: float  # absolute lambda
-    per_row: bool = False
-    objectives: tuple[float, ...] = ()
-
-
-class LayerSolver(Protocol):
-    """A method's own part."""
-
-    def __call__(self, problem: LayerProblem) -> LayerSolution: ...
-
-
-class LayerEdit:
-    """One layer's growing delta, live in the model while the schedule runs."""
-
-    def __init__(self, base: Base, layer: int) -> None:
-        self._layer = base.layer(layer)
-        self._handle: Handle | None = None
-        self.rows: Rows | None = None
-        self.left = torch.empty(0)
-        self.residual = torch.empty(0, self._layer.d_model)  # (T, d_m): what the whole delta was asked to add
-        self.per_row = False
-        self.ridge = 0.0
-        self.objectives: list[tuple[float, ...]] = []
-
-    def problem(self, rows: Rows, residual: Tensor, protect: bool) -> LayerProblem:
-        """New facts' rows and residuals, behind the earlier facts' where those are to be protected."""
-        if self.rows is None or not protect:
-            return LayerProblem(self._layer.index, rows, residual)
-        still = torch.zeros(self.rows.num_facts, residual.shape[1])
-        return LayerProblem(self._layer.index, concatenate(self.rows, rows), torch.cat([still, residual]))
-
-    def add(self, rows: Rows, residual: Tensor, solution: LayerSolution, protect: bool) -> None:
-        """Add a solution for new facts' rows to the delta, and switch the sum on."""
-        self.residual = torch.cat([self.residual, residual + self._already(rows)])
-        earlier, whole = self.rows, rows if self.rows is None else concatenate(self.rows, rows)
-        left = solution.left
-        if earlier is not None:
-            if not protect:  # the solution knows the new facts only
-                left = _spread(left, rows, whole, earlier.num_facts, solution.per_row)
-            left = left + _spread(self.left, earlier, whole, 0, solution.per_row)
-        self.rows, self.left, self.per_row, self.ridge = whole, left, solution.per_row, solution.ridge
-        self.objectives.append(solution.objectives)
-        self.off()
-        self._handle = attach(self._layer, self.delta())
-
-    def _already(self, rows: Rows) -> Tensor:
-        """(T_new, d_m): what the delta so far adds for new facts, whose residuals were measured with it on."""
-        if self.rows is None:
-            return torch.zeros(rows.num_facts, self._layer.d_model)
-        mine = one_left_per_row(self.rows) if self.per_row else self.rows
-        return (kernel(rows, mine) @ self.left.double()).float()
-
-    def off(self) -> None:
-        """Take the delta out of the model; it is kept here."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
-
-    def delta(self) -> LayerDelta:
-        """The delta as it goes into a patch."""
-        assert self.rows is not None
-        rows = self.rows
-        fact = torch.arange(len(rows.value)) if self.per_row else rows.fact
-        return LayerDelta(
-            left=self.left.float(),
-            right=rows.value.float(),
-            expert=rows.expert.int(),
-            fact=fact.int(),
-            residual=self.residual.float(),
-            keys=rows if self.per_row else None,
-            ridge=self.ridge,
-        )
-
-
-def _spread(left: Tensor, rows: Rows, whole: Rows, offset: int, per_row: bool) -> Tensor:
-    """A left factor of `rows` as one of `whole`, in which the facts of `rows` are numbered from `offset` on."""
-    if per_row:
-        place = rows.expert * whole.num_facts + rows.fact + offset
-        at = torch.searchsorted(whole.expert * whole.num_facts + whole.fact, place)
-        spread = left.new_zeros(len(whole.value), left.shape[1])  # (nnz, d_m)
-    else:
-        at = torch.arange(rows.num_facts) + offset
-        spread = left.new_zeros(whole.num_facts, left.shape[1])  # (T, d_m)
-    spread[at] = left
-    return spread
+Results = list[dict[str, JsonValue]]
 
 
 def edit_in_batches(
@@ -133,14 +51,14 @@ def edit_in_batches(
     facts: Sequence[Fact],
     layers: Sequence[int],
     solver: LayerSolver,
-    projections: dict[int, NullSpace] | None,
+    projections: Mapping[int, NullSpace] | None,
     targets: TargetOptions,
     *,
     batch_size: int | None,
     protect_earlier: bool,
     progress: Progress | None = None,
-) -> tuple[dict[int, LayerDelta], list[dict[str, float | int]]]:
-    """Run the schedule over all facts; the base is as before when it returns.
+) -> tuple[dict[int, LayerDelta], Results]:
+    """Run the schedule over all facts; the base is as before when it returns or raises.
 
     Args:
         projections: per layer, what keeps preserved text unmoved; None edits unprojected.
@@ -148,48 +66,117 @@ def edit_in_batches(
         protect_earlier: ask of each batch that it leaves the outputs of earlier batches' facts alone.
 
     Returns:
-        the delta of each layer, and one result per fact (losses in nats a target token).
+        the delta of each layer, and one result per fact: its target's loss in nats a token before, with the
+        target value in place (both in its own batch) and by the finished patch; the steps of the search; and
+        the ids of the facts that share its change.
+
+    Raises:
+        ConfigError: there are no facts.
+        TargetError: a fact cannot be tokenised as needed, or no row of a layer may be edited.
     """
-    layers = sorted(layers)
-    edits = {layer: LayerEdit(base, layer) for layer in layers}
+    if not facts:
+        raise ConfigError("there are no facts to build a patch from")
+    schedule = _Schedule(base, sorted(layers), solver, projections, targets, protect_earlier, progress)
     size = batch_size or len(facts)
-    results: list[dict[str, float | int]] = []
-    prefixes = ("", *generate_contexts(base, targets.contexts, targets.context_tokens, targets.seed))
     try:
         for start in range(0, len(facts), size):
-            batch = facts[start : start + size]
-            found = find_targets(base, batch, layers[-1], targets, progress)
-            prompts = [
-                encode_fact(base.tokenizer, fact, targets.style, prefix=prefix, answer=False)
-                for fact in batch
-                for prefix in prefixes
-            ]
-            for number, layer in enumerate(layers):
-                call, hidden = _measure(base, prompts, layer, layers[-1])
-                rows = key_rows(
-                    call, base.layer(layer).num_experts, len(batch), projections and projections[layer]
-                )
-                missing = found.value.cpu() - hidden[:: len(prefixes)].float().cpu()  # (T, d_m)
-                residual = missing / (len(layers) - number)
-                edit = edits[layer]
-                solution = solver(edit.problem(rows, residual, protect_earlier))
-                edit.add(rows, residual, solution, protect_earlier)
-            losses = target_losses(base, batch, targets)
-            for i in range(len(batch)):
-                results.append(
-                    {
-                        "loss_before": round(found.loss_before[i], 4),
-                        "loss_target": round(found.loss_after[i], 4),
-                        "loss_edited": round(losses[i], 4),
-                        "steps": found.steps[i],
-                    }
-                )
+            schedule.edit(facts[start : start + size])
             if progress is not None:
-                progress("facts edited", start + len(batch), len(facts))
+                progress("facts edited", min(start + size, len(facts)), len(facts))
+        for result, loss in zip(schedule.results, target_losses(base, facts, targets), strict=True):
+            result["loss_edited"] = round(loss, 4)
     finally:
-        for edit in edits.values():
+        schedule.off()
+    return schedule.deltas(), schedule.results
+
+
+class _Schedule:
+    """The edits of all layers, as they stand after some batches."""
+
+    def __init__(
+        self,
+        base: Base,
+        layers: list[int],
+        solver: LayerSolver,
+        projections: Mapping[int, NullSpace] | None,
+        targets: TargetOptions,
+        protect_earlier: bool,
+        progress: Progress | None,
+    ) -> None:
+        self.results: Results = []
+        self._base, self._layers, self._solver = base, layers, solver
+        self._projections = projections or {}
+        self._targets, self._protect, self._progress = targets, protect_earlier, progress
+        self._prefixes = context_prefixes(base, targets)
+        self._facts: list[Fact] = []  # of the batches so far
+        self._edits = {layer: LayerEdit(base, layer) for layer in layers}
+
+    def edit(self, batch: Sequence[Fact]) -> None:
+        """Find the batch's target values, and ask every layer in turn for its share."""
+        base, count, prefixes = self._base, len(batch), self._prefixes
+        moved = self._moved_along(batch)
+        members = [*batch, *(self._facts[number] for number in moved)]
+        found = find_targets(
+            base, members, self._layers[-1], self._targets, self._progress, prefixes=prefixes
+        )
+        prompts = [
+            encode_fact(base.tokenizer, fact, self._targets.style, prefix=prefix, answer=False)
+            for fact in members
+            for prefix in prefixes
+        ]
+        for number, layer in enumerate(self._layers):
+            per_pass = self._targets.facts_per_pass * len(prefixes)
+            call, present = _measure(base, prompts, layer, self._layers[-1], per_pass)
+            missing = found.value.cpu() - present[:: len(prefixes)]  # (T + moved, d_m)
+            share = missing / (len(self._layers) - number)
+            earlier = None
+            if self._protect:
+                earlier = torch.zeros(len(self._facts), share.shape[1])
+                earlier[moved] = share[count:]
+            own = _first(call, count * len(prefixes))
+            rows = key_rows(own, base.layer(layer).num_experts, count, self._projections.get(layer))
+            _check_rows(rows, layer, batch)
+            edit = self._edits[layer]
+            solution = self._solver(edit.problem(rows, share[:count], earlier))
+            edit.add(rows, share[:count], earlier, solution)
+        self._record(batch, members, found, moved)
+        self._facts += batch
+
+    def off(self) -> None:
+        """Take all deltas out of the model."""
+        for edit in self._edits.values():
             edit.off()
-    return {layer: edit.delta() for layer, edit in edits.items()}, results
+
+    def deltas(self) -> dict[int, LayerDelta]:
+        """What goes into a patch."""
+        return {layer: edit.delta() for layer, edit in self._edits.items()}
+
+    def _moved_along(self, batch: Sequence[Fact]) -> list[int]:
+        """Protected facts of earlier batches that share their change with a fact of this one."""
+        if not self._protect:
+            return []
+        known = len(self._facts)
+        groups = facts_together([*self._facts, *batch], self._targets.fact_token)
+        return sorted(number for group in groups if group[-1] >= known for number in group if number < known)
+
+    def _record(
+        self, batch: Sequence[Fact], members: Sequence[Fact], found: Targets, moved: list[int]
+    ) -> None:
+        """One result for each fact of the batch, and the new company of those that moved along."""
+        known = len(self.results)
+        for i in range(len(batch)):
+            self.results.append(
+                {
+                    "loss_before": round(found.loss_before[i], 4),
+                    "loss_target": round(found.loss_after[i], 4),
+                    "steps": found.steps[i],
+                }
+            )
+        places = [*range(known, len(self.results)), *moved]  # of the members among the results
+        for group in facts_together(members, self._targets.fact_token):
+            for number in group:
+                company: list[JsonValue] = [members[other].id for other in group if other != number]
+                self.results[places[number]]["shared_with"] = company
 
 
 def key_rows(call: ExpertCall, num_experts: int, facts: int, projection: NullSpace | None) -> Rows:
@@ -197,6 +184,7 @@ def key_rows(call: ExpertCall, num_experts: int, facts: int, projection: NullSpa
 
     Args:
         call: keys (N, K, d_k) and routing of N = facts * prompts-per-fact tokens, fact by fact.
+        num_experts: E; an expert E or above in `call` marks a slot that reached none.
         projection: removes from each expert's keys what preserved text uses; None keeps them whole.
     """
     assert call.keys is not None
@@ -205,11 +193,10 @@ def key_rows(call: ExpertCall, num_experts: int, facts: int, projection: NullSpa
     expert = call.experts.reshape(-1).cpu()  # (N*K,)
     fact = torch.arange(tokens).repeat_interleave(slots) // prompts
     value = (call.gates[..., None].float() * call.keys.float()).reshape(-1, width).cpu() / prompts
-    real = expert < num_experts  # not the sentinel of a slot without an expert
+    real = expert < num_experts
     place, at = torch.unique(expert[real] * facts + fact[real], return_inverse=True)
     summed = torch.zeros(len(place), width).index_add(0, at, value[real])  # (nnz, d_k)
-    experts = place // facts
-    rows = sort_rows(summed, experts, place % facts, facts)
+    rows = sort_rows(summed, place // facts, place % facts, facts)
     if projection is None:
         return rows
     rows = projection.project_rows(rows)
@@ -217,37 +204,61 @@ def key_rows(call: ExpertCall, num_experts: int, facts: int, projection: NullSpa
     return Rows(rows.value[kept], rows.expert[kept], rows.fact[kept], facts)
 
 
-def _measure(base: Base, prompts: Sequence[Prompt], layer: int, last: int) -> tuple[ExpertCall, Tensor]:
-    """At each prompt's edited token: what the experts of `layer` get, and the residual stream (N, d_m) after `last`."""
-    ids, mask, columns = pad_right(prompts, pad_token(base.tokenizer))
-    seen: list[Tensor] = []
+def _check_rows(rows: Rows, layer: int, batch: Sequence[Fact]) -> None:
+    """Refuse a layer in which nothing may be edited, and name the facts for which nothing may."""
+    reached = torch.bincount(rows.fact, minlength=rows.num_facts) > 0  # (T,)
+    if not bool(reached.any()):
+        raise TargetError(
+            f"layer {layer}: all experts that the facts reach are protected, so nothing can be edited there: "
+            "give more preserved text, choose --unseen edit, or leave the layer out"
+        )
+    if missed := [fact.id for fact, some in zip(batch, reached.tolist(), strict=True) if not some]:
+        logger.warning(
+            "layer %d: all experts that these facts reach are protected, so it does nothing for them: %s",
+            layer,
+            ", ".join(missed),
+        )
+
+
+def _measure(
+    base: Base, prompts: Sequence[Prompt], layer: int, last: int, per_pass: int
+) -> tuple[ExpertCall, Tensor]:
+    """At each edited token: what the experts of `layer` get, and the stream (N, d_m) after `last`."""
+    parts = [
+        _measure_batch(
+            base, pad_right(prompts[start : start + per_pass], pad_token(base.tokenizer)), layer, last
+        )
+        for start in range(0, len(prompts), per_pass)
+    ]
+    return _joined([call for call, _ in parts]), torch.cat([present for _, present in parts])
+
+
+def _measure_batch(base: Base, batch: Batch, layer: int, last: int) -> tuple[ExpertCall, Tensor]:
+    present: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
-        states = output[0] if isinstance(output, tuple) else output
-        seen.append(states[torch.arange(len(columns)), columns.to(states.device)])
+        states = output[0] if isinstance(output, tuple) else output  # (B, S, d_m)
+        present.append(states[torch.arange(len(batch.edited)), batch.edited].float().cpu())
 
     hook = base.decoder_layers[last].register_forward_hook(keep)
     try:
-        calls = capture_keys(base, ids, mask, columns, sorted({layer, last}))
+        calls = capture_keys(base, batch.ids, batch.mask, batch.edited, {layer, last})
     finally:
         hook.remove()
-    return calls[layer], seen[0]
+    return calls[layer], present[0]
 
 
-def target_losses(base: Base, facts: Sequence[Fact], options: TargetOptions) -> list[float]:
-    """Negative log-likelihood of each fact's new target, in nats a token, for the model as it is now."""
-    losses: list[float] = []
-    for start in range(0, len(facts), options.facts_per_pass):
-        prompts = [
-            encode_fact(base.tokenizer, f, options.style)
-            for f in facts[start : start + options.facts_per_pass]
-        ]
-        ids, mask, _ = pad_right(prompts, pad_token(base.tokenizer))
-        with torch.no_grad():
-            logits = base.model(input_ids=ids.to(base.device), attention_mask=mask.to(base.device)).logits
-        for row, prompt in enumerate(prompts):
-            assert prompt.target is not None
-            span = slice(prompt.target - 1, len(prompt.ids) - 1)
-            wanted = torch.tensor(prompt.ids[prompt.target :], device=logits.device)
-            losses.append(float(F.cross_entropy(logits[row, span].float(), wanted)))
-    return losses
+def _joined(calls: Sequence[ExpertCall]) -> ExpertCall:
+    """The tokens of several calls, one call after the other."""
+    keys = [call.keys for call in calls if call.keys is not None]
+    return ExpertCall(
+        keys=torch.cat(keys),
+        gates=torch.cat([call.gates for call in calls]),
+        experts=torch.cat([call.experts for call in calls]),
+    )
+
+
+def _first(call: ExpertCall, tokens: int) -> ExpertCall:
+    """The first tokens of a call."""
+    keys = None if call.keys is None else call.keys[:tokens]
+    return ExpertCall(keys, call.gates[:tokens], call.experts[:tokens])

@@ -1,0 +1,125 @@
+"""One layer's edit: the problem it poses, what a solver answers, and the delta that grows batch by batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from moe_patch.algebra import Rows, concatenate, one_left_per_row, response
+from moe_patch.capture import Handle, attach
+from moe_patch.model import Base
+from moe_patch.patch import LayerDelta
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerProblem:
+    """One layer's share of one batch.
+
+    Earlier batches' facts come first. Their residual is zero, so that their outputs stay, but where a new
+    fact about the same subject moves them along.
+    """
+
+    layer: int
+    rows: Rows  # of T facts
+    residual: Tensor  # (T, d_m) fp32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerSolution:
+    """What a solver adds to its layer; `left` has a row per fact, or one per row of `rows` if `per_row`."""
+
+    left: Tensor  # (T, d_m) or (nnz, d_m)
+    ridge: float  # absolute lambda
+    per_row: bool = False
+    objectives: tuple[float, ...] = ()  # of an iterative solver: at first and after each pass
+
+
+class LayerSolver(Protocol):
+    """A method's own part: from one layer's rows and residuals to a left factor."""
+
+    def __call__(self, problem: LayerProblem) -> LayerSolution:
+        """Solve one layer's share of one batch."""
+
+
+class LayerEdit:
+    """One layer's growing delta, live in the model between `add` and `off`."""
+
+    def __init__(self, base: Base, layer: int) -> None:
+        self._layer = base.layer(layer)
+        self._handle: Handle | None = None
+        self._rows: Rows | None = None
+        self._left = torch.empty(0)  # (R, d_m)
+        self._residual = torch.empty(0)  # (T, d_m): what the whole delta was asked to add
+        self._per_row = False
+        self._ridge = 0.0
+
+    def problem(self, rows: Rows, residual: Tensor, earlier: Tensor | None) -> LayerProblem:
+        """New facts' rows and residual (T, d_m), behind those of earlier batches' facts.
+
+        Args:
+            earlier: (T_earlier, d_m), by how much the outputs for earlier facts are to change; None does not
+                care.
+        """
+        if self._rows is None or earlier is None:
+            return LayerProblem(self._layer.index, rows, residual)
+        joined = concatenate(self._rows, rows)
+        return LayerProblem(self._layer.index, joined, torch.cat([earlier, residual]))
+
+    def add(self, rows: Rows, residual: Tensor, earlier: Tensor | None, solution: LayerSolution) -> None:
+        """Add the solution of `problem(rows, residual, earlier)` to the delta, and switch the sum on."""
+        if self._rows is None:
+            self._rows, self._left, self._residual = rows, solution.left, residual
+        else:
+            asked = residual + self._already(rows)
+            first, whole = self._rows.num_facts, concatenate(self._rows, rows)
+            left = solution.left
+            if earlier is None:  # the solution knows the new facts only
+                left = _spread(left, rows, whole, first, solution.per_row)
+            self._left = left + _spread(self._left, self._rows, whole, 0, solution.per_row)
+            kept = self._residual if earlier is None else self._residual + earlier
+            self._rows, self._residual = whole, torch.cat([kept, asked])
+        self._per_row, self._ridge = solution.per_row, solution.ridge
+        self.off()
+        self._handle = attach(self._layer, self.delta())
+
+    def off(self) -> None:
+        """Take the delta out of the model; it is kept here."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def delta(self) -> LayerDelta:
+        """The delta as it goes into a patch."""
+        assert self._rows is not None
+        rows = one_left_per_row(self._rows) if self._per_row else self._rows
+        return LayerDelta(
+            left=self._left.float(),
+            right=rows.value.float(),
+            expert=rows.expert.int(),
+            fact=rows.fact.int(),
+            residual=self._residual.float(),
+            keys=self._rows if self._per_row else None,
+            ridge=self._ridge,
+        )
+
+    def _already(self, rows: Rows) -> Tensor:
+        """(T, d_m): what the delta adds so far for new facts, whose residuals were measured with it on."""
+        assert self._rows is not None
+        own = one_left_per_row(self._rows) if self._per_row else self._rows
+        return response(self._left, own, rows).float()
+
+
+def _spread(left: Tensor, rows: Rows, whole: Rows, first: int, per_row: bool) -> Tensor:
+    """A left factor of `rows` as one of `whole`, where the facts of `rows` are numbered from `first` on."""
+    if per_row:
+        place = rows.expert * whole.num_facts + rows.fact + first  # (nnz,)
+        at = torch.searchsorted(whole.expert * whole.num_facts + whole.fact, place)
+        spread = left.new_zeros(len(whole.value), left.shape[1])  # (nnz', d_m)
+    else:
+        at = torch.arange(rows.num_facts) + first
+        spread = left.new_zeros(whole.num_facts, left.shape[1])  # (T', d_m)
+    spread[at] = left
+    return spread
