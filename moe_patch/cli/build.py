@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from click.shell_completion import CompletionItem
 
 from moe_patch.cli.console import print_json, print_tables, progress_bars
 from moe_patch.cli.options import FILE, json_option, model_options, open_model, read_edits
+from moe_patch.cli.output import writable
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -133,7 +133,7 @@ def build(
     from moe_patch.patch import save
 
     chosen = get_method(method)
-    out = _writable(out or Path(f"{edits.stem}.safetensors"))
+    out = writable(out or Path(f"{edits.stem}.safetensors"))
     read_edits(edits, skip_invalid=skip_invalid)  # a mistake in the facts should not wait for the model
     base = open_model(model, dtype, device_map, offload_folder)
     read = read_edits(edits, skip_invalid=skip_invalid, base=base)
@@ -169,15 +169,6 @@ def _options(
     overrides |= dict(map(parse_setting, settings))
     values = found.method_options(method.name) if found else {}
     return merged_options(method.Options, values, overrides, f"recipe {found.name}" if found else "")
-
-
-def _writable(path: Path) -> Path:
-    """The path, if a file can be put there: the answer should not wait for the build."""
-    if not path.parent.is_dir():
-        raise click.BadParameter(f"there is no folder {path.parent}", param_hint="--out")
-    if not os.access(path.parent, os.W_OK):
-        raise click.BadParameter(f"the folder {path.parent} is not writable", param_hint="--out")
-    return path
 
 
 def _list_skipped(read: FactFile) -> None:

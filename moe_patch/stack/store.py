@@ -14,19 +14,19 @@ from filelock import FileLock
 
 from moe_patch.errors import OutputError, StackError
 from moe_patch.files import write_text
-from moe_patch.stack.lockfile import Combine, Lock, lock_text, parse_lock
+from moe_patch.stack.lockfile import Lock, lock_text, parse_lock
 
 DEFAULT_NAME = "moe-patch.stack"
 
 _MAX_BYTES = 4 * 2**20
 
 
-def create_lock(path: Path, combine: Combine = "solve") -> Lock:
-    """An empty stack at `path`; StackError if there is one already."""
+def create_lock(path: Path, lock: Lock | None = None) -> Lock:
+    """A new stack at `path`, empty unless a lock is given; StackError if there is one already."""
+    lock = lock or Lock()
     with _alone(path):
         if path.exists():
             raise StackError(f"{path} is there already: remove it first, or name another file")
-        lock = Lock(combine=combine)
         write_text(path, lock_text(lock))
     return lock
 

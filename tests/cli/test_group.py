@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,16 +15,39 @@ from moe_patch.errors import FactError
 from tests.cli.conftest import Run
 
 
-def test_every_command_has_examples_that_it_understands(run: Run) -> None:
-    assert list(main.commands) == ["build", "eval", "inspect", "ask"]
+def commands() -> dict[str, click.Command]:
+    """Every command by what has to be typed for it, those of groups included."""
+    found: dict[str, click.Command] = {}
     for name, command in main.commands.items():
-        shown = run(name, "--help").stdout
-        examples = [line.strip() for line in shown.splitlines() if line.strip().startswith("moe-patch ")]
-        assert examples
-        known = {option for parameter in command.params for option in parameter.opts}
-        for example in examples:
-            used = {word for word in example.split() if word.startswith("--")}
-            assert used <= known, example
+        inner = command.commands if isinstance(command, click.Group) else {}
+        found |= {name: command} | {f"{name} {key}": value for key, value in inner.items()}
+    return found
+
+
+def test_every_command_has_examples_that_it_understands(run: Run) -> None:
+    assert {
+        "build",
+        "eval",
+        "inspect",
+        "ask",
+        "stack",
+        "drop",
+        "diff",
+        "log",
+        "merge",
+    } <= main.commands.keys()
+    known = {
+        name: {option for parameter in command.params for option in parameter.opts}
+        for name, command in commands().items()
+    }
+    for name in known:
+        shown = run(*name.split(), "--help").stdout
+        examples = [line.split() for line in shown.splitlines() if line.strip().startswith("moe-patch ")]
+        assert examples, name
+        for words in examples:
+            of = " ".join(words[1:3]) if " ".join(words[1:3]) in known else words[1]
+            used = {word for word in words if re.match("--?[a-z]", word)}
+            assert used <= known[of], " ".join(words)
 
 
 def test_help_and_completion_import_neither_torch_nor_transformers() -> None:

@@ -1,0 +1,21 @@
+"""Where commands write what they make."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+out_option = click.option(
+    "-o", "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The patch to write."
+)
+
+
+def writable(path: Path) -> Path:
+    """The path, if a file can be put there: the answer should not wait for the work to be done."""
+    if not path.parent.is_dir():
+        raise click.BadParameter(f"there is no folder {path.parent}", param_hint="--out")
+    if not os.access(path.parent, os.W_OK):
+        raise click.BadParameter(f"the folder {path.parent} is not writable", param_hint="--out")
+    return path

@@ -1,0 +1,146 @@
+"""The commands that change a stack: `init`, `add`, `remove`, `enable`, `disable`, `move`, `undo`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from moe_patch.cli.options import FILE
+from moe_patch.cli.stack.options import allow_option, combine_option, stack_option
+
+if TYPE_CHECKING:
+    from moe_patch.stack import Lock
+
+patches_argument = click.argument("names", metavar="PATCH...", nargs=-1, required=True)
+
+
+@click.command(epilog="\b\nExample:\n  moe-patch stack init capitals.safetensors --combine add")
+@click.argument("paths", metavar="[PATCH]...", nargs=-1, type=FILE)
+@combine_option
+@allow_option
+@stack_option
+def init(paths: Sequence[Path], combine: Any, allow_conflicts: bool, lock_path: Path) -> None:
+    """Make a stack of PATCHes, the first one lowest, or an empty one."""
+    from moe_patch.stack import Lock, create_lock
+
+    lock = _grown(Lock(combine=combine or "solve"), paths, lock_path, allow_conflicts)
+    _say(lock_path, create_lock(lock_path, lock))
+
+
+@click.command(epilog="\b\nExample:\n  moe-patch stack add rivers.safetensors --position 1")
+@click.argument("paths", metavar="PATCH...", nargs=-1, required=True, type=FILE)
+@click.option("--position", type=click.IntRange(min=1), help="Where the first one goes.  [default: on top]")
+@allow_option
+@stack_option
+def add(paths: Sequence[Path], position: int | None, allow_conflicts: bool, lock_path: Path) -> None:
+    """Put PATCHes on the stack.
+
+    Refused for a patch of another base, and for facts that contradict those of a patch that is on.
+    """
+    _change(lock_path, lambda lock: _grown(lock, paths, lock_path, allow_conflicts, position))
+
+
+@click.command(epilog="\b\nExample:\n  moe-patch stack remove capitals")
+@patches_argument
+@stack_option
+def remove(names: Sequence[str], lock_path: Path) -> None:
+    """Take PATCHes, given by number, name or hash, off the stack. Their files stay."""
+    from moe_patch.stack import operations
+
+    def without(lock: Lock) -> Lock:
+        for number in sorted(_numbers(lock, names), reverse=True):
+            lock = operations.remove(lock, number)
+        return lock
+
+    _change(lock_path, without)
+
+
+@click.command(epilog="\b\nExample:\n  moe-patch stack enable capitals")
+@patches_argument
+@allow_option
+@stack_option
+def enable(names: Sequence[str], allow_conflicts: bool, lock_path: Path) -> None:
+    """Switch PATCHes of the stack, given by number, name or hash, on."""
+    from moe_patch.stack.check import refuse_contradictions
+
+    def switched_on(lock: Lock) -> Lock:
+        lock = _switched(lock, names, on=True)
+        if not allow_conflicts:
+            refuse_contradictions(lock, lock_path)
+        return lock
+
+    _change(lock_path, switched_on)
+
+
+@click.command(epilog="\b\nExample:\n  moe-patch stack disable 2")
+@patches_argument
+@stack_option
+def disable(names: Sequence[str], lock_path: Path) -> None:
+    """Switch PATCHes of the stack, given by number, name or hash, off. They keep their place."""
+    _change(lock_path, lambda lock: _switched(lock, names, on=False))
+
+
+@click.command(epilog="\b\nExample:\n  moe-patch stack move capitals 1")
+@click.argument("name", metavar="PATCH")
+@click.argument("position", type=click.IntRange(min=1))
+@stack_option
+def move(name: str, position: int, lock_path: Path) -> None:
+    """Move a PATCH of the stack, given by number, name or hash, to POSITION; 1 is the lowest."""
+    from moe_patch.stack import operations
+
+    _change(lock_path, lambda lock: operations.move(lock, operations.find(lock, name), position))
+
+
+@click.command(epilog="\b\nExample:\n  moe-patch stack undo")
+@stack_option
+def undo(lock_path: Path) -> None:
+    """Bring back the stack as it was before the last change. Again: the one before."""
+    from moe_patch.stack import undo_lock
+
+    _say(lock_path, undo_lock(lock_path))
+
+
+def _change(lock_path: Path, change: Callable[[Lock], Lock]) -> None:
+    from moe_patch.stack import change_lock
+
+    _say(lock_path, change_lock(lock_path, change))
+
+
+def _grown(
+    lock: Lock, paths: Sequence[Path], lock_path: Path, allow_conflicts: bool, position: int | None = None
+) -> Lock:
+    from moe_patch.patch import load
+    from moe_patch.stack import operations
+    from moe_patch.stack.check import refuse_contradictions
+    from moe_patch.stack.contents import base_record, entry_for
+
+    for offset, path in enumerate(paths):
+        patch = load(path)
+        place = None if position is None else position + offset
+        lock = operations.add(lock, entry_for(path, patch, lock_path), base_record(patch), place)
+    if not allow_conflicts:
+        refuse_contradictions(lock, lock_path)
+    return lock
+
+
+def _switched(lock: Lock, names: Sequence[str], *, on: bool) -> Lock:
+    from moe_patch.stack import operations
+
+    for number in _numbers(lock, names):
+        lock = operations.enable(lock, number, on)
+    return lock
+
+
+def _numbers(lock: Lock, names: Sequence[str]) -> set[int]:
+    from moe_patch.stack import operations
+
+    return {operations.find(lock, name) for name in names}
+
+
+def _say(lock_path: Path, lock: Lock) -> None:
+    on = sum(entry.enabled for entry in lock.patch)
+    count = f"{len(lock.patch)} {'patch' if len(lock.patch) == 1 else 'patches'}"
+    click.echo(f"{lock_path}: {count}, {on} on, revision {lock.revision}")

@@ -1,0 +1,105 @@
+"""`moe-patch stack check`: whether the patches of a stack go together."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from moe_patch.cli.console import plain_table, print_json, print_tables
+from moe_patch.cli.options import json_option
+from moe_patch.cli.stack.options import conflict_options, limits_of, stack_option
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from moe_patch.stack.check import Check
+
+SHOWN = 20  # pairs in the table, unless all are asked for
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  moe-patch stack check
+  moe-patch stack check --heatmap conflicts.png --refuse 0.5
+"""
+)
+@conflict_options
+@click.option("--all", "show_all", is_flag=True, help=f"Show every pair, not only the {SHOWN} worst.")
+@click.option(
+    "--heatmap",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw who moves whose facts how far into this picture (.png, .svg, .pdf); needs matplotlib.",
+)
+@stack_option
+@json_option
+def check(
+    warn: float | None,
+    refuse: float | None,
+    allow_conflicts: bool,
+    show_all: bool,
+    heatmap: Path | None,
+    lock_path: Path,
+    as_json: bool,
+) -> None:
+    """Check files, hashes, bases and facts, and how far the patches move one another's facts.
+
+    Shares are of each fact's own edit at the layer. Fails where something is refused.
+    """
+    from moe_patch.stack import read_lock
+    from moe_patch.stack.check import check_stack
+
+    lock = read_lock(lock_path)
+    found = check_stack(lock, lock_path, limits_of(warn, refuse), allow_conflicts=allow_conflicts)
+    if as_json:
+        print_json(_json(found))
+    else:
+        _show(found, None if show_all else SHOWN)
+    if heatmap is not None:
+        from moe_patch.stack.heatmap import draw_heatmap
+
+        draw_heatmap(found.disturbances, heatmap)
+        click.echo(f"Drawn: {heatmap}", err=True)
+    if found.refused:
+        raise click.exceptions.Exit(1)
+
+
+def _json(found: Check) -> dict[str, Any]:
+    return {
+        "refused": found.refused,
+        "findings": [asdict(finding) for finding in found.findings],
+        "pairs": [asdict(pair) for pair in found.disturbances],
+        "standings": [asdict(standing) for standing in found.standings],
+    }
+
+
+def _show(found: Check, limit: int | None) -> None:
+    print_tables(*_tables(found, limit))
+    for finding in found.findings:
+        click.echo(f"{finding.level}: {finding.text}")
+    if not found.findings:
+        click.echo("The patches go together.")
+
+
+def _tables(found: Check, limit: int | None) -> list[Table]:
+    tables = []
+    if found.disturbances:
+        left = len(found.disturbances) - len(found.disturbances[:limit])
+        title = f"Pairs ({left} more with --all)" if left else "Pairs"
+        columns = ("facts of", "moved by", "layer", "median", "most", "of it along", "fact")
+        table = plain_table(title, columns, right=columns[2:6])
+        for pair in found.disturbances[:limit]:
+            shares = (f"{pair.median:.1%}", f"{pair.worst:.1%}", f"{pair.along:+.1%}")
+            table.add_row(pair.disturbed, pair.by, str(pair.layer), *shares, pair.fact)
+        tables.append(table)
+    if found.standings:
+        columns = ("facts of", "layer", "median", "most", "fact")
+        table = plain_table("Moved by the whole stack, combined", columns, right=columns[1:4])
+        for standing in found.standings:
+            shares = (f"{standing.median:.1%}", f"{standing.worst:.1%}")
+            table.add_row(standing.patch, str(standing.layer), *shares, standing.fact)
+        tables.append(table)
+    return tables

@@ -1,0 +1,64 @@
+"""What the stack commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from moe_patch.stack import Lock
+    from moe_patch.stack.check import Limits
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+stack_option = click.option(
+    "--stack",
+    "lock_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("moe-patch.stack"),
+    show_default=True,
+    help="The stack's lock file.",
+)
+
+allow_option = click.option(
+    "--allow-conflicts", is_flag=True, help="Go on where patches contradict or disturb one another."
+)
+
+combine_option = click.option(
+    "--combine",
+    type=click.Choice(["add", "solve"]),
+    help="Add the deltas, or solve for all facts together.",
+)
+
+
+def conflict_options(command: F) -> F:
+    """Add the options that decide when patches disturb one another too much."""
+    for option in (
+        allow_option,
+        click.option(
+            "--refuse",
+            type=click.FloatRange(min=0),
+            help="Share of a fact's own edit by which others may not move it.  [default: 1.0]",
+        ),
+        click.option(
+            "--warn", type=click.FloatRange(min=0), help="Share that is worth a warning.  [default: 0.25]"
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def limits_of(warn: float | None, refuse: float | None) -> Limits:
+    """The limits that `conflict_options` describe."""
+    from moe_patch.stack.check import REFUSE, WARN, Limits
+
+    return Limits(WARN if warn is None else warn, REFUSE if refuse is None else refuse)
+
+
+def lock_json(lock: Lock) -> dict[str, Any]:
+    """A stack as plain data."""
+    patches = [{"number": n, **entry.model_dump()} for n, entry in enumerate(lock.patch, start=1)]
+    return {**lock.model_dump(exclude={"patch"}), "patches": patches}

@@ -1,0 +1,60 @@
+"""`moe-patch stack resolve`: one patch that equals the stack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from moe_patch.cli.console import print_json, print_tables
+from moe_patch.cli.options import json_option
+from moe_patch.cli.output import out_option, writable
+from moe_patch.cli.stack.options import (
+    combine_option,
+    conflict_options,
+    limits_of,
+    stack_option,
+)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  moe-patch stack resolve -o all.safetensors
+  moe-patch stack resolve -o all.safetensors --combine add --allow-conflicts
+"""
+)
+@out_option
+@combine_option
+@conflict_options
+@stack_option
+@json_option
+def resolve(
+    out: Path,
+    combine: Any,
+    warn: float | None,
+    refuse: float | None,
+    allow_conflicts: bool,
+    lock_path: Path,
+    as_json: bool,
+) -> None:
+    """Write one patch that equals the stack. Needs no model.
+
+    Facts that several patches have are merged; the later patch counts. Refused where `stack check` refuses.
+    """
+    from moe_patch.cli.summary import describe, summary_tables
+    from moe_patch.patch import save
+    from moe_patch.stack import resolve_stack
+
+    out = writable(out)
+    combined = resolve_stack(lock_path, combine, limits_of(warn, refuse), allow_conflicts=allow_conflicts)
+    save(combined.patch, out)
+    described = describe(combined.patch, out)
+    if as_json:
+        print_json(described | {"patch": str(out), "notes": list(combined.notes)})
+        return
+    print_tables(*summary_tables(described))
+    for note in combined.notes:
+        click.echo(f"note: {note}")
+    click.echo(f"\n{out}: {len(combined.patch.facts)} facts")

@@ -1,0 +1,94 @@
+"""What is different between two patches, and between two stacks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+
+from moe_patch.algebra import kernel, penalty
+from moe_patch.facts import Fact
+from moe_patch.patch import LayerDelta, Patch
+from moe_patch.stack.layers import delta_rows
+from moe_patch.stack.lockfile import Lock
+
+
+@dataclass(frozen=True, slots=True)
+class LayerDifference:
+    """How far two patches' deltas of one layer are apart; Frobenius norms over all experts."""
+
+    layer: int
+    first: float
+    second: float
+    apart: float  # norm of the difference
+    cosine: float  # of the angle between them; 0 where one is nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Everything in which two patches of one base differ."""
+
+    same_base: bool
+    removed: tuple[Fact, ...]
+    added: tuple[Fact, ...]
+    changed: tuple[tuple[Fact, Fact], ...]  # one question, two answers
+    layers: tuple[LayerDifference, ...]
+    settings: dict[str, tuple[JsonValue, JsonValue]]  # method and hyper-parameters; None is absent
+
+
+def compare_patches(first: Patch, second: Patch) -> Difference:
+    """What is in one patch and not in the other. Facts are told apart by what they ask."""
+    before = {(fact.prompt, fact.subject): fact for fact in first.facts}
+    after = {(fact.prompt, fact.subject): fact for fact in second.facts}
+    both = [(before[question], after[question]) for question in before if question in after]
+    settings = [{"method": patch.method, **patch.hyperparameters} for patch in (first, second)]
+    return Difference(
+        same_base=(first.base.config, first.base.index) == (second.base.config, second.base.index),
+        removed=tuple(fact for question, fact in before.items() if question not in after),
+        added=tuple(fact for question, fact in after.items() if question not in before),
+        changed=tuple(pair for pair in both if pair[0].target_new != pair[1].target_new),
+        layers=tuple(
+            _layer(layer, first.layers.get(layer), second.layers.get(layer))
+            for layer in sorted(first.layers.keys() | second.layers.keys())
+        ),
+        settings={
+            name: (settings[0].get(name), settings[1].get(name))
+            for name in sorted(settings[0].keys() | settings[1].keys())
+            if settings[0].get(name) != settings[1].get(name)
+        },
+    )
+
+
+def compare_locks(before: Lock, after: Lock) -> list[str]:
+    """What was done to a stack, a line for each patch or setting that is different."""
+    old = {entry.hash: (number, entry) for number, entry in enumerate(before.patch, start=1)}
+    new = {entry.hash: (number, entry) for number, entry in enumerate(after.patch, start=1)}
+    lines = [f"- {number} {entry.path}" for digest, (number, entry) in old.items() if digest not in new]
+    kept = [digest for digest in new if digest in old]
+    places = {digest: place for place, digest in enumerate(digest for digest in old if digest in new)}
+    for digest, (number, entry) in new.items():
+        if digest not in old:
+            lines.append(f"+ {number} {entry.path}{'' if entry.enabled else ' (off)'}")
+            continue
+        was_at, was = old[digest]
+        if places[digest] != kept.index(digest):
+            lines.append(f"~ {number} {entry.path}: was number {was_at}")
+        if was.enabled != entry.enabled:
+            lines.append(f"~ {number} {entry.path}: {'on' if entry.enabled else 'off'}")
+        if was.path != entry.path:
+            lines.append(f"~ {number} {entry.path}: was {was.path}")
+    if before.combine != after.combine:
+        lines.append(f"~ combine: {after.combine}, was {before.combine}")
+    return lines
+
+
+def _layer(layer: int, first: LayerDelta | None, second: LayerDelta | None) -> LayerDifference:
+    """From the factors: ||D - D'||^2 = ||D||^2 + ||D'||^2 - 2 <D, D'>, never a dense delta."""
+    norms = [math.sqrt(penalty(delta.left, delta_rows(delta))) if delta else 0.0 for delta in (first, second)]
+    if first is None or second is None or not all(norms):
+        return LayerDifference(layer, norms[0], norms[1], math.hypot(*norms), 0.0)
+    gram = kernel(delta_rows(first), delta_rows(second))  # (R, R')
+    product = float((gram * (first.left.double() @ second.left.double().T)).sum())
+    apart = math.sqrt(max(0.0, norms[0] ** 2 + norms[1] ** 2 - 2 * product))
+    return LayerDifference(layer, norms[0], norms[1], apart, product / (norms[0] * norms[1]))

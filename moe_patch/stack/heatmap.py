@@ -1,0 +1,53 @@
+"""A picture of who moves whose facts how far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from moe_patch.errors import ConfigError
+from moe_patch.files import replacing
+from moe_patch.stack.conflicts import Disturbance
+
+_ENDINGS = (".png", ".svg", ".pdf")
+_INCHES_A_PATCH = 0.5
+_MARGIN = 2.5  # inches, for names
+
+
+def draw_heatmap(disturbances: Sequence[Disturbance], path: Path) -> None:
+    """Draw the largest share at any layer for every pair of patches: rows are moved, columns move.
+
+    Raises:
+        ConfigError: matplotlib is missing, there is nothing to draw, or the ending names no picture.
+        OutputError: the system refuses to write.
+    """
+    if path.suffix.lower() not in _ENDINGS:
+        raise ConfigError(f"{path}: expected a name that ends in {', '.join(_ENDINGS)}")
+    if not disturbances:
+        raise ConfigError("there is nothing to draw: no two patches that are on edit one layer")
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415  an extra, and slow to import
+    except ImportError as error:
+        raise ConfigError("a heat map needs matplotlib: pip install 'moe-patch[bench]'") from error
+    names, shares = share_table(disturbances)
+    side = _MARGIN + _INCHES_A_PATCH * len(names)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow([[100 * share for share in row] for row in shares], cmap="magma_r", vmin=0)
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("moves")
+    axes.set_ylabel("facts of")
+    figure.colorbar(image, label="% of the most disturbed fact's own edit, at the worst layer")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=150)
+
+
+def share_table(disturbances: Sequence[Disturbance]) -> tuple[list[str], list[list[float]]]:
+    """The patches' names, and for each pair (row is moved by column) the largest share at any layer."""
+    names = sorted({name for pair in disturbances for name in (pair.disturbed, pair.by)})
+    worst: dict[tuple[str, str], float] = {}
+    for pair in disturbances:
+        place = pair.disturbed, pair.by
+        worst[place] = max(worst.get(place, 0.0), pair.worst)
+    return names, [[worst.get((row, column), 0.0) for column in names] for row in names]

@@ -1,0 +1,66 @@
+"""Where a patch comes from: the patches it was made from, as far as their files are at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from moe_patch.errors import PatchError
+from moe_patch.patch import Limits
+from moe_patch.patch.header import read_header
+from moe_patch.patch.schema import Metadata, parse_metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Ancestor:
+    """A patch in another's history; `metadata` is None where no file of it was found."""
+
+    hash: str
+    depth: int  # 0 is the patch itself
+    path: Path | None = None
+    metadata: Metadata | None = None
+
+
+def read_metadata(path: Path) -> Metadata:
+    """What a patch file says of itself, without its tensors, and so without proof of its hash.
+
+    Raises the PatchErrors of `moe_patch.load` that concern the header and the metadata.
+    """
+    try:
+        return parse_metadata(read_header(path, Limits()).metadata)
+    except PatchError as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def lineage(path: Path, folders: Iterable[Path]) -> list[Ancestor]:
+    """The patch at `path` and all that it was made from, parents after their child.
+
+    Args:
+        folders: where to look for the parents' files, by the hash that each declares. Files there that are
+            no patches are passed over.
+    """
+    own = read_metadata(path)
+    known = _patches_in(folders) | {own.hash: (path, own)}
+    found: list[Ancestor] = []
+    waiting = [(own.hash, 0)]
+    while waiting:
+        digest, depth = waiting.pop()
+        place, metadata = known.get(digest, (None, None))
+        again = any(ancestor.hash == digest for ancestor in found)
+        found.append(Ancestor(digest, depth, place, metadata))
+        if metadata is not None and not again:  # a forged file may be its own parent
+            waiting += [(parent, depth + 1) for parent in reversed(metadata.parents)]
+    return found
+
+
+def _patches_in(folders: Iterable[Path]) -> dict[str, tuple[Path, Metadata]]:
+    found: dict[str, tuple[Path, Metadata]] = {}
+    for folder in folders:
+        for path in sorted(folder.glob("*.safetensors")):
+            try:
+                metadata = read_metadata(path)
+            except PatchError:
+                continue  # a model's weights, most likely
+            found.setdefault(metadata.hash, (path, metadata))
+    return found
