@@ -18,7 +18,9 @@ from moe_patch.cli.drop import drop
 from moe_patch.cli.eval import evaluate
 from moe_patch.cli.inspect import inspect
 from moe_patch.cli.log import log
+from moe_patch.cli.merge import merge
 from moe_patch.cli.stack import stack
+from moe_patch.cli.unmerge import unmerge
 from moe_patch.errors import MoePatchError
 
 INTERRUPTED = 130  # what shells expect of a program that Ctrl-C ended: 128 + SIGINT
@@ -68,5 +70,5 @@ def main(verbose: int, quiet: bool) -> None:
     log_to_stderr(logging.ERROR if quiet else steps[min(verbose, 2)])
 
 
-for command in (build, evaluate, inspect, ask, stack, drop, diff, log):
+for command in (build, evaluate, inspect, ask, stack, drop, diff, log, merge, unmerge):
     main.add_command(command)

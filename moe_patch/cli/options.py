@@ -19,6 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 
@@ -42,6 +43,22 @@ mode_option = click.option(
     default="merge",
     show_default=True,
     help="Add the patch to the weights, or compute it beside them.",
+)
+
+
+out_folder_option = click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder to write; it must not exist yet.",
+)
+
+link_option = click.option(
+    "--link",
+    type=click.Choice(["auto", "hard", "copy"]),
+    default="auto",
+    show_default=True,
+    help="How files that stay the same get there: shared where that is possible, hard-linked, or copied.",
 )
 
 

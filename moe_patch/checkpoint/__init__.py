@@ -1,0 +1,10 @@
+"""Checkpoints on the disk: patches merged into them, and taken out again."""
+
+from __future__ import annotations
+
+from moe_patch.checkpoint.folder import Checkpoint, open_checkpoint
+from moe_patch.checkpoint.merge import MergePlan, plan_merge
+from moe_patch.checkpoint.record import Record, read_record
+from moe_patch.checkpoint.unmerge import unmerge
+
+__all__ = ["Checkpoint", "MergePlan", "Record", "open_checkpoint", "plan_merge", "read_record", "unmerge"]

@@ -1,0 +1,102 @@
+"""A checkpoint folder: its config, its MoE layers, and where on the disk their down projections lie."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from moe_patch.checkpoint.names import Slot, locate
+from moe_patch.checkpoint.shards import read_spans, weight_files
+from moe_patch.errors import ModelError
+from moe_patch.model import Base, wrap
+from moe_patch.patch import Fingerprint
+
+_OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.ckpt")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A folder with a model in it. The model itself is on the meta device: no weights are in memory."""
+
+    folder: Path
+    name: str
+    base: Base = field(repr=False)
+    weights: tuple[str, ...]  # the files that hold them
+    slots: dict[int, list[Slot]] = field(repr=False)  # by layer, in expert order
+
+    def fingerprint(self, layers: Iterable[int]) -> Fingerprint:
+        """What identifies this base to a patch that edits `layers`: the same as that of the model opened."""
+        numbers = sorted(layers)
+        with ThreadPoolExecutor() as pool:
+            hashes = dict(zip(numbers, pool.map(self.down_hash, numbers), strict=True))
+        shapes = {number: self.base.layer(number).shape for number in numbers}
+        return dataclasses.replace(self.base.fingerprint([]), experts=hashes, shapes=shapes)
+
+    def down_hash(self, layer: int) -> str:
+        """SHA-256 over a layer's down projections as `moe_patch.model.down_hash` takes it, one at a time."""
+        self.base.layer(layer)  # says what is wrong with a number that is none
+        digest = hashlib.sha256()
+        for slot in self.slots[layer]:
+            with (self.folder / slot.file).open("rb") as file:
+                file.seek(slot.begin)
+                down = slot.decode(file.read(slot.end - slot.begin))  # (d_m, d_k)
+            digest.update(down.float().contiguous().numpy().astype("<f4", copy=False).data)
+        return f"sha256:{digest.hexdigest()}"
+
+
+def open_checkpoint(name: str | Path | None = None) -> Checkpoint:
+    """Open a checkpoint by folder, or by its name on the Hub; None is the demo model.
+
+    Raises ModelError where there is none, where its experts cannot be edited, and where they are quantised.
+    """
+    folder = find_folder(name)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder} has no config that transformers can read: {error}") from error
+    _refuse_quantised(folder, config)
+    auto: Any = AutoModelForCausalLM if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else AutoModel
+    with torch.device("meta"):
+        model = auto.from_config(config)
+    base = wrap(model, tokenizer=None, name="atlas" if name is None else str(name))
+    slots = locate(base, read_spans(folder))
+    return Checkpoint(folder, base.name, base, tuple(weight_files(folder)), slots)
+
+
+def find_folder(name: str | Path | None) -> Path:
+    """The folder of a checkpoint, fetched from the Hub where `name` is no folder; None is the demo model."""
+    if name is None:
+        return Path(str(resources.files("moe_patch_recipes") / "atlas" / "model"))
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(snapshot_download(str(name), ignore_patterns=list(_OTHER_WEIGHTS)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(f"{name} is neither a folder nor a model that can be fetched: {error}") from error
+
+
+def _refuse_quantised(folder: Path, config: Any) -> None:
+    settings = getattr(config, "quantization_config", None)
+    if settings is None:
+        settings = getattr(config.get_text_config(), "quantization_config", None)
+    if settings is not None:
+        method = (
+            settings.get("quant_method", "unknown") if isinstance(settings, dict) else settings.quant_method
+        )
+        raise ModelError(
+            f"{folder} is quantised ({method}), and rounding to it would lose much of an edit: serve the "
+            "patch beside the weights, as an adapter (moe-patch export --format peft), or merge into the "
+            "checkpoint that is not quantised"
+        )

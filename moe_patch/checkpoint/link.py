@@ -1,0 +1,68 @@
+"""Putting a file into another folder without writing it again, where the file system can."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sys
+from pathlib import Path
+from typing import Literal, get_args
+
+from moe_patch.errors import ConfigError, OutputError
+
+Link = Literal["auto", "hard", "copy"]
+How = Literal["reflink", "hard", "copy"]
+
+_BEFORE_COPYING: dict[Link, tuple[How, ...]] = {
+    "auto": ("reflink", "hard"),
+    "hard": ("hard",),
+    "copy": ("reflink",),
+}
+
+_FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
+
+
+def choose(source: Path, folder: Path, link: Link) -> How:
+    """How files like `source` get into `folder`, found out by trying it with that file.
+
+    "auto" prefers a reflink, which shares the disk space and nothing else, then a hard link, then a copy.
+    "hard" insists on hard links: OutputError where there can be none. "copy" shares nothing that a program
+    could notice, so it is a reflink too where there can be one.
+    """
+    if link not in get_args(Link):
+        raise ConfigError(f"link {link!r} is unknown; choose from {', '.join(get_args(Link))}")
+    trial = folder / f".{secrets.token_hex(8)}.link.tmp"
+    for how in _BEFORE_COPYING[link]:
+        try:
+            place(source, trial, how)
+        except OSError as error:
+            refusal = error
+            continue
+        finally:
+            trial.unlink(missing_ok=True)
+        return how
+    if link == "hard":
+        reason = refusal.strerror
+        raise OutputError(f"{source} cannot be linked into {folder} ({reason}): choose --link auto or copy")
+    return "copy"
+
+
+def place(source: Path, target: Path, how: How) -> None:
+    """Make `target` a file with the content of `source`; OSError where the file system cannot do it so."""
+    source = source.resolve()  # the Hub's cache holds links to the files proper
+    if how == "hard":
+        os.link(source, target)
+    elif how == "reflink":
+        _reflink(source, target)
+    else:
+        shutil.copyfile(source, target)
+
+
+def _reflink(source: Path, target: Path) -> None:
+    if sys.platform != "linux":
+        raise OSError(f"reflinks are made on Linux only, not on {sys.platform}")
+    import fcntl  # noqa: PLC0415  not on every platform
+
+    with source.open("rb") as old, target.open("wb") as new:
+        fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())

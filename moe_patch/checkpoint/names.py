@@ -1,0 +1,154 @@
+"""From (layer, expert) to the place of its down projection in a checkpoint.
+
+Names and orientation come from the conversions with which transformers itself loads the checkpoint into the
+live class, followed key by key as its loader follows them. A table of names would be out of date with the
+next release, and a square matrix does not tell by its shape how it lies.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    MergeModulelist,
+    Transpose,
+    WeightConverter,
+    WeightRenaming,
+    dot_natural_key,
+    rename_source_key,
+)
+
+from moe_patch.checkpoint.shards import Span
+from moe_patch.errors import ModelError
+from moe_patch.model import Base, MoELayer
+from moe_patch.patch.header import DTYPES
+
+logger = logging.getLogger(__name__)
+
+_FLOATS = {name: dtype for name, dtype in DTYPES.items() if dtype.is_floating_point}
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where one expert's down projection is stored, and how to read and write it there."""
+
+    name: str  # of the tensor that it is, or is a part of
+    file: str
+    begin: int  # bytes from the start of the file
+    end: int
+    dtype: torch.dtype
+    shape: tuple[int, int]  # (d_m, d_k)
+    transposed: bool  # stored as (d_k, d_m)
+
+    def decode(self, raw: bytes) -> Tensor:
+        """The weight (d_m, d_k) that these bytes hold."""
+        flat = torch.frombuffer(bytearray(raw), dtype=self.dtype)
+        return flat.view(self.shape[::-1]).T if self.transposed else flat.view(self.shape)
+
+    def encode(self, weight: Tensor) -> bytes:
+        """The bytes of a weight (d_m, d_k), rounded to the dtype that is stored."""
+        stored = (weight.T if self.transposed else weight).to(self.dtype).contiguous()
+        return stored.view(torch.uint8).numpy().tobytes()
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What the loader makes a parameter from: stored tensors in its order, and its operations on them."""
+
+    spans: list[Span]
+    operations: list[Any]
+
+
+def locate(base: Base, spans: Mapping[str, Span]) -> dict[int, list[Slot]]:
+    """The stored down projections of every MoE layer, in expert order.
+
+    Args:
+        base: the model that the checkpoint is loaded into; its weights may be on the meta device.
+        spans: the checkpoint's tensors by name.
+
+    Raises:
+        ModelError: a layer's weights are missing, quantised, or stored in a way that this cannot follow.
+    """
+    sources = _follow(base.model, spans)
+    return {
+        index: _slots(layer, sources.get(f"{layer.name}.down_proj")) for index, layer in base.layers.items()
+    }
+
+
+def _follow(model: Any, spans: Mapping[str, Span]) -> dict[str, _Source]:
+    """What each expert parameter is made from, by the steps of transformers' own loader."""
+    transforms = get_model_conversion_mapping(model)
+    renamings = [entry for entry in transforms if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in transforms if isinstance(entry, WeightConverter)]
+    by_pattern = {pattern: entry for entry in converters for pattern in entry.source_patterns}
+    parameters, prefix = model.state_dict(), model.base_model_prefix
+    found: dict[str, _Source] = {}
+    unknown: dict[bool, list[str]] = defaultdict(list)
+    for name in sorted(spans, key=dot_natural_key):
+        target, pattern = rename_source_key(name, renamings, converters, prefix, parameters)
+        if target not in parameters and name in parameters:  # stored under the name it has in memory
+            target, pattern = rename_source_key(name, [], [], prefix, parameters)
+        if target not in parameters:
+            unknown[".experts." in name].append(name)
+            continue
+        operations = by_pattern[pattern].operations if pattern is not None else []
+        found.setdefault(target, _Source([], operations)).spans.append(spans[name])
+    if unknown[True]:
+        logger.warning(
+            "%d tensors of experts, such as %s, are not loaded by %s and stay as they are: what predicts "
+            "several tokens ahead with them will agree less often with the patched model",
+            len(unknown[True]),
+            unknown[True][0],
+            type(model).__name__,
+        )
+    return found
+
+
+def _slots(layer: MoELayer, source: _Source | None) -> list[Slot]:
+    if source is None:
+        raise ModelError(f"the checkpoint has no tensor for {layer.name}.down_proj")
+    first = source.spans[0]
+    merges = any(isinstance(operation, MergeModulelist) for operation in source.operations)
+    if merges:
+        parts = [(span, span.begin, span.end, span.shape) for span in source.spans]
+    else:
+        parts = [(first, *first.part(number), first.shape[1:]) for number in range(first.shape[0])]
+    if len(parts) != layer.num_experts or (not merges and len(source.spans) > 1):
+        raise ModelError(
+            f"{layer.name} has {layer.num_experts} experts, but the checkpoint stores {len(parts)} down "
+            f"projections for it, the first in {first.name}"
+        )
+    transposed = _transposed(layer, source) != (layer.layout == "in_out")
+    stored = (layer.d_key, layer.d_model) if transposed else (layer.d_model, layer.d_key)
+    for span, _, _, shape in parts:
+        if span.dtype not in _FLOATS or shape != stored:
+            raise ModelError(
+                f"{span.name} is {span.dtype} of shape {span.shape}; expected floats, {stored} an expert"
+            )
+    return [
+        Slot(span.name, span.file, begin, end, _FLOATS[span.dtype], (layer.d_model, layer.d_key), transposed)
+        for span, begin, end, _ in parts
+    ]
+
+
+def _transposed(layer: MoELayer, source: _Source) -> bool:
+    """Whether loading turns the stored matrices around; ModelError for operations of other kinds."""
+    turned = False
+    for operation in source.operations:
+        if isinstance(operation, Transpose) and {operation.dim0 % 3, operation.dim1 % 3} == {1, 2}:
+            # with check_dims, transformers leaves alone what has the parameter's shape already
+            fits = source.spans[0].shape == cast("Tensor", layer.experts.down_proj).shape
+            turned ^= not (operation.check_dims and fits)
+        elif not (isinstance(operation, MergeModulelist) and operation.dim == 0):
+            raise ModelError(
+                f"{source.spans[0].name} is loaded through {type(operation).__name__}, which cannot be "
+                "followed: merge in memory and save the model instead"
+            )
+    return turned

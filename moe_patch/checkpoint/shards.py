@@ -1,0 +1,96 @@
+"""The tensors of a checkpoint as they lie on the disk: in which file, from byte to byte, in what dtype."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+from safetensors import SafetensorError, safe_open
+
+from moe_patch import strict_json
+from moe_patch.errors import ModelError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One stored tensor; `begin` and `end` count bytes from the start of the file."""
+
+    name: str
+    file: str
+    dtype: str  # as safetensors spells it: "BF16", "F8_E4M3", ...
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    def part(self, number: int) -> tuple[int, int]:
+        """Begin and end of slice `number` along the first dimension."""
+        size = (self.end - self.begin) // self.shape[0]
+        return self.begin + number * size, self.begin + (number + 1) * size
+
+
+def weight_files(folder: Path) -> list[str]:
+    """The safetensors files that transformers reads from `folder`: one, or those that its index names.
+
+    Raises ModelError where there are none, or where the index is no index or names files that are missing.
+    """
+    if (folder / SINGLE).exists():
+        return [SINGLE]
+    names = sorted(set(_weight_map(folder / INDEX).values()))
+    for name in names:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise ModelError(f"{folder / INDEX} names {name!r}, which is no file in this folder")
+    return names
+
+
+def read_spans(folder: Path) -> dict[str, Span]:
+    """Every tensor of the checkpoint by its name on the disk, from the headers alone.
+
+    Raises ModelError for a file that safetensors cannot read, and for a shard without a tensor that the index
+    looks for there.
+    """
+    spans = {span.name: span for name in weight_files(folder) for span in _header(folder, name)}
+    if not (folder / SINGLE).exists():
+        for name, file in _weight_map(folder / INDEX).items():
+            if name not in spans or spans[name].file != file:
+                raise ModelError(f"{folder / INDEX} looks for {name} in {file}, where it is not")
+    return spans
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        value = strict_json.parse(index.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{index.parent} holds no checkpoint: expected {SINGLE} or {INDEX}") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{index} cannot be read: {error}") from error
+    found = value.get("weight_map") if isinstance(value, dict) else None
+    if not isinstance(found, dict) or not found:
+        raise ModelError(f"{index} has no weight_map")
+    return {name: _text(index, file) for name, file in found.items()}
+
+
+def _text(index: Path, value: JsonValue) -> str:
+    if not isinstance(value, str):
+        raise ModelError(f"{index}: expected names of files, found {strict_json.describe(value)}")
+    return value
+
+
+def _header(folder: Path, name: str) -> Iterator[Span]:
+    """The tensors of one file. The library checks the file; it does not tell where tensors begin."""
+    try:
+        with safe_open(folder / name, framework="pt"), (folder / name).open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            entries: dict[str, Any] = json.loads(file.read(length))
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{folder / name} cannot be read: {error}") from error
+    entries.pop("__metadata__", None)
+    for tensor, entry in entries.items():
+        begin, end = (8 + length + offset for offset in entry["data_offsets"])
+        yield Span(tensor, name, entry["dtype"], tuple(entry["shape"]), begin, end)

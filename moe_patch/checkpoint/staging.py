@@ -1,0 +1,129 @@
+"""A folder that appears whole, by one rename, and whose making can be taken up again after any interruption.
+
+It is made beside its final place, in a hidden folder whose name holds the digest of everything that goes into
+it. The same work, started again, therefore finds what is done already; other work never does. A file there
+that has its final name is complete. What tells programs that a folder holds a model is written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from pydantic import JsonValue
+
+from moe_patch import strict_json
+from moe_patch.checkpoint.link import How, place
+from moe_patch.errors import MoePatchError, OutputError
+from moe_patch.files import replacing
+
+LAST = "config.json"  # without it, nothing takes a folder for a model
+
+
+class Staging:
+    """The folder beside `out` in which `out` is made; `identity` is all that its content depends on."""
+
+    def __init__(self, out: Path, identity: JsonValue) -> None:
+        digest = hashlib.sha256(strict_json.canonical(identity).encode()).hexdigest()[:16]
+        self.out = out
+        self.folder = out.with_name(f".{out.name}.{digest}.making")
+
+    def done(self, name: str) -> bool:
+        """Whether the file is there, complete, from this run or an earlier one."""
+        return (self.folder / name).exists()
+
+    @contextmanager
+    def making(self, name: str) -> Iterator[Path]:
+        """Yield a place to write the file to; it gets its name when it is complete and on the disk."""
+        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(self.folder / name) as temporary:
+            yield temporary
+
+    def bring(self, source: Path, name: str, how: How) -> None:
+        """Put `source` into the folder as `name`, unless it is there."""
+        if self.done(name):
+            return
+        if how == "hard":  # one step by itself; and a file that is shared may not be ours to open for writing
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            place(source, self.folder / name, how)
+            return
+        with self.making(name) as temporary:
+            place(source, temporary, how)
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Hold the folder, new or taken up again; on leaving without an exception it becomes `out`.
+
+        After Ctrl-C, a full disk or an end without notice it stays for the next attempt, and goes after any
+        other expected error, which would come again. Raises OutputError where `out` exists, where another
+        process is making it, and where the system refuses to write.
+        """
+        refuse_existing(self.out)
+        try:
+            with _alone(self.out):
+                self._discard_others()
+                self.folder.mkdir(exist_ok=True)
+                for leftover in self.folder.rglob(".*.tmp"):
+                    leftover.unlink()
+                with self._discarded_on_refusal():
+                    yield
+                refuse_existing(self.out)
+                self.folder.replace(self.out)
+                _sync(self.out.parent)
+        except OSError as error:
+            raise OutputError(f"cannot write {self.out}: {error.strerror or error}") from error
+
+    @contextmanager
+    def _discarded_on_refusal(self) -> Iterator[None]:
+        try:
+            yield
+        except OutputError:
+            raise
+        except MoePatchError:
+            shutil.rmtree(self.folder)
+            raise
+
+    def _discard_others(self) -> None:
+        """Remove what attempts at other content for the same place have left."""
+        pattern = re.compile(rf"\.{re.escape(self.out.name)}\.[0-9a-f]{{16}}\.making")
+        for other in self.folder.parent.iterdir():
+            if other != self.folder and pattern.fullmatch(other.name):
+                shutil.rmtree(other)
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise OutputError unless `out` is free, or an empty folder: what is there is never written over."""
+    if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
+        raise OutputError(f"{out} exists already: choose another folder, or remove it first")
+    if not out.absolute().parent.is_dir():
+        raise OutputError(f"{out} cannot be made: {out.absolute().parent} is not a folder")
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Be the only process that makes `out`; the system frees the lock if the process dies."""
+    path = out.with_name(f".{out.name}.lock")
+    try:
+        with FileLock(path, timeout=0):
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+    except Timeout:
+        raise OutputError(f"another process is making {out}: wait until it is done") from None
+
+
+def _sync(folder: Path) -> None:
+    if os.name == "nt":  # which cannot open a folder, nor needs to
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,46 @@
+"""How much of an edit is left when the weights that carry it have been rounded."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from moe_patch.patch import LayerDelta, Patch
+
+
+class Survival:
+    """What rounding took from each fact of a patch, measured on the fact's own keys.
+
+    At an edited layer, fact t was to receive sum_j D_j g_tj k~_tj, and receives the same sum with what the
+    weights really changed by. The share lost is the norm of the difference over the norm of the first.
+    """
+
+    def __init__(self, patch: Patch) -> None:
+        self._layers = patch.layers
+        self._wanted = {index: _zeros(delta) for index, delta in patch.layers.items()}  # (T, d_m) each
+        self._missing = {index: _zeros(delta) for index, delta in patch.layers.items()}
+
+    def add(self, layer: int, expert: int, wanted: Tensor, done: Tensor) -> None:
+        """Count an expert that was to change by `wanted` and changed by `done`, (d_m, d_k) each."""
+        if layer not in self._layers:
+            return
+        key, fact = self._layers[layer].rows.of(expert)  # (n, d_k) and (n,)
+        self._wanted[layer].index_add_(0, fact, key @ wanted.float().T)
+        self._missing[layer].index_add_(0, fact, key @ (wanted - done).float().T)
+
+    def shares(self) -> Tensor:
+        """The share lost by each fact at each layer where it was to receive something, (n,)."""
+        parts = [torch.zeros(0)]
+        for layer, value in self._wanted.items():
+            wanted, missing = value.norm(dim=1), self._missing[layer].norm(dim=1)  # (T,)
+            parts.append((missing / wanted)[wanted > 0])
+        return torch.cat(parts)
+
+    def lost(self) -> dict[str, float]:
+        """The largest of the shares and the median one; nothing for a patch whose facts say nothing."""
+        shares = self.shares()
+        return {"worst": float(shares.max()), "median": float(shares.median())} if len(shares) else {}
+
+
+def _zeros(delta: LayerDelta) -> Tensor:
+    return torch.zeros(delta.rows.num_facts, delta.left.shape[1])  # (T, d_m)

@@ -1,0 +1,87 @@
+"""Patches taken out of a merged checkpoint: its base again, to the byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import JsonValue
+from safetensors import SafetensorError, safe_open
+
+from moe_patch.checkpoint.contents import companions, kept_originals, sha256, stamps
+from moe_patch.checkpoint.folder import find_folder
+from moe_patch.checkpoint.link import Link, choose, place
+from moe_patch.checkpoint.record import RECORD, Record, read_record
+from moe_patch.checkpoint.shards import weight_files
+from moe_patch.checkpoint.staging import LAST, Staging, refuse_existing
+from moe_patch.errors import HashMismatch, ModelError
+
+
+def unmerge(
+    merged: str | Path, out: str | Path, *, base: str | Path | None = None, link: Link = "auto"
+) -> Record:
+    """Write the checkpoint that was there before the last merge into `merged` to `out`.
+
+    Rewritten files are restored from the originals that the merge kept, or taken from the base: `base`, or
+    the one that the record names. Each must have the SHA-256 that the record has of it, so the files are the
+    earlier ones exactly. The others never changed. Appears whole or not at all; returns the record.
+
+    Raises:
+        ModelError: `merged` is no merged checkpoint, or neither originals nor base can be found.
+        HashMismatch: a restored file is not what it was.
+        OutputError: `out` exists, or the system refuses to write.
+    """
+    folder, out = Path(merged), Path(out)
+    record = read_record(folder)
+    refuse_existing(out)
+    originals = None if record.originals is None else folder / record.originals
+    source = folder if originals is not None and base is None else find_folder(base or record.base_name)
+    weights, others = weight_files(folder), [*companions(folder), *kept_originals(folder)]
+    linked, cloned = (choose(folder / weights[0], out.absolute().parent, how) for how in (link, "copy"))
+    identity: JsonValue = {
+        "unmerge": [str(folder.resolve()), *stamps(folder, [*weights, *others])],
+        "from": str(source.resolve()),
+        "how": [linked, cloned],
+    }
+    staging = Staging(out, identity)
+    with staging.opened():
+        for name in weights:
+            if name not in record.rewritten:
+                staging.bring(folder / name, name, linked)
+            elif source != folder:
+                _check(source / name, record.rewritten[name].sha256)
+                staging.bring(source / name, name, linked)
+            elif not staging.done(name):
+                with staging.making(name) as clone:
+                    place(folder / name, clone, cloned)
+                    assert originals is not None
+                    _restore(clone, name, originals)
+                    _check(clone, record.rewritten[name].sha256)
+        for name in others:
+            if name not in (LAST, record.originals):
+                staging.bring(folder / name, name, "copy")
+        if record.before is not None:
+            with staging.making(RECORD) as path:
+                path.write_text(record.before, encoding="utf-8", newline="\n")
+        staging.bring(folder / LAST, LAST, "copy")
+    return record
+
+
+def _restore(clone: Path, name: str, originals: Path) -> None:
+    """Put the kept bytes back where they were in the file `name`."""
+    try:
+        with safe_open(originals, framework="np") as kept, clone.open("r+b") as file:
+            for key in kept.keys():  # noqa: SIM118 (not a mapping)
+                place_of, _, begin = key.rpartition("@")
+                if place_of == name:
+                    file.seek(int(begin))
+                    file.write(kept.get_tensor(key).tobytes())
+    except (SafetensorError, ValueError) as error:
+        raise ModelError(f"{originals} cannot be read: {error}; name the base instead") from error
+
+
+def _check(path: Path, wanted: str) -> None:
+    if not path.is_file():
+        raise ModelError(f"{path} is missing: name the base that the patches were merged into")
+    found = sha256(path)
+    if found != wanted:
+        raise HashMismatch(f"{path} has the SHA-256 {found}, but before the merge it was {wanted}")

@@ -1,0 +1,120 @@
+"""`moe-patch merge`: a checkpoint with patches in its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from moe_patch.cli.console import plain_table, print_json, print_tables, progress_bars
+from moe_patch.cli.options import FILE, json_option, link_option, out_folder_option
+
+if TYPE_CHECKING:
+    from moe_patch.checkpoint import MergePlan, Record
+    from moe_patch.patch import Patch
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  moe-patch merge --base Qwen/Qwen3-30B-A3B --patch capitals.safetensors --out qwen3-patched
+  moe-patch merge --stack moe-patch.stack --out atlas-patched --link hard --keep-originals
+  moe-patch merge --patch capitals.safetensors --out atlas-patched --dry-run --json
+"""
+)
+@click.option("--base", help="Name or folder of the checkpoint.  [default: atlas, the demo model]")
+@click.option(
+    "--patch",
+    "patch_paths",
+    type=FILE,
+    multiple=True,
+    help="A patch to merge; repeat it for several, in order.",
+)
+@click.option("--stack", type=FILE, help="Merge a stack's enabled patches, combined as the stack says.")
+@out_folder_option
+@link_option
+@click.option(
+    "--keep-originals",
+    is_flag=True,
+    help="Keep the patched experts as they were beside the weights, so that unmerging needs no base.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
+@json_option
+def merge(
+    base: str | None,
+    patch_paths: tuple[Path, ...],
+    stack: Path | None,
+    out: Path,
+    link: Any,
+    keep_originals: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Write a checkpoint for any engine: the base with the patches in its weights.
+
+    Only shards that hold patched experts are written; the others are linked. The folder appears whole, in one
+    step. What an interrupted run has done is used when the same command is run again.
+    """
+    from moe_patch.checkpoint import open_checkpoint, plan_merge
+
+    patches = _patches(patch_paths, stack)
+    plan = plan_merge(open_checkpoint(base), patches, out, link=link, keep_originals=keep_originals)
+    planned = _planned(plan)
+    if dry_run:
+        print_json(planned) if as_json else print_tables(_table("Would write", planned))
+        return
+    click.echo(f"Writing {out}: {plan.disk_bytes:,} bytes on the disk at the peak and in the end.", err=True)
+    with progress_bars() as progress:
+        record = plan.run(progress)
+    if as_json:
+        print_json(planned | {"record": record.model_dump()})
+    else:
+        print_tables(_table("Written", planned), _losses(record))
+
+
+def _patches(paths: tuple[Path, ...], stack: Path | None) -> list[Patch]:
+    from moe_patch.patch import load
+    from moe_patch.stack.resolve import resolve_stack
+
+    if bool(paths) == (stack is not None):
+        raise click.UsageError("Give either patches, with --patch, or a stack, with --stack.")
+    if stack is None:
+        return [load(path) for path in paths]
+    resolved = resolve_stack(stack)
+    for note in resolved.notes:
+        click.echo(note, err=True)
+    return [resolved.patch]
+
+
+def _planned(plan: MergePlan) -> dict[str, Any]:
+    return {
+        "out": str(plan.out),
+        "base": plan.checkpoint.name,
+        "patches": [patch.hash for patch in plan.patches],
+        "rewritten": sorted(plan.changes),
+        "experts": sum(len(changes) for changes in plan.changes.values()),
+        "untouched": plan.untouched,
+        "untouched_by": plan.linked,
+        "disk_bytes": plan.disk_bytes,
+    }
+
+
+def _table(title: str, planned: dict[str, Any]) -> Any:
+    table = plain_table(title, ("", "value"))
+    table.show_header = False
+    table.add_row("folder", planned["out"])
+    table.add_row("base", planned["base"])
+    table.add_row("experts patched", f"{planned['experts']} in {', '.join(planned['rewritten'])}")
+    table.add_row("other weights", f"{len(planned['untouched'])} files, by {planned['untouched_by']}")
+    table.add_row("bytes on the disk", f"{planned['disk_bytes']:,}")
+    return table
+
+
+def _losses(record: Record) -> Any:
+    columns = ("patch", "facts", "lost to rounding, worst fact", "median fact")
+    table = plain_table("Patches", columns, right=columns[1:])
+    for patch in record.patches:
+        losses = (f"{100 * patch.lost[which]:.2g}%" if patch.lost else "" for which in ("worst", "median"))
+        table.add_row(patch.hash, str(len(patch.facts)), *losses)
+    return table

@@ -1,0 +1,197 @@
+"""What a merge on the disk writes, shares, refuses and says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from moe_patch.checkpoint import MergePlan, open_checkpoint, plan_merge, read_record, unmerge
+from moe_patch.checkpoint.contents import sha256
+from moe_patch.errors import HashMismatch, ModelError, OutputError, PatchError, WrongBase
+from moe_patch.patch import Patch
+from tests.checkpoint.folders import files, opened, saved
+from tests.tiny import tiny_base, tiny_patch
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("merge") / "base", "qwen3_moe")
+
+
+@pytest.fixture(scope="module")
+def patch(base: Path) -> Patch:
+    return tiny_patch(opened(base, "qwen3_moe"), [1])
+
+
+@pytest.fixture
+def plan(base: Path, patch: Patch, tmp_path: Path) -> MergePlan:
+    return plan_merge(open_checkpoint(base), [patch], tmp_path / "out")
+
+
+def test_only_touched_shards_are_written(base: Path, plan: MergePlan) -> None:
+    plan.run()
+    assert 0 < len(plan.changes) < len(plan.checkpoint.weights)
+    for name in plan.checkpoint.weights:
+        same = (plan.out / name).read_bytes() == (base / name).read_bytes()
+        assert same == (name not in plan.changes)
+
+
+@pytest.mark.parametrize("link", ["hard", "copy"])
+def test_what_is_shared_is_what_was_asked_for(base: Path, patch: Patch, tmp_path: Path, link: str) -> None:
+    plan = plan_merge(open_checkpoint(base), [patch], tmp_path / "out", link=link)  # type: ignore[arg-type]
+    plan.run()
+    for path in plan.out.iterdir():
+        shared = (base / path.name).exists() and path.samefile(base / path.name)
+        assert shared == (link == "hard" and path.name in plan.untouched)
+
+
+def test_what_else_lies_in_the_folder_travels_but_other_weights_do_not(
+    base: Path, patch: Patch, tmp_path: Path
+) -> None:
+    own = shutil.copytree(base, tmp_path / "own")
+    for stray in ("consolidated.safetensors", "pytorch_model.bin", "model.gguf", "original/x.pth", ".git/x"):
+        (own / stray).parent.mkdir(exist_ok=True)
+        (own / stray).write_bytes(b"x")
+    (own / "templates").mkdir()
+    (own / "templates" / "chat.jinja").write_text("hello")
+    plan_merge(open_checkpoint(own), [patch], tmp_path / "out").run()
+    assert files(tmp_path / "out").keys() == files(base).keys() | {"templates/chat.jinja", "moe_patch.json"}
+
+
+def test_the_record_names_patches_base_and_earlier_files(base: Path, patch: Patch, plan: MergePlan) -> None:
+    record = plan.run()
+    assert read_record(plan.out) == record
+    assert [one.hash for one in record.patches] == [patch.hash]
+    assert record.base.model_dump() == patch.body()["base"]
+    assert {name: one.sha256 for name, one in record.rewritten.items()} == {
+        name: sha256(base / name) for name in plan.changes
+    }
+
+
+def test_the_same_merge_gives_the_same_bytes(
+    base: Path, patch: Patch, plan: MergePlan, tmp_path: Path
+) -> None:
+    plan.run()
+    plan_merge(open_checkpoint(base), [patch], tmp_path / "again").run()
+    assert files(plan.out) == files(tmp_path / "again")
+
+
+def test_the_disk_space_is_stated_and_checked_first(
+    plan: MergePlan, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert plan.disk_bytes >= sum((base / name).stat().st_size for name in plan.changes)
+    free = type("Usage", (), {"free": plan.disk_bytes - 1})
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    with pytest.raises(OutputError, match=r"bytes, and .* are free"):
+        plan.run()
+    assert not list(plan.out.parent.iterdir())
+
+
+def test_originals_that_are_kept_make_the_base_dispensable(base: Path, patch: Patch, tmp_path: Path) -> None:
+    own = shutil.copytree(base, tmp_path / "own")
+    earlier = files(own)
+    checkpoint = open_checkpoint(own)
+    plan_merge(checkpoint, [patch], tmp_path / "out", link="copy", keep_originals=True).run()
+    shutil.rmtree(own)
+    unmerge(tmp_path / "out", tmp_path / "back")
+    assert files(tmp_path / "back") == earlier
+
+
+def test_merges_on_top_of_merges_come_off_one_by_one(base: Path, patch: Patch, tmp_path: Path) -> None:
+    plan_merge(open_checkpoint(base), [patch], tmp_path / "one", keep_originals=True).run()
+    second = tiny_patch(opened(tmp_path / "one", "qwen3_moe"), [1, 2], seed=9)
+    with pytest.raises(WrongBase, match="expert weights of layer 1 differ"):
+        plan_merge(open_checkpoint(base), [second], tmp_path / "two").run()
+    plan_merge(open_checkpoint(tmp_path / "one"), [second], tmp_path / "two", keep_originals=True).run()
+    unmerge(tmp_path / "two", tmp_path / "one again")
+    assert files(tmp_path / "one again") == files(tmp_path / "one")
+    unmerge(tmp_path / "one again", tmp_path / "base again")
+    assert files(tmp_path / "base again") == files(base)
+
+
+def test_unmerging_notices_a_base_or_originals_that_changed(base: Path, patch: Patch, tmp_path: Path) -> None:
+    own = shutil.copytree(base, tmp_path / "own")
+    plan = plan_merge(open_checkpoint(own), [patch], tmp_path / "out", link="copy", keep_originals=True)
+    plan.run()
+    (name, *_) = plan.changes
+    raw = bytearray((own / name).read_bytes())
+    raw[-1] ^= 1
+    (own / name).write_bytes(raw)
+    with pytest.raises(HashMismatch, match=name):
+        unmerge(tmp_path / "out", tmp_path / "back", base=own)
+    merged = tmp_path / "out" / name
+    raw = bytearray(merged.read_bytes())
+    raw[9] ^= 1  # within the header, which no patch touches
+    merged.write_bytes(raw)
+    with pytest.raises(HashMismatch, match=name):
+        unmerge(tmp_path / "out", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+def test_what_is_there_is_not_written_over(base: Path, patch: Patch, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match="exists already"):
+        plan_merge(open_checkpoint(base), [patch], tmp_path / "out")
+    assert files(tmp_path / "out") == {"thesis.txt": b"mine"}
+
+
+def test_patches_that_cannot_be_merged(base: Path, patch: Patch, tmp_path: Path) -> None:
+    checkpoint, out = open_checkpoint(base), tmp_path / "out"
+    with pytest.raises(PatchError, match="no patches"):
+        plan_merge(checkpoint, [], out)
+    with pytest.raises(PatchError, match="comes twice"):
+        plan_merge(checkpoint, [patch, patch], out)
+    with pytest.raises(PatchError, match="kind 'bypass'"):
+        plan_merge(checkpoint, [dataclasses.replace(patch, kind="bypass")], out)
+    with pytest.raises(WrongBase):
+        plan_merge(checkpoint, [tiny_patch(tiny_base("qwen3_moe", seed=1), [1])], out).run()
+    with pytest.raises(ModelError, match="out of range"):
+        plan_merge(checkpoint, [dataclasses.replace(patch, layers={7: patch.layers[1]})], out)
+    assert not list(tmp_path.iterdir())
+
+
+def test_quantised_checkpoints_are_refused_with_the_way_that_works(base: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(base, tmp_path / "own")
+    config = json.loads((own / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "mxfp4"}
+    (own / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"is quantised \(mxfp4\).*export --format peft"):
+        open_checkpoint(own)
+
+
+def test_broken_checkpoints_are_named(base: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(base, tmp_path / "own")
+    name = open_checkpoint(own).weights[-1]
+    (own / name).unlink()
+    with pytest.raises(ModelError, match=f"{name}.*no file"):
+        open_checkpoint(own)
+    (own / name).write_bytes(b"not tensors")
+    with pytest.raises(ModelError, match=f"{name} cannot be read"):
+        open_checkpoint(own)
+    (own / "model.safetensors.index.json").unlink()
+    with pytest.raises(ModelError, match="holds no checkpoint"):
+        open_checkpoint(own)
+
+
+def test_a_loss_to_rounding_is_measured_and_said_aloud(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = saved(tmp_path / "base", "qwen3_moe", torch.bfloat16)
+    model = opened(folder, "qwen3_moe")
+    losses = []
+    for scale in (1.0, 1e-2):
+        caplog.clear()
+        out = tmp_path / f"out-{scale}"
+        with caplog.at_level(logging.WARNING, logger="moe_patch"):
+            record = plan_merge(open_checkpoint(folder), [tiny_patch(model, scale=scale)], out).run()
+        losses.append(record.patches[0].lost["median"])
+        assert ("took" in caplog.text) == (record.patches[0].lost["worst"] > 0.1)
+    assert losses[0] < 0.02
+    assert losses[1] > 0.3
