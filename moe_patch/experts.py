@@ -20,7 +20,7 @@ from torch.nn import functional
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from moe_patch.errors import CaptureError
-from moe_patch.model import MoELayer
+from moe_patch.model import MoELayer, norm_follows
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ def experts_forward(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_wei
         for delta in state.deltas:
             added = delta(expert, key)
             output = output if added is None else output + added.to(output.dtype)
-        outputs.append(experts.post_expert_norm(output) if experts.has_post_expert_norm else output)
+        outputs.append(experts.post_expert_norm(output) if norm_follows(experts) else output)
     mixed = torch.cat(outputs) * gate[:, None]  # (P, d_m), in the wider of the two dtypes
     return mixed.new_zeros(hidden.shape).index_add(0, token, mixed).to(hidden.dtype)
 

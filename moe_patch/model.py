@@ -49,8 +49,13 @@ _VOLATILE_CONFIG = {
     "architectures",
     "attn_implementation",
     "auto_map",
+    "bos_token_id",  # tools set these to suit a tokenizer, and no forward pass depends on them
+    "eos_token_id",
+    "pad_token_id",
     "dtype",
     "experts_implementation",
+    "layer_types",  # some releases name a layer's kind differently; the index says which layers are MoE
+    "mlp_layer_types",
     "output_attentions",
     "output_hidden_states",
     "output_router_logits",
@@ -265,6 +270,11 @@ def down_hash(layer: MoELayer) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
+def norm_follows(experts: Any) -> bool:
+    """Whether a norm follows each expert; before transformers 5.20 no model has one, nor a flag for it."""
+    return bool(getattr(experts, "has_post_expert_norm", False))
+
+
 def _runs_through_interface(module: nn.Module) -> bool:
     return all(hasattr(module, flag) for flag in _INTERFACE_FLAGS) and hasattr(module, "down_proj")
 
@@ -312,7 +322,7 @@ def _describe(index: int, path: str, experts: Any, block: nn.Module, hidden_size
 
 def _inexact(experts: Any, d_model: int, block: nn.Module, hidden_size: int) -> str | None:
     """Why adding to the experts' output is not adding as much to the residual stream, or None."""
-    if experts.has_post_expert_norm:
+    if norm_follows(experts):
         return "a norm follows every expert, so the closed form is not exact"
     if d_model != hidden_size:
         return "a projection follows the experts, so the closed form is not exact in the residual stream"

@@ -33,7 +33,7 @@ def test_the_factor_that_the_config_sets_is_measured(
 
 @pytest.mark.parametrize(
     ("model_type", "overrides"),
-    [("afmoe", {}), ("muse_spark_text", {}), ("deepseek_v4", {}), ("nemotron_h", {"moe_latent_size": 16})],
+    [("afmoe", {}), ("flex_olmo", {}), ("deepseek_v4", {}), ("nemotron_h", {"moe_latent_size": 16})],
 )
 def test_norms_streams_and_projections_have_no_factor(model_type: str, overrides: dict[str, Any]) -> None:
     base = tiny_base(model_type, **overrides)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import transformers
+from packaging.version import Version
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from moe_patch.facts import Fact
@@ -77,7 +80,7 @@ _GEMMA: dict[str, Any] = {
 }
 _VISION: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
-CONFIGS: dict[str, dict[str, Any]] = {
+_CONFIGS: dict[str, dict[str, Any]] = {
     "qwen3_moe": {**_QWEN, "norm_topk_prob": True},
     "mixtral": _FEW,
     "gpt_oss": {**_FEW, **_SLIDING, "intermediate_size": 32},  # square down projections, stored transposed
@@ -183,7 +186,17 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "solar_open": _DEEPSEEK,
     "zaya": {"num_experts": 4, "moe_intermediate_size": 24},
 }
-"""What each model type needs beside the common sizes: every router rule and layout that the library edits."""
+_ROUTED_SINCE = {
+    "aria_text": Version("5.18")
+}  # older than the release that routes its experts through the interface
+
+CONFIGS = {
+    model_type: config
+    for model_type, config in _CONFIGS.items()
+    if model_type in CONFIG_MAPPING_NAMES
+    and Version(transformers.__version__) >= _ROUTED_SINCE.get(model_type, Version("5"))
+}
+"""What each model type of this transformers release needs beside the common sizes."""
 
 
 def auto_class(model_type: str) -> Any:

@@ -21,7 +21,6 @@ from tests.tiny import CONFIGS, dense_delta, tiny_base, tiny_batch, tiny_patch
 LAYOUTS = {
     "square-out_in": ("qwen3_moe", {"moe_intermediate_size": 32}),
     "oblong-in_out": ("gpt_oss", {"intermediate_size": 48}),
-    "square-in_out": ("aria_text", {"intermediate_size": 32}),
 }
 CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in CONFIGS} | LAYOUTS
 
@@ -125,7 +124,7 @@ def test_keys_and_gates_rebuild_the_experts_output(base: Base) -> None:
         experts: Any = layer.experts
         if experts.has_bias:
             outputs = outputs + experts.down_proj_bias[call.experts]
-        if experts.has_post_expert_norm:
+        if layer.warning == "a norm follows every expert, so the closed form is not exact":
             outputs = experts.post_expert_norm(outputs)
         found = (call.gates[:, :, None] * outputs).sum(1)
         torch.testing.assert_close(found, calls[index][3][mask.reshape(-1).bool()], atol=1e-5, rtol=1e-5)
