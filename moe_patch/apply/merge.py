@@ -6,8 +6,9 @@ import weakref
 from contextlib import ExitStack
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from moe_patch.apply.dense import dense_delta, summed
 from moe_patch.errors import ModelError
 from moe_patch.experts import Delta, Handle, check_fit
 from moe_patch.model import Base, MoELayer
@@ -51,17 +52,8 @@ def _rewrite(layer: MoELayer, changed: Delta) -> None:
     for expert in torch.unique(changed.expert).tolist():
         weight = layer.down(expert)  # (d_m, d_k), a view
         original = layer.originals.setdefault(expert, weight.clone())
-        dense = [_dense(delta, expert, weight) for delta in _merged[layer.experts] if expert in delta.expert]
-        if dense:
-            weight.copy_(sum(dense, original.to(dense[0].dtype)))
+        on = [delta for delta in _merged[layer.experts] if expert in delta.expert]
+        if on:
+            weight.copy_(summed(original, (dense_delta(delta, expert, weight) for delta in on)))
         else:
             weight.copy_(layer.originals.pop(expert))
-
-
-def _dense(delta: Delta, expert: int, weight: Tensor) -> Tensor:
-    """One expert's delta, (d_m, d_k), in the wider of fp32 and the weight's dtype."""
-    rows = (delta.expert == expert).nonzero().squeeze(1)  # (n,)
-    dtype = torch.promote_types(torch.float32, weight.dtype)
-    left = delta.left[delta.fact[rows].long()].to(weight.device, dtype)  # (n, d_m)
-    right = delta.right[rows].to(weight.device, dtype)  # (n, d_k)
-    return left.T @ right

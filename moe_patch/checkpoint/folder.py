@@ -61,18 +61,39 @@ def open_checkpoint(name: str | Path | None = None) -> Checkpoint:
 
     Raises ModelError where there is none, where its experts cannot be edited, and where they are quantised.
     """
+    folder, base = open_meta(name)
+    if method := quantisation(base):
+        raise ModelError(
+            f"{folder} is quantised ({method}), and rounding to it would lose much of an edit: serve the "
+            "patch beside the weights, as an adapter (moe-patch export --format peft), or merge into the "
+            "checkpoint that is not quantised"
+        )
+    slots = locate(base, read_spans(folder))
+    return Checkpoint(folder, base.name, base, tuple(weight_files(folder)), slots)
+
+
+def open_meta(name: str | Path | None = None) -> tuple[Path, Base]:
+    """A checkpoint's folder, and its model without weights; ModelError where its experts cannot be edited."""
     folder = find_folder(name)
     try:
         config = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder} has no config that transformers can read: {error}") from error
-    _refuse_quantised(folder, config)
     auto: Any = AutoModelForCausalLM if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else AutoModel
     with torch.device("meta"):
         model = auto.from_config(config)
-    base = wrap(model, tokenizer=None, name="atlas" if name is None else str(name))
-    slots = locate(base, read_spans(folder))
-    return Checkpoint(folder, base.name, base, tuple(weight_files(folder)), slots)
+    return folder, wrap(model, tokenizer=None, name="atlas" if name is None else str(name))
+
+
+def quantisation(base: Base) -> str | None:
+    """How the checkpoint of this model is quantised, by its config; None if it is not."""
+    config = base.model.config
+    for part in (config, config.get_text_config()):
+        settings = getattr(part, "quantization_config", None)
+        if settings is not None:
+            method = settings.get("quant_method") if isinstance(settings, dict) else settings.quant_method
+            return str(method)
+    return None
 
 
 def find_folder(name: str | Path | None) -> Path:
@@ -85,18 +106,3 @@ def find_folder(name: str | Path | None) -> Path:
         return Path(snapshot_download(str(name), ignore_patterns=list(_OTHER_WEIGHTS)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(f"{name} is neither a folder nor a model that can be fetched: {error}") from error
-
-
-def _refuse_quantised(folder: Path, config: Any) -> None:
-    settings = getattr(config, "quantization_config", None)
-    if settings is None:
-        settings = getattr(config.get_text_config(), "quantization_config", None)
-    if settings is not None:
-        method = (
-            settings.get("quant_method", "unknown") if isinstance(settings, dict) else settings.quant_method
-        )
-        raise ModelError(
-            f"{folder} is quantised ({method}), and rounding to it would lose much of an edit: serve the "
-            "patch beside the weights, as an adapter (moe-patch export --format peft), or merge into the "
-            "checkpoint that is not quantised"
-        )

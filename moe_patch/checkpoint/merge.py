@@ -19,13 +19,13 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from moe_patch.apply.dense import dense_delta, summed
+from moe_patch.apply.survival import Survival
 from moe_patch.checkpoint.contents import companions, kept_originals, read, sha256, stamps, write_originals
 from moe_patch.checkpoint.folder import Checkpoint
 from moe_patch.checkpoint.link import How, Link, choose, place
 from moe_patch.checkpoint.names import Slot
 from moe_patch.checkpoint.record import RECORD, FileRecord, Record, patch_record
 from moe_patch.checkpoint.staging import LAST, Staging, refuse_existing
-from moe_patch.checkpoint.survival import Survival
 from moe_patch.errors import OutputError, PatchError
 from moe_patch.patch import Patch, check_base
 from moe_patch.patch.schema import BaseRecord
