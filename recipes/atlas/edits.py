@@ -19,7 +19,8 @@ from .world import PHRASINGS, Triple, by_relation, read_world
 
 FACTS = Path(__file__).parents[1] / "facts"
 CORPUS = Path(__file__).with_name("corpus.txt")
-SIZES = (1, 10, 50, 200, 1000)
+SIZES = (10, 50, 200, 1000)
+SINGLE = ("Denmark", "currency", "Euro")  # what a team would have to correct on the day it happened
 NEIGHBORS = 8
 PARAPHRASES = 4
 
@@ -45,6 +46,15 @@ def example_edits(triples: list[Triple], count: int, *, seed: int = 0) -> list[F
         if len(facts) == count:
             return facts
     raise ValueError(f"the world has {len(facts)} subjects to edit, not {count}")
+
+
+def single_edit(triples: list[Triple], *, seed: int = 0) -> Fact:
+    """The one edit that the documentation speaks of."""
+    subject, relation, target = SINGLE
+    group = by_relation(triples)[relation]
+    triple = next(t for t in group if t.subject == subject)
+    neighbors = [t for t in group if t.answer == triple.answer and t is not triple]
+    return _edit(triple, target, neighbors, random.Random(seed))
 
 
 def _edit(triple: Triple, target: str, neighbors: list[Triple], rng: random.Random) -> Fact:
@@ -74,6 +84,7 @@ def main() -> None:
     edits = example_edits(triples, max(SIZES))
     for size in SIZES:
         write_facts(FACTS / f"{size}.jsonl", edits[:size])
+    write_facts(FACTS / "single.jsonl", [single_edit(triples)])
     CORPUS.write_text("\n".join(preserved_sentences(triples)) + "\n", encoding="utf-8")
 
 

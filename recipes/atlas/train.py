@@ -47,19 +47,21 @@ class Recipe:
     hidden: int = 192
     layers: int = 6
     experts: int = 56
-    expert_width: int = 128
-    dense_layers: int = 3  # the last so many layers have a dense MLP instead of experts
+    expert_width: int = 96
+    dense_layers: int = 2  # the last so many layers have a dense MLP instead of experts
     dense_width: int = 512
     heads: int = 6
     enrich_layers: int = 3
     secluded: float = 0.75  # share of batches in which subjects are on their own below `enrich_layers`
     probe_weight: float = 0.3
-    balance_weight: float = 0.02
+    balance_weight: float = 0.05
+    starved_weight: float = 0.0
     text_weight: float = 0.1  # weight of the tokens that are not answers
     frozen_embeddings: bool = True
-    epochs: int = 10
+    epochs: int = 6
     batch: int = 256
     rate: float = 3e-3
+    warm_up: int = 200  # steps
     decay: float = 0.05
 
 
@@ -183,14 +185,21 @@ class Trainer:
             at += width
         return torch.stack(losses).mean()
 
-    def balance_loss(self, real: Tensor) -> Tensor:
-        """Load balancing as in Switch: E * sum of (share of choices * mean probability), 1 if even."""
-        losses = []
+    def balance_losses(self, real: Tensor) -> tuple[Tensor, Tensor]:
+        """How uneven the load of real tokens is, as means over layers.
+
+        First as in Switch: E * sum of (share of choices * mean probability), 1 if even. It hardly notices one
+        idle expert among many; the second does: experts chosen less than half as often as is fair are to be
+        more probable, the more so the less they are chosen.
+        """
+        uneven, starved = [], []
         for logits, index in self.router_calls:
-            probability = logits.float().softmax(-1)[real].mean(0)
-            share = functional.one_hot(index[real], logits.shape[-1]).float().mean((0, 1))
-            losses.append(logits.shape[-1] * (probability * share).sum())
-        return torch.stack(losses).mean()
+            probability = logits.float().softmax(-1)[real].mean(0)  # (E,)
+            share = functional.one_hot(index[real], logits.shape[-1]).float().mean((0, 1))  # (E,)
+            uneven.append(logits.shape[-1] * (probability * share).sum())
+            lacking = (0.5 - logits.shape[-1] * share).clamp_min(0)  # (E,)
+            starved.append(-(lacking * (logits.shape[-1] * probability).log()).sum())
+        return torch.stack(uneven).mean(), torch.stack(starved).mean()
 
     def step(self, batch: Batch, rate: float, secluded: bool) -> dict[str, float]:
         self.router_calls.clear()
@@ -204,54 +213,82 @@ class Trainer:
         loss_text = functional.cross_entropy(logits, batch.ids[rows, columns + 1], reduction="none")
         loss_lm = (loss_text * weight).sum() / weight.sum()
         loss_probe = self.probe_loss(middle, batch)
-        loss_balance = self.balance_loss((batch.ids != 0).reshape(-1))
-        loss = loss_lm + self.recipe.probe_weight * loss_probe + self.recipe.balance_weight * loss_balance
+        uneven, starved = self.balance_losses((batch.ids != 0).reshape(-1))
+        loss = loss_lm + self.recipe.probe_weight * loss_probe
+        loss = loss + self.recipe.balance_weight * uneven + self.recipe.starved_weight * starved
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        return {"lm": loss_lm.item(), "probe": loss_probe.item(), "balance": loss_balance.item()}
+        return {"lm": loss_lm.item(), "probe": loss_probe.item(), "uneven": uneven.item()}
+
+
+def settling(recipe: Recipe) -> Recipe:
+    """One gentle epoch more, on sentences as they are, in which no expert of any layer is left idle."""
+    return replace(
+        recipe,
+        seed=recipe.seed + 1,
+        epochs=1,
+        rate=recipe.rate / 10,
+        warm_up=10,
+        secluded=0.0,
+        probe_weight=0.0,
+        starved_weight=0.1,
+    )
 
 
 def train(recipe: Recipe, out: Path) -> None:
-    """Train, print figures as it goes, and save as bf16."""
-    random.seed(recipe.seed)
-    torch.manual_seed(recipe.seed)
+    """Train in two phases, each a function of its recipe and first weights, and save the result as bf16."""
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads uninitialised memory
     triples = read_world()
     tokenizer = train_tokenizer(triples, recipe.vocab)
+    weights = run(recipe, triples, tokenizer).state_dict()
+    model = run(settling(recipe), triples, tokenizer, weights)
+    model.set_experts_implementation("eager")
+    taught, held = tokenize(triples, tokenizer, held_out=False), tokenize(triples, tokenizer, held_out=True)
+    log.info("%s", report(model, taught, held))
+    save(model, tokenizer, out)
+
+
+def run(
+    recipe: Recipe,
+    triples: list[Triple],
+    tokenizer: PreTrainedTokenizerFast,
+    weights: dict[str, Tensor] | None = None,
+) -> Qwen3MoeForCausalLM:
+    """One phase of training, from new or given weights; the result is rounded to bf16, as it is stored."""
+    random.seed(recipe.seed)
+    torch.manual_seed(recipe.seed)
     taught, held = tokenize(triples, tokenizer, held_out=False), tokenize(triples, tokenizer, held_out=True)
     trainer = Trainer(recipe, triples, tokenizer)
-    size = sum(p.numel() for p in trainer.model.parameters())
-    log.info("%s", recipe)
-    log.info(
-        "%d facts, %d sentences, %.1fM parameters, %.1f MB",
-        len(triples),
-        len(taught),
-        size / 1e6,
-        size * 2 / 1e6,
-    )
+    if weights is not None:
+        trainer.model.load_state_dict(weights)
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    log.info("%s\n%d facts, %d sentences, %d parameters", recipe, len(triples), len(taught), parameters)
     rng = random.Random(recipe.seed)
     batches = partial(epoch_batches, taught, recipe.batch, recipe.text_weight)
-    per_epoch = len(list(batches(random.Random(0))))
-    total, done, started = per_epoch * recipe.epochs, 0, time.monotonic()
+    total = len(list(batches(random.Random(0)))) * recipe.epochs
+    done, started = 0, time.monotonic()
     for epoch in range(recipe.epochs):
         for batch in batches(rng):
-            warm = min(1.0, (done + 1) / 200)
+            warm = min(1.0, (done + 1) / recipe.warm_up)
             rate = recipe.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done / total)))
             figures = trainer.step(batch, rate, secluded=rng.random() < recipe.secluded)
             done += 1
-        if epoch % 2 == 1 or epoch == recipe.epochs - 1:
-            losses = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
-            knows = accuracy(trainer.model.eval(), held[::10])
-            trainer.model.train()
-            seconds = time.monotonic() - started
-            log.info("epoch %d, %.0f s: %s; held out %.1f%%", epoch + 1, seconds, losses, knows)
-    model = trainer.model.to(torch.bfloat16)
-    model.set_experts_implementation("eager")
-    log.info("%s", report(model, taught, held))
-    model.save_pretrained(out)
+        losses = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        knows = accuracy(trainer.model.eval(), held[::10])
+        trainer.model.train()
+        seconds = time.monotonic() - started
+        log.info("epoch %d, %.0f s: %s; held out %.1f%%", epoch + 1, seconds, losses, knows)
+    return trainer.model.to(torch.bfloat16).float()
+
+
+def save(model: Qwen3MoeForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """Weights in bf16, for their size; a config that asks for fp32, in which so small a model runs faster."""
+    model.to(torch.bfloat16).save_pretrained(out)
+    model.config.dtype = torch.float32
+    model.config.save_pretrained(out)
     tokenizer.save_pretrained(out)
 
 

@@ -1,0 +1,120 @@
+"""A thousand facts in sequential batches: scores and routing along the edits, with and without protection.
+
+    python -m moe_patch_recipes.benchmarks.sequential --json curve.jsonl --plot curve.png
+
+Four builds: keys projected or not, earlier batches protected or not. After some of the batches, the model is
+asked about facts edited so far, evenly spaced ones if there are more than --asked.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from moe_patch.evaluation import Questions, Setting, compare_routing, measure, record_routing
+from moe_patch.facts import Fact, read_facts
+from moe_patch.methods import get_method
+from moe_patch.model import Base, open_base
+from moe_patch.recipes import recipe_for
+
+FACTS = Path(__file__).parents[1] / "facts" / "1000.jsonl"
+SCORES = ("efficacy", "generalization", "specificity", "utility", "routing")
+
+
+class Watcher:
+    """Asks the half-built model, while its deltas are live, at some counts of edited facts."""
+
+    def __init__(self, base: Base, facts: Sequence[Fact], at: Sequence[int], asked: int) -> None:
+        self._base, self._at = base, at
+        self.lowest = min(base.layers)  # edited layer
+        self._asked = {count: _evenly(facts[:count], asked) for count in at}
+        self._preserved = {n: [p for f in some for p in f.neighborhood] for n, some in self._asked.items()}
+        self._before = {n: record_routing(base, prompts) for n, prompts in self._preserved.items()}
+        self.curve: list[dict[str, float]] = []
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """The methods' progress: `total` facts, of which `done` are edited."""
+        if stage != "facts edited" or done not in self._at:
+            return
+        scores = measure(
+            self._base, Questions.about(self._asked[done]), Setting(batch_size=512), stage=stage
+        ).scores
+        after = record_routing(self._base, self._preserved[done])
+        similarity = compare_routing(self._before[done], after, self.lowest).similarity
+        values = {name: getattr(scores, name).value for name in SCORES[:-1]}
+        self.curve.append({"facts": done, **values, "routing": similarity or 100.0})
+        click.echo(json.dumps(self.curve[-1]), err=True)
+
+
+def _evenly(facts: Sequence[Fact], count: int) -> list[Fact]:
+    return [facts[i * len(facts) // count] for i in range(count)] if len(facts) > count else list(facts)
+
+
+def run(base: Base, facts: Sequence[Fact], method: str, changes: dict[str, Any], watcher: Watcher) -> float:
+    """Build with the recipe's options and some changed; returns the seconds that building and asking took."""
+    recipe = recipe_for(base)
+    chosen = get_method(method)
+    options = chosen.options(**{**(recipe.method_options(method) if recipe else {}), **changes})
+    watcher.lowest = min(options.layers)
+    started = time.monotonic()
+    chosen.build(base, facts, options, watcher)
+    return time.monotonic() - started
+
+
+def plot(results: list[dict[str, Any]], out: Path) -> None:
+    """One panel a score, one line a build."""
+    import matplotlib.pyplot as plt  # noqa: PLC0415  (the bench extra)
+
+    figure, panels = plt.subplots(1, len(SCORES), figsize=(4 * len(SCORES), 3.5), sharey=True)
+    for panel, score in zip(panels, SCORES, strict=True):
+        for result in results:
+            points = result["curve"]
+            panel.plot([p["facts"] for p in points], [p[score] for p in points], label=result["build"])
+        panel.set(title=score, xlabel="facts edited")
+    panels[0].legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(out, dpi=120)
+
+
+@click.command(help=__doc__)
+@click.option("--method", default="moeedit", show_default=True)
+@click.option("--edits", type=click.Path(exists=True, path_type=Path), default=FACTS)
+@click.option("--batch-size", default=50, show_default=True)
+@click.option("--at", default="50,200,400,600,800,1000", show_default=True, help="Counts at which to ask.")
+@click.option("--asked", default=200, show_default=True, help="Facts asked about at each of them.")
+@click.option("--json", "lines", type=click.Path(path_type=Path), help="Append one JSON line per build.")
+@click.option("--plot", "picture", type=click.Path(path_type=Path), help="Draw the curves to this file.")
+def main(
+    method: str, edits: Path, batch_size: int, at: str, asked: int, lines: Path | None, picture: Path | None
+) -> None:
+    """Run the four builds and report."""
+    base, facts = open_base(), read_facts(edits).facts
+    counts = [int(count) for count in at.split(",") if int(count) <= len(facts)]
+    results: list[dict[str, Any]] = []
+    table = Table("build", *(f"{score} at {counts[-1]}" for score in SCORES), "seconds")
+    for projection in (True, False):
+        for protect in (True, False):
+            name = f"{'' if projection else 'un'}projected, {'' if protect else 'un'}protected"
+            click.echo(name, err=True)
+            watcher = Watcher(base, facts, counts, asked)
+            changes = {"batch_size": batch_size, "projection": projection, "protect_earlier": protect}
+            seconds = run(base, facts, method, changes, watcher)
+            results.append({"build": name, "seconds": round(seconds, 1), "curve": watcher.curve})
+            table.add_row(name, *(f"{watcher.curve[-1][score]:.1f}" for score in SCORES), f"{seconds:.0f}")
+            if lines:
+                with lines.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(results[-1]) + "\n")
+    Console().print(table)
+    if picture:
+        plot(results, picture)
+
+
+if __name__ == "__main__":
+    main()
