@@ -112,7 +112,8 @@ class Decomposition:
         return self.expert, self.out, self.inner
 
     def factors(self, ranks: Ranks) -> Factors:
-        """The leading directions of each mode."""
+        """The leading directions of each mode; ConfigError if a mode has fewer."""
+        self.ranks(ranks, None)
         return Factors(*(mode.vectors[:, :rank] for mode, rank in zip(self.modes, ranks, strict=True)))
 
     def ranks(self, ranks: tuple[Rank, Rank, Rank] | None, energy: float | None) -> Ranks:

@@ -7,11 +7,16 @@ from typing import Any
 from moe_patch.errors import ConfigError
 from moe_patch.methods.base import Method, MethodOptions, Progress
 from moe_patch.methods.moeedit import MoEEdit
+from moe_patch.methods.mote import MoTE
+from moe_patch.methods.spread import BcdSpread, WoodburySpread
 
 METHODS: dict[str, Method[Any]] = {
     method.name: method
     for method in (
         MoEEdit(),
+        MoTE(),
+        WoodburySpread(),
+        BcdSpread(),
     )
 }  # fmt: skip
 

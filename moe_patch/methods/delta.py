@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field, JsonValue, model_validator
@@ -12,15 +12,15 @@ from moe_patch.corpus import Corpus
 from moe_patch.errors import ConfigError, ModelError
 from moe_patch.facts import Fact
 from moe_patch.methods.base import MethodOptions
-from moe_patch.methods.schedule import LayerProblem, LayerSolution, LayerSolver, edit_in_batches
+from moe_patch.methods.editors import Editor, LayerByLayer
+from moe_patch.methods.layer_edit import LayerSolver
+from moe_patch.methods.schedule import run_schedule
 from moe_patch.model import Base
 from moe_patch.nullspace import DEFAULT_MIN_TOKENS, DEFAULT_TAU, NullSpace, Unseen, null_space
 from moe_patch.patch import Patch
 from moe_patch.progress import Progress
-from moe_patch.statistics import collect_moments
+from moe_patch.statistics import Moments, collect_moments
 from moe_patch.targets import TargetOptions
-
-logger = logging.getLogger(__name__)
 
 
 class DeltaOptions(MethodOptions):
@@ -58,6 +58,11 @@ class DeltaOptions(MethodOptions):
             raise ValueError("give tau or energy, not both")
         return self
 
+    @property
+    def without_text(self) -> str:
+        """The flags with which no preserved text would be needed; empty if none is."""
+        return "--no-projection" if self.projection else ""
+
 
 def edit_layers(base: Base, options: DeltaOptions) -> list[int]:
     """The edit layers, ascending, checked against the base.
@@ -82,40 +87,14 @@ def edit_layers(base: Base, options: DeltaOptions) -> list[int]:
     return [layer.index for layer in layers]
 
 
-def projections(
-    base: Base, layers: Sequence[int], options: DeltaOptions, progress: Progress | None
-) -> tuple[dict[int, NullSpace], str | None]:
-    """Each layer's null-space projection, and the hash of the preserved text; nothing without projection.
+@dataclass(frozen=True, slots=True, eq=False)
+class Ground:
+    """What a method's editor is built on."""
 
-    Raises:
-        ConfigError: there is to be a projection, but no text is named.
-        StatisticsError: the text cannot be read or is too short for the policy on unseen experts.
-    """
-    if not options.projection:
-        return {}, None
-    if options.corpus is None:
-        raise ConfigError(
-            "no preserved text to project away from: give --corpus FILE, or --no-projection to do without"
-        )
-    corpus = Corpus.read(options.corpus)
-    moments = collect_moments(
-        base,
-        corpus,
-        layers,
-        max_tokens=options.corpus_tokens,
-        progress=progress and (lambda done, total: progress("statistics", done, total)),
-    )
-    spaces = {
-        layer: null_space(
-            moments[layer],
-            tau=options.tau,
-            energy=options.energy,
-            unseen=options.unseen,
-            min_tokens=options.min_tokens,
-        )
-        for layer in layers
-    }
-    return spaces, corpus.hash
+    base: Base
+    layers: list[int]
+    moments: dict[int, Moments]  # of preserved text by edit layer; empty where the options need none
+    projections: dict[int, NullSpace]  # empty without projection
 
 
 def build_delta_patch(
@@ -126,54 +105,96 @@ def build_delta_patch(
     solver: LayerSolver,
     progress: Progress | None,
 ) -> Patch:
-    """Run the shared schedule with a method's own solver and pack what comes out.
+    """Build a patch layer by layer with a method's own solver; see `build_with_editor`."""
+
+    def layer_by_layer(ground: Ground) -> LayerByLayer:
+        return LayerByLayer(
+            base, ground.layers, solver, ground.projections, protect_earlier=options.protect_earlier
+        )
+
+    return build_with_editor(method, base, facts, options, layer_by_layer, progress)
+
+
+def build_with_editor(
+    method: str,
+    base: Base,
+    facts: Sequence[Fact],
+    options: DeltaOptions,
+    make_editor: Callable[[Ground], Editor],
+    progress: Progress | None,
+) -> Patch:
+    """Run the shared schedule with a method's own editor and pack what comes out.
 
     The patch's hyper-parameters are the options, but for the corpus's path, which means nothing elsewhere and
-    gives way to `corpus_hash`; and `objectives`, per layer and batch, where the solver reports them.
+    gives way to `corpus_hash`; and the editor's findings.
 
     Raises:
-        ConfigError: there are no facts, no edit layers, or no preserved text to project away from.
+        ConfigError: there are no facts, no edit layers, or no preserved text though the options need it.
         ModelError: a layer cannot be edited.
         StatisticsError: the preserved text cannot be used.
         TargetError: a fact cannot be tokenised as needed, or nothing may be edited in a layer.
     """
     layers = edit_layers(base, options)
     fingerprint = base.fingerprint(layers)
-    spaces, corpus_hash = projections(base, layers, options, progress)
-    objectives: dict[str, list[JsonValue]] = {}
-
-    def watched(problem: LayerProblem) -> LayerSolution:
-        solution = solver(problem)
-        if solution.objectives:
-            logger.info(
-                "layer %d: objective %s",
-                problem.layer,
-                " -> ".join(map("{:.6g}".format, solution.objectives)),
-            )
-            objectives.setdefault(str(problem.layer), []).append(list(solution.objectives))
-        return solution
-
-    deltas, results = edit_in_batches(
-        base,
-        facts,
-        layers,
-        watched,
-        spaces,
-        options.targets,
-        batch_size=options.batch_size,
-        protect_earlier=options.protect_earlier,
-        progress=progress,
+    moments, corpus_hash = preserved_moments(base, layers, options, progress)
+    editor = make_editor(Ground(base, layers, moments, projections(moments, options)))
+    results = run_schedule(
+        base, facts, editor, options.targets, batch_size=options.batch_size, progress=progress
     )
     parameters: dict[str, JsonValue] = options.model_dump(mode="json", exclude={"corpus"})
     parameters |= {"layers": list(layers), "corpus_hash": corpus_hash}
-    if objectives:
-        parameters["objectives"] = dict(objectives)
     return Patch(
         kind="delta",
         method=method,
-        hyperparameters=parameters,
+        hyperparameters=parameters | editor.findings(),
         base=fingerprint,
         facts=tuple(facts),
         results=tuple(results),
-        layers=deltas,
+        layers=editor.deltas(),
     )
+
+
+def preserved_moments(
+    base: Base, layers: Sequence[int], options: DeltaOptions, progress: Progress | None
+) -> tuple[dict[int, Moments], str | None]:
+    """Second moments of the edit layers' keys over preserved text, and its hash; nothing if none is needed.
+
+    Raises:
+        ConfigError: text is needed, but none is named.
+        StatisticsError: the text cannot be read.
+    """
+    if not options.without_text:
+        return {}, None
+    if options.corpus is None:
+        raise ConfigError(
+            f"no preserved text to look at: give --corpus FILE, or {options.without_text} to do without"
+        )
+    corpus = Corpus.read(options.corpus)
+    moments = collect_moments(
+        base,
+        corpus,
+        layers,
+        max_tokens=options.corpus_tokens,
+        progress=progress and (lambda done, total: progress("statistics", done, total)),
+    )
+    return moments, corpus.hash
+
+
+def projections(moments: Mapping[int, Moments], options: DeltaOptions) -> dict[int, NullSpace]:
+    """Each layer's null-space projection; none without projection.
+
+    Raises:
+        StatisticsError: the text is too short for the policy on unseen experts.
+    """
+    if not options.projection:
+        return {}
+    return {
+        layer: null_space(
+            found,
+            tau=options.tau,
+            energy=options.energy,
+            unseen=options.unseen,
+            min_tokens=options.min_tokens,
+        )
+        for layer, found in moments.items()
+    }

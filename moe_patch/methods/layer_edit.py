@@ -44,12 +44,11 @@ class LayerSolver(Protocol):
         """Solve one layer's share of one batch."""
 
 
-class LayerEdit:
-    """One layer's growing delta, live in the model between `add` and `off`."""
+class GrowingSolution:
+    """The sum of the solutions of one layer's problems, batch by batch; nothing here touches a model."""
 
-    def __init__(self, base: Base, layer: int) -> None:
-        self._layer = base.layer(layer)
-        self._handle: Handle | None = None
+    def __init__(self, layer: int) -> None:
+        self.layer = layer
         self._rows: Rows | None = None
         self._left = torch.empty(0)  # (R, d_m)
         self._residual = torch.empty(0)  # (T, d_m): what the whole delta was asked to add
@@ -64,12 +63,12 @@ class LayerEdit:
                 care.
         """
         if self._rows is None or earlier is None:
-            return LayerProblem(self._layer.index, rows, residual)
+            return LayerProblem(self.layer, rows, residual)
         joined = concatenate(self._rows, rows)
-        return LayerProblem(self._layer.index, joined, torch.cat([earlier, residual]))
+        return LayerProblem(self.layer, joined, torch.cat([earlier, residual]))
 
     def add(self, rows: Rows, residual: Tensor, earlier: Tensor | None, solution: LayerSolution) -> None:
-        """Add the solution of `problem(rows, residual, earlier)` to the delta, and switch the sum on."""
+        """Add the solution of `problem(rows, residual, earlier)` to the sum."""
         if self._rows is None:
             self._rows, self._left, self._residual = rows, solution.left, residual
         else:
@@ -82,17 +81,9 @@ class LayerEdit:
             kept = self._residual if earlier is None else self._residual + earlier
             self._rows, self._residual = whole, torch.cat([kept, asked])
         self._per_row, self._ridge = solution.per_row, solution.ridge
-        self.off()
-        self._handle = attach(self._layer, self.delta())
-
-    def off(self) -> None:
-        """Take the delta out of the model; it is kept here."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
 
     def delta(self) -> LayerDelta:
-        """The delta as it goes into a patch."""
+        """The sum as a delta whose rows are the facts' own, as it goes into a patch."""
         assert self._rows is not None
         rows = one_left_per_row(self._rows) if self._per_row else self._rows
         return LayerDelta(
@@ -110,6 +101,27 @@ class LayerEdit:
         assert self._rows is not None
         own = one_left_per_row(self._rows) if self._per_row else self._rows
         return response(self._left, own, rows).float()
+
+
+class LayerEdit(GrowingSolution):
+    """One layer's growing delta, live in the model between `add` and `off`."""
+
+    def __init__(self, base: Base, layer: int) -> None:
+        super().__init__(layer)
+        self._place = base.layer(layer)
+        self._handle: Handle | None = None
+
+    def add(self, rows: Rows, residual: Tensor, earlier: Tensor | None, solution: LayerSolution) -> None:
+        """Add the solution of `problem(rows, residual, earlier)` to the delta, and switch the sum on."""
+        super().add(rows, residual, earlier, solution)
+        self.off()
+        self._handle = attach(self._place, self.delta())
+
+    def off(self) -> None:
+        """Take the delta out of the model; it is kept here."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
 
 
 def _spread(left: Tensor, rows: Rows, whole: Rows, first: int, per_row: bool) -> Tensor:

@@ -50,7 +50,7 @@ class MoEEdit(Method[MoEEditOptions]):
     def build(
         self, base: Base, facts: Sequence[Fact], options: MoEEditOptions, progress: Progress | None = None
     ) -> Patch:
-        """Build a patch; `moe_patch.methods.delta.build_delta_patch` says what can go wrong."""
+        """Build a patch; `moe_patch.methods.delta.build_with_editor` says what can go wrong."""
         generator = torch.Generator().manual_seed(options.seed)
 
         def solve(problem: LayerProblem) -> LayerSolution:

@@ -1,0 +1,170 @@
+"""How one batch's target values get into the edit layers: what all ways share, and MEMIT's way."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from pydantic import JsonValue
+from torch import Tensor
+
+from moe_patch.algebra import Rows
+from moe_patch.capture import ExpertCall
+from moe_patch.errors import TargetError
+from moe_patch.facts import Fact
+from moe_patch.methods.layer_edit import LayerEdit, LayerProblem, LayerSolution, LayerSolver
+from moe_patch.methods.measure import first_tokens, key_rows, measure
+from moe_patch.model import Base
+from moe_patch.nullspace import NullSpace
+from moe_patch.patch import LayerDelta
+from moe_patch.prompts import Prompt
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ask:
+    """What one batch asks of the residual stream after the last edit layer."""
+
+    facts: Sequence[Fact]  # the T new ones
+    moved: Sequence[int]  # numbers of earlier facts that move along with a new one
+    earlier: int  # how many earlier facts there are
+    prompts: Sequence[Prompt]  # of new and moved facts in this order, each with every context
+    contexts: int  # prompts a fact, the plain one first
+    value: Tensor  # (T + moved, d_m): z* of new and moved facts
+    prompts_per_pass: int
+
+
+class Editor(ABC):
+    """The deltas of all edit layers as they grow batch by batch, live between `edit` and `off`."""
+
+    def __init__(
+        self,
+        base: Base,
+        layers: Sequence[int],
+        projections: Mapping[int, NullSpace],
+        *,
+        protect_earlier: bool,
+    ) -> None:
+        self.layers = sorted(layers)
+        self.protect_earlier = protect_earlier
+        self.objectives: dict[int, list[tuple[float, ...]]] = {}  # by layer, of solvers that report them
+        self._base, self._projections = base, projections
+
+    @property
+    def last(self) -> int:
+        """The layer after which target values are set."""
+        return self.layers[-1]
+
+    @abstractmethod
+    def edit(self, ask: Ask) -> None:
+        """Change the layers' deltas so that the residual stream becomes what is asked.
+
+        Raises:
+            TargetError: no row of a layer may be edited.
+        """
+
+    @abstractmethod
+    def off(self) -> None:
+        """Take all deltas out of the model; they are kept here."""
+
+    @abstractmethod
+    def deltas(self) -> dict[int, LayerDelta]:
+        """What goes into a patch."""
+
+    def findings(self) -> dict[str, JsonValue]:
+        """What hyper-parameters say beside the options: `objectives` by layer and batch, if there are any."""
+        found = {
+            str(layer): [list(values) for values in batches] for layer, batches in self.objectives.items()
+        }
+        return {"objectives": cast("JsonValue", found)} if found else {}
+
+    def _rows(self, call: ExpertCall, layer: int, ask: Ask) -> Rows:
+        """The new facts' rows at a layer."""
+        count = len(ask.facts)
+        own = first_tokens(call, count * ask.contexts)
+        return key_rows(own, self._base.layer(layer).num_experts, count, self._projections.get(layer))
+
+    def _change_of_earlier(self, share: Tensor, ask: Ask) -> Tensor | None:
+        """(T_earlier, d_m): by how much earlier facts' outputs are to change; None if no matter."""
+        if not self.protect_earlier:
+            return None
+        change = share.new_zeros(ask.earlier, share.shape[1])
+        change[list(ask.moved)] = share[len(ask.facts) :]
+        return change
+
+    def _solve(self, solver: LayerSolver, problem: LayerProblem) -> LayerSolution:
+        """The solver's solution, its objectives kept."""
+        solution = solver(problem)
+        if solution.objectives:
+            values = " -> ".join(map("{:.6g}".format, solution.objectives))
+            logger.info("layer %d: objective %s", problem.layer, values)
+            self.objectives.setdefault(problem.layer, []).append(solution.objectives)
+        return solution
+
+
+class LayerByLayer(Editor):
+    """MEMIT's way (arXiv 2210.07229, section 4.3): every layer in turn is asked for its share.
+
+    For each edit layer l upwards, the residual stream at L is measured with all lower layers already edited,
+    and layer l is asked for its share of what is missing, r = (z* - h^L) / (layers left).
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        layers: Sequence[int],
+        solver: LayerSolver,
+        projections: Mapping[int, NullSpace],
+        *,
+        protect_earlier: bool,
+    ) -> None:
+        super().__init__(base, layers, projections, protect_earlier=protect_earlier)
+        self._solver = solver
+        self._edits = {layer: LayerEdit(base, layer) for layer in self.layers}
+
+    def edit(self, ask: Ask) -> None:
+        """Ask every layer in turn for its share."""
+        count = len(ask.facts)
+        for number, layer in enumerate(self.layers):
+            calls, present = measure(self._base, ask.prompts, [layer], self.last, ask.prompts_per_pass)
+            share = (ask.value - present[:: ask.contexts]) / (len(self.layers) - number)  # (T + moved, d_m)
+            earlier = self._change_of_earlier(share, ask)
+            rows = self._rows(calls[layer], layer, ask)
+            check_rows(rows, layer, ask.facts)
+            edit = self._edits[layer]
+            solution = self._solve(self._solver, edit.problem(rows, share[:count], earlier))
+            edit.add(rows, share[:count], earlier, solution)
+
+    def off(self) -> None:
+        """Take all deltas out of the model."""
+        for edit in self._edits.values():
+            edit.off()
+
+    def deltas(self) -> dict[int, LayerDelta]:
+        """What goes into a patch."""
+        return {layer: edit.delta() for layer, edit in self._edits.items()}
+
+
+def check_rows(rows: Rows, layer: int, facts: Sequence[Fact]) -> None:
+    """Refuse a layer in which nothing may be edited, and name the facts for which nothing may.
+
+    Raises:
+        TargetError: no fact has a row.
+    """
+    reached = torch.bincount(rows.fact, minlength=rows.num_facts) > 0  # (T,)
+    if not bool(reached.any()):
+        raise TargetError(
+            f"layer {layer}: all experts that the facts reach are protected, so nothing can be edited there: "
+            "give more preserved text, choose --unseen edit, or leave the layer out"
+        )
+    if missed := [fact.id for fact, some in zip(facts, reached.tolist(), strict=True) if not some]:
+        logger.warning(
+            "layer %d: all experts that these facts reach are protected, so it does nothing for them: %s",
+            layer,
+            ", ".join(missed),
+        )

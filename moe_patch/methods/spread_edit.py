@@ -1,0 +1,138 @@
+"""Solve once at the last edit layer, and spread the solution over the layers below (MoTE, arXiv 2605.16686).
+
+One forward pass shows the facts' keys at every edit layer, and what is missing in the residual stream at L.
+The solution found at L is given whole to L, and by halves, thirds, ... to the edit layers below it: the
+paper's 1 / (L - l + 1). No layer is measured again, and none is solved but L. What a layer makes of its share
+is the method's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Protocol
+
+import torch
+from pydantic import JsonValue
+from torch import Tensor
+
+from moe_patch.algebra import Rows, concatenate, response
+from moe_patch.capture import attach
+from moe_patch.errors import ModelError
+from moe_patch.methods.editors import Ask, Editor, check_rows
+from moe_patch.methods.layer_edit import GrowingSolution, LayerProblem, LayerSolution
+from moe_patch.methods.measure import measure
+from moe_patch.model import Base
+from moe_patch.nullspace import NullSpace
+from moe_patch.patch import LayerDelta
+
+
+class Spreader(Protocol):
+    """A method's own part. It may solve in coordinates of its own, in which rows and residuals differ."""
+
+    def rows(self, rows: Rows) -> Rows:
+        """The facts' rows at L in the coordinates it solves in."""
+
+    def residual(self, residual: Tensor) -> Tensor:
+        """Residuals (T, d_m) at L in those coordinates."""
+
+    def reached(self, residual: Tensor) -> Tensor:
+        """Residuals of those coordinates as vectors (T, d_m) at L again: what can be reached of them."""
+
+    def __call__(self, problem: LayerProblem) -> LayerSolution:
+        """Solve a problem in those coordinates."""
+
+    def spread(self, solution: LayerDelta, layer: int) -> tuple[Tensor, Rows]:
+        """A layer's whole part of a solution in those coordinates: left (R, d_m), and rows that index it."""
+
+    def findings(self) -> dict[str, JsonValue]:
+        """What hyper-parameters say beside the options."""
+
+
+class SpreadEditor(Editor):
+    """The edits of a method that solves once."""
+
+    def __init__(
+        self,
+        base: Base,
+        layers: Sequence[int],
+        spreader: Spreader,
+        projections: Mapping[int, NullSpace],
+        *,
+        protect_earlier: bool,
+    ) -> None:
+        super().__init__(base, layers, projections, protect_earlier=protect_earlier)
+        shapes = {base.layer(layer).shape for layer in self.layers}
+        if len(shapes) > 1:
+            raise ModelError(
+                f"layers {', '.join(map(str, self.layers))} have experts of different numbers or sizes, so "
+                "that no solution can be spread over them: choose layers of one shape"
+            )
+        self._spreader = spreader
+        self._solution = GrowingSolution(self.last)  # in the spreader's coordinates
+        self._keys: dict[int, Rows] = {}  # by layer, the facts' own rows
+        self._deltas: dict[int, LayerDelta] = {}
+        self._live = ExitStack()
+
+    def edit(self, ask: Ask) -> None:
+        """Solve at the last layer, and let every layer make its part of the whole solution so far."""
+        calls, present = measure(self._base, ask.prompts, self.layers, self.last, ask.prompts_per_pass)
+        rows = {layer: self._rows(calls[layer], layer, ask) for layer in self.layers}
+        check_rows(rows[self.last], self.last, ask.facts)
+        missing = self._spreader.residual(ask.value - present[:: ask.contexts])  # (T + moved, r)
+        earlier = self._change_of_earlier(missing, ask)
+        own, asked = self._spreader.rows(rows[self.last]), missing[: len(ask.facts)]
+        solution = self._solve(self._spreader, self._solution.problem(own, asked, earlier))
+        self._solution.add(own, asked, earlier, solution)
+        self.off()
+        for layer in self.layers:
+            known = self._keys.get(layer)
+            self._keys[layer] = rows[layer] if known is None else concatenate(known, rows[layer])
+            self._deltas[layer] = self._delta(layer)
+            if len(self._deltas[layer].right):
+                self._live.enter_context(attach(self._base.layer(layer), self._deltas[layer]))
+
+    def off(self) -> None:
+        """Take all deltas out of the model."""
+        self._live.close()
+
+    def deltas(self) -> dict[int, LayerDelta]:
+        """What goes into a patch.
+
+        A layer's residual is what its delta was asked to add for each fact. Only L was asked for anything;
+        the layers below have what their part does add.
+        """
+        return dict(self._deltas)
+
+    def findings(self) -> dict[str, JsonValue]:
+        """Beside others, `solved_at`: the layer whose system gave all layers their left factors."""
+        return super().findings() | self._spreader.findings() | {"solved_at": self.last}
+
+    def _delta(self, layer: int) -> LayerDelta:
+        solution = self._solution.delta()
+        left, right = self._spreader.spread(solution, layer)
+        left = left / (len(self.layers) - self.layers.index(layer))
+        keys = self._keys[layer]
+        residual = response(left, right, keys)  # (T, d_m)
+        if layer == self.last:
+            assert solution.residual is not None
+            residual = self._spreader.reached(solution.residual)
+        return LayerDelta(
+            left=left.float(),
+            right=right.value.float(),
+            expert=right.expert.int(),
+            fact=right.fact.int(),
+            residual=residual.float(),
+            keys=None if _same(right, keys) else keys,
+            ridge=solution.ridge,
+        )
+
+
+def _same(first: Rows, second: Rows) -> bool:
+    """Whether the rows are the same, so that a patch needs to hold them only once."""
+    return (
+        first.num_facts == second.num_facts
+        and torch.equal(first.expert, second.expert)
+        and torch.equal(first.fact, second.fact)
+        and torch.equal(first.value, second.value)
+    )
