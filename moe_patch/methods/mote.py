@@ -22,7 +22,7 @@ from moe_patch.facts import Fact
 from moe_patch.methods.base import Method
 from moe_patch.methods.delta import DeltaOptions, Ground, build_with_editor
 from moe_patch.methods.layer_edit import LayerProblem, LayerSolution
-from moe_patch.methods.spread_edit import SpreadEditor
+from moe_patch.methods.spread_edit import SpreadEditor, check_one_shape
 from moe_patch.model import Base
 from moe_patch.nullspace import NullSpace
 from moe_patch.patch import LayerDelta, Patch
@@ -174,8 +174,10 @@ def find_manifolds(
 
     Raises:
         ConfigError: a rank is out of range.
+        ModelError: the layers have experts of different numbers or sizes.
         StatisticsError: a layer is to be whitened by moments that are missing or not finite.
     """
+    check_one_shape(ground.base, ground.layers)
     base, last = ground.base, ground.layers[-1]
     manifolds: dict[int, Manifold] = {}
     ranks: Ranks | None = None

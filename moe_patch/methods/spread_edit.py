@@ -62,12 +62,7 @@ class SpreadEditor(Editor):
         protect_earlier: bool,
     ) -> None:
         super().__init__(base, layers, projections, protect_earlier=protect_earlier)
-        shapes = {base.layer(layer).shape for layer in self.layers}
-        if len(shapes) > 1:
-            raise ModelError(
-                f"layers {', '.join(map(str, self.layers))} have experts of different numbers or sizes, so "
-                "that no solution can be spread over them: choose layers of one shape"
-            )
+        check_one_shape(base, self.layers)
         self._spreader = spreader
         self._solution = GrowingSolution(self.last)  # in the spreader's coordinates
         self._keys: dict[int, Rows] = {}  # by layer, the facts' own rows
@@ -125,6 +120,16 @@ class SpreadEditor(Editor):
             residual=residual.float(),
             keys=None if _same(right, keys) else keys,
             ridge=solution.ridge,
+        )
+
+
+def check_one_shape(base: Base, layers: Sequence[int]) -> None:
+    """Raise ModelError unless the layers have as many experts of the same sizes."""
+    shapes = {base.layer(layer).shape for layer in layers}
+    if len(shapes) > 1:
+        raise ModelError(
+            f"layers {', '.join(map(str, layers))} have experts of different numbers or sizes, so that no "
+            "solution can be spread over them: choose layers of one shape"
         )
 
 
