@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moe_patch.apply import apply
+    from moe_patch.apply.stack import Stack
     from moe_patch.errors import MoePatchError
     from moe_patch.evaluation import evaluate
     from moe_patch.facts import Fact, read_facts, write_facts
@@ -33,6 +34,7 @@ __all__ = [
     "Fact",
     "MoePatchError",
     "Patch",
+    "Stack",
     "apply",
     "evaluate",
     "get_method",
@@ -49,6 +51,7 @@ _HOME = {
     "Fact": "facts",
     "MoePatchError": "errors",
     "Patch": "patch",
+    "Stack": "apply.stack",
     "evaluate": "evaluation",
     "get_method": "methods",
     "load": "patch",
