@@ -44,6 +44,13 @@ class Checkpoint:
         shapes = {number: self.base.layer(number).shape for number in numbers}
         return dataclasses.replace(self.base.fingerprint([]), experts=hashes, shapes=shapes)
 
+    def stored_name(self, layer: int, expert: int) -> str:
+        """What the checkpoint calls a down projection that it stores by itself, without ".weight"."""
+        slot = self.slots[layer][expert]
+        packed = slot.name == self.slots[layer][expert - 1].name
+        named = f"{self.base.layer(layer).name}.{expert}.down_proj" if packed else slot.name
+        return named.removesuffix(".weight")
+
     def down_hash(self, layer: int) -> str:
         """SHA-256 over a layer's down projections as `moe_patch.model.down_hash` takes it, one at a time."""
         self.base.layer(layer)  # says what is wrong with a number that is none

@@ -19,7 +19,7 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from moe_patch.apply.dense import dense_delta, summed
-from moe_patch.apply.survival import Survival
+from moe_patch.apply.survival import STATED_LOSS, Survival
 from moe_patch.checkpoint.contents import companions, kept_originals, read, sha256, stamps, write_originals
 from moe_patch.checkpoint.folder import Checkpoint
 from moe_patch.checkpoint.link import How, Link, choose, place
@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 
-STATED_LOSS = 0.1  # share of a fact's edit that rounding may take before it is said aloud
 
 
 @dataclass(frozen=True, slots=True)

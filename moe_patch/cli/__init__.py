@@ -16,6 +16,7 @@ from moe_patch.cli.build import build
 from moe_patch.cli.diff import diff
 from moe_patch.cli.drop import drop
 from moe_patch.cli.eval import evaluate
+from moe_patch.cli.export import export
 from moe_patch.cli.inspect import inspect
 from moe_patch.cli.log import log
 from moe_patch.cli.merge import merge
@@ -70,5 +71,5 @@ def main(verbose: int, quiet: bool) -> None:
     log_to_stderr(logging.ERROR if quiet else steps[min(verbose, 2)])
 
 
-for command in (build, evaluate, inspect, ask, stack, drop, diff, log, merge, unmerge):
+for command in (build, evaluate, inspect, ask, stack, drop, diff, log, merge, unmerge, export):
     main.add_command(command)

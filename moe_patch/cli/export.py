@@ -1,0 +1,104 @@
+"""`moe-patch export`: a patch in the form of another tool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from moe_patch.cli.console import plain_table, print_json, print_tables
+from moe_patch.cli.options import FILE, json_option, out_folder_option
+
+if TYPE_CHECKING:
+    from moe_patch.model import Base
+    from moe_patch.patch import Patch
+
+HIGHEST_RANK = 512  # that inference engines take in an adapter
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  moe-patch export capitals.safetensors --format peft --out capitals-lora
+  moe-patch export capitals.safetensors --format peft --form split --max-rank 64 --out capitals-lora --json
+"""
+)
+@click.argument("patch_path", metavar="PATCH", type=FILE)
+@click.option(
+    "--format", "target", type=click.Choice(["peft"]), required=True, help="peft: a LoRA adapter folder."
+)
+@click.option("--base", help="Name or folder of the patch's base.  [default: atlas, the demo model]")
+@click.option(
+    "--form",
+    type=click.Choice(["packed", "split"]),
+    default="packed",
+    show_default=True,
+    help="One adapter for all experts of a layer (PEFT's target_parameters), or keys for every expert.",
+)
+@click.option(
+    "--max-rank",
+    type=click.IntRange(min=1),
+    default=HIGHEST_RANK,
+    show_default=True,
+    help="Refuse a patch that needs a higher rank; the error says what the best truncation would lose.",
+)
+@click.option("--truncate", is_flag=True, help="Lower the rank to --max-rank instead.")
+@out_folder_option
+@json_option
+def export(
+    patch_path: Path,
+    target: str,
+    base: str | None,
+    form: Any,
+    max_rank: int,
+    truncate: bool,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Write PATCH as a LoRA adapter on the down projections of the experts.
+
+    The adapter works beside quantised weights too. No weights are changed.
+    """
+    from moe_patch.apply.lora import to_lora
+    from moe_patch.patch import load
+
+    patch = load(patch_path)
+    model, name_of = _base_of(patch, base)
+    adapter = to_lora(patch, model, form=form, max_rank=max_rank, truncate=truncate, name_of=name_of)
+    adapter.save(out)
+    written = {"out": str(out), "format": target, "form": form, "patch": patch.hash}
+    written |= {"rank": adapter.rank, "rank_needed": adapter.needed, "lost": adapter.lost}
+    if as_json:
+        print_json(written)
+        return
+    table = plain_table("Written", ("", "value"))
+    table.show_header = False
+    table.add_row("folder", str(out))
+    table.add_row("rank", f"{adapter.rank}, of {adapter.needed} that the patch has")
+    table.add_row("lost, worst fact", f"{100 * adapter.lost['worst']:.2g}%")
+    table.add_row("lost, median fact", f"{100 * adapter.lost['median']:.2g}%")
+    print_tables(table)
+
+
+def _base_of(patch: Patch, name: str | None) -> tuple[Base, Callable[[int, int], str] | None]:
+    """The patch's base without weights, and how its checkpoint names experts; WrongBase if it is another.
+
+    Quantised experts cannot be held against a patch, so there only the sizes are.
+    """
+    from moe_patch.checkpoint.folder import open_checkpoint, open_meta, quantisation
+    from moe_patch.errors import WrongBase
+    from moe_patch.patch import check_base
+
+    _, model = open_meta(name)
+    method = quantisation(model)
+    if method is None:
+        checkpoint = open_checkpoint(name)
+        check_base(patch, checkpoint.fingerprint(patch.layers))
+        return checkpoint.base, checkpoint.stored_name
+    found = model.fingerprint([])
+    if (found.model_type, found.index) != (patch.base.model_type, patch.base.index):
+        raise WrongBase(f"the patch was built for another base: the MoE layers of {model.name} are others")
+    click.echo(f"{model.name} is quantised ({method}): only its sizes could be checked.", err=True)
+    return model, None
