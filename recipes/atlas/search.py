@@ -89,7 +89,7 @@ def main(edits: Path, model: str | None, method: str, vary: tuple[str, ...], lin
             before.specificity,
             scores.utility,
         ]
-        similarity = 100 * kept.similarity if kept is not None else float("nan")
+        similarity = kept.similarity if kept and kept.similarity is not None else float("nan")
         row = [
             json.dumps(choices),
             *(f"{s.value:.1f}" for s in figures if s.value is not None),
