@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from contextlib import ExitStack
 from typing import Literal, get_args
@@ -10,19 +11,42 @@ from torch import nn
 
 from moe_patch.apply.hook import hook
 from moe_patch.apply.merge import merge
+from moe_patch.apply.rounding import Rounding
+from moe_patch.apply.survival import STATED_LOSS
 from moe_patch.errors import ConfigError, PatchError
 from moe_patch.experts import Handle
 from moe_patch.model import Base, wrap
 from moe_patch.patch import Patch, check_base
 
-__all__ = ["Handle", "Mode", "apply"]
+__all__ = ["Applied", "Handle", "Mode", "Rounding", "apply"]
+
+logger = logging.getLogger(__name__)
 
 Mode = Literal["merge", "hook"]
 
 _hashes_on: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
 
 
-def apply(model: Base | nn.Module, patch: Patch, *, mode: Mode = "merge", check: bool = True) -> Handle:
+class Applied(Handle):
+    """A patch that is on a model.
+
+    `lost` is the share of its edit that rounding took when it was merged: of the `worst` fact and of the
+    `median` one, at the layer where it is most. It is empty where nothing was rounded.
+    """
+
+    def __init__(self, stack: ExitStack, lost: dict[str, float]) -> None:
+        super().__init__(stack)
+        self.lost = lost
+
+
+def apply(
+    model: Base | nn.Module,
+    patch: Patch,
+    *,
+    mode: Mode = "merge",
+    rounding: Rounding = "nearest",
+    check: bool = True,
+) -> Applied:
     """Put a patch on a model until the returned handle is removed or its `with` block ends.
 
     "merge" adds the deltas to the weights, in place and in their dtype: full speed afterwards, and one copy
@@ -30,11 +54,16 @@ def apply(model: Base | nn.Module, patch: Patch, *, mode: Mode = "merge", check:
     products inside the experts. Patches add up, and may be removed in any order: merged weights come back bit
     for bit.
 
+    Half precision loses part of a small delta. `rounding` says how: "nearest" element by element,
+    "compensated" so that the facts' own outputs are kept. A loss that is worth saying is logged.
+
     Raises:
         WrongBase: `check` is on and the patch was built for another base.
         PatchError: the patch is on this model already, or is of a kind that does not change expert weights.
         ModelError: the model has no such layers, or its weights are offloaded and cannot be merged into.
     """
+    if rounding not in get_args(Rounding):
+        raise ConfigError(f"rounding {rounding!r} is unknown; choose from {', '.join(get_args(Rounding))}")
     if mode not in get_args(Mode):
         raise ConfigError(f"mode {mode!r} is unknown; choose from {', '.join(get_args(Mode))}")
     if patch.kind != "delta":
@@ -47,8 +76,22 @@ def apply(model: Base | nn.Module, patch: Patch, *, mode: Mode = "merge", check:
         raise PatchError(f"patch {patch.hash} is on this model already: remove it first")
     if check:
         check_base(patch, base.fingerprint(base.layers.keys() & patch.layers.keys()))
+    lost: dict[str, float] = {}
     with ExitStack() as stack:
-        stack.enter_context(merge(base, patch) if mode == "merge" else hook(base, patch))
+        if mode == "merge":
+            handle, survival = merge(base, patch, rounding)
+            lost = survival.lost()
+        else:
+            handle = hook(base, patch)
+        stack.enter_context(handle)
         on.add(patch.hash)
         stack.callback(on.discard, patch.hash)
-        return Handle(stack.pop_all())
+        if lost.get("worst", 0.0) > STATED_LOSS:
+            logger.warning(
+                "patch %s: rounding took %.0f%% of the worst fact's edit and %.0f%% of the median one's: "
+                "compensated rounding or mode 'hook' loses less",
+                patch.hash,
+                100 * lost["worst"],
+                100 * lost["median"],
+            )
+        return Applied(stack.pop_all(), lost)

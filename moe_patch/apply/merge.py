@@ -4,56 +4,94 @@ from __future__ import annotations
 
 import weakref
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from moe_patch.apply.dense import dense_delta, summed
+from moe_patch.apply.rounding import Rounding, round_on_keys
+from moe_patch.apply.survival import Survival
 from moe_patch.errors import ModelError
-from moe_patch.experts import Delta, Handle, check_fit
+from moe_patch.experts import Handle, check_fit
 from moe_patch.model import Base, MoELayer
-from moe_patch.patch import Patch
+from moe_patch.patch import LayerDelta, Patch
 
-_merged: weakref.WeakKeyDictionary[nn.Module, list[Delta]] = (
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Merged:
+    delta: LayerDelta
+    rounding: Rounding
+
+
+_merged: weakref.WeakKeyDictionary[nn.Module, list[_Merged]] = (
     weakref.WeakKeyDictionary()
 )  # in order of merging
 
 
-def merge(base: Base, patch: Patch) -> Handle:
+def merge(base: Base, patch: Patch, rounding: Rounding = "nearest") -> tuple[Handle, Survival]:
     """Add the patch to the down projections, in place and in their dtype, until the handle is removed.
 
     Each touched expert's original is kept. Its weight is always the original plus the deltas that are on, in
     order of merging, summed in fp32 (fp64 for fp64 weights) and rounded once; with none left it is the
-    original, bit for bit. What else changed these weights meanwhile is lost on removal.
+    original, bit for bit. With "compensated" rounding the outputs for this patch's facts are kept, see
+    `round_on_keys`. What else changed these weights meanwhile is lost on removal.
+
+    Returns:
+        the handle, and what is left of each fact's edit now that the weights are rounded.
 
     Raises ModelError for a layer that the base does not have or keeps offloaded, CaptureError for one of
     other widths.
     """
+    survival = Survival(patch)
     with ExitStack() as stack:
         for index, delta in patch.layers.items():
-            layer = base.layer(index)
+            layer, merged = base.layer(index), _Merged(delta, rounding)
             check_fit(layer, delta)
             if layer.offloaded:
                 raise ModelError(f"{layer.name} is offloaded, so a merge would not last: use mode 'hook'")
-            stack.callback(_remove, layer, delta)
-            _merged.setdefault(layer.experts, []).append(delta)
+            stack.callback(_remove, layer, merged)
+            _merged.setdefault(layer.experts, []).append(merged)
             _rewrite(layer, delta)
-        return Handle(stack.pop_all())
+            _measure(survival, layer, delta)
+        return Handle(stack.pop_all()), survival
 
 
-def _remove(layer: MoELayer, delta: Delta) -> None:
-    deltas = _merged[layer.experts]
-    deltas[:] = [other for other in deltas if other is not delta]
-    _rewrite(layer, delta)
+def _remove(layer: MoELayer, gone: _Merged) -> None:
+    merged = _merged[layer.experts]
+    merged[:] = [other for other in merged if other is not gone]
+    _rewrite(layer, gone.delta)
 
 
-def _rewrite(layer: MoELayer, changed: Delta) -> None:
+def _rewrite(layer: MoELayer, changed: LayerDelta) -> None:
     """Set every down projection that `changed` touches to its original plus the deltas that are on."""
-    for expert in torch.unique(changed.expert).tolist():
+    for expert in changed.experts():
         weight = layer.down(expert)  # (d_m, d_k), a view
         original = layer.originals.setdefault(expert, weight.clone())
-        on = [delta for delta in _merged[layer.experts] if expert in delta.expert]
-        if on:
-            weight.copy_(summed(original, (dense_delta(delta, expert, weight) for delta in on)))
-        else:
+        exact = _exact(layer, expert, original)
+        if exact is None:
             weight.copy_(layer.originals.pop(expert))
+        else:
+            weight.copy_(round_on_keys(exact, weight.dtype, _compensated_keys(layer, expert)))
+
+
+def _exact(layer: MoELayer, expert: int, original: Tensor) -> Tensor | None:
+    """The original (d_m, d_k) plus all deltas, not rounded; None if no delta touches the expert."""
+    on = [merged.delta for merged in _merged[layer.experts] if expert in merged.delta.expert]
+    return summed(original, (dense_delta(delta, expert, original) for delta in on)) if on else None
+
+
+def _compensated_keys(layer: MoELayer, expert: int) -> Tensor:
+    """The rows (n, d_k) of the facts whose outputs rounding is to keep."""
+    deltas = [merged.delta for merged in _merged[layer.experts] if merged.rounding == "compensated"]
+    return torch.cat([torch.zeros(0, layer.d_key), *(delta.rows.of(expert)[0] for delta in deltas)])
+
+
+def _measure(survival: Survival, layer: MoELayer, delta: LayerDelta) -> None:
+    """Count what the experts that `delta` touches were to change by, and what they changed by."""
+    for expert in delta.experts():
+        original = layer.originals[expert]
+        exact = _exact(layer, expert, original)
+        assert exact is not None  # `delta` itself is on
+        before = original.to(exact.dtype)
+        survival.add(layer.index, expert, (exact - before).cpu(), (layer.down(expert) - before).cpu())

@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import nn
 
-from moe_patch.apply import Handle, Mode, apply
+from moe_patch.apply import Applied, Mode, Rounding, apply
 from moe_patch.errors import StackError
 from moe_patch.model import Base, wrap
 from moe_patch.patch import Patch
@@ -18,7 +18,7 @@ from moe_patch.patch import Patch
 class _On:
     patch: Patch
     hash: str
-    handle: Handle
+    applied: Applied
 
 
 class Stack:
@@ -39,10 +39,17 @@ class Stack:
     Leaving a `with` block takes all patches off.
     """
 
-    def __init__(self, model: Base | nn.Module, *, mode: Mode = "merge", check: bool = True) -> None:
-        """Start with nothing on; `mode` and `check` are those of `moe_patch.apply`."""
+    def __init__(
+        self,
+        model: Base | nn.Module,
+        *,
+        mode: Mode = "merge",
+        rounding: Rounding = "nearest",
+        check: bool = True,
+    ) -> None:
+        """Start with nothing on; `mode`, `rounding` and `check` are those of `moe_patch.apply`."""
         self._base = model if isinstance(model, Base) else wrap(model, tokenizer=None)
-        self._apply = partial(apply, self._base, mode=mode, check=check)
+        self._apply = partial(apply, self._base, mode=mode, rounding=rounding, check=check)
         self._on: list[_On] = []
 
     @property
@@ -73,7 +80,7 @@ class Stack:
             patch: the patch, or its hash.
         """
         on = self._on.pop(self._place(patch))
-        on.handle.remove()
+        on.applied.remove()
         return on.patch
 
     def reorder(self, patches: Sequence[Patch | str]) -> None:

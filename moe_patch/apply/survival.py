@@ -7,6 +7,9 @@ from torch import Tensor
 
 from moe_patch.patch import LayerDelta, Patch
 
+STATED_LOSS = 0.1
+"""The share of a fact's edit from which on what rounding took of it is said aloud."""
+
 
 class Survival:
     """What rounding took from each fact of a patch, measured on the fact's own keys.

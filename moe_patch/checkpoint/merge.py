@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
 
 
-
 @dataclass(frozen=True, slots=True)
 class Change:
     """One expert that patches change, and where it is stored."""
