@@ -270,6 +270,7 @@ class _Search:
             self._groups.append(_Group(numbers, rewrites, encode_essence(base.tokenizer, facts[0])))
             first += len(facts)
 
+    @torch.enable_grad()
     def run(self, report: Callable[[int, int], None]) -> Targets:
         """Adam on every group's own loss until the group is done or out of steps."""
         options = self._options
@@ -283,11 +284,10 @@ class _Search:
         steps = torch.zeros(len(norm), dtype=torch.long)
         before, after = torch.zeros(len(start)), torch.zeros(len(start))  # (T,) each
         for step in range(1, options.steps + 1):
-            with torch.enable_grad():
-                nll, kl = losses(delta[active])
-                size = delta[active].norm(dim=1)
-                rest = options.kl_weight * kl + options.weight_decay * size / norm[active] ** 2  # (active,)
-                total = _per_group(nll, losses.group, "sum") + rest
+            nll, kl = losses(delta[active])
+            size = delta[active].norm(dim=1)
+            rest = options.kl_weight * kl + options.weight_decay * size / norm[active] ** 2  # (active,)
+            total = _per_group(nll, losses.group, "sum") + rest
             worst = _per_group(nll + rest[losses.group], losses.group, "amax").detach().cpu()
             open_ = ~done[active]  # (active,)
             open_facts = open_[losses.group]
