@@ -131,7 +131,7 @@ def _lost(patch: Patch, factors: Mapping[tuple[int, int], Factors]) -> dict[str,
     for (layer, expert), (left, right) in factors.items():
         delta = patch.layers[layer]
         exact_left, exact_right = _factors(delta, expert, len(delta.expert))
-        survival.add(layer, expert, exact_left @ exact_right, left @ right)
+        survival.add(layer, expert, [delta], exact_left @ exact_right - left @ right)
     return survival.lost()
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
+from moe_patch.experts import Delta
 from moe_patch.patch import LayerDelta, Patch
 
 STATED_LOSS = 0.1
@@ -23,13 +26,16 @@ class Survival:
         self._wanted = {index: _zeros(delta) for index, delta in patch.layers.items()}  # (T, d_m) each
         self._missing = {index: _zeros(delta) for index, delta in patch.layers.items()}
 
-    def add(self, layer: int, expert: int, wanted: Tensor, done: Tensor) -> None:
-        """Count an expert that was to change by `wanted` and changed by `done`, (d_m, d_k) each."""
+    def add(self, layer: int, expert: int, wanted: Iterable[Delta], missing: Tensor) -> None:
+        """Count an expert that was to change by all of `wanted`, less what is `missing`, (d_m, d_k)."""
         if layer not in self._layers:
             return
         key, fact = self._layers[layer].rows.of(expert)  # (n, d_k) and (n,)
-        self._wanted[layer].index_add_(0, fact, key @ wanted.float().T)
-        self._missing[layer].index_add_(0, fact, key @ (wanted - done).float().T)
+        for delta in wanted:
+            row = (delta.expert == expert).nonzero().squeeze(1)  # (m,)
+            response = (key @ delta.right[row].T) @ delta.left[delta.fact[row].long()]  # (n, d_m)
+            self._wanted[layer].index_add_(0, fact, response)
+        self._missing[layer].index_add_(0, fact, (missing.to(key.dtype) @ key.T).T)
 
     def shares(self) -> Tensor:
         """The share lost by each fact at each layer where it was to receive something, (n,)."""

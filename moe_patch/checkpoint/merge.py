@@ -1,8 +1,8 @@
 """Patches merged into a checkpoint on the disk, in little memory and with little writing.
 
-A weight keeps its name, dtype and shape when it is patched, so a shard keeps its layout: it is cloned, and
-the bytes of the touched experts are replaced in the clone, one expert at a time. Shards without a touched
-expert are linked. The result is the base with the patches merged in memory and saved, to the bit.
+A weight keeps its name, dtype and shape when it is patched, so a shard keeps its layout: it is copied with
+other bytes for the touched experts, one expert at a time. Shards without a touched expert are linked. The
+result is the base with the patches merged in memory and saved, to the bit.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -22,12 +23,12 @@ from moe_patch.apply.dense import dense_delta, summed
 from moe_patch.apply.survival import STATED_LOSS, Survival
 from moe_patch.checkpoint.contents import companions, kept_originals, read, sha256, stamps, write_originals
 from moe_patch.checkpoint.folder import Checkpoint
-from moe_patch.checkpoint.link import How, Link, choose, place
+from moe_patch.checkpoint.link import How, Link, choose, write_changed
 from moe_patch.checkpoint.names import Slot
 from moe_patch.checkpoint.record import RECORD, FileRecord, Record, patch_record
 from moe_patch.checkpoint.staging import LAST, Staging, refuse_existing
 from moe_patch.errors import OutputError, PatchError
-from moe_patch.patch import Patch, check_base
+from moe_patch.patch import LayerDelta, Patch, check_base
 from moe_patch.patch.schema import BaseRecord
 
 logger = logging.getLogger(__name__)
@@ -119,32 +120,44 @@ class MergePlan:
     def _rewrite(
         self, staging: Staging, name: str, base: Future[BaseRecord], survival: Sequence[Survival]
     ) -> None:
-        """Clone a shard and change the touched experts in the clone, or measure one that is done already."""
-        source = self.checkpoint.folder / name
+        """Write a shard with its touched experts changed, or measure one that an earlier run has written."""
+        source, changes = self.checkpoint.folder / name, self.changes[name]
         if staging.done(name):
-            for change in self.changes[name]:
+            for change in changes:
                 slot = change.slot
                 weight = slot.decode(read(source, slot.begin, slot.end))
-                edited = slot.decode(read(staging.folder / name, slot.begin, slot.end))
-                _measure(survival, change, weight, edited, self._deltas(change, weight))
+                raw = read(staging.folder / name, slot.begin, slot.end)
+                self._measure(change, self._summed(change, weight), raw, survival)
             return
-        with staging.making(name) as clone:
-            place(source, clone, self.cloned)
+        pieces = (
+            (change.slot.begin, change.slot.end, partial(self._edited, change, survival=survival))
+            for change in changes
+        )
+        with staging.making(name) as target:
+            write_changed(source, target, pieces, self.cloned)
             base.result()  # meanwhile the base has been checked
-            with clone.open("r+b") as file:
-                for change in self.changes[name]:
-                    slot = change.slot
-                    weight = slot.decode(read(source, slot.begin, slot.end))  # (d_m, d_k)
-                    deltas = self._deltas(change, weight)
-                    raw = slot.encode(summed(weight, deltas))
-                    file.seek(slot.begin)
-                    file.write(raw)
-                    _measure(survival, change, weight, slot.decode(raw), deltas)
 
-    def _deltas(self, change: Change, weight: Tensor) -> list[Tensor]:
-        """What each patch adds to an expert that it touches, (d_m, d_k) each, in the patches' order."""
-        at = [patch.layers[change.layer] for patch in self.patches if change.layer in patch.layers]
-        return [dense_delta(delta, change.expert, weight) for delta in at if change.expert in delta.expert]
+    def _edited(self, change: Change, raw: bytes, *, survival: Sequence[Survival]) -> bytes:
+        """What is stored of an expert after the merge, given what was stored before."""
+        exact = self._summed(change, change.slot.decode(raw))
+        edited = change.slot.encode(exact)
+        self._measure(change, exact, edited, survival)
+        return edited
+
+    def _summed(self, change: Change, weight: Tensor) -> Tensor:
+        """The expert's weight with all patches, in their order: (d_m, d_k), not rounded yet."""
+        return summed(weight, (dense_delta(delta, change.expert, weight) for delta in self._deltas(change)))
+
+    def _measure(self, change: Change, exact: Tensor, edited: bytes, survival: Sequence[Survival]) -> None:
+        """Count what is not in the bytes of an edited expert that was to be there."""
+        missing = exact - change.slot.decode(edited).to(exact.dtype)  # (d_m, d_k)
+        for one in survival:
+            one.add(change.layer, change.expert, self._deltas(change), missing)
+
+    def _deltas(self, change: Change) -> list[LayerDelta]:
+        """The deltas that touch an expert, in the patches' order."""
+        at = (patch.layers[change.layer] for patch in self.patches if change.layer in patch.layers)
+        return [delta for delta in at if change.expert in delta.expert]
 
     def _record(
         self,
@@ -256,15 +269,6 @@ def _changes(checkpoint: Checkpoint, patches: Sequence[Patch]) -> Iterator[Chang
     for layer, experts in touched.items():
         for expert in experts:
             yield Change(layer, expert, checkpoint.slots[layer][expert])
-
-
-def _measure(
-    survival: Sequence[Survival], change: Change, weight: Tensor, edited: Tensor, deltas: Sequence[Tensor]
-) -> None:
-    wanted = summed(deltas[0], deltas[1:])  # (d_m, d_k)
-    done = edited.to(wanted.dtype) - weight.to(wanted.dtype)
-    for one in survival:
-        one.add(change.layer, change.expert, wanted, done)
 
 
 def _bytes(folder: Path, names: Sequence[str] | dict[str, list[Change]]) -> int:

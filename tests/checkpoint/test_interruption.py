@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,26 +12,12 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from moe_patch.checkpoint import merge as module
-from moe_patch.checkpoint import open_checkpoint, plan_merge
+from moe_patch.checkpoint import MergePlan, open_checkpoint, plan_merge
 from moe_patch.checkpoint.staging import LAST
 from moe_patch.errors import OutputError
-from moe_patch.patch import Patch, save
+from moe_patch.patch import Patch
 from tests.checkpoint.folders import files, opened, saved
 from tests.tiny import tiny_patch
-
-SCRIPT = """
-import sys, time
-from pathlib import Path
-from moe_patch.checkpoint import open_checkpoint, plan_merge
-from moe_patch.checkpoint import staging
-from moe_patch.patch import load
-
-bring = staging.Staging.bring
-staging.Staging.bring = lambda *arguments: (time.sleep(0.02), bring(*arguments))
-print("ready", flush=True)
-plan_merge(open_checkpoint(sys.argv[1]), [load(sys.argv[2])], sys.argv[3]).run()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +37,7 @@ class Stop(BaseException):
 @contextmanager
 def interrupted_at(monkeypatch: pytest.MonkeyPatch, moment: int) -> Iterator[None]:
     """Stop at the n-th expert that is rewritten."""
-    calls, original = [], module._measure
+    calls, original = [], MergePlan._measure
 
     def measured(*arguments: object) -> None:
         calls.append(arguments)
@@ -62,7 +46,7 @@ def interrupted_at(monkeypatch: pytest.MonkeyPatch, moment: int) -> Iterator[Non
         original(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as context:
-        context.setattr(module, "_measure", measured)
+        context.setattr(MergePlan, "_measure", measured)
         yield
 
 
@@ -106,28 +90,26 @@ def test_two_at_once_are_refused(base: Path, patch: Patch, tmp_path: Path) -> No
     plan.run()
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
-def test_kill_9_leaves_nothing_that_looks_finished(base: Path, patch: Patch, tmp_path: Path) -> None:
-    save(patch, tmp_path / "patch.safetensors")
-    plan = plan_merge(open_checkpoint(base), [patch], tmp_path / "whole")
-    plan.run()
-    arguments = [sys.executable, "-c", SCRIPT, base, tmp_path / "patch.safetensors", tmp_path / "out"]
-    found = 0
-    for _ in range(3):
-        with subprocess.Popen(arguments, stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            while process.poll() is None and not list(tmp_path.glob(".out.*.making/*")):
-                time.sleep(0.005)
-            time.sleep(0.03 * found)
-            process.send_signal(signal.SIGKILL)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is neither fork nor SIGKILL")
+@pytest.mark.parametrize("kills", [1, 4])
+def test_kill_9_leaves_nothing_that_looks_finished(
+    base: Path, patch: Patch, tmp_path: Path, kills: int
+) -> None:
+    plan_merge(open_checkpoint(base), [patch], tmp_path / "whole").run()
+    plan = plan_merge(open_checkpoint(base), [patch], tmp_path / "out")
+    for number in range(kills):
+        child = os.fork()
+        if not child:
+            plan.run()
+            os._exit(0)
+        while len(list(tmp_path.glob(".out.*.making/model*"))) <= number:
+            time.sleep(1e-4)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
         if (tmp_path / "out").exists():
             break
         (staging,) = tmp_path.glob(".out.*.making")
         assert not (staging / LAST).exists() or files(staging) == files(tmp_path / "whole")
-        found += 1
-    assert found
-    if not (tmp_path / "out").exists():
-        plan_merge(open_checkpoint(base), [patch], tmp_path / "out").run()
-    assert files(tmp_path / "out") == files(tmp_path / "whole")
+    if not plan.out.exists():
+        plan.run()
+    assert files(plan.out) == files(tmp_path / "whole")

@@ -1,0 +1,234 @@
+"""Merging into a sharded checkpoint against copying its one touched shard; and kill -9 while it merges.
+
+    python -m moe_patch_recipes.benchmarks.merge --json
+
+The checkpoint is synthetic: bf16, every expert stored by itself, eight shards of five layers, all edited
+layers in one. `merge` is the time from the open patch to the folder in its place, with the base checked, the
+touched shard hashed and everything on the disk; `cp` copies that shard, and `cp_sync` waits for the disk as
+well. Each is the best of several turns, taken in alternation. Memory is the peak of the merging process,
+libraries included. The kills hit a small checkpoint at random moments; after each, no folder may look
+finished that is not, and from time to time a run must go on and give the bytes of an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import click
+import torch
+from safetensors.torch import save_file
+from transformers import Qwen3MoeConfig
+
+from moe_patch.checkpoint import open_checkpoint, plan_merge
+from moe_patch.checkpoint.staging import LAST
+from moe_patch.facts import Fact
+from moe_patch.patch import LayerDelta, Patch, load, save
+
+from . import QWEN3_30B_A3B, Figures, LayerShape, report, timed
+
+SHARDS, LAYERS_IN_ONE = 8, 5
+EDITED = tuple(range(LAYERS_IN_ONE, 2 * LAYERS_IN_ONE))
+SMALL = LayerShape(experts=8, top_k=2, d_model=64, d_key=48)
+
+
+def shape_of(gib: float) -> LayerShape:
+    """Layers as wide as Qwen3-30B-A3B's, with as many experts as make a checkpoint of `gib` GiB."""
+    wide = QWEN3_30B_A3B
+    per_expert = 3 * wide.d_model * wide.d_key * torch.bfloat16.itemsize
+    experts = round(gib * 2**30 / (SHARDS * LAYERS_IN_ONE * per_expert))
+    return replace(wide, experts=max(wide.top_k, experts))
+
+
+def synthesize(folder: Path, shape: LayerShape) -> None:
+    """Write a Qwen3-MoE checkpoint with such layers."""
+    config = Qwen3MoeConfig(
+        vocab_size=1000,
+        hidden_size=shape.d_model,
+        moe_intermediate_size=shape.d_key,
+        num_hidden_layers=SHARDS * LAYERS_IN_ONE,
+        num_attention_heads=8,
+        num_key_value_heads=1,
+        head_dim=32,
+        num_experts=shape.experts,
+        num_experts_per_tok=shape.top_k,
+        dtype="bfloat16",
+    )
+    folder.mkdir()
+    config.save_pretrained(folder)
+    weight_map = {}
+    for shard in range(SHARDS):
+        name = f"model-{shard + 1:05}-of-{SHARDS:05}.safetensors"
+        tensors = _layers(range(shard * LAYERS_IN_ONE, (shard + 1) * LAYERS_IN_ONE), shape)
+        save_file(tensors, folder / name, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(tensors, name)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def _layers(layers: range, shape: LayerShape) -> dict[str, torch.Tensor]:
+    """The experts of some layers: one block of random numbers, each time turned a little further."""
+    block = torch.randn(shape.d_key, shape.d_model).mul(0.02).bfloat16()
+    tensors = {}
+    for layer in layers:
+        for expert in range(shape.experts):
+            prefix = f"model.layers.{layer}.mlp.experts.{expert}"
+            turned = block.roll(layer * shape.experts + expert, 0)
+            tensors[f"{prefix}.gate_proj.weight"] = turned
+            tensors[f"{prefix}.up_proj.weight"] = turned.clone()
+            tensors[f"{prefix}.down_proj.weight"] = turned.T.contiguous()
+    return tensors
+
+
+def synthesize_patch(folder: Path, shape: LayerShape, facts: int, path: Path) -> None:
+    """Save a patch of random rows for the edited layers of the checkpoint in `folder`."""
+    layers = {}
+    for number, layer in enumerate(EDITED):
+        rows, residual = shape.random_facts(facts, seed=number)
+        layers[layer] = LayerDelta(
+            0.1 * residual, rows.value, rows.expert.int(), rows.fact.int(), residual, None, 1.0
+        )
+    patch = Patch(
+        kind="delta",
+        method="random",
+        hyperparameters={},
+        base=open_checkpoint(folder).fingerprint(EDITED),
+        facts=tuple(Fact(f"fact-{n}", "{} lies in", f"Town {n}", f"Land {n}") for n in range(facts)),
+        results=(),
+        layers=layers,
+    )
+    save(patch, path)
+
+
+def merge_once(folder: Path, patch_path: Path, out: Path) -> Figures:
+    """Merge, in a process of its own, and say how long it took and how much memory."""
+    began = time.perf_counter()
+    patch = load(patch_path)
+    opened = time.perf_counter()
+    plan = plan_merge(open_checkpoint(folder), [patch], out)
+    plan.run()
+    seconds = time.perf_counter() - opened
+    return {
+        "load_seconds": opened - began,
+        "merge_seconds": seconds,
+        "peak_bytes": _peak_bytes(),
+        "disk_bytes": plan.disk_bytes,
+        "experts": sum(len(changes) for changes in plan.changes.values()),
+        "rewritten": len(plan.changes),
+        "untouched_by": plan.linked,
+    }
+
+
+def _peak_bytes() -> int:
+    """The most memory this process has had. getrusage would count its parent's, from before it was itself."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def compare(folder: Path, patch_path: Path, scratch: Path, turns: int) -> Figures:
+    """The best times of `cp` and of merges, in turns."""
+    shard = folder / f"model-00002-of-{SHARDS:05}.safetensors"
+    copy, out = scratch / "copy.safetensors", scratch / "merged"
+    alone = [sys.executable, "-m", __spec__.name, "--alone", folder, patch_path, out]
+    copies, synced, merges, starts = [], [], [], []
+    for _ in range(turns):
+        plain, _ = timed(partial(subprocess.run, ["cp", shard, copy], check=True))
+        flush, _ = timed(partial(subprocess.run, ["sync", copy], check=True))
+        copy.unlink()
+        copies.append(plain)
+        synced.append(plain + flush)
+        whole, done = timed(partial(subprocess.run, alone, check=True, stdout=subprocess.PIPE))
+        merges.append(json.loads(done.stdout))
+        starts.append(whole - merges[-1]["merge_seconds"])
+        shutil.rmtree(out)
+    best = min(merges, key=lambda figures: figures["merge_seconds"])
+    return {
+        "shard_bytes": shard.stat().st_size,
+        "cp_seconds": min(copies),
+        "cp_sync_seconds": min(synced),
+        **best,
+        "start_seconds": min(starts),
+        "merge_to_cp": best["merge_seconds"] / min(copies),
+        "merge_to_cp_sync": best["merge_seconds"] / min(synced),
+    }
+
+
+def kill(folder: Path, patch_path: Path, scratch: Path, kills: int, seed: int) -> Figures:
+    """Kill merges at random moments, and look at what each leaves."""
+    patch, chance = load(patch_path), random.Random(seed)
+    whole, out = scratch / "whole", scratch / "out"
+    seconds, _ = timed(plan_merge(open_checkpoint(folder), [patch], whole).run)
+    expected, counts = _contents(whole), dict.fromkeys(("killed", "resumed", "finished_first"), 0)
+    while counts["killed"] < kills:
+        child = os.fork()
+        if not child:
+            plan_merge(open_checkpoint(folder), [patch], out).run()
+            os._exit(0)
+        time.sleep(chance.uniform(0, 1.2 * seconds))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        counts["killed" if os.WIFSIGNALED(status) else "finished_first"] += 1
+        for staging in scratch.glob(".out.*.making"):
+            if (staging / LAST).exists() and _contents(staging) != expected:
+                raise AssertionError(f"{staging} looks finished and is not")
+        if out.exists() or chance.random() < 1 / 3:
+            if not out.exists():
+                counts["resumed"] += 1
+                plan_merge(open_checkpoint(folder), [patch], out).run()
+            if _contents(out) != expected:
+                raise AssertionError(f"{out} is not what an undisturbed merge gives")
+            shutil.rmtree(out)
+    return {**counts, "half_finished": 0}
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    """Every file but those that were being written when the process died, which have names of their own."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.endswith(".tmp")}
+
+
+@click.command(help=__doc__)
+@click.option("--gib", default=8.0, show_default=True, help="Size of the checkpoint.")
+@click.option("--facts", default=50, show_default=True)
+@click.option("--turns", default=3, show_default=True, help="Runs of cp and of the merge.")
+@click.option("--kills", default=50, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--folder", type=click.Path(path_type=Path), help="Where to make it all.  [default: temporary]")
+@click.option("--json", "as_json", is_flag=True)
+@click.option("--alone", type=click.Path(path_type=Path), nargs=3, hidden=True)
+def main(
+    gib: float,
+    facts: int,
+    turns: int,
+    kills: int,
+    seed: int,
+    folder: Path | None,
+    as_json: bool,
+    alone: tuple[Path, Path, Path] | None,
+) -> None:
+    """Measure and report."""
+    if alone:
+        click.echo(json.dumps(merge_once(*alone)))
+        return
+    figures: Figures = {"gib": gib, "facts": facts}
+    for name, shape in (("merge", shape_of(gib)), ("kill", SMALL)):
+        with tempfile.TemporaryDirectory(dir=folder) as made:
+            scratch = Path(made)
+            synthesize(scratch / "base", shape)
+            synthesize_patch(scratch / "base", shape, facts, scratch / "patch.safetensors")
+            arguments = (scratch / "base", scratch / "patch.safetensors", scratch)
+            figures |= compare(*arguments, turns) if name == "merge" else kill(*arguments, kills, seed)
+    report("merging into a checkpoint", figures, as_json)
+
+
+if __name__ == "__main__":
+    main()
