@@ -144,8 +144,8 @@ def experts_forward(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_wei
     """The experts of one layer: hidden (N, d_m) and routing (N, K) to (N, d_m), in the dtype of `hidden`.
 
     Tokens are sorted by expert once, and only experts that are hit run. As in transformers' default
-    implementation, a token's experts are summed in at least fp32 and rounded once. An index of E or more is
-    expert parallelism's sentinel for an expert elsewhere and contributes nothing.
+    implementation, a token's experts are summed in at least fp32, rounded once, and the same on every run. An
+    index of E or more is expert parallelism's sentinel for an expert elsewhere and contributes nothing.
     """
     state = _states.get(experts)
     if state is None:
@@ -174,7 +174,9 @@ def experts_forward(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_wei
             output = output if added is None else output + added.to(output.dtype)
         outputs.append(experts.post_expert_norm(output) if norm_follows(experts) else output)
     mixed = torch.cat(outputs) * gate[:, None]  # (P, d_m), in the wider of the two dtypes
-    return mixed.new_zeros(hidden.shape).index_add(0, token, mixed).to(hidden.dtype)
+    # each pair goes back to its own place: adding up by token would be atomic on a GPU, in no fixed order
+    in_place = mixed.new_zeros(top_k_index.numel(), hidden.shape[-1]).index_copy(0, order, mixed)
+    return in_place.view(*top_k_index.shape, -1).sum(1).to(hidden.dtype)
 
 
 ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, experts_forward)
