@@ -3,14 +3,18 @@
     python -m moe_patch_recipes.benchmarks.sequential --json curve.jsonl --plot curve.png
 
 Four builds: keys projected or not, earlier batches protected or not. After some of the batches, the model is
-asked about facts edited so far, evenly spaced ones if there are more than --asked.
+asked about facts edited so far, evenly spaced ones if there are more than --asked. In the end most subjects
+of the demo model's world are edited, and a neighbour that is edited itself is hardly preserved: `untouched`
+figures are those of neighbourhood prompts about subjects that no fact so far is about.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +22,66 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from moe_patch.evaluation import Questions, Setting, compare_routing, measure, record_routing
+from moe_patch.evaluation import Questions, Scores, Setting, compare_routing, measure, record_routing
+from moe_patch.evaluation.routing import Routing
 from moe_patch.facts import Fact, read_facts
 from moe_patch.methods import get_method
 from moe_patch.model import Base, open_base
 from moe_patch.recipes import recipe_for
 
 FACTS = Path(__file__).parents[1] / "facts" / "1000.jsonl"
-SCORES = ("efficacy", "generalization", "specificity", "utility", "routing")
+SCORES = (
+    "efficacy",
+    "generalization",
+    "specificity",
+    "untouched specificity",
+    "routing",
+    "untouched routing",
+)
 
 
 class Watcher:
     """Asks the half-built model, while its deltas are live, at some counts of edited facts."""
 
     def __init__(self, base: Base, facts: Sequence[Fact], at: Sequence[int], asked: int) -> None:
-        self._base, self._at = base, at
+        self._base = base
         self.lowest = min(base.layers)  # edited layer
         self._asked = {count: _evenly(facts[:count], asked) for count in at}
-        self._preserved = {n: [p for f in some for p in f.neighborhood] for n, some in self._asked.items()}
-        self._before = {n: record_routing(base, prompts) for n, prompts in self._preserved.items()}
+        self._untouched = {count: _untouched(self._asked[count], facts[:count]) for count in at}
+        self._before = {
+            count: (self._routing(self._asked[count]), self._routing(self._untouched[count])) for count in at
+        }
         self.curve: list[dict[str, float]] = []
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """The methods' progress: `total` facts, of which `done` are edited."""
-        if stage != "facts edited" or done not in self._at:
+        if stage != "facts edited" or done not in self._asked:
             return
-        scores = measure(
-            self._base, Questions.about(self._asked[done]), Setting(batch_size=512), stage=stage
-        ).scores
-        after = record_routing(self._base, self._preserved[done])
-        similarity = compare_routing(self._before[done], after, self.lowest).similarity
-        values = {name: getattr(scores, name).value for name in SCORES[:-1]}
-        self.curve.append({"facts": done, **values, "routing": similarity or 100.0})
+        asked, untouched = self._asked[done], self._untouched[done]
+        scores, others = self._scores(asked), self._scores(untouched)
+        shifts = [
+            compare_routing(before, self._routing(some), self.lowest).similarity
+            for before, some in zip(self._before[done], (asked, untouched), strict=True)
+        ]
+        values = [scores.efficacy, scores.generalization, scores.specificity, others.specificity]
+        figures = [value.value for value in values] + shifts
+        self.curve.append({"facts": done, **dict(zip(SCORES, figures, strict=True))})
         click.echo(json.dumps(self.curve[-1]), err=True)
+
+    def _scores(self, facts: Sequence[Fact]) -> Scores:
+        return measure(self._base, Questions.about(facts), Setting(batch_size=512), stage="").scores
+
+    def _routing(self, facts: Sequence[Fact]) -> Routing:
+        return record_routing(self._base, [prompt for fact in facts for prompt in fact.neighborhood])
+
+
+def _untouched(asked: Sequence[Fact], edited: Sequence[Fact]) -> list[Fact]:
+    """The facts asked about, with only those neighbours whose subject no edited fact is about."""
+    subjects = re.compile("|".join(rf"(?<!\w){re.escape(fact.subject)}(?!\w)" for fact in edited))
+    return [
+        replace(fact, neighborhood=tuple(text for text in fact.neighborhood if not subjects.search(text)))
+        for fact in asked
+    ]
 
 
 def _evenly(facts: Sequence[Fact], count: int) -> list[Fact]:
