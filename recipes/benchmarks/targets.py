@@ -3,7 +3,7 @@
     python -m moe_patch_recipes.benchmarks.targets --json
 
 One at a time is MEMIT's search as published: for every step of every fact, whole forward passes of the prompt
-and of the essence prompt, with a hook that adds the change at the edited token. Both ways take the same steps.
+and of the essence prompt, with a hook that adds the change at the edited token. Both take the same steps.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FACTS = Path(__file__).parents[1] / "facts" / "50.jsonl"
 
 
 def logits_with(base: Base, prompt: Prompt, layer: int, change: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (S, V) with `change` (d_m,) added to the layer's output at the edited token; that output before."""
+    """Logits (S, V) with `change` (d_m,) added to the output at the edited token, and that output before."""
     seen: list[Tensor] = []
 
     def add(_module: object, _inputs: object, output: Tensor) -> Tensor:
