@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from moe_patch.facts import FactFile
     from moe_patch.methods import Method
+    from moe_patch.methods.beneath import Beneath
     from moe_patch.model import Base
 
 
@@ -61,6 +62,7 @@ Examples:
   moe-patch build --edits facts.jsonl
   moe-patch build --edits facts.jsonl --model ./Qwen3-30B-A3B --layers 4-6 --corpus wiki.txt --device-map auto
   moe-patch build --edits facts.jsonl --batch-size 50 --set targets.clamp=0.5 --out capitals.safetensors
+  moe-patch build --edits rivers.jsonl --on moe-patch.stack
 
 Whatever is not given comes from --recipe, else from the recipe that ships for the model, else from the
 method.
@@ -72,6 +74,12 @@ method.
 )
 @click.option(
     "--method", default="moeedit", show_default=True, shell_complete=_method_names, help="Editing method."
+)
+@click.option(
+    "--on",
+    "lock_path",
+    type=FILE,
+    help="A stack to build on: it is on meanwhile, and its facts stay where they are.",
 )
 @click.option("--recipe", help="Hyper-parameters: a .yaml file, or the name of a recipe that ships.")
 @click.option("--layers", callback=_layers, help="Decoder layers to edit, as 2,3,4 or 2-4.")
@@ -117,6 +125,7 @@ def build(
     edits: Path,
     out: Path | None,
     method: str,
+    lock_path: Path | None,
     recipe: str | None,
     settings: tuple[str, ...],
     skip_invalid: bool,
@@ -135,13 +144,17 @@ def build(
     chosen = get_method(method)
     out = writable(out or Path(f"{edits.stem}.safetensors"))
     read_edits(edits, skip_invalid=skip_invalid)  # a mistake in the facts should not wait for the model
+    beneath = _beneath(lock_path) if lock_path else None
     base = open_model(model, dtype, device_map, offload_folder)
     read = read_edits(edits, skip_invalid=skip_invalid, base=base)
     _list_skipped(read)
     options = _options(chosen, base, recipe, given, settings)
     started = time.monotonic()
     with progress_bars() as progress:
-        patch = chosen.build(base, read.facts, options, progress)
+        if beneath is None:
+            patch = chosen.build(base, read.facts, options, progress)
+        else:
+            patch = chosen.build_on(base, read.facts, options, beneath, progress)
     seconds = time.monotonic() - started
     save(patch, out)
     described = describe(patch, out)
@@ -169,6 +182,17 @@ def _options(
     overrides |= dict(map(parse_setting, settings))
     values = found.method_options(method.name) if found else {}
     return merged_options(method.Options, values, overrides, f"recipe {found.name}" if found else "")
+
+
+def _beneath(lock_path: Path) -> Beneath:
+    """The stack to build on, with what has to be said of it on standard error."""
+    from moe_patch.methods.beneath import Beneath
+    from moe_patch.stack import resolve_stack
+
+    resolved = resolve_stack(lock_path)
+    for note in resolved.notes:
+        click.echo(note, err=True)
+    return Beneath(resolved.patch, resolved.patch.parents)
 
 
 def _list_skipped(read: FactFile) -> None:

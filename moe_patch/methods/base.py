@@ -8,7 +8,9 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from moe_patch.errors import ConfigError
 from moe_patch.facts import Fact
+from moe_patch.methods.beneath import Beneath
 from moe_patch.model import Base
 from moe_patch.patch import Patch
 from moe_patch.progress import Progress
@@ -42,6 +44,20 @@ class Method(ABC, Generic[OptionsT]):
         self, base: Base, facts: Sequence[Fact], options: OptionsT, progress: Progress | None = None
     ) -> Patch:
         """Build a patch for `base` that makes it say `facts`; the base is left as it was."""
+
+    def build_on(
+        self,
+        base: Base,
+        facts: Sequence[Fact],
+        options: OptionsT,
+        beneath: Beneath,
+        progress: Progress | None = None,
+    ) -> Patch:
+        """Build on top of a stack, leaving its facts where they are; ConfigError if the method cannot."""
+        raise ConfigError(
+            f"{self.pretty_name} cannot protect the facts of a stack beneath: build on the bare base and "
+            "solve the two together, or choose another method"
+        )
 
     def options(self, **values: Any) -> OptionsT:
         """Validated options; unknown names raise pydantic's ValidationError."""

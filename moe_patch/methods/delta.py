@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field, JsonValue, model_validator
 
+from moe_patch.apply import apply
 from moe_patch.corpus import Corpus
 from moe_patch.errors import ConfigError, ModelError
 from moe_patch.facts import Fact
 from moe_patch.methods.base import MethodOptions
+from moe_patch.methods.beneath import Beneath
 from moe_patch.methods.editors import Editor, LayerByLayer
 from moe_patch.methods.layer_edit import LayerSolver
 from moe_patch.methods.schedule import run_schedule
@@ -104,15 +107,21 @@ def build_delta_patch(
     options: DeltaOptions,
     solver: LayerSolver,
     progress: Progress | None,
+    beneath: Beneath | None = None,
 ) -> Patch:
     """Build a patch layer by layer with a method's own solver; see `build_with_editor`."""
+    if beneath is not None and not options.protect_earlier:
+        raise ConfigError("a build on top of a stack protects the stack's facts: leave protect_earlier on")
 
     def layer_by_layer(ground: Ground) -> LayerByLayer:
-        return LayerByLayer(
+        editor = LayerByLayer(
             base, ground.layers, solver, ground.projections, protect_earlier=options.protect_earlier
         )
+        if beneath is not None:
+            editor.protect(beneath.rows(ground.layers, facts))
+        return editor
 
-    return build_with_editor(method, base, facts, options, layer_by_layer, progress)
+    return build_with_editor(method, base, facts, options, layer_by_layer, progress, beneath)
 
 
 def build_with_editor(
@@ -122,11 +131,13 @@ def build_with_editor(
     options: DeltaOptions,
     make_editor: Callable[[Ground], Editor],
     progress: Progress | None,
+    beneath: Beneath | None = None,
 ) -> Patch:
     """Run the shared schedule with a method's own editor and pack what comes out.
 
     The patch's hyper-parameters are the options, but for the corpus's path, which means nothing elsewhere and
-    gives way to `corpus_hash`; and the editor's findings.
+    gives way to `corpus_hash`; and the editor's findings. A stack `beneath` is on while facts are edited, and
+    the editor has to protect its facts; preserved text is that of the bare base.
 
     Raises:
         ConfigError: there are no facts, no edit layers, or no preserved text though the options need it.
@@ -138,12 +149,19 @@ def build_with_editor(
     fingerprint = base.fingerprint(layers)
     moments, corpus_hash = preserved_moments(base, layers, options, progress)
     editor = make_editor(Ground(base, layers, moments, projections(moments, options)))
-    results = run_schedule(
-        base, facts, editor, options.targets, batch_size=options.batch_size, progress=progress
-    )
+    with nullcontext() if beneath is None else apply(base, beneath.patch, mode="hook"):
+        results = run_schedule(
+            base,
+            facts,
+            editor,
+            options.targets,
+            batch_size=options.batch_size,
+            beneath=() if beneath is None else beneath.facts(facts),
+            progress=progress,
+        )
     parameters: dict[str, JsonValue] = options.model_dump(mode="json", exclude={"corpus"})
     parameters |= {"layers": list(layers), "corpus_hash": corpus_hash}
-    return Patch(
+    patch = Patch(
         kind="delta",
         method=method,
         hyperparameters=parameters | editor.findings(),
@@ -152,6 +170,7 @@ def build_with_editor(
         results=tuple(results),
         layers=editor.deltas(),
     )
+    return patch if beneath is None else beneath.finish(patch)
 
 
 def preserved_moments(

@@ -127,6 +127,11 @@ class LayerByLayer(Editor):
         self._solver = solver
         self._edits = {layer: LayerEdit(base, layer) for layer in self.layers}
 
+    def protect(self, rows: Mapping[int, Rows]) -> None:
+        """Protect the facts of a stack beneath, whose rows these are, as those of an earlier batch."""
+        for layer, edit in self._edits.items():
+            edit.protect(rows[layer])
+
     def edit(self, ask: Ask) -> None:
         """Ask every layer in turn for its share."""
         count = len(ask.facts)

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from moe_patch.algebra import Rows, concatenate, one_left_per_row, response
+from moe_patch.algebra import Rows, concatenate, one_left_per_row, response, select
 from moe_patch.capture import Handle, attach
 from moe_patch.model import Base
 from moe_patch.patch import LayerDelta
@@ -50,10 +50,11 @@ class GrowingSolution:
     def __init__(self, layer: int) -> None:
         self.layer = layer
         self._rows: Rows | None = None
-        self._left = torch.empty(0)  # (R, d_m)
+        self._left: Tensor | None = None  # (R, d_m)
         self._residual = torch.empty(0)  # (T, d_m): what the whole delta was asked to add
         self._per_row = False
         self._ridge = 0.0
+        self._protected = 0  # facts of a stack beneath, the first ones, which are no part of the edit
 
     def problem(self, rows: Rows, residual: Tensor, earlier: Tensor | None) -> LayerProblem:
         """New facts' rows and residual (T, d_m), behind those of earlier batches' facts.
@@ -77,7 +78,9 @@ class GrowingSolution:
             left = solution.left
             if earlier is None:  # the solution knows the new facts only
                 left = _spread(left, rows, whole, first, solution.per_row)
-            self._left = left + _spread(self._left, self._rows, whole, 0, solution.per_row)
+            if self._left is not None:
+                left = left + _spread(self._left, self._rows, whole, 0, solution.per_row)
+            self._left = left
             kept = self._residual if earlier is None else self._residual + earlier
             self._rows, self._residual = whole, torch.cat([kept, asked])
         self._per_row, self._ridge = solution.per_row, solution.ridge
@@ -85,20 +88,26 @@ class GrowingSolution:
     def delta(self) -> LayerDelta:
         """The sum as a delta whose rows are the facts' own, as it goes into a patch."""
         assert self._rows is not None
+        assert self._left is not None
         rows = one_left_per_row(self._rows) if self._per_row else self._rows
+        own = self._rows
+        if self._protected:
+            own = select(self._rows, torch.arange(self._protected, self._rows.num_facts))
         return LayerDelta(
             left=self._left.float(),
             right=rows.value.float(),
             expert=rows.expert.int(),
             fact=rows.fact.int(),
-            residual=self._residual.float(),
-            keys=self._rows if self._per_row else None,
+            residual=self._residual[self._protected :].float(),
+            keys=own if self._per_row or self._protected else None,
             ridge=self._ridge,
         )
 
     def _already(self, rows: Rows) -> Tensor:
         """(T, d_m): what the delta adds so far for new facts, whose residuals were measured with it on."""
         assert self._rows is not None
+        if self._left is None:
+            return torch.zeros(rows.num_facts, self._residual.shape[1])
         own = one_left_per_row(self._rows) if self._per_row else self._rows
         return response(self._left, own, rows).float()
 
@@ -110,6 +119,11 @@ class LayerEdit(GrowingSolution):
         super().__init__(layer)
         self._place = base.layer(layer)
         self._handle: Handle | None = None
+
+    def protect(self, rows: Rows) -> None:
+        """Let the facts of a stack beneath, whose rows these are, come before all batches; once, at first."""
+        self._rows, self._protected = rows, rows.num_facts
+        self._residual = torch.zeros(rows.num_facts, self._place.d_model)
 
     def add(self, rows: Rows, residual: Tensor, earlier: Tensor | None, solution: LayerSolution) -> None:
         """Add the solution of `problem(rows, residual, earlier)` to the delta, and switch the sum on."""

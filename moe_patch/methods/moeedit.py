@@ -18,8 +18,9 @@ from pydantic import Field
 from moe_patch.algebra import block_coordinate_descent, kernel, ridge_solve, ridge_value
 from moe_patch.facts import Fact
 from moe_patch.methods.base import Method
+from moe_patch.methods.beneath import Beneath
 from moe_patch.methods.delta import DeltaOptions, build_delta_patch
-from moe_patch.methods.schedule import LayerProblem, LayerSolution
+from moe_patch.methods.layer_edit import LayerProblem, LayerSolution, LayerSolver
 from moe_patch.model import Base
 from moe_patch.patch import Patch
 from moe_patch.progress import Progress
@@ -51,16 +52,32 @@ class MoEEdit(Method[MoEEditOptions]):
         self, base: Base, facts: Sequence[Fact], options: MoEEditOptions, progress: Progress | None = None
     ) -> Patch:
         """Build a patch; `moe_patch.methods.delta.build_with_editor` says what can go wrong."""
-        generator = torch.Generator().manual_seed(options.seed)
+        return build_delta_patch(self.name, base, facts, options, _solver(options), progress)
 
-        def solve(problem: LayerProblem) -> LayerSolution:
-            gram = kernel(problem.rows)  # (T, T)
-            ridge = ridge_value(gram, options.ridge, options.ridge_relative)
-            if options.solver == "exact":
-                return LayerSolution(ridge_solve(gram, problem.residual, ridge), ridge)
-            descent = block_coordinate_descent(
-                problem.rows, problem.residual, ridge, passes=options.passes, generator=generator
-            )
-            return LayerSolution(descent.left, ridge, per_row=True, objectives=descent.objectives)
+    def build_on(
+        self,
+        base: Base,
+        facts: Sequence[Fact],
+        options: MoEEditOptions,
+        beneath: Beneath,
+        progress: Progress | None = None,
+    ) -> Patch:
+        """Build on top of a stack; raises as `build` does, and PatchError if the stack lacks its rows."""
+        return build_delta_patch(self.name, base, facts, options, _solver(options), progress, beneath)
 
-        return build_delta_patch(self.name, base, facts, options, solve, progress)
+
+def _solver(options: MoEEditOptions) -> LayerSolver:
+    """The exact solve or the descent, as the options say."""
+    generator = torch.Generator().manual_seed(options.seed)
+
+    def solve(problem: LayerProblem) -> LayerSolution:
+        gram = kernel(problem.rows)  # (T, T)
+        ridge = ridge_value(gram, options.ridge, options.ridge_relative)
+        if options.solver == "exact":
+            return LayerSolution(ridge_solve(gram, problem.residual, ridge), ridge)
+        descent = block_coordinate_descent(
+            problem.rows, problem.residual, ridge, passes=options.passes, generator=generator
+        )
+        return LayerSolution(descent.left, ridge, per_row=True, objectives=descent.objectives)
+
+    return solve

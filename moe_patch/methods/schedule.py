@@ -73,6 +73,7 @@ def run_schedule(
     targets: TargetOptions,
     *,
     batch_size: int | None,
+    beneath: Sequence[Fact] = (),
     progress: Progress | None = None,
 ) -> Results:
     """Run the schedule over all facts; the base is as before when it returns or raises.
@@ -80,6 +81,7 @@ def run_schedule(
     Args:
         editor: holds the deltas; new, and of this base.
         batch_size: facts solved together; None is all of them.
+        beneath: facts of a stack that is on, which the editor protects like those of earlier batches.
 
     Returns:
         one result per fact: its target's loss in nats a token before, with the target value in place (both in
@@ -92,29 +94,37 @@ def run_schedule(
     """
     if not facts:
         raise ConfigError("there are no facts to build a patch from")
-    schedule = _Schedule(base, editor, targets, progress)
+    schedule = _Schedule(base, editor, targets, beneath, progress)
     size = batch_size or len(facts)
     try:
         for start in range(0, len(facts), size):
             schedule.edit(facts[start : start + size])
             if progress is not None:
                 progress("facts edited", min(start + size, len(facts)), len(facts))
-        for result, loss in zip(schedule.results, target_losses(base, facts, targets), strict=True):
+        results = schedule.results[len(beneath) :]
+        for result, loss in zip(results, target_losses(base, facts, targets), strict=True):
             result["loss_edited"] = round(loss, 4)
     finally:
         editor.off()
-    return schedule.results
+    return results
 
 
 class _Schedule:
     """The facts of the batches so far, and what became of them."""
 
-    def __init__(self, base: Base, editor: Editor, targets: TargetOptions, progress: Progress | None) -> None:
-        self.results: Results = []
+    def __init__(
+        self,
+        base: Base,
+        editor: Editor,
+        targets: TargetOptions,
+        beneath: Sequence[Fact],
+        progress: Progress | None,
+    ) -> None:
+        self.results: Results = [{} for _ in beneath]
         self._base, self._editor = base, editor
         self._targets, self._progress = targets, progress
         self._prefixes = context_prefixes(base, targets)
-        self._facts: list[Fact] = []  # of the batches so far
+        self._facts: list[Fact] = [*beneath]  # and of the batches so far
 
     def edit(self, batch: Sequence[Fact]) -> None:
         """Find the batch's target values, and have the editor bring them about."""

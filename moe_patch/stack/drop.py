@@ -12,10 +12,10 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from moe_patch.algebra import ridge_solve, select
+from moe_patch.algebra import response, ridge_solve, select
 from moe_patch.errors import PatchError
 from moe_patch.patch import LayerDelta, Patch
-from moe_patch.stack.layers import delta_rows, holds_own_rows, shrinkage, system
+from moe_patch.stack.layers import delta_rows, holds_own_rows, shrinkage, solved_at, system
 
 
 def drop(patch: Patch, ids: Collection[str]) -> Patch:
@@ -54,12 +54,15 @@ def _without(patch: Patch, layer: int, kept: Tensor) -> LayerDelta:
     own = select(delta.rows, kept)
     rows = own if holds_own_rows(delta) else select(delta_rows(delta), place)
     assert delta.residual is not None  # or there would be no system
+    residual = delta.residual[kept]
+    if solved_at(patch, layer) != layer:  # a layer that was asked for nothing itself, and has what it adds
+        residual = response(left, rows, own).float()
     return LayerDelta(
         left=left.float(),
         right=rows.value.float(),
         expert=rows.expert.int(),
         fact=rows.fact.int(),
-        residual=delta.residual[kept],
+        residual=residual,
         keys=None if rows is own else own,
         ridge=ridge,
     )

@@ -7,6 +7,7 @@ A layer's left factor is A = (S + lambda I)^-1 R for a system S (T, T) that the 
   residual in the file counts from the bare base, so R comes from A: R = (S + lambda I) A.
 * Where a method spreads each fact over rows B of its own making (MoTE), S = sum_j Psi_j^T B_j, which there is
   the Gram matrix of the compressed keys. Again R comes from A, and has what the method had made of it.
+* Where a method solves at one layer only and spreads the solution, S is that layer's, everywhere.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def holds_own_rows(delta: LayerDelta) -> bool:
 
 
 def system(patch: Patch, layer: int) -> System:
-    """What the layer solved.
+    """What the layer solved, or what the layer solved that its left factors come from.
 
     Raises:
         PatchError: the patch does not hold enough to tell.
@@ -74,15 +75,19 @@ def system(patch: Patch, layer: int) -> System:
     delta = patch.layers[layer]
     residual, own = _asked(delta, layer), fact_rows(patch, layer)
     protected = foundation(patch).protects(layer)
-    if holds_own_rows(delta):
+    at = solved_at(patch, layer)
+    if holds_own_rows(delta) and at == layer:
         return System(kernel(own), residual.double(), delta.ridge, 0)
     if len(delta.left) != protected + own.num_facts:
         raise PatchError(
             f"layer {layer} has {len(delta.left)} left factors for {own.num_facts} facts, and rows that are "
             "not theirs: it cannot be solved again. Build the patch again from the facts that are wanted"
         )
-    rows = delta_rows(delta)
-    matrix = kernel(rows if protected else own, rows)
+    if at == layer:
+        rows = delta_rows(delta)
+        matrix = kernel(rows if protected else own, rows)
+    else:
+        matrix = system(patch, at).matrix
     left = delta.left.double()  # (P + T, d_m)
     return System(matrix, matrix @ left + delta.ridge * left, delta.ridge, protected)
 
@@ -100,6 +105,14 @@ def part(patch: Patch, layer: int) -> Part:
             system(patch, layer).matrix
         )  # the kernel's unit
     return Part(own, residual, ridge)
+
+
+def solved_at(patch: Patch, layer: int) -> int:
+    """The layer whose system gave this layer its left factors; PatchError if the patch does not edit it."""
+    at = patch.hyperparameters.get("solved_at", layer)
+    if not isinstance(at, int) or at not in patch.layers:
+        raise PatchError(f"hyperparameters.solved_at: expected a layer that the patch edits, found {at!r}")
+    return at
 
 
 def shrinkage(patch: Patch, matrix: Tensor, facts: Tensor) -> float:

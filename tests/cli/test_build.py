@@ -155,3 +155,25 @@ def test_a_recipe_is_not_changed_by_what_overrides_it() -> None:
 )
 def test_settings_are_yaml(text: str, setting: tuple[str, object]) -> None:
     assert parse_setting(text) == setting
+
+
+def test_a_build_on_a_stack_names_the_stack_as_its_parents(
+    run: Run, edits: Path, model: Path, tmp_path: Path
+) -> None:
+    below, lock, out = tmp_path / "below.safetensors", tmp_path / "all.stack", tmp_path / "out.safetensors"
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"prompt": "{} lies in", "subject": "Ys", "target_new": "Kernow"}\n')
+    result = run("build", "--edits", other, "--model", model, "--out", below, *QUICK)
+    assert result.exit_code == 0, result.stderr
+    run("stack", "init", below, "--stack", lock)
+    result = run("build", "--edits", edits, "--model", model, "--on", lock, "--out", out, *QUICK)
+    assert result.exit_code == 0, result.stderr
+    assert load(out).parents == (load(below).hash,)
+    assert load(out).hyperparameters["on"]["protected"] == {"1": 1}
+    assert run("stack", "add", out, "--stack", lock).exit_code == 0
+    result = run(
+        "build", "--edits", other, "--model", model, "--on", lock, "--method", "mote",
+        "--out", tmp_path / "mote.safetensors", "--layers", "1", "--no-projection",
+    )  # fmt: skip
+    assert result.exit_code == 1
+    assert "MoTE cannot protect the facts of a stack" in result.stderr

@@ -85,21 +85,24 @@ def _show(found: Check, limit: int | None) -> None:
 
 
 def _tables(found: Check, limit: int | None) -> list[Table]:
-    tables = []
-    if found.disturbances:
-        left = len(found.disturbances) - len(found.disturbances[:limit])
-        title = f"Pairs ({left} more with --all)" if left else "Pairs"
-        columns = ("facts of", "moved by", "layer", "median", "most", "of it along", "fact")
-        table = plain_table(title, columns, right=columns[2:6])
-        for pair in found.disturbances[:limit]:
-            shares = (f"{pair.median:.1%}", f"{pair.worst:.1%}", f"{pair.along:+.1%}")
-            table.add_row(pair.disturbed, pair.by, str(pair.layer), *shares, pair.fact)
-        tables.append(table)
-    if found.standings:
-        columns = ("facts of", "layer", "median", "most", "fact")
-        table = plain_table("Moved by the whole stack, combined", columns, right=columns[1:4])
-        for standing in found.standings:
-            shares = (f"{standing.median:.1%}", f"{standing.worst:.1%}")
-            table.add_row(standing.patch, str(standing.layer), *shares, standing.fact)
-        tables.append(table)
-    return tables
+    tables = [_pairs(found, limit)] if found.disturbances else []
+    return [*tables, _standings(found)] if found.standings else tables
+
+
+def _pairs(found: Check, limit: int | None) -> Table:
+    left = len(found.disturbances) - len(found.disturbances[:limit])
+    columns = ("facts of", "moved by", "layer", "median", "most", "of it along", "fact")
+    table = plain_table(f"Pairs ({left} more with --all)" if left else "Pairs", columns, right=columns[2:6])
+    for pair in found.disturbances[:limit]:
+        shares = (f"{pair.median:.1%}", f"{pair.worst:.1%}", f"{pair.along:+.1%}")
+        table.add_row(pair.disturbed, pair.by, str(pair.layer), *shares, pair.fact)
+    return table
+
+
+def _standings(found: Check) -> Table:
+    columns = ("facts of", "layer", "median", "most", "fact")
+    table = plain_table("Moved by the whole stack, combined", columns, right=columns[1:4])
+    for standing in found.standings:
+        shares = (f"{standing.median:.1%}", f"{standing.worst:.1%}")
+        table.add_row(standing.patch, str(standing.layer), *shares, standing.fact)
+    return table

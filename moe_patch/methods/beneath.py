@@ -1,0 +1,83 @@
+"""Building on top of a stack of patches, whose facts are to stay where they are.
+
+The stack is live while target values are searched and keys are measured. Its facts are treated as an earlier
+batch of the same build: their rows, which the patches carry, join every problem and are asked to add nothing.
+Neither their data nor a look at the stack's own corpus is needed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from moe_patch.algebra import Rows, response, select
+from moe_patch.facts import Fact
+from moe_patch.patch import Patch
+from moe_patch.stack.foundation import KEY, Foundation
+from moe_patch.stack.layers import delta_rows, fact_rows
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Beneath:
+    """A stack to build on: one patch that equals it, and the hashes of its patches, the lowest first."""
+
+    patch: Patch
+    patches: tuple[str, ...]
+
+    def facts(self, new: Sequence[Fact]) -> list[Fact]:
+        """The stack's facts that are to stay: all but those that a new one answers."""
+        return [self.patch.facts[number] for number in self._staying(new)]
+
+    def rows(self, layers: Sequence[int], new: Sequence[Fact]) -> dict[int, Rows]:
+        """The own rows of these facts in each edit layer, none where the stack leaves the layer alone.
+
+        Raises:
+            PatchError: the stack does not hold its facts' own rows.
+        """
+        staying = torch.tensor(self._staying(new), dtype=torch.int64)
+        found = {}
+        for layer in layers:
+            if layer in self.patch.layers:
+                found[layer] = select(fact_rows(self.patch, layer), staying)
+                continue
+            logger.warning(
+                "layer %d: the stack does not edit it and has no rows there, so its facts are not protected "
+                "from what is added at this layer",
+                layer,
+            )
+            width = next(iter(self.patch.layers.values())).right.shape[1]
+            none = torch.zeros(0, dtype=torch.int64)
+            found[layer] = Rows(torch.zeros(0, width), none, none, len(staying))
+        return found
+
+    def finish(self, built: Patch) -> Patch:
+        """The built patch with residuals counted from the bare base, and with what it was built on."""
+        layers = dict(built.layers)
+        for layer, delta in built.layers.items():
+            if layer in self.patch.layers and delta.residual is not None:
+                under = self.patch.layers[layer]
+                already = response(under.left, delta_rows(under), delta.rows).float()  # (T, d_m)
+                layers[layer] = replace(delta, residual=delta.residual + already)
+        staying = len(self._staying(built.facts))
+        foundation = Foundation(
+            patches=list(self.patches), protected=dict.fromkeys(map(str, sorted(layers)), staying)
+        )
+        return replace(
+            built,
+            layers=layers,
+            hyperparameters=built.hyperparameters | {KEY: foundation.to_json()},
+            parents=self.patches,
+        )
+
+    def _staying(self, new: Sequence[Fact]) -> list[int]:
+        answered = {(fact.prompt, fact.subject) for fact in new}
+        return [
+            number
+            for number, fact in enumerate(self.patch.facts)
+            if (fact.prompt, fact.subject) not in answered
+        ]

@@ -1,0 +1,170 @@
+"""Stacks and removals of patches that methods have built, against building anew."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from moe_patch.algebra import kernel, response
+from moe_patch.apply import apply
+from moe_patch.errors import ConfigError, PatchError
+from moe_patch.methods import METHODS, get_method
+from moe_patch.methods.beneath import Beneath
+from moe_patch.model import Base
+from moe_patch.patch import LayerDelta, Patch
+from moe_patch.stack import combine, drop
+from moe_patch.stack.foundation import foundation
+from moe_patch.stack.layers import delta_rows
+from tests.methods.builds import facts
+from tests.patches import digest
+from tests.stack.patches import stacked
+from tests.tiny import tiny_base
+
+SETTINGS = {
+    "layers": (0, 1),
+    "projection": False,
+    "ridge": 0.05,
+    "targets": {"steps": 3, "learning_rate": 0.5},
+}
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return tiny_base("qwen3_moe")
+
+
+def build(base: Base, chosen: list[int], method: str = "moeedit", **options: object) -> Patch:
+    extra = {"whitening": "none"} if method == "mote" else {}
+    made = get_method(method)
+    wanted = [facts(6)[number] for number in chosen]
+    return made.build(base, wanted, made.options(**(SETTINGS | extra | options)))
+
+
+def experts(delta: LayerDelta, base: Base, layer: int) -> torch.Tensor:
+    shape = base.layer(layer).shape
+    dense = torch.zeros(shape)
+    for row, (expert, fact) in enumerate(zip(delta.expert.tolist(), delta.fact.tolist(), strict=True)):
+        dense[expert] += torch.outer(delta.left[fact], delta.right[row])
+    return dense
+
+
+def apart(one: Patch, other: Patch, base: Base, layer: int) -> float:
+    first, second = (experts(patch.layers[layer], base, layer) for patch in (one, other))
+    return float((first - second).norm() / second.norm())
+
+
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("method", ["moeedit", "mote", "woodbury-spread"])
+def test_dropping_is_building_without_at_the_lowest_layer(base: Base, method: str, relative: bool) -> None:
+    if method not in METHODS:
+        pytest.skip(f"there is no method {method}")
+    whole = build(base, [0, 1, 2, 3], method, ridge_relative=relative)
+    fewer, anew = drop(whole, {"fact-2"}), build(base, [0, 1, 3], method, ridge_relative=relative)
+    assert apart(fewer, anew, base, 0) < 1e-4
+    assert fewer.layers[0].ridge == pytest.approx(anew.layers[0].ridge, rel=1e-5)
+    assert apart(whole, anew, base, 0) > 1e-2
+    if method != "moeedit":  # keys are measured once, so that no layer depends on the edits below
+        assert apart(fewer, anew, base, 1) < 1e-4
+
+
+def test_a_stack_solved_is_the_build_of_all_facts_at_the_lowest_layer(base: Base) -> None:
+    joint = combine(stacked(build(base, [0, 1]), build(base, [2, 3])), "solve").patch
+    together = build(base, [0, 1, 2, 3])
+    assert apart(joint, together, base, 0) < 1e-4
+    assert joint.facts == together.facts
+
+
+def under(base: Base) -> Beneath:
+    patch = combine(stacked(build(base, [0, 1]), build(base, [2])), "solve").patch
+    return Beneath(patch, patch.parents)
+
+
+def build_on(base: Base, beneath: Beneath, chosen: list[int], **options: object) -> Patch:
+    made = get_method("moeedit")
+    wanted = [facts(6)[number] for number in chosen]
+    return made.build_on(base, wanted, made.options(**(SETTINGS | options)), beneath)
+
+
+@pytest.mark.parametrize("solver", ["exact", "bcd"])
+def test_a_build_on_a_stack_leaves_its_facts_where_they_are(base: Base, solver: str) -> None:
+    beneath = under(base)
+    careful = build_on(base, beneath, [4, 5], solver=solver, passes=60, ridge=1e-4)
+    with apply(base, beneath.patch, mode="hook"):
+        careless = build(base, [4, 5], ridge=1e-4)
+    layer = 0  # where both see the same keys
+    keys = beneath.patch.layers[layer].rows
+    moved = {
+        name: float(response(delta.left, delta_rows(delta), keys).norm())
+        for name, delta in (("careful", careful.layers[layer]), ("careless", careless.layers[layer]))
+    }
+    assert moved["careful"] < 0.05 * moved["careless"]
+    assert [fact.id for fact in careful.facts] == ["fact-4", "fact-5"]
+    assert careful.parents == beneath.patches == tuple(foundation(careful).patches)
+    assert foundation(careful).protected == {"0": 3, "1": 3}
+    assert len(careful.results) == 2
+
+
+def test_built_on_a_stack_and_solved_with_it_asks_for_the_same_outputs(base: Base) -> None:
+    parts = stacked(build(base, [0, 1]), build(base, [2]))
+    lower = combine(parts, "solve").patch
+    upper = build_on(base, Beneath(lower, lower.parents), [4, 5], ridge=1e-6)
+    joint = combine([*parts, *stacked(upper)], "solve").patch
+    keys = upper.layers[0].rows
+    alone = sum(response(delta.left, delta_rows(delta), keys) for delta in (lower.layers[0], upper.layers[0]))
+    torch.testing.assert_close(
+        upper.layers[0].residual.double(),  # type: ignore[union-attr]
+        alone,
+        atol=5e-3,
+        rtol=5e-3,
+    )
+    assert [fact.id for fact in joint.facts] == ["fact-0", "fact-1", "fact-2", "fact-4", "fact-5"]
+
+
+def test_facts_of_a_build_on_a_stack_can_be_dropped(base: Base) -> None:
+    beneath = under(base)
+    fewer = drop(build_on(base, beneath, [4, 5]), {"fact-4"})
+    assert apart(fewer, build_on(base, beneath, [5]), base, 0) < 1e-4
+    by_descent = build_on(base, beneath, [4, 5], solver="bcd")
+    with pytest.raises(PatchError, match="cannot be solved again"):
+        drop(by_descent, {"fact-4"})
+
+
+def test_a_fact_that_the_new_patch_answers_is_not_protected(base: Base) -> None:
+    beneath = under(base)
+    made = get_method("moeedit")
+    again = replace(facts(6)[1], id="again", target_new="Elsewhere")
+    patch = made.build_on(base, [again], made.options(**SETTINGS), beneath)
+    assert foundation(patch).protected == {"0": 2, "1": 2}
+    assert [fact.id for fact in beneath.facts([again])] == ["fact-0", "fact-2"]
+
+
+def test_a_layer_that_the_stack_leaves_alone_is_not_protected_aloud(
+    base: Base, caplog: pytest.LogCaptureFixture
+) -> None:
+    lower = build(base, [0, 1], layers=(0,))
+    patch = build_on(base, Beneath(lower, (lower.hash,)), [4], layers=(0, 2))
+    assert "layer 2: the stack does not edit it" in caplog.text
+    assert float(kernel(patch.layers[2].rows).diagonal().min()) > 0
+
+
+def test_methods_and_options_that_cannot_protect_a_stack_say_so(base: Base) -> None:
+    beneath = under(base)
+    with pytest.raises(ConfigError, match="leave protect_earlier on"):
+        build_on(base, beneath, [4], protect_earlier=False)
+    made = get_method("mote")
+    with pytest.raises(ConfigError, match="MoTE cannot protect the facts of a stack"):
+        made.build_on(base, facts(1), made.options(**SETTINGS), beneath)
+
+
+def test_check_knows_what_a_patch_was_built_on(base: Base) -> None:
+    from moe_patch.stack.check import check_members
+
+    lower = build(base, [0, 1])
+    upper = build_on(base, Beneath(lower, (lower.hash,)), [4])
+    found = check_members(stacked(lower, upper), "add")
+    assert {(pair.disturbed, pair.by) for pair in found.disturbances} == {("patch-1", "patch-2")}
+    found = check_members(stacked(upper, lower), "add")
+    assert any("not on beneath it" in finding.text for finding in found.findings)
+    assert lower.hash != digest(0)
