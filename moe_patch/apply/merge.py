@@ -77,8 +77,13 @@ def _rewrite(layer: MoELayer, changed: LayerDelta) -> None:
 
 def _exact(layer: MoELayer, expert: int, original: Tensor) -> Tensor | None:
     """The original (d_m, d_k) plus all deltas, not rounded; None if no delta touches the expert."""
-    on = [merged.delta for merged in _merged[layer.experts] if expert in merged.delta.expert]
+    on = _on(layer, expert)
     return summed(original, (dense_delta(delta, expert, original) for delta in on)) if on else None
+
+
+def _on(layer: MoELayer, expert: int) -> list[LayerDelta]:
+    """The deltas that are on and touch the expert, in order of merging."""
+    return [merged.delta for merged in _merged[layer.experts] if expert in merged.delta.expert]
 
 
 def _compensated_keys(layer: MoELayer, expert: int) -> Tensor:
@@ -88,10 +93,9 @@ def _compensated_keys(layer: MoELayer, expert: int) -> Tensor:
 
 
 def _measure(survival: Survival, layer: MoELayer, delta: LayerDelta) -> None:
-    """Count what the experts that `delta` touches were to change by, and what they changed by."""
+    """Count what the experts that `delta` touches were to change by, and what of it is missing."""
     for expert in delta.experts():
-        original = layer.originals[expert]
-        exact = _exact(layer, expert, original)
+        exact = _exact(layer, expert, layer.originals[expert])
         assert exact is not None  # `delta` itself is on
-        before = original.to(exact.dtype)
-        survival.add(layer.index, expert, (exact - before).cpu(), (layer.down(expert) - before).cpu())
+        missing = exact - layer.down(expert)  # (d_m, d_k)
+        survival.add(layer.index, expert, _on(layer, expert), missing.cpu())
