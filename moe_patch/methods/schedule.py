@@ -11,18 +11,14 @@ delta, to a value at which both answers are said.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from pydantic import JsonValue
 
 from moe_patch.errors import ConfigError
 from moe_patch.facts import Fact
-from moe_patch.methods.editors import Ask, Editor, LayerByLayer
-from moe_patch.methods.layer_edit import LayerProblem, LayerSolution, LayerSolver
-from moe_patch.methods.measure import key_rows
+from moe_patch.methods.editors import Ask, Editor
 from moe_patch.model import Base
-from moe_patch.nullspace import NullSpace
-from moe_patch.patch import LayerDelta
 from moe_patch.progress import Progress
 from moe_patch.prompts import encode_fact
 from moe_patch.targets import (
@@ -34,36 +30,7 @@ from moe_patch.targets import (
     target_losses,
 )
 
-__all__ = ["LayerProblem", "LayerSolution", "LayerSolver", "edit_in_batches", "key_rows", "run_schedule"]
-
 Results = list[dict[str, JsonValue]]
-
-
-def edit_in_batches(
-    base: Base,
-    facts: Sequence[Fact],
-    layers: Sequence[int],
-    solver: LayerSolver,
-    projections: Mapping[int, NullSpace] | None,
-    targets: TargetOptions,
-    *,
-    batch_size: int | None,
-    protect_earlier: bool,
-    progress: Progress | None = None,
-) -> tuple[dict[int, LayerDelta], Results]:
-    """Run the schedule over all facts, layer by layer in each batch; see `run_schedule`.
-
-    Args:
-        solver: what a method does with one layer's rows and residuals.
-        projections: per layer, what keeps preserved text unmoved; None edits unprojected.
-        protect_earlier: ask of each batch that it leaves the outputs of earlier batches' facts alone.
-
-    Returns:
-        the delta of each layer, and one result per fact.
-    """
-    editor = LayerByLayer(base, layers, solver, projections or {}, protect_earlier=protect_earlier)
-    results = run_schedule(base, facts, editor, targets, batch_size=batch_size, progress=progress)
-    return editor.deltas(), results
 
 
 def run_schedule(
@@ -146,6 +113,7 @@ class _Schedule:
             contexts=len(prefixes),
             value=found.value.cpu(),
             prompts_per_pass=self._targets.facts_per_pass * len(prefixes),
+            progress=self._progress,
         )
         self._editor.edit(ask)
         self._record(batch, members, found, moved)
