@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from moe_patch.methods.base import Progress as Report
+    from moe_patch.progress import Progress as Report
 
 
 def log_to_stderr(level: int) -> None:

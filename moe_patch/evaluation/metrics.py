@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 from moe_patch.errors import EvaluationError
 from moe_patch.evaluation.scoring import (
@@ -26,9 +26,7 @@ from moe_patch.evaluation.scoring import (
 )
 from moe_patch.facts import Fact
 from moe_patch.model import Base
-
-if TYPE_CHECKING:
-    from moe_patch.methods.base import Progress
+from moe_patch.progress import Progress
 
 Rule = Literal["counterfact", "zsre"]
 RULES: tuple[Rule, ...] = get_args(Rule)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,10 +16,8 @@ from torch import Tensor
 from moe_patch.errors import EvaluationError
 from moe_patch.facts import continuation
 from moe_patch.model import Base
+from moe_patch.progress import Progress
 from moe_patch.prompts import pad_token
-
-if TYPE_CHECKING:
-    from moe_patch.methods.base import Progress
 
 T = TypeVar("T")
 R = TypeVar("R")
