@@ -21,6 +21,7 @@ from moe_patch.methods.measure import first_tokens, key_rows, measure
 from moe_patch.model import Base
 from moe_patch.nullspace import NullSpace
 from moe_patch.patch import LayerDelta
+from moe_patch.progress import Progress
 from moe_patch.prompts import Prompt
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,12 @@ class Ask:
     contexts: int  # prompts a fact, the plain one first
     value: Tensor  # (T + moved, d_m): z* of new and moved facts
     prompts_per_pass: int
+    progress: Progress | None = None
+
+    def tell(self, stage: str, done: int, total: int) -> None:
+        """Report a stage that is as far as this within the batch."""
+        if self.progress is not None:
+            self.progress(stage, done, total)
 
 
 class Editor(ABC):
@@ -137,6 +144,7 @@ class LayerByLayer(Editor):
         count = len(ask.facts)
         for number, layer in enumerate(self.layers):
             calls, present = measure(self._base, ask.prompts, [layer], self.last, ask.prompts_per_pass)
+            ask.tell("keys", number + 1, len(self.layers))
             share = (ask.value - present[:: ask.contexts]) / (len(self.layers) - number)  # (T + moved, d_m)
             earlier = self._change_of_earlier(share, ask)
             rows = self._rows(calls[layer], layer, ask)
@@ -144,6 +152,7 @@ class LayerByLayer(Editor):
             edit = self._edits[layer]
             solution = self._solve(self._solver, edit.problem(rows, share[:count], earlier))
             edit.add(rows, share[:count], earlier, solution)
+            ask.tell("solve", number + 1, len(self.layers))
 
     def off(self) -> None:
         """Take all deltas out of the model."""

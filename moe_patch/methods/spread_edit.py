@@ -72,6 +72,7 @@ class SpreadEditor(Editor):
     def edit(self, ask: Ask) -> None:
         """Solve at the last layer, and let every layer make its part of the whole solution so far."""
         calls, present = measure(self._base, ask.prompts, self.layers, self.last, ask.prompts_per_pass)
+        ask.tell("keys", len(self.layers), len(self.layers))
         rows = {layer: self._rows(calls[layer], layer, ask) for layer in self.layers}
         check_rows(rows[self.last], self.last, ask.facts)
         missing = self._spreader.residual(ask.value - present[:: ask.contexts])  # (T + moved, r)
@@ -80,12 +81,13 @@ class SpreadEditor(Editor):
         solution = self._solve(self._spreader, self._solution.problem(own, asked, earlier))
         self._solution.add(own, asked, earlier, solution)
         self.off()
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers):
             known = self._keys.get(layer)
             self._keys[layer] = rows[layer] if known is None else concatenate(known, rows[layer])
             self._deltas[layer] = self._delta(layer)
             if len(self._deltas[layer].right):
                 self._live.enter_context(attach(self._base.layer(layer), self._deltas[layer]))
+            ask.tell("solve", number + 1, len(self.layers))
 
     def off(self) -> None:
         """Take all deltas out of the model."""
