@@ -174,9 +174,12 @@ def experts_forward(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_wei
             output = output if added is None else output + added.to(output.dtype)
         outputs.append(experts.post_expert_norm(output) if norm_follows(experts) else output)
     mixed = torch.cat(outputs) * gate[:, None]  # (P, d_m), in the wider of the two dtypes
-    # each pair goes back to its own place: adding up by token would be atomic on a GPU, in no fixed order
-    in_place = mixed.new_zeros(top_k_index.numel(), hidden.shape[-1]).index_copy(0, order, mixed)
-    return in_place.view(*top_k_index.shape, -1).sum(1).to(hidden.dtype)
+    # pairs by token, then by expert as eager adds them; adding up by index would have no fixed order on a GPU
+    rank = top_k_index.argsort(dim=1, stable=True).argsort(dim=1).reshape(-1)[order]  # (P,) below K
+    by_token = mixed.new_zeros(top_k_index.numel(), hidden.shape[-1]).index_copy(
+        0, token * slots + rank, mixed
+    )
+    return by_token.view(*top_k_index.shape, -1).sum(1).to(hidden.dtype)
 
 
 ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, experts_forward)
