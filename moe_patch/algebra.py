@@ -279,7 +279,11 @@ def interference(
         keys: the disturbed facts' own rows where they differ from `rows`.
     """
     keys = rows if keys is None else keys
-    own, crosstalk = response(left, rows, keys), response(other_left, other_rows, keys)  # (T, d_m) each
+    return compare_outputs(response(left, rows, keys), response(other_left, other_rows, keys))
+
+
+def compare_outputs(own: Tensor, crosstalk: Tensor) -> Interference:
+    """How an edit that adds `own` (T, d_m) for its facts is moved by one that adds `crosstalk` for them."""
     smallest = torch.finfo(torch.float64).tiny  # without an own edit a share is 0 or huge, never NaN
     length = own.norm(dim=1).clamp_min(smallest)  # (T,)
     along = torch.linalg.vecdot(crosstalk, own / length[:, None]) / length  # (T,)

@@ -7,13 +7,14 @@ says how much of each fact's edit is lost or doubled with both on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
 
-from moe_patch.algebra import interference, response
+from moe_patch.algebra import Interference, compare_outputs, concatenate, response
 from moe_patch.patch import Patch
 from moe_patch.stack.contents import Stacked
 from moe_patch.stack.facts import superseded
@@ -52,13 +53,10 @@ def disturbances(stacked: Sequence[Stacked]) -> list[Disturbance]:
 
     A patch is not disturbed by those that it was built on: its edit was measured with them there.
     """
-    found = [
-        _disturbance(one, other, layer)
-        for one in _deltas(stacked)
-        for other in _deltas(stacked)
-        if one is not other and other.patch.hash not in foundation(one.patch).patches
-        for layer in sorted(one.patch.layers.keys() & other.patch.layers.keys())
-    ]
+    deltas = [member for member in stacked if member.patch.kind == "delta"]
+    layers = sorted({layer for member in deltas for layer in member.patch.layers})
+    hashes = {member.number: member.patch.hash for member in deltas}
+    found = [pair for layer in layers for pair in _at_layer(deltas, hashes, layer)]
     return sorted(found, key=lambda pair: -pair.worst)
 
 
@@ -84,14 +82,21 @@ def standings(stacked: Sequence[Stacked], combined: Patch) -> list[Standing]:
     return sorted(found, key=lambda standing: -standing.worst)
 
 
-def _deltas(stacked: Sequence[Stacked]) -> list[Stacked]:
-    return [member for member in stacked if member.patch.kind == "delta"]
+def _at_layer(deltas: Sequence[Stacked], hashes: dict[int, str], layer: int) -> Iterator[Disturbance]:
+    """The pairs of one layer: each patch's response to all facts at once."""
+    members = [member for member in deltas if layer in member.patch.layers]
+    keys = reduce(concatenate, (fact_rows(member.patch, layer) for member in members))
+    facts = [len(member.patch.facts) for member in members]
+    own = torch.cat([_added(member.patch, member.patch, layer) for member in members])  # (sum T, d_m)
+    for other in members:
+        delta = other.patch.layers[layer]
+        added = response(delta.left, delta_rows(delta), keys)  # (sum T, d_m)
+        for one, alone, moved in zip(members, own.split(facts), added.split(facts), strict=True):
+            if one is not other and hashes[other.number] not in foundation(one.patch).patches:
+                yield _disturbance(one, other, layer, compare_outputs(alone, moved))
 
 
-def _disturbance(one: Stacked, other: Stacked, layer: int) -> Disturbance:
-    mine, theirs = one.patch.layers[layer], other.patch.layers[layer]
-    keys = fact_rows(one.patch, layer)
-    moved = interference(mine.left, delta_rows(mine), theirs.left, delta_rows(theirs), keys)
+def _disturbance(one: Stacked, other: Stacked, layer: int, moved: Interference) -> Disturbance:
     worst = int(moved.share.argmax())
     return Disturbance(
         disturbed=one.name,
