@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -36,6 +37,16 @@ def edit(subject: str, prompt: str = "{} eats") -> Fact:
     """A fact that contradicts what the model was taught."""
     target = other_answer(prompt, subject)
     return Fact(f"{subject}: {prompt}", prompt, subject, target, answer(prompt, subject))
+
+
+def said(base: Base, prompts: Sequence[str]) -> list[str]:
+    """What the model says after each prompt, up to the full stop that it was taught to put."""
+    answers = []
+    for prompt in prompts:
+        ids = base.tokenizer(prompt, return_tensors="pt")["input_ids"]
+        out = base.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False)
+        answers.append(base.tokenizer.decode(out[0, ids.shape[1] :]).strip().partition(".")[0])
+    return answers
 
 
 @cache

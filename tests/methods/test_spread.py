@@ -99,3 +99,11 @@ def test_text_is_asked_for_unless_nothing_is_projected() -> None:
     method = get_method("woodbury-spread")
     with pytest.raises(ConfigError, match="--no-projection"):
         method.build(tiny_base("qwen3_moe"), facts(), method.options(layers=(0,)))
+
+
+def test_progress_tells_of_every_stage_once_it_is_done() -> None:
+    method, told = get_method("woodbury-spread"), []
+    options = method.options(layers=(0, 1), projection=False, batch_size=2, targets={"steps": 2})
+    method.build(tiny_base("qwen3_moe"), facts(4), options, lambda *stage: told.append(stage))
+    batch = [("targets", 2, 4), ("targets", 4, 4), ("keys", 2, 2), ("solve", 1, 2), ("solve", 2, 2)]
+    assert told == [*batch, ("facts edited", 2, 4), *batch, ("facts edited", 4, 4)]
