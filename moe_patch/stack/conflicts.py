@@ -91,7 +91,9 @@ def _at_layer(deltas: Sequence[Stacked], hashes: dict[int, str], layer: int) -> 
     for other in members:
         delta = other.patch.layers[layer]
         added = response(delta.left, delta_rows(delta), keys)  # (sum T, d_m)
-        for one, alone, moved in zip(members, own.split(facts), added.split(facts), strict=True):
+        for one, alone, moved in zip(
+            members, torch.split(own, facts), torch.split(added, facts), strict=True
+        ):
             if one is not other and hashes[other.number] not in foundation(one.patch).patches:
                 yield _disturbance(one, other, layer, compare_outputs(alone, moved))
 

@@ -114,7 +114,7 @@ def losses_with(patch: Patch, edits: Sequence[Fact]) -> list[float]:
 
 
 def test_facts_about_one_subject_hold_together_in_one_batch() -> None:
-    patch = build(taught_base(), ONE_SUBJECT)
+    patch = build(taught_base(), ONE_SUBJECT, targets=STRONG | {"clamp": 3.0})
     with moe_patch.apply(taught_base(), patch):
         assert said(taught_base(), texts(ONE_SUBJECT)) == [fact.target_new for fact in ONE_SUBJECT]
     names = [result["shared_with"] for result in patch.results]
@@ -126,7 +126,7 @@ def test_facts_about_one_subject_hold_together_in_one_batch() -> None:
 
 def test_a_later_fact_about_a_subject_keeps_the_earlier_one() -> None:
     edits = [ONE_SUBJECT[0], ONE_SUBJECT[1], ONE_SUBJECT[2], edit("Carl")]
-    patch = build(taught_base(), edits, batch_size=2)
+    patch = build(taught_base(), edits, batch_size=2, targets=STRONG | {"weight_decay": 2.0})
     with moe_patch.apply(taught_base(), patch):
         assert said(taught_base(), texts(edits)) == [fact.target_new for fact in edits]
     names = [result["shared_with"] for result in patch.results]

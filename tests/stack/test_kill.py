@@ -1,4 +1,4 @@
-"""Commands killed at random points: what is left is the old state or the new one, and never half of either."""
+"""Commands killed at random points leave the old state or the new one, and never half of either."""
 
 from __future__ import annotations
 
