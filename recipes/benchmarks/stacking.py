@@ -1,0 +1,116 @@
+"""Many small patches on the demo model: added, solved together, and against one build of all facts.
+
+    python -m moe_patch_recipes.benchmarks.stacking --json
+
+The facts are cut into patches that are built one by one on the bare base. Their stack is combined by `add`
+and by `solve`, without the model, and beside it all facts are built at once. Then facts are dropped from one
+of the patches, and each layer's delta is compared with that of a patch built without them: the lowest edited
+layer is the same but for rounding, those above measure what removal leaves of the dropped facts in keys and
+residuals.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from pydantic import BaseModel
+
+from moe_patch.evaluation import Setting, evaluate
+from moe_patch.facts import Fact, read_facts
+from moe_patch.methods import Method, get_method
+from moe_patch.model import Base, open_base
+from moe_patch.patch import Patch
+from moe_patch.recipes import recipe_for
+from moe_patch.stack import Stacked, combine, drop
+from moe_patch.stack.compare import compare_patches
+from moe_patch.stack.conflicts import disturbances
+
+from . import Figures, report
+
+FACTS = Path(__file__).parents[1] / "facts" / "1000.jsonl"
+
+
+class Bench:
+    """One method with one recipe on one base."""
+
+    def __init__(self, base: Base, name: str) -> None:
+        found = recipe_for(base)
+        self.base = base
+        self.method: Method[BaseModel] = get_method(name)
+        self.options = self.method.options(**(found.method_options(name) if found else {}))
+
+    def build(self, facts: Sequence[Fact], stage: str) -> Patch:
+        click.echo(f"{stage}: {len(facts)} facts", err=True)
+        return self.method.build(self.base, facts, self.options)
+
+    def scores(self, patch: Patch, facts: Sequence[Fact], name: str) -> Figures:
+        """The patch's scores on the facts that are asked about, in percent."""
+        after = evaluate(self.base, patch, facts, routing=False, setting=Setting(batch_size=512)).to_json()
+        scores: Figures = {
+            f"{name}_{score}": after[score]["value"]
+            for score in ("efficacy", "generalization", "specificity")
+        }
+        return scores | {f"{name}_exact_efficacy": after["exact"]["efficacy"]["value"]}
+
+
+def compare(bench: Bench, facts: Sequence[Fact], patches: int, asked: int) -> Figures:
+    """Scores of the three ways, how long each took, and the worst pair."""
+    size = -(-len(facts) // patches)
+    parts = [
+        bench.build(facts[start : start + size], f"patch {1 + start // size} of {patches}")
+        for start in range(0, len(facts), size)
+    ]
+    stacked = [Stacked(number, f"patch-{number}", part) for number, part in enumerate(parts, start=1)]
+    pairs = disturbances(stacked)
+    figures: Figures = {
+        "patches": len(parts),
+        "facts": len(facts),
+        "pair_worst_share": pairs[0].worst,
+        "pair_median_share": sorted(pair.median for pair in pairs)[len(pairs) // 2],
+    }
+    some = facts[:: max(1, len(facts) // asked)]
+    for how in ("add", "solve"):
+        began = time.perf_counter()
+        patch = combine(stacked, how).patch
+        figures[f"{how}_seconds"] = time.perf_counter() - began
+        figures |= bench.scores(patch, some, how)
+    began = time.perf_counter()
+    together = bench.build(facts, "all at once")
+    figures["together_seconds"] = time.perf_counter() - began
+    return figures | bench.scores(together, some, "together") | removal(bench, parts[0])
+
+
+def removal(bench: Bench, patch: Patch) -> Figures:
+    """A tenth of a patch's facts dropped, against a build without them: relative distance by layer."""
+    gone = {fact.id for fact in patch.facts[::10]}
+    kept = [fact for fact in patch.facts if fact.id not in gone]
+    anew, fewer = bench.build(kept, f"without {len(gone)} facts"), drop(patch, gone)
+    figures: Figures = {
+        f"dropped_apart_layer_{one.layer}": one.apart / one.first
+        for one in compare_patches(anew, fewer).layers
+    }
+    return figures | bench.scores(fewer, kept, "dropped") | bench.scores(anew, kept, "anew")
+
+
+@click.command(help=__doc__)
+@click.option("--edits", type=click.Path(exists=True, path_type=Path), default=FACTS, show_default=True)
+@click.option("--facts", "count", default=1000, show_default=True, help="How many of them, from the first.")
+@click.option("--patches", default=20, show_default=True)
+@click.option("--asked", default=1000, show_default=True, help="Ask about so many of them, evenly spaced.")
+@click.option("--method", default="moeedit", show_default=True)
+@click.option("--model", help="Name or folder of the base.  [default: atlas, the demo model]")
+@click.option("--json", "as_json", is_flag=True)
+def main(
+    edits: Path, count: int, patches: int, asked: int, method: str, model: str | None, as_json: bool
+) -> None:
+    """Build, combine, measure and report."""
+    bench = Bench(open_base(model), method)
+    facts = read_facts(edits).facts[:count]
+    report("stacks of patches", compare(bench, facts, patches, asked), as_json)
+
+
+if __name__ == "__main__":
+    main()
