@@ -158,28 +158,37 @@ def experts_forward(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_wei
     counts = torch.bincount(by_expert, minlength=num_experts)[:num_experts].tolist()
     order = order[: sum(counts)]  # (P,) routed pairs: sentinels sort last
     token, slot = order // slots, order % slots  # (P,)
-    gate = top_k_weights.reshape(-1).index_select(0, order)  # (P,)
+    gates = torch.split(top_k_weights.reshape(-1).index_select(0, order), counts)  # E times (n,)
     inputs = torch.split(hidden.index_select(0, token), counts)  # E times (n, d_m); one split is one gradient
-    outputs, end = [hidden.new_zeros(0, hidden.shape[-1])], 0
+    outputs, end = [], 0
     for expert, count in enumerate(counts):
         if not count:
             continue
         pairs, end = slice(end, end + count), end + count
         key = _key(experts, expert, inputs[expert])  # (n, d_k)
         for tap in state.taps:
-            tap(expert, token[pairs], slot[pairs], key, gate[pairs])
+            tap(expert, token[pairs], slot[pairs], key, gates[expert])
         output = _linear(experts, "down_proj", expert, key)  # (n, d_m)
         for delta in state.deltas:
             added = delta(expert, key)
             output = output if added is None else output + added.to(output.dtype)
-        outputs.append(experts.post_expert_norm(output) if norm_follows(experts) else output)
-    mixed = torch.cat(outputs) * gate[:, None]  # (P, d_m), in the wider of the two dtypes
-    # pairs by token, then by expert as eager adds them; adding up by index would have no fixed order on a GPU
+        output = experts.post_expert_norm(output) if norm_follows(experts) else output
+        outputs.append(output * gates[expert][:, None])
+    outputs.append(hidden.new_zeros(1, hidden.shape[-1]))  # the last row is what a sentinel adds
+    return _sum_by_token(torch.cat(outputs), order, top_k_index).to(hidden.dtype)
+
+
+def _sum_by_token(outputs: Tensor, order: Tensor, top_k_index: Tensor) -> Tensor:
+    """Outputs (P + 1, d_m), row i of pair `order[i]` and the last one zero, to (N, d_m).
+
+    Each token's pairs are gathered by expert, as eager adds them. Scattering them instead would add them up
+    in an order of its own on a GPU.
+    """
+    tokens, slots = top_k_index.shape
     rank = top_k_index.argsort(dim=1, stable=True).argsort(dim=1).reshape(-1)[order]  # (P,) below K
-    by_token = mixed.new_zeros(top_k_index.numel(), hidden.shape[-1]).index_copy(
-        0, token * slots + rank, mixed
-    )
-    return by_token.view(*top_k_index.shape, -1).sum(1).to(hidden.dtype)
+    source = order.new_full((tokens * slots,), len(order))  # (N*K,) rows of outputs
+    source[order // slots * slots + rank] = torch.arange(len(order), device=order.device)
+    return outputs.index_select(0, source).view(tokens, slots, -1).sum(1)
 
 
 ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, experts_forward)
