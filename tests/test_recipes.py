@@ -58,8 +58,8 @@ def test_a_recipe_fits_by_every_field_of_its_match(tmp_path: Path) -> None:
         (RECIPE.replace("methods:", "method:"), "methods|method"),
         (RECIPE.replace("match: {model_type: qwen3_moe, hidden_size: 32}", "match: {}"), "match"),
         (RECIPE + "extra: 1\n", "extra"),
-        ("- 1\n", "is not a recipe"),
-        ("", "is not a recipe"),
+        ("- 1\n", "dictionary"),
+        ("", "dictionary"),
     ],
 )
 def test_what_is_not_a_recipe(text: str | bytes, problem: str, tmp_path: Path) -> None:
