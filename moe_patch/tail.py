@@ -226,5 +226,5 @@ def _read(model: Any, row: Tensor, column: Tensor, run: Callable[..., Any]) -> T
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:
         logits = run(model).logits
         return logits[row, column]
-    logits = run(model, logits_to_keep=kept.to(model.device)).logits
+    logits = run(model, logits_to_keep=kept).logits  # on the CPU, for a head on any device
     return logits[row, place]

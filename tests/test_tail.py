@@ -16,7 +16,6 @@ from moe_patch.tail import Reads, Tail, WholePass, open_pass
 from tests.tiny import CONFIGS, VOCABULARY, tiny_base, tiny_delta
 
 SEVERAL_STREAMS = {"deepseek_v4"}
-ONE_STATE_AT_A_TIME = {"jamba"}
 NEEDS = {name: {"index_topk": 64} for name in ("deepseek_v32", "glm_moe_dsa")}  # as many as there are tokens
 CAUSAL = sorted(CONFIGS.keys() & MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() - SEVERAL_STREAMS)
 
@@ -196,7 +195,7 @@ def test_later_layers_that_use_keys_of_earlier_ones(caplog: pytest.LogCaptureFix
     assert "use keys of earlier ones" in caplog.text
 
 
-@pytest.mark.parametrize("model_type", sorted(SEVERAL_STREAMS))
+@pytest.mark.parametrize("model_type", sorted(SEVERAL_STREAMS & CONFIGS.keys()))
 def test_several_residual_streams_are_refused(model_type: str) -> None:
     base = tiny_base(model_type)
     with pytest.raises(TargetError, match="expected one residual stream"):

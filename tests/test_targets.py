@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 from moe_patch.capture import attach
 from moe_patch.contexts import generate_contexts
 from moe_patch.facts import Fact
-from moe_patch.model import Base
+from moe_patch.model import Base, wrap
 from moe_patch.prompts import Prompt, encode_essence, encode_fact
 from moe_patch.targets import (
     TargetOptions,
@@ -133,7 +134,7 @@ def test_a_batch_with_prefixes_is_memit_one_at_a_time(base: Base) -> None:
 
 def test_facts_stop_early_each_at_its_own_step() -> None:
     options = EAGER.model_copy(update={"stop_loss": 0.6})
-    found = assert_like_memit(taught_base(), EDITS, 0, options)
+    found = assert_like_memit(taught_base(), EDITS[:2], 0, options)
     assert len(set(found.steps)) > 1
     assert max(found.steps) < options.steps
     assert max(found.loss_after) < 0.6
@@ -306,3 +307,14 @@ def test_an_interruption_leaves_the_model_as_it_was() -> None:
 def test_unknown_options_are_refused() -> None:
     with pytest.raises(ValidationError, match="clmp"):
         TargetOptions.model_validate({"clmp": 1.0})
+
+
+def test_a_model_in_half_precision() -> None:
+    base = taught_base()
+    half = wrap(copy.deepcopy(base.model).bfloat16(), base.tokenizer)
+    full, found = (
+        find_targets(one, EDITS, 0, EAGER.model_copy(update={"steps": 30})) for one in (base, half)
+    )
+    assert found.value.dtype == found.start.dtype == torch.float32
+    torch.testing.assert_close(found.loss_before, full.loss_before, atol=0.1, rtol=0.1)
+    assert max(found.loss_after) < 0.5
