@@ -18,6 +18,7 @@ from pydantic import JsonValue
 from moe_patch.errors import ConfigError
 from moe_patch.facts import Fact
 from moe_patch.methods.editors import Ask, Editor
+from moe_patch.methods.target_cache import shared_targets
 from moe_patch.model import Base
 from moe_patch.progress import Progress
 from moe_patch.prompts import encode_fact
@@ -26,7 +27,6 @@ from moe_patch.targets import (
     Targets,
     context_prefixes,
     facts_together,
-    find_targets,
     target_losses,
 )
 
@@ -98,7 +98,7 @@ class _Schedule:
         base, prefixes = self._base, self._prefixes
         moved = self._moved_along(batch)
         members = [*batch, *(self._facts[number] for number in moved)]
-        found = find_targets(
+        found = shared_targets(
             base, members, self._editor.last, self._targets, self._progress, prefixes=prefixes
         )
         ask = Ask(

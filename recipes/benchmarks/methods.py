@@ -7,8 +7,8 @@ Every run builds a patch in sequential batches and evaluates it on its facts. Op
 that fits the model; where it has none for a method, MoEEdit's are taken as far as the method knows them. A
 finished run is one line of the JSON file and is not run again while its options stay the same, so that an
 interrupted table can be gone on with. Times are by stage: "keys" is the collection of the facts' keys,
-"solve" includes what a method does to spread its solution, and "statistics" is next to nothing once they are
-cached.
+"solve" includes what a method does to spread its solution, "statistics" is next to nothing once they are
+cached, and "targets" are searched by every run for itself.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def main(
     """Run what has not been run yet, and report."""
     base, facts = open_base(model, dtype=torch.float32), read_facts(edits).facts[:limit]
     found = load_recipe(recipe) if recipe else recipe_for(base)
-    chosen = dict(map(parse_setting, settings)) | {"batch_size": batch_size}
+    chosen = {"targets.use_cache": False, **dict(map(parse_setting, settings)), "batch_size": batch_size}
     done = finished(lines)
     records = []
     for run in RUNS:
