@@ -66,8 +66,8 @@ def test_an_interrupted_build_leaves_nothing_behind(
     before = sorted(tmp_path.iterdir())
     result = run("build", "--edits", edits, "--model", model, "--out", tmp_path / "out.safetensors", *QUICK)
     assert result.exit_code == 130
-    left = sorted(path for path in tmp_path.iterdir() if path.name != "cache")  # target values are worth keeping
-    assert left == before
+    # Finished target values may stay in the cache: the next run takes them from there.
+    assert sorted(path for path in tmp_path.iterdir() if path.name != "cache") == before
 
 
 def test_bad_facts_are_refused_before_the_model_is_opened(run: Run, tmp_path: Path) -> None:
