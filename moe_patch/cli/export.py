@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from moe_patch.patch import Patch
 
 HIGHEST_RANK = 512  # that inference engines take in an adapter
+_READERS = {"peft": "peft", "vllm-lora": "vllm"}
 
 
 @click.command(
@@ -23,19 +24,23 @@ HIGHEST_RANK = 512  # that inference engines take in an adapter
 Examples:
   moe-patch export capitals.safetensors --format peft --out capitals-lora
   moe-patch export capitals.safetensors --format peft --form split --max-rank 64 --out capitals-lora --json
+  moe-patch export capitals.safetensors --format vllm-lora --out capitals-lora
 """
 )
 @click.argument("patch_path", metavar="PATCH", type=FILE)
 @click.option(
-    "--format", "target", type=click.Choice(["peft"]), required=True, help="peft: a LoRA adapter folder."
+    "--format",
+    "target",
+    type=click.Choice(list(_READERS)),
+    required=True,
+    help="A LoRA adapter folder, as PEFT or as vLLM reads it.",
 )
 @click.option("--base", help="Name or folder of the patch's base.  [default: atlas, the demo model]")
 @click.option(
     "--form",
     type=click.Choice(["packed", "split"]),
-    default="packed",
-    show_default=True,
-    help="One adapter for all experts of a layer (PEFT's target_parameters), or keys for every expert.",
+    help="One adapter for all experts of a layer (PEFT's target_parameters), or keys for every expert.  "
+    "[default: packed for peft; for vllm-lora what vLLM takes for this architecture]",
 )
 @click.option(
     "--max-rank",
@@ -51,7 +56,7 @@ def export(
     patch_path: Path,
     target: str,
     base: str | None,
-    form: Any,
+    form: Any,  # a Shape, or None
     max_rank: int,
     truncate: bool,
     out: Path,
@@ -62,21 +67,30 @@ def export(
     The adapter works beside quantised weights too. No weights are changed.
     """
     from moe_patch.apply.lora import to_lora
+    from moe_patch.apply.lora_forms import form_for, usual_shape
     from moe_patch.patch import load
 
     patch = load(patch_path)
     model, name_of = _base_of(patch, base)
-    adapter = to_lora(patch, model, form=form, max_rank=max_rank, truncate=truncate, name_of=name_of)
+    reader: Any = _READERS[target]
+    form = form or usual_shape(reader, model.model.config.model_type)
+    layout = form_for(reader, form)
+    adapter = to_lora(patch, model, form=layout, max_rank=max_rank, truncate=truncate, name_of=name_of)
     adapter.save(out)
     written = {"out": str(out), "format": target, "form": form, "patch": patch.hash}
     written |= {"rank": adapter.rank, "rank_needed": adapter.needed, "lost": adapter.lost}
+    if target == "vllm-lora":
+        written["max_lora_rank"] = adapter.room
     if as_json:
         print_json(written)
         return
     table = plain_table("Written", ("", "value"))
     table.show_header = False
     table.add_row("folder", str(out))
+    table.add_row("form", form)
     table.add_row("rank", f"{adapter.rank}, of {adapter.needed} that the patch has")
+    if target == "vllm-lora":
+        table.add_row("vLLM needs", f"--enable-lora --max-lora-rank {adapter.room}")
     table.add_row("lost, worst fact", f"{100 * adapter.lost['worst']:.2g}%")
     table.add_row("lost, median fact", f"{100 * adapter.lost['median']:.2g}%")
     print_tables(table)

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from moe_patch.apply import apply
 from moe_patch.apply.lora import to_lora
+from moe_patch.apply.lora_forms import Split
 from moe_patch.checkpoint import open_checkpoint
-from moe_patch.errors import ConfigError, OutputError, PatchError
+from moe_patch.errors import OutputError, PatchError
 from moe_patch.model import Base
 from tests.checkpoint.folders import opened, saved
 from tests.tiny import dense_delta, tiny_base, tiny_batch, tiny_patch
@@ -56,7 +57,7 @@ def test_the_split_form_gives_the_merged_models_logits(model_type: str, tmp_path
     checkpoint = open_checkpoint(saved(tmp_path / "base", model_type))
     base = opened(checkpoint.folder, model_type)
     patch = tiny_patch(base, [1], scale=1.0)
-    adapter = to_lora(patch, checkpoint.base, form="split", name_of=checkpoint.stored_name)
+    adapter = to_lora(patch, checkpoint.base, form=Split(), name_of=checkpoint.stored_name)
     assert len(adapter.tensors) == 2 * checkpoint.base.layer(1).num_experts
     adapter.save(tmp_path / "adapter")
     assert agrees_with_the_merged_model(base, tmp_path / "adapter", patch)
@@ -77,7 +78,7 @@ def delta_of(adapter: Any, base: Base, index: int) -> Tensor:
 def test_more_facts_than_a_side_is_wide_are_still_exact() -> None:
     base = tiny_base("qwen3_moe")
     patch = many_rows(base, facts=60)
-    adapter = to_lora(patch, base, form="split")
+    adapter = to_lora(patch, base, form=Split())
     assert adapter.rank == 24  # d_k, below the 60 rows that reach expert 0
     expected = dense_delta(patch.layers[1], base.layer(1))
     torch.testing.assert_close(delta_of(adapter, base, 1), expected, atol=1e-4, rtol=1e-4)
@@ -106,7 +107,7 @@ def test_too_high_a_rank_is_refused_with_what_a_truncation_would_cost() -> None:
 def test_a_truncation_is_the_best_one_on_the_facts_keys_and_its_error_is_stated() -> None:
     base = tiny_base("qwen3_moe")
     patch = many_rows(base, facts=10)
-    adapter = to_lora(patch, base, form="split", max_rank=4, truncate=True)
+    adapter = to_lora(patch, base, form=Split(), max_rank=4, truncate=True)
     exact, found = dense_delta(patch.layers[1], base.layer(1))[0], delta_of(adapter, base, 1)[0]
     keys = patch.layers[1].right.T  # (d_k, T)
     assert int(torch.linalg.matrix_rank(found, rtol=1e-4)) == 4
@@ -123,8 +124,6 @@ def test_what_is_no_adapter(tmp_path: Path) -> None:
     patch = tiny_patch(base, [1])
     with pytest.raises(PatchError, match="kind 'bypass'"):
         to_lora(dataclasses.replace(patch, kind="bypass"), base)
-    with pytest.raises(ConfigError, match="choose from packed, split"):
-        to_lora(patch, base, form="flat")  # type: ignore[arg-type]
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     with pytest.raises(OutputError, match="exists already"):

@@ -77,3 +77,17 @@ def test_a_quantised_base_is_held_to_its_sizes(
     save(tiny_patch(tiny_base("qwen3_moe", moe_intermediate_size=32), [0]), wide)
     result = run("export", wide, "--format", "peft", "--base", quantised, "--out", tmp_path / "other")
     assert "the MoE layers of" in result.stderr
+
+
+def test_vllms_form_follows_the_architecture_and_says_what_room_it_needs(
+    run: Run, model: Path, patch_file: Path, tmp_path: Path
+) -> None:
+    arguments = ("export", patch_file, "--format", "vllm-lora", "--base", model)
+    shown = json.loads(run(*arguments, "--out", tmp_path / "one", "--json").stdout)
+    assert (shown["form"], shown["rank"], shown["max_lora_rank"]) == ("split", 4, 8)
+    config = json.loads((tmp_path / "one" / "adapter_config.json").read_text())
+    assert (config["r"], config["rank_pattern"]) == (4, {"gate_proj": 1, "up_proj": 1})
+    table = run(*arguments, "--form", "packed", "--out", tmp_path / "two").stdout
+    assert "--enable-lora --max-lora-rank 8" in table
+    with safe_open(tmp_path / "two" / "adapter_model.safetensors", framework="pt") as file:
+        assert "base_model.model.model.layers.0.mlp.experts.base_layer.lora_A.weight" in set(file.keys())
