@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack
 
 import torch
@@ -10,8 +11,25 @@ from torch import Tensor
 from moe_patch.capture import run_decoder
 from moe_patch.model import Base
 
+logger = logging.getLogger(__name__)
+
 _TOKENS = 16
 _TOLERANCE = 2**-5  # far above what bf16 rounds off, far below what a norm does to a random vector
+
+
+def asked_gain(base: Base, layer: int) -> float:
+    """`residual_gain` for a method that needs a number: 1, with a warning, where there is none."""
+    gain = residual_gain(base, layer)
+    if gain is not None:
+        return gain
+    reason = base.layer(layer).warning or "what its experts put out does not arrive in proportion"
+    logger.warning(
+        "layer %d: %s; its experts are asked for what is missing in the residual stream as it is, so that "
+        "facts may fall short of their target values",
+        layer,
+        reason,
+    )
+    return 1.0
 
 
 def residual_gain(base: Base, layer: int) -> float | None:
@@ -36,7 +54,9 @@ def residual_gain(base: Base, layer: int) -> float | None:
     arrived = arrived.reshape(push.shape)
     gain = float((arrived * push).sum() / push.square().sum())
     error = float((arrived - gain * push).norm() / arrived.norm())
-    return gain if error < _TOLERANCE else None
+    if not error < _TOLERANCE:
+        return None
+    return 1.0 if abs(gain - 1.0) <= error else gain  # as closely as the measurement can tell
 
 
 def _outputs(base: Base, index: int, ids: Tensor, push: Tensor | None) -> tuple[Tensor, Tensor]:

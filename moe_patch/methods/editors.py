@@ -16,6 +16,7 @@ from moe_patch.algebra import Rows
 from moe_patch.capture import ExpertCall
 from moe_patch.errors import TargetError
 from moe_patch.facts import Fact
+from moe_patch.gain import asked_gain
 from moe_patch.methods.layer_edit import LayerEdit, LayerProblem, LayerSolution, LayerSolver
 from moe_patch.methods.measure import first_tokens, key_rows, measure
 from moe_patch.model import Base
@@ -61,11 +62,17 @@ class Editor(ABC):
         self.protect_earlier = protect_earlier
         self.objectives: dict[int, list[tuple[float, ...]]] = {}  # by layer, of solvers that report them
         self._base, self._projections = base, projections
+        self._gains = {layer: asked_gain(base, layer) for layer in self.solved}
 
     @property
     def last(self) -> int:
         """The layer after which target values are set."""
         return self.layers[-1]
+
+    @property
+    def solved(self) -> list[int]:
+        """The layers that are asked for something; all, unless a method solves fewer."""
+        return self.layers
 
     @abstractmethod
     def edit(self, ask: Ask) -> None:
@@ -89,6 +96,14 @@ class Editor(ABC):
             str(layer): [list(values) for values in batches] for layer, batches in self.objectives.items()
         }
         return {"objectives": cast("JsonValue", found)} if found else {}
+
+    def _missing(self, ask: Ask, present: Tensor, layer: int) -> Tensor:
+        """(T + moved, d_m): what the experts of `layer` had to add for the stream to become what is asked.
+
+        Args:
+            present: (N, d_m), the stream after the last edit layer at every prompt's edited token.
+        """
+        return (ask.value - present[:: ask.contexts]) / self._gains[layer]
 
     def _rows(self, call: ExpertCall, layer: int, ask: Ask) -> Rows:
         """The new facts' rows at a layer."""
@@ -145,7 +160,7 @@ class LayerByLayer(Editor):
         for number, layer in enumerate(self.layers):
             calls, present = measure(self._base, ask.prompts, [layer], self.last, ask.prompts_per_pass)
             ask.tell("keys", number + 1, len(self.layers))
-            share = (ask.value - present[:: ask.contexts]) / (len(self.layers) - number)  # (T + moved, d_m)
+            share = self._missing(ask, present, layer) / (len(self.layers) - number)  # (T + moved, d_m)
             earlier = self._change_of_earlier(share, ask)
             rows = self._rows(calls[layer], layer, ask)
             check_rows(rows, layer, ask.facts)

@@ -69,13 +69,18 @@ class SpreadEditor(Editor):
         self._deltas: dict[int, LayerDelta] = {}
         self._live = ExitStack()
 
+    @property
+    def solved(self) -> list[int]:
+        """The last one alone."""
+        return [self.last]
+
     def edit(self, ask: Ask) -> None:
         """Solve at the last layer, and let every layer make its part of the whole solution so far."""
         calls, present = measure(self._base, ask.prompts, self.layers, self.last, ask.prompts_per_pass)
         ask.tell("keys", len(self.layers), len(self.layers))
         rows = {layer: self._rows(calls[layer], layer, ask) for layer in self.layers}
         check_rows(rows[self.last], self.last, ask.facts)
-        missing = self._spreader.residual(ask.value - present[:: ask.contexts])  # (T + moved, r)
+        missing = self._spreader.residual(self._missing(ask, present, self.last))  # (T + moved, r)
         earlier = self._change_of_earlier(missing, ask)
         own, asked = self._spreader.rows(rows[self.last]), missing[: len(ask.facts)]
         solution = self._solve(self._spreader, self._solution.problem(own, asked, earlier))
