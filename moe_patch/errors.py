@@ -43,6 +43,10 @@ class StatisticsError(MoePatchError):
     """Key statistics are missing, too thin or do not belong to this base."""
 
 
+class BypassError(MoePatchError):
+    """A bypass cannot tell which expert a forward pass belongs to, or runs in a way it was not made for."""
+
+
 class TargetError(MoePatchError):
     """Target values could not be found for a fact."""
 

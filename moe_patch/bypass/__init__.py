@@ -1,0 +1,33 @@
+"""A bypass: a few small experts beside one layer's feed-forward block, and the router that chooses one.
+
+    bypass = read_bypass(patch)
+    route = bypass.route(states, prompt)  # once for each prompt: an expert, or LEAVE_ALONE
+    output = block(x) + bypass(x, route)
+
+Everything here is torch alone, so that an inference engine can use it; `moe_patch.apply.bypass` puts it into
+models of transformers.
+"""
+
+from __future__ import annotations
+
+from moe_patch.bypass.config import BypassConfig
+from moe_patch.bypass.contents import Routed, read_bypass, read_routed, write_bypass
+from moe_patch.bypass.decision import acting, declared_lengths, keep, kept, prompt_lengths, prompt_mask
+from moe_patch.bypass.module import Bypass
+from moe_patch.bypass.router import LEAVE_ALONE
+
+__all__ = [
+    "LEAVE_ALONE",
+    "Bypass",
+    "BypassConfig",
+    "Routed",
+    "acting",
+    "declared_lengths",
+    "keep",
+    "kept",
+    "prompt_lengths",
+    "prompt_mask",
+    "read_bypass",
+    "read_routed",
+    "write_bypass",
+]

@@ -1,0 +1,39 @@
+"""What a bypass is, besides its weights: a closed schema, which travels among a patch's hyper-parameters."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+RouterStates = Literal["block-input", "final"]
+"""What the router reads: what enters the block, or what the model without the bypass puts out in the end."""
+
+RouterKind = Literal["dual-attention", "mlp"]
+
+Tokens = Literal["all", "last"]
+"""Which tokens of a prompt pass the chosen expert: all, or the last one only. Those generated always do."""
+
+
+class BypassConfig(BaseModel):
+    """Sizes and switches of a bypass."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    layer: int = Field(ge=0, lt=10**6, description="The decoder layer that it is beside.")
+    width: int = Field(ge=1, le=2**20, description="Width of the residual stream, d_m.")
+    experts: int = Field(ge=1, le=256, description="How many experts there are, n.")
+    expert_width: int = Field(ge=1, le=2**20, description="Inner width of an expert, d_e.")
+    adapter_width: int = Field(ge=1, le=2**20, description="Inner width of the router's adapter, d_a.")
+    router: RouterKind = "dual-attention"
+    router_states: RouterStates = "block-input"
+    tokens: Tokens = "all"
+    scope_gate: bool = Field(True, description="Whether there is a route that leaves a prompt alone.")
+    scale: float = Field(1.0, ge=0, le=1e6, allow_inf_nan=False, description="lambda.")
+    alpha: float = Field(1.0, ge=-1e6, le=1e6, allow_inf_nan=False, description="Weight of A.")
+    beta: float = Field(1.0, ge=-1e6, le=1e6, allow_inf_nan=False, description="Weight of A^.")
+
+    @property
+    def routes(self) -> int:
+        """How many ways there are for a prompt: the experts, and with a scope gate none of them."""
+        return self.experts + self.scope_gate

@@ -1,0 +1,79 @@
+"""The module beside the block: h(x) = Block(x) + lambda * sum_i g(i|x) E_i(x), with one g of 1 and all others 0.
+
+g is not the router's probability of the chosen expert. The strength of an edit would then hang on how sure the
+router is of a paraphrase, and an expert would be trained against a router that is still moving.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moe_patch.bypass.config import BypassConfig
+from moe_patch.bypass.router import ROUTERS, Router, choose
+
+
+class Experts(nn.Module):
+    """n gated perceptrons, E_i(x) = W_down,i (silu(W_gate,i x) * W_up,i x), stacked.
+
+    The output projections start at zero, so that a new expert adds nothing, bit for bit.
+    """
+
+    def __init__(self, config: BypassConfig) -> None:
+        super().__init__()
+        inner = (config.experts, config.expert_width, config.width)
+        self.gate = nn.Parameter(torch.empty(inner).normal_(std=config.width**-0.5))  # (n, d_e, d_m)
+        self.up = nn.Parameter(torch.empty(inner).normal_(std=config.width**-0.5))  # (n, d_e, d_m)
+        self.down = nn.Parameter(torch.zeros(config.experts, config.width, config.expert_width))
+
+    def forward(self, x: Tensor, expert: int) -> Tensor:
+        """E_i(x), (..., d_m), of inputs (..., d_m)."""
+        inner = F.silu(F.linear(x, self.gate[expert])) * F.linear(x, self.up[expert])  # (..., d_e)
+        return F.linear(inner, self.down[expert])
+
+
+class Bypass(nn.Module):
+    """Experts and router. The experts may be cast to the base's dtype; the router is to stay in fp32."""
+
+    def __init__(self, config: BypassConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.experts = Experts(config)
+        self.router: Router = ROUTERS[config.router](config)
+
+    @torch.no_grad()
+    def route(self, states: Tensor, prompt: Tensor) -> Tensor:
+        """The decision (B,) int64 for each prompt: an expert's number, or LEAVE_ALONE. Taken once a request.
+
+        Args:
+            states: (B, S, d_m), what `config.router_states` says of every token of the prompts.
+            prompt: (B, S) bool, which tokens are the prompts'; padding and answers are not.
+        """
+        return choose(self.router(states, prompt), self.config)
+
+    def forward(self, x: Tensor, route: Tensor) -> Tensor:
+        """What to add to the block's output for its inputs `x`: lambda E_route(x), zero where left alone.
+
+        Args:
+            x: (B, ..., d_m) or, for tokens of several requests in one row, (N, d_m).
+            route: (B,) or (N,): the decision for each entry of the first dimension of `x`.
+
+        Returns:
+            the shape and dtype of `x`; the products are taken in the experts' dtype.
+        """
+        added = torch.zeros_like(x)
+        for expert in range(self.config.experts):
+            rows = (route == expert).nonzero().squeeze(1)  # (n,)
+            if len(rows):
+                inputs = x.index_select(0, rows).to(self.experts.down.dtype)  # (n, ..., d_m)
+                added = added.index_copy(
+                    0, rows, (self.config.scale * self.experts(inputs, expert)).to(x.dtype)
+                )
+        return added
+
+    def keep_precision(self, dtype: torch.dtype, device: torch.device) -> Bypass:
+        """Move to a device, the experts in `dtype` and the router in fp32; returns itself."""
+        self.experts.to(device, dtype)
+        self.router.to(device, torch.float32)
+        return self
