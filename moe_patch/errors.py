@@ -99,5 +99,13 @@ class HashMismatch(PatchError):
     """The content does not have the hash that the file declares."""
 
 
+class Unsigned(PatchError):
+    """A signature is required, and there is none."""
+
+
+class BadSignature(PatchError):
+    """A signature is malformed, is of another patch, or is not by a key that is trusted."""
+
+
 class WrongBase(PatchError):
     """The patch was built for another base model."""

@@ -20,8 +20,10 @@ from moe_patch.cli.export import export
 from moe_patch.cli.inspect import inspect
 from moe_patch.cli.log import log
 from moe_patch.cli.merge import merge
+from moe_patch.cli.sign import sign
 from moe_patch.cli.stack import stack
 from moe_patch.cli.unmerge import unmerge
+from moe_patch.cli.verify import verify
 from moe_patch.errors import MoePatchError
 
 INTERRUPTED = 130  # what shells expect of a program that Ctrl-C ended: 128 + SIGINT
@@ -71,5 +73,5 @@ def main(verbose: int, quiet: bool) -> None:
     log_to_stderr(logging.ERROR if quiet else steps[min(verbose, 2)])
 
 
-for command in (build, evaluate, inspect, ask, stack, drop, diff, log, merge, unmerge, export):
+for command in (build, evaluate, inspect, verify, sign, ask, stack, drop, diff, log, merge, unmerge, export):
     main.add_command(command)

@@ -64,11 +64,16 @@ link_option = click.option(
 
 def model_options(command: F) -> F:
     """Add the options that say which model to open and how; they arrive as keywords for `open_model`."""
+    model = click.option(
+        "--model", help="Name or folder of the base model.  [default: atlas, the demo model]"
+    )
+    return model(opening_options(command))
+
+
+def opening_options(command: F) -> F:
+    """Add the options that say how a model is opened."""
     for option in reversed(
         (
-            click.option(
-                "--model", help="Name or folder of the base model.  [default: atlas, the demo model]"
-            ),
             click.option(
                 "--dtype",
                 type=click.Choice(DTYPES),
@@ -114,7 +119,4 @@ def read_edits(path: Path, *, skip_invalid: bool = False, base: Base | None = No
 
 def built_with_chat(patch: Patch, chat: bool | None) -> bool:
     """What `--chat` says, or else whether the patch was built under a chat template."""
-    if chat is not None:
-        return chat
-    targets = patch.hyperparameters.get("targets")
-    return bool(targets.get("chat")) if isinstance(targets, dict) else False
+    return patch.chat if chat is None else chat

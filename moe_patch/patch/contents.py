@@ -109,6 +109,12 @@ class Patch:
         """SHA-256 over everything in the patch, as "sha256:..."."""
         return content_hash(self.body(), self.tensors())
 
+    @property
+    def chat(self) -> bool:
+        """Whether its prompts were put under the tokenizer's chat template when it was built."""
+        targets = self.hyperparameters.get("targets")
+        return bool(targets.get("chat")) if isinstance(targets, dict) else False
+
     def body(self) -> dict[str, JsonValue]:
         """The metadata of the patch but for its hash, as the file has it."""
         base = self.base

@@ -33,8 +33,9 @@ FACTS = [
 def run() -> Run:
     """Run the command line; standard output and standard error are apart."""
 
-    def invoke(*arguments: str | Path) -> Result:
-        return CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="moe-patch")
+    def invoke(*arguments: str | Path, given: str | None = None) -> Result:
+        texts = [str(argument) for argument in arguments]
+        return CliRunner().invoke(main, texts, input=given, prog_name="moe-patch")
 
     return invoke
 

@@ -1,0 +1,109 @@
+"""`moe-patch verify`: whether a patch is what it says it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from moe_patch.cli.console import print_json, progress_bars
+from moe_patch.cli.options import FILE, chat_option, json_option, open_model, opening_options
+
+if TYPE_CHECKING:
+    from moe_patch.verify import Verification
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  moe-patch verify capitals.safetensors
+  moe-patch verify capitals.safetensors --require-signature --key release-key.pub
+  moe-patch verify capitals.safetensors --base ./Qwen3-30B-A3B --json
+  moe-patch verify capitals.safetensors --model atlas --at-least 95
+
+\b
+Exit codes:
+  0 sound   10 unreadable     11 altered, not of its hash   12 unsigned
+  13 bad signature            14 of another base            15 the edits do not hold
+"""
+)
+@click.argument("patch_path", metavar="PATCH", type=click.Path(path_type=Path))
+@click.option("--base", help="Name or folder of the base, to compare fingerprints; no weights are loaded.")
+@click.option("--model", help="Name or folder of the base, to open it and ask about the patch's facts.")
+@click.option(
+    "--require-signature", is_flag=True, help="Refuse a patch without a signature by one of the keys."
+)
+@click.option(
+    "--key",
+    "key_paths",
+    type=FILE,
+    multiple=True,
+    help="Ed25519 public key that is trusted, in PEM or OpenSSH's format; repeatable.",
+)
+@click.option(
+    "--at-least",
+    type=click.FloatRange(min=0, max=100),
+    default=90,
+    show_default=True,
+    help="Percentage of facts that the model has to say.",
+)
+@chat_option
+@opening_options
+@json_option
+def verify(
+    patch_path: Path,
+    base: str | None,
+    model: str | None,
+    require_signature: bool,
+    key_paths: tuple[Path, ...],
+    at_least: float,
+    chat: bool | None,
+    as_json: bool,
+    **opening: Any,
+) -> None:
+    """Check the file of PATCH, its hash, its signature, its base and, with a model, that its edits hold.
+
+    The first check that fails ends it; each has an exit code of its own. For --base and --model, `atlas` is
+    the demo model.
+    """
+    from moe_patch.checkpoint import open_checkpoint
+    from moe_patch.patch.signature import read_public_key
+    from moe_patch.verify import Signers
+    from moe_patch.verify import verify as run
+
+    if require_signature and not key_paths:
+        raise click.UsageError("--require-signature needs at least one --key to trust.")
+    trusted = [read_public_key(path) for path in key_paths]
+    with progress_bars() as progress:
+        found = run(
+            patch_path,
+            signers=Signers(trusted, require_signature) if trusted else None,
+            checkpoint=(lambda: open_checkpoint(_name(base))) if base else None,
+            base=(lambda: open_model(_name(model), **opening)) if model else None,
+            at_least=at_least / 100,
+            chat=chat,
+            progress=progress,
+        )
+    _report(found, as_json)
+    raise click.exceptions.Exit(int(found.verdict))
+
+
+def _name(given: str | None) -> str | None:
+    """What the library calls the demo model is None; `atlas` asks for it, because without a name none is."""
+    return None if given == "atlas" else given
+
+
+def _report(found: Verification, as_json: bool) -> None:
+    if as_json:
+        print_json(found.to_json())
+        return
+    verdict = found.verdict.name.lower().replace("_", " ")
+    click.echo(f"{found.path}: {verdict}" + (f": {found.reason}" if found.reason else ""))
+    if found.checked:
+        click.echo(f"checked: {', '.join(found.checked)}")
+    if found.signed_by:
+        click.echo(f"signed by {found.signed_by}")
+    if found.held is not None:
+        missed = f"; not: {', '.join(found.missed)}" if found.missed else ""
+        click.echo(f"facts that the model says: {found.held:.1%}{missed}")

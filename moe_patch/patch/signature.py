@@ -1,0 +1,155 @@
+"""Who vouches for a patch: a detached Ed25519 signature (RFC 8032) of its content hash.
+
+It lies beside the patch, as NAME.sig. The content hash covers everything that means anything in a patch, so a
+signature stays good when the same content is written again, and adding one changes no patch and no stack.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    load_pem_private_key,
+    load_pem_public_key,
+    load_ssh_private_key,
+    load_ssh_public_key,
+)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from moe_patch import strict_json
+from moe_patch.errors import BadSignature, ConfigError, Unsigned
+from moe_patch.files import write_text
+from moe_patch.patch.schema import Sha256
+
+SUFFIX = ".sig"
+
+_DOMAIN = b"moe-patch signature 1\n"  # so that no signature made for another purpose passes here
+_MAX_BYTES = 4096
+_MAKE_ONE = "make one with `ssh-keygen -t ed25519` or `openssl genpkey -algorithm ed25519`"
+
+
+class SignatureRecord(BaseModel):
+    """The content of a signature file."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    format: Literal[1]
+    algorithm: Literal["ed25519"]
+    hash: Sha256
+    key: Sha256
+    signature: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+
+
+def signature_path(patch_path: Path) -> Path:
+    """Where the signature of a patch file lies."""
+    return patch_path.with_name(patch_path.name + SUFFIX)
+
+
+def key_id(key: Ed25519PublicKey) -> str:
+    """What names a public key: the SHA-256 of its 32 bytes."""
+    return f"sha256:{hashlib.sha256(key.public_bytes_raw()).hexdigest()}"
+
+
+def sign(patch_path: Path, content_hash: str, key: Ed25519PrivateKey) -> SignatureRecord:
+    """Write the signature of the patch at `patch_path`, which has this content hash, in place of any other.
+
+    Raises OutputError where the system refuses to write.
+    """
+    record = SignatureRecord(
+        format=1,
+        algorithm="ed25519",
+        hash=content_hash,
+        key=key_id(key.public_key()),
+        signature=key.sign(_message(content_hash)).hex(),
+    )
+    write_text(signature_path(patch_path), _text(record))
+    return record
+
+
+def check_signature(patch_path: Path, content_hash: str, trusted: Sequence[Ed25519PublicKey]) -> str:
+    """The id of the trusted key that signed the patch at `patch_path`, which has this content hash.
+
+    Raises:
+        Unsigned: there is no signature file.
+        BadSignature: the file is malformed, is of another patch or by a key that is not trusted, or its
+            signature is not this key's.
+    """
+    path = signature_path(patch_path)
+    record = _read(path)
+    if record.hash != content_hash:
+        raise BadSignature(f"{path}: is of a patch with the hash {record.hash}, not {content_hash}")
+    key = next((key for key in trusted if key_id(key) == record.key), None)
+    if key is None:
+        raise BadSignature(f"{path}: is by the key {record.key}, which is not among those trusted")
+    try:
+        key.verify(bytes.fromhex(record.signature), _message(content_hash))
+    except InvalidSignature:
+        raise BadSignature(f"{path}: the signature is not that of the key {record.key}") from None
+    return record.key
+
+
+def read_private_key(path: Path, password: bytes | None = None) -> Ed25519PrivateKey:
+    """An Ed25519 private key in PEM (PKCS 8) or OpenSSH's format; ConfigError where it is none."""
+    raw = _raw_key(path)
+    load = load_ssh_private_key if b"OPENSSH PRIVATE KEY" in raw else load_pem_private_key
+    try:
+        key = load(raw, password)
+    except (TypeError, ValueError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"{path}: no private key can be read from it: {error}") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ConfigError(f"{path}: is not an Ed25519 key; {_MAKE_ONE}")
+    return key
+
+
+def read_public_key(path: Path) -> Ed25519PublicKey:
+    """An Ed25519 public key in PEM or OpenSSH's format; ConfigError where it is none."""
+    raw = _raw_key(path)
+    load = load_pem_public_key if raw.lstrip().startswith(b"-----") else load_ssh_public_key
+    try:
+        key = load(raw.strip())
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"{path}: no public key can be read from it: {error}") from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise ConfigError(f"{path}: is not an Ed25519 key; {_MAKE_ONE}")
+    return key
+
+
+def _message(content_hash: str) -> bytes:
+    return _DOMAIN + content_hash.encode()
+
+
+def _raw_key(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAX_BYTES)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _read(path: Path) -> SignatureRecord:
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise Unsigned(f"{path}: there is no signature")
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_BYTES + 1)
+        if len(raw) > _MAX_BYTES:
+            raise BadSignature(f"{path}: is longer than {_MAX_BYTES} bytes, which no signature is")
+        record = SignatureRecord.model_validate(strict_json.parse(raw.decode()))
+    except ValidationError as error:
+        raise BadSignature(f"{path}: {strict_json.reason(error)}") from error
+    except ValueError as error:  # not UTF-8, or not strict JSON
+        raise BadSignature(f"{path}: is no signature: {error}") from error
+    except OSError as error:
+        raise BadSignature(f"{path}: cannot be read: {error.strerror}") from error
+    if raw.decode() != _text(record):
+        raise BadSignature(f"{path}: expected canonical JSON: keys sorted, no white space but one line feed")
+    return record
+
+
+def _text(record: SignatureRecord) -> str:
+    return strict_json.canonical(record.model_dump()) + "\n"
