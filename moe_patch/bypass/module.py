@@ -1,7 +1,7 @@
-"""The module beside the block: h(x) = Block(x) + lambda * sum_i g(i|x) E_i(x), with one g of 1 and all others 0.
+"""The module beside the block: h(x) = Block(x) + lambda * sum_i g(i|x) E_i(x), with one g of 1, the others 0.
 
-g is not the router's probability of the chosen expert. The strength of an edit would then hang on how sure the
-router is of a paraphrase, and an expert would be trained against a router that is still moving.
+g is not the router's probability of the chosen expert. The strength of an edit would then hang on how sure
+the router is of a paraphrase, and an expert would be trained against a router that is still moving.
 """
 
 from __future__ import annotations
@@ -67,9 +67,8 @@ class Bypass(nn.Module):
             rows = (route == expert).nonzero().squeeze(1)  # (n,)
             if len(rows):
                 inputs = x.index_select(0, rows).to(self.experts.down.dtype)  # (n, ..., d_m)
-                added = added.index_copy(
-                    0, rows, (self.config.scale * self.experts(inputs, expert)).to(x.dtype)
-                )
+                outputs = self.config.scale * self.experts(inputs, expert)
+                added = added.index_copy(0, rows, outputs.to(x.dtype))
         return added
 
     def keep_precision(self, dtype: torch.dtype, device: torch.device) -> Bypass:

@@ -1,9 +1,10 @@
 """Which expert a prompt goes to, from hidden states of the unedited model.
 
-The dual-attention router of MEMoE looks at the prompt's states e and at what an adapter makes of them, e^, and
-lets each attend to the other over the whole prompt:
+The dual-attention router of MEMoE looks at the prompt's states e and at what an adapter makes of them, e^,
+and lets each attend to the other over the whole prompt:
 
-    A = softmax(e e^^T / sqrt(d)) e^,   A^ = softmax(e^ e^T / sqrt(d)) e,   r = softmax(W_r (alpha A + beta A^))
+    A = softmax(e e^^T / sqrt(d)) e^,    A^ = softmax(e^ e^T / sqrt(d)) e,
+    r = softmax(W_r (alpha A + beta A^))
 
 The instance as a whole goes to one expert, so alpha A + beta A^ is averaged over the prompt's tokens before
 W_r. States are brought to unit root mean square first: the same learning rate then suits every base.
@@ -24,7 +25,7 @@ LEAVE_ALONE = -1
 
 
 class Router(nn.Module, ABC):
-    """From a prompt's states to logits over the routes; the last route is the scope gate's, if there is one."""
+    """From a prompt's states to logits over the routes, the last of which is the scope gate's, if any."""
 
     def __init__(self, config: BypassConfig) -> None:
         super().__init__()
