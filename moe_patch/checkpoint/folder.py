@@ -103,13 +103,21 @@ def quantisation(base: Base) -> str | None:
     return None
 
 
-def find_folder(name: str | Path | None) -> Path:
-    """The folder of a checkpoint, fetched from the Hub where `name` is no folder; None is the demo model."""
+def find_folder(
+    name: str | Path | None, *, revision: str | None = None, cache_dir: str | Path | None = None
+) -> Path:
+    """The folder of a checkpoint, fetched from the Hub where `name` is no folder; None is the demo model.
+
+    `revision` and `cache_dir` say which one to fetch, and to where.
+    """
     if name is None:
         return Path(str(resources.files("moe_patch_recipes") / "atlas" / "model"))
     if Path(name).is_dir():
         return Path(name)
+    ignored = list(_OTHER_WEIGHTS)
     try:
-        return Path(snapshot_download(str(name), ignore_patterns=list(_OTHER_WEIGHTS)))
+        return Path(
+            snapshot_download(str(name), revision=revision, cache_dir=cache_dir, ignore_patterns=ignored)
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(f"{name} is neither a folder nor a model that can be fetched: {error}") from error
