@@ -2,7 +2,8 @@
 
 An address is a JSON object with everything that the tensors depend on; its SHA-256 names the file, so
 nothing is ever out of date, and entries can be deleted at any time. A file carries its address and a
-checksum of its tensors. One that does not match them is reported, ignored and written anew.
+checksum of its tensors. One that does not match them is reported, ignored and written anew. A kind of which
+every build makes new entries is bounded: what has not been used for longest goes first.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,19 +50,44 @@ def load(kind: str, address: Mapping[str, Any]) -> dict[str, Tensor] | None:
     if metadata.get("address") != _canonical(address) or metadata.get("checksum") != _checksum(tensors):
         logger.warning("cache entry %s is damaged and is computed again", path)
         return None
+    with suppress(OSError):  # a cache that may only be read is as good
+        os.utime(path)
     return tensors
 
 
-def store(kind: str, address: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Keep CPU tensors at `address`. A failure to write is logged only: nothing is lost but time."""
+def store(
+    kind: str, address: Mapping[str, Any], tensors: Mapping[str, Tensor], *, limit: int | None = None
+) -> None:
+    """Keep CPU tensors at `address`. A failure to write is logged only: nothing is lost but time.
+
+    Args:
+        limit: bytes that entries of this kind may take, the new one aside; None does not bound them.
+    """
     path = _path(kind, address)
     metadata = {"address": _canonical(address), "checksum": _checksum(tensors)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             save_file(dict(tensors), temporary, metadata=metadata)
+        if limit is not None:
+            _bound(path, limit)
     except (OSError, OutputError, SafetensorError) as error:
         logger.warning("%s cannot be cached and will be computed again next time: %s", kind, error)
+
+
+def _bound(new: Path, limit: int) -> None:
+    """Delete entries beside the new one, the longest unused first, until the others take `limit` bytes."""
+    entries = []
+    for path in new.parent.glob("*.safetensors"):
+        with suppress(FileNotFoundError):  # another process is at it too
+            found = path.stat()
+            entries.append((found.st_mtime_ns, found.st_size, path))
+    room = limit
+    for _, size, path in sorted(entries, reverse=True):
+        if path != new:
+            room -= size
+            if room < 0:
+                path.unlink(missing_ok=True)
 
 
 def _path(kind: str, address: Mapping[str, Any]) -> Path:

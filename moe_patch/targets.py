@@ -136,6 +136,25 @@ def target_losses(base: Base, facts: Sequence[Fact], options: TargetOptions) -> 
     return losses
 
 
+def losses_in_place(
+    base: Base,
+    facts: Sequence[Fact],
+    layer: int,
+    options: TargetOptions,
+    value: Tensor,
+    *,
+    prefixes: Sequence[str],
+) -> list[float]:
+    """`loss_after` of values (T, d_m) that `find_targets` found earlier, for the model as it is now."""
+    losses = [0.0] * len(facts)
+    for chunk in _chunks(facts_together(facts, options.fact_token), options.facts_per_pass):
+        search = _Search(base, [[facts[i] for i in group] for group in chunk], prefixes, layer, options)
+        numbers = [number for group in chunk for number in group]
+        for number, loss in zip(numbers, search.losses_in_place(value[numbers]), strict=True):
+            losses[number] = loss
+    return losses
+
+
 def _chunks(groups: Sequence[list[int]], size: int) -> list[list[list[int]]]:
     """Groups in runs of about `size` facts, in order, none of them divided."""
     chunks: list[list[list[int]]] = []
@@ -311,6 +330,14 @@ class _Search:
         return Targets(
             value, start, tuple(before.tolist()), tuple(after.tolist()), tuple(steps[group].tolist())
         )
+
+    @torch.no_grad()
+    def losses_in_place(self, value: Tensor) -> list[float]:
+        """The loss of each fact with its own group's value, of values (T, d_m), in place."""
+        losses = self._losses(torch.arange(len(self._groups)), check=True)
+        first = [group.facts[0] for group in self._groups]
+        nll, _ = losses((value.to(losses.start) - losses.start)[first])
+        return nll.tolist()
 
     def _losses(self, active: Tensor, *, check: bool) -> _Losses:
         groups = [self._groups[number] for number in active.tolist()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,25 @@ def test_the_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/someone")
     assert cache.cache_folder() == Path("/home/someone/.cache/moe-patch")
+
+
+def test_a_bounded_kind_loses_what_was_unused_for_longest(folder: Path) -> None:
+    def address(number: int) -> dict[str, int]:
+        return {"number": number}
+
+    def entries() -> list[Path]:
+        return list((folder / "targets").iterdir())
+
+    for number in range(3):
+        cache.store("targets", address(number), {"value": torch.full((256,), float(number))})
+    for age, path in enumerate(sorted(entries(), key=lambda path: path.stat().st_mtime_ns)):
+        os.utime(path, ns=(age, age))
+    assert cache.load("targets", address(0)) is not None  # used, and so the youngest
+    size = max(path.stat().st_size for path in entries())
+    cache.store("moments", address(1), {"second": torch.zeros(1)})
+    cache.store("targets", address(3), {"value": torch.ones(256)}, limit=2 * size)
+    kept = [number for number in range(4) if cache.load("targets", address(number)) is not None]
+    assert kept == [0, 2, 3]
+    cache.store("targets", address(4), {"value": torch.ones(256)}, limit=0)
+    assert [path.name for path in entries()] == [cache._path("targets", address(4)).name]
+    assert cache.load("moments", address(1)) is not None

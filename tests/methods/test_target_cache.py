@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from moe_patch import cache
 from moe_patch.apply import apply
 from moe_patch.methods import target_cache
 from moe_patch.methods.target_cache import shared_targets
 from moe_patch.model import Base
-from moe_patch.targets import TargetOptions, Targets, context_prefixes, find_targets
+from moe_patch.targets import TargetOptions, Targets, context_prefixes, find_targets, losses_in_place
 from tests.methods.builds import build, facts
+from tests.taught import edit, taught_base
 from tests.tiny import tiny_base, tiny_patch
 
 QUICK = TargetOptions(steps=3, learning_rate=0.5)
@@ -89,6 +92,34 @@ def test_a_patched_model_is_another_model(mode: Any, layer: int) -> None:
     with apply(base, tiny_patch(base, [layer]), mode=mode), pytest.raises(LookupError, match="searched"):
         targets(base)
     targets(base)
+
+
+TAUGHT = TargetOptions(steps=8, learning_rate=0.5, contexts=1, context_tokens=3, facts_per_pass=2)
+EDITS = [edit("Ann", "{} eats"), edit("Bob"), edit("Ann", "{} is in"), edit("Carl")]
+
+
+def taught_targets() -> Targets:
+    base = taught_base()
+    found = shared_targets(base, EDITS, 1, TAUGHT, prefixes=context_prefixes(base, TAUGHT))
+    gained = [before - after for before, after in zip(found.loss_before, found.loss_after, strict=True)]
+    assert min(gained) > 0.1
+    return found
+
+
+def test_values_that_do_not_do_what_they_did_are_searched_again() -> None:
+    base, good = taught_base(), taught_targets()
+    address = target_cache._address(base, EDITS, 1, TAUGHT, context_prefixes(base, TAUGHT))
+    assert cache.load("targets", address) is not None
+    cache.store("targets", address, target_cache._tensors(replace(good, value=good.start.clone())))
+    for _ in range(2):  # the second time from the entry that was written anew
+        assert torch.equal(taught_targets().value, good.value)
+
+
+def test_the_losses_in_place_are_those_that_the_search_ended_with() -> None:
+    base, found = taught_base(), taught_targets()
+    prefixes = context_prefixes(base, TAUGHT)
+    again = losses_in_place(base, EDITS, 1, TAUGHT, found.value, prefixes=prefixes)
+    assert again == pytest.approx(found.loss_after, rel=1e-3, abs=1e-4)
 
 
 def test_methods_share_the_target_values_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
