@@ -59,6 +59,10 @@ class StackError(MoePatchError):
     """A stack, or an operation on it, makes no sense: no such patch, another base, facts that contradict."""
 
 
+class HubError(MoePatchError):
+    """The Hub cannot be reached, does not hold what was asked for, or refuses to take a patch."""
+
+
 class PatchError(MoePatchError):
     """A patch cannot be read, written or applied. The subclasses below say which of these it is."""
 

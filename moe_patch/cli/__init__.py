@@ -20,6 +20,8 @@ from moe_patch.cli.export import export
 from moe_patch.cli.inspect import inspect
 from moe_patch.cli.log import log
 from moe_patch.cli.merge import merge
+from moe_patch.cli.pull import pull
+from moe_patch.cli.push import push
 from moe_patch.cli.sign import sign
 from moe_patch.cli.stack import stack
 from moe_patch.cli.unmerge import unmerge
@@ -73,5 +75,10 @@ def main(verbose: int, quiet: bool) -> None:
     log_to_stderr(logging.ERROR if quiet else steps[min(verbose, 2)])
 
 
-for command in (build, evaluate, inspect, verify, sign, ask, stack, drop, diff, log, merge, unmerge, export):
+_COMMANDS = (
+    *(build, evaluate, inspect, ask, verify, sign, pull, push),
+    *(stack, drop, diff, log, merge, unmerge, export),
+)
+
+for command in _COMMANDS:
     main.add_command(command)

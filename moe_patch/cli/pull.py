@@ -1,0 +1,40 @@
+"""`moe-patch pull`: a patch from the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from moe_patch.cli.console import print_json
+from moe_patch.cli.options import json_option
+from moe_patch.cli.output import writable
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  moe-patch pull hf://my-org/capitals
+  moe-patch pull hf://my-org/capitals@v2 --out capitals-v2.safetensors --json
+"""
+)
+@click.argument("reference", metavar="hf://ORG/NAME[@REVISION]")
+@click.option(
+    "-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="[default: NAME.safetensors]"
+)
+@json_option
+def pull(reference: str, out: Path | None, as_json: bool) -> None:
+    """Fetch a patch from the Hub, with its signature if it has one, and check it.
+
+    OUT.origin.json says which commit the revision meant. `moe-patch verify` checks the signature.
+    """
+    from moe_patch.hub import Reference, read_origin
+    from moe_patch.hub import pull as run
+
+    name = Reference.parse(reference).repo.partition("/")[2]
+    path = run(reference, writable(out or Path(f"{name}.safetensors")))
+    origin = read_origin(path)
+    if as_json:
+        print_json({"patch": str(path), **origin.model_dump(exclude={"format"})})
+    else:
+        click.echo(f"{path}: {origin.hash} from {origin.pinned}")

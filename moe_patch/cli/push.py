@@ -1,0 +1,36 @@
+"""`moe-patch push`: a patch to the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from moe_patch.cli.console import print_json
+from moe_patch.cli.options import FILE, json_option
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  moe-patch push capitals.safetensors hf://my-org/capitals --base-model Qwen/Qwen3-30B-A3B
+  moe-patch push capitals.safetensors hf://my-org/capitals@v2 --public --json
+"""
+)
+@click.argument("patch_path", metavar="PATCH", type=FILE)
+@click.argument("reference", metavar="hf://ORG/NAME[@BRANCH]")
+@click.option("--base-model", help="What the Hub calls the base, for the model card.")
+@click.option("--public", is_flag=True, help="Let everybody see the repository, if it is a new one.")
+@json_option
+def push(patch_path: Path, reference: str, base_model: str | None, public: bool, as_json: bool) -> None:
+    """Publish PATCH on the Hub, with a model card and, if PATCH.sig is there, its signature.
+
+    Needs a token with the right to write: `hf auth login`, or $HF_TOKEN.
+    """
+    from moe_patch.hub import push as run
+
+    pushed = run(patch_path, reference, base_model=base_model, private=not public)
+    if as_json:
+        print_json({"patch": str(patch_path), "pinned": str(pushed)})
+    else:
+        click.echo(f"{patch_path}: published as {pushed}")

@@ -1,0 +1,195 @@
+"""A stand-in for the Hub: the few endpoints that its client calls, over HTTP on this machine.
+
+Repositories are in memory. Every commit keeps all files of its branch, and is named by a hash of them.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+Files = dict[str, bytes]
+
+
+@dataclass
+class Repository:
+    private: bool
+    commits: dict[str, Files] = field(default_factory=dict)
+    branches: dict[str, str] = field(default_factory=dict)
+
+    def commit(self, branch: str, files: Files) -> str:
+        digest = hashlib.sha1(repr((branch, len(self.commits), sorted(files))).encode()).hexdigest()
+        self.commits[digest] = files
+        self.branches[branch] = digest
+        return digest
+
+    def settle(self, revision: str) -> str | None:
+        """The commit that a branch or a commit means."""
+        return self.branches.get(revision) or (revision if revision in self.commits else None)
+
+
+class Hub(ThreadingHTTPServer):
+    """The server, with its repositories and the requests that it has seen."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.repositories: dict[str, Repository] = {}
+        self.seen: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def put(self, name: str, files: Files, branch: str = "main") -> str:
+        """Commit files as somebody else would."""
+        return self.repositories.setdefault(name, Repository(private=False)).commit(branch, files)
+
+
+@contextmanager
+def running() -> Iterator[Hub]:
+    with Hub() as hub:
+        thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield hub
+        finally:
+            hub.shutdown()
+            thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Hub
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self._route("GET")
+
+    def do_HEAD(self) -> None:
+        self._route("HEAD")
+
+    def do_POST(self) -> None:
+        self._route("POST")
+
+    def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 (named so by its base)
+        """The test's output is for the test."""
+
+    def _route(self, method: str) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.server.seen.append(f"{method} {path}")
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        for wanted, pattern, answer in _ROUTES:
+            if (match := re.fullmatch(pattern, path)) and method in wanted:
+                answer(self, body, **match.groupdict())
+                return
+        self._send(404, {"error": f"no such endpoint: {method} {path}"})
+
+    def _send(
+        self, status: int, content: bytes | dict[str, Any], headers: dict[str, str] | None = None
+    ) -> None:
+        raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(raw)
+
+    def _missing(self, code: str) -> None:
+        self._send(404, {"error": code}, {"X-Error-Code": code, "X-Error-Message": code})
+
+    def _find(self, name: str, revision: str) -> tuple[Repository, str] | None:
+        repository = self.server.repositories.get(name)
+        commit = repository.settle(revision) if repository else None
+        if repository is None or commit is None:
+            self._missing("RevisionNotFound" if repository else "RepoNotFound")
+            return None
+        return repository, commit
+
+    def create(self, body: bytes) -> None:
+        asked = json.loads(body)
+        name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
+        known = name in self.server.repositories
+        if not known:
+            private = bool(asked.get("private")) or asked.get("visibility") == "private"
+            repository = self.server.repositories[name] = Repository(private)
+            repository.commit("main", {})
+        self._send(409 if known else 200, {"url": f"{self.server.url}/{name}"})
+
+    def branch(self, body: bytes, name: str, revision: str) -> None:
+        repository = self.server.repositories[name]
+        known = revision in repository.branches
+        if not known:
+            repository.branches[revision] = repository.branches["main"]
+        self._send(409 if known else 200, {})
+
+    def validate(self, body: bytes) -> None:
+        ok = json.loads(body)["content"].startswith("---\n")
+        self._send(200 if ok else 400, {"errors": [] if ok else [{"message": "no YAML"}], "warnings": []})
+
+    def preupload(self, body: bytes, name: str, revision: str) -> None:
+        paths = [file["path"] for file in json.loads(body)["files"]]
+        modes = [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]
+        self._send(200, {"files": modes})
+
+    def commit(self, body: bytes, name: str, revision: str) -> None:
+        found = self._find(name, revision)
+        if found is None:
+            return
+        repository, commit = found
+        files = dict(repository.commits[commit])
+        for line in map(json.loads, body.splitlines()):
+            if line["key"] == "file":
+                files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            elif line["key"] == "deletedFile":
+                del files[line["value"]["path"]]
+        digest = repository.commit(revision, files)
+        self._send(200, {"commitUrl": f"{self.server.url}/{name}/commit/{digest}", "commitOid": digest})
+
+    def info(self, body: bytes, name: str, revision: str | None = None) -> None:
+        found = self._find(name, revision or "main")
+        if found is None:
+            return
+        repository, commit = found
+        blobs = "blobs" in parse_qs(urlsplit(self.path).query)
+        siblings = [
+            {"rfilename": path} | ({"size": len(raw)} if blobs else {})
+            for path, raw in repository.commits[commit].items()
+        ]
+        self._send(200, {"id": name, "sha": commit, "siblings": siblings, "private": repository.private})
+
+    def resolve(self, body: bytes, name: str, revision: str, path: str) -> None:
+        found = self._find(name, revision)
+        if found is None:
+            return
+        repository, commit = found
+        if path not in repository.commits[commit]:
+            self._missing("EntryNotFound")
+            return
+        raw = repository.commits[commit][path]
+        etag = f'"{hashlib.sha256(raw).hexdigest()}"'
+        self._send(200, raw, {"X-Repo-Commit": commit, "ETag": etag})
+
+
+_NAME = r"(?P<name>[^/]+/[^/]+)"
+_ROUTES: list[tuple[str, str, Callable[..., None]]] = [
+    ("POST", r"/api/repos/create", _Handler.create),
+    ("POST", r"/api/validate-yaml", _Handler.validate),
+    ("POST", rf"/api/models/{_NAME}/branch/(?P<revision>.+)", _Handler.branch),
+    ("POST", rf"/api/models/{_NAME}/preupload/(?P<revision>.+)", _Handler.preupload),
+    ("POST", rf"/api/models/{_NAME}/commit/(?P<revision>.+)", _Handler.commit),
+    ("GET", rf"/api/models/{_NAME}/revision/(?P<revision>.+)", _Handler.info),
+    ("GET", rf"/api/models/{_NAME}", _Handler.info),
+    ("GET HEAD", rf"/{_NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _Handler.resolve),
+]
