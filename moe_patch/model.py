@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from moe_patch.dense import DenseLayer, dense_decoder, dense_layer
 from moe_patch.errors import ModelError
 from moe_patch.patch import Fingerprint
 
@@ -181,6 +182,12 @@ class Base:
             )
         return self.layers[index]
 
+    def feed_forward(self, index: int) -> MoELayer | DenseLayer:
+        """The layer at decoder index `index`, be it dense; ModelError where there is none to know."""
+        if index in self.layers or not 0 <= index < self.num_layers:
+            return self.layer(index)
+        return dense_layer(index, self.decoder_layers[index])
+
     def fingerprint(self, layers: Iterable[int]) -> Fingerprint:
         """What identifies this base to a patch that edits `layers`; merged patches are seen through."""
         numbers, config = sorted(layers), self.model.config.get_text_config()
@@ -193,13 +200,13 @@ class Base:
         }
         for number in numbers:
             if number not in self._hashes:
-                self._hashes[number] = down_hash(self.layer(number))
+                self._hashes[number] = down_hash(self.feed_forward(number))
         return Fingerprint(
             model_type=config.model_type,
             config=_sha256_json(_settled_config(config)),
             index=_sha256_json(index),
             experts={number: self._hashes[number] for number in numbers},
-            shapes={number: self.layer(number).shape for number in numbers},
+            shapes={number: self.feed_forward(number).shape for number in numbers},
         )
 
 
@@ -209,12 +216,13 @@ def open_base(
     dtype: torch.dtype | None = None,
     device_map: str | dict[str, Any] | None = None,
     offload_folder: str | Path | None = None,
+    allow_dense: bool = False,
 ) -> Base:
     """Open a model by name or folder; None is the demo model that ships with the recipes.
 
     `dtype` None keeps the checkpoint's own. `device_map` and `offload_folder` go to accelerate. Raises
     ModelError where the model cannot be found or lacks weights, is dense or quantised, or has experts that
-    cannot be edited.
+    cannot be edited; a dense one passes with `allow_dense`.
     """
     place = str(resources.files("moe_patch_recipes") / "atlas" / "model") if name is None else str(name)
     options: dict[str, Any] = {"dtype": dtype or "auto", "use_safetensors": True, "output_loading_info": True}
@@ -227,15 +235,21 @@ def open_base(
         raise ModelError(f"cannot open the model {place!r}: {error}") from error
     if absent := sorted(loading["missing_keys"]):  # transformers has made them up
         raise ModelError(f"the model {place!r} lacks {len(absent)} weights, the first of them {absent[0]}")
-    return wrap(model.eval(), tokenizer, name="atlas" if name is None else place)
+    return wrap(model.eval(), tokenizer, "atlas" if name is None else place, allow_dense=allow_dense)
 
 
-def wrap(model: nn.Module, tokenizer: Any, name: str | None = None) -> Base:
-    """A Base around a live model. Raises ModelError if it cannot be edited, and logs why it is not exact."""
+def wrap(model: nn.Module, tokenizer: Any, name: str | None = None, *, allow_dense: bool = False) -> Base:
+    """A Base around a live model. Raises ModelError if it cannot be edited, and logs why it is not exact.
+
+    A model without experts is refused, unless `allow_dense` says that no weight of one is to be edited.
+    """
     if not isinstance(model, PreTrainedModel):
         raise ModelError(f"expected a transformers model, not {type(model).__name__}")
     config = model.config.get_text_config()
     found = {path: module for path, module in model.named_modules() if _runs_through_interface(module)}
+    known_as = name or config.name_or_path or config.model_type
+    if not found and allow_dense and _is_dense(model):
+        return Base(model, tokenizer, known_as, {}, dense_decoder(model))
     if not found:
         raise ModelError(_why_not(model, config.model_type))
     blocks, decoder = _decoder(model, found)
@@ -252,10 +266,10 @@ def wrap(model: nn.Module, tokenizer: Any, name: str | None = None) -> Base:
         layers[index] = _describe(index, path, module, decoder[index], config.hidden_size)
     for warning in sorted({layer.warning for layer in layers.values() if layer.warning}):
         logger.warning("%s: %s", config.model_type, warning)
-    return Base(model, tokenizer, name or config.name_or_path or config.model_type, layers, decoder)
+    return Base(model, tokenizer, known_as, layers, decoder)
 
 
-def down_hash(layer: MoELayer) -> str:
+def down_hash(layer: MoELayer | DenseLayer) -> str:
     """SHA-256 over the layer's down projections as the base has them, in expert order.
 
     Each is oriented (d_m, d_k) and hashed as little-endian fp32, so packed, split and transposed layouts
@@ -335,9 +349,13 @@ def _inexact(experts: Any, d_model: int, block: nn.Module, hidden_size: int) -> 
     return None
 
 
+def _is_dense(model: PreTrainedModel) -> bool:
+    return not any(re.search("moe|expert", type(part).__name__, re.IGNORECASE) for part in model.modules())
+
+
 def _why_not(model: PreTrainedModel, model_type: str) -> str:
     """Why a model none of whose modules runs through the experts interface cannot be edited."""
-    if not any(re.search("moe|expert", type(module).__name__, re.IGNORECASE) for module in model.modules()):
+    if _is_dense(model):
         return f"{model_type} is a dense model: it has no experts to edit"
     if getattr(model.config, "quantization_config", None) is not None:
         return f"{model_type} is quantised: open it dequantised, its experts' weights must be floats"

@@ -18,8 +18,7 @@ import inspect
 import logging
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 
 from moe_patch.errors import TargetError
 from moe_patch.model import Base
+from moe_patch.playback import playing_back
 from moe_patch.prompts import Batch, Prompt, align, pad_right, pad_token
 
 logger = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ class Tail(ChangedPass):
         """As the base class has it."""
         edited = self._hidden[:, :1] + change[:, None].to(self._hidden.dtype)  # (B, 1, d_m)
         hidden = torch.cat([edited, self._hidden[:, 1:]], dim=1)
-        with self._playing_back(hidden):
+        with playing_back(self._blocks, hidden if self._rest is None else (hidden, *self._rest)):
             return _read(self._base.model, self._row, self._read_column, self._run)
 
     def _prefill(self) -> Any:
@@ -173,31 +173,6 @@ class Tail(ChangedPass):
             use_cache=self._cache is not None,
             **arguments,
         )
-
-    @contextmanager
-    def _playing_back(self, hidden: Tensor) -> Iterator[None]:
-        """Within, blocks up to the edited one do no work, and the edited one returns `hidden`."""
-
-        def output(states: Tensor) -> Any:
-            return states if self._rest is None else (states, *self._rest)
-
-        def skip(hidden_states: Tensor, *_: Any, **__: Any) -> Any:
-            return output(hidden_states)
-
-        def play(*_: Any, **__: Any) -> Any:
-            return output(hidden)
-
-        own = [block.__dict__.get("forward") for block in self._blocks]  # accelerate sets one on the instance
-        try:
-            for block in self._blocks:
-                block.__dict__["forward"] = play if block is self._blocks[-1] else skip
-            yield
-        finally:
-            for block, forward in zip(self._blocks, own, strict=True):
-                if forward is None:
-                    block.__dict__.pop("forward", None)
-                else:
-                    block.__dict__["forward"] = forward
 
 
 def _recorded(base: Base, layer: int, run: Callable[[], object]) -> tuple[Tensor, tuple[Any, ...] | None]:

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from torch import nn
 
+from moe_patch.apply.bypass import attach_bypass
 from moe_patch.apply.hook import hook
 from moe_patch.apply.merge import merge
 from moe_patch.apply.rounding import Rounding
@@ -52,33 +53,31 @@ def apply(
     "merge" adds the deltas to the weights, in place and in their dtype: full speed afterwards, and one copy
     of each touched down projection is kept. "hook" leaves the weights as they are and adds the low-rank
     products inside the experts. Patches add up, and may be removed in any order: merged weights come back bit
-    for bit.
+    for bit. A bypass is modules of its own, which no weight can take up: it is hooked in, whatever the mode.
 
     Half precision loses part of a small delta. `rounding` says how: "nearest" element by element,
     "compensated" so that the facts' own outputs are kept. A loss that is worth saying is logged.
 
     Raises:
         WrongBase: `check` is on and the patch was built for another base.
-        PatchError: the patch is on this model already, or is of a kind that does not change expert weights.
+        PatchError: the patch is on this model already, or is a second bypass beside one layer.
         ModelError: the model has no such layers, or its weights are offloaded and cannot be merged into.
     """
     if rounding not in get_args(Rounding):
         raise ConfigError(f"rounding {rounding!r} is unknown; choose from {', '.join(get_args(Rounding))}")
     if mode not in get_args(Mode):
         raise ConfigError(f"mode {mode!r} is unknown; choose from {', '.join(get_args(Mode))}")
-    if patch.kind != "delta":
-        raise PatchError(
-            f"a patch of kind {patch.kind!r} does not change expert weights: it cannot be applied here"
-        )
-    base = model if isinstance(model, Base) else wrap(model, tokenizer=None)
+    base = model if isinstance(model, Base) else wrap(model, None, allow_dense=patch.kind == "bypass")
     on = _hashes_on.setdefault(base.model, set())
     if patch.hash in on:
         raise PatchError(f"patch {patch.hash} is on this model already: remove it first")
     if check:
-        check_base(patch, base.fingerprint(base.layers.keys() & patch.layers.keys()))
+        check_base(patch, base.fingerprint(_layers_of(base, patch)))
     lost: dict[str, float] = {}
     with ExitStack() as stack:
-        if mode == "merge":
+        if patch.kind == "bypass":
+            handle = attach_bypass(base, patch)
+        elif mode == "merge":
             handle, survival = merge(base, patch, rounding)
             lost = survival.lost()
         else:
@@ -95,3 +94,12 @@ def apply(
                 100 * lost["median"],
             )
         return Applied(stack.pop_all(), lost)
+
+
+def _layers_of(base: Base, patch: Patch) -> set[int]:
+    """The layers by which the patch knows its base, those that the base does not have left out."""
+    return {
+        layer
+        for layer in patch.base.experts
+        if layer in base.layers or (patch.kind == "bypass" and layer < base.num_layers)
+    }

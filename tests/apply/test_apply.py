@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from moe_patch.apply import apply
-from moe_patch.errors import ConfigError, ModelError, PatchError, WrongBase
+from moe_patch.errors import ConfigError, MalformedMetadata, ModelError, PatchError, WrongBase
 from moe_patch.model import Base, wrap
 from moe_patch.patch import Patch
 from tests.tiny import dense_delta, tiny_base, tiny_batch, tiny_patch
@@ -195,5 +195,5 @@ def test_modes_and_kinds_that_do_not_exist(base: Base) -> None:
     patch: Patch = tiny_patch(base)
     with pytest.raises(ConfigError, match="mode 'glue' is unknown; choose from merge, hook"):
         apply(base, patch, mode="glue")  # type: ignore[arg-type]
-    with pytest.raises(PatchError, match="kind 'bypass'"):
+    with pytest.raises(MalformedMetadata, match=r"hyperparameters\.bypass"):
         apply(base, dataclasses.replace(patch, kind="bypass"))

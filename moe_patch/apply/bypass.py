@@ -1,0 +1,178 @@
+"""A bypass on a transformers model: hooks on one block, and on the decoder, which knows where prompts end."""
+
+from __future__ import annotations
+
+import weakref
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moe_patch.blocks import Block, block_input, find_block, with_added
+from moe_patch.bypass import (
+    LEAVE_ALONE,
+    Bypass,
+    acting,
+    declared_lengths,
+    keep,
+    kept,
+    prompt_mask,
+    read_bypass,
+)
+from moe_patch.errors import BypassError, PatchError
+from moe_patch.experts import Handle
+from moe_patch.model import Base
+from moe_patch.patch import Patch
+from moe_patch.playback import playing_back
+
+_taken: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()  # hashes, by block
+
+
+def attach_bypass(base: Base, patch: Patch) -> Handle:
+    """Let the patch's bypass run beside its block until the handle is removed.
+
+    The experts run in the block's dtype, the router in fp32. Raises as `read_bypass`; PatchError where the
+    layer has a bypass already, ModelError where the base has no such layer or is of another width.
+    """
+    bypass = read_bypass(patch)
+    layer, block = bypass.config.layer, find_block(base, bypass.config.layer)
+    if block.width != bypass.config.width:
+        raise PatchError(f"the bypass is {bypass.config.width} wide, {base.name} is {block.width} wide")
+    if block.module in _taken:
+        raise PatchError(
+            f"layer {layer} has the bypass {_taken[block.module]} already. Each sends a prompt to an expert "
+            "of its own, and both would answer: remove one, or build one bypass for all facts"
+        )
+    running = _Running(base, block, bypass.keep_precision(block.dtype, block.device), patch.hash)
+    with ExitStack() as stack:
+        running.switch_on(stack)
+        _taken[block.module] = patch.hash
+        stack.callback(_taken.pop, block.module, None)
+        return Handle(stack.pop_all())
+
+
+@dataclass(slots=True)
+class _Pass:
+    """One pass of the decoder: which of its tokens are real and which the prompts', and the decision."""
+
+    arguments: tuple[Any, ...]  # the decoder's own
+    named: dict[str, Any]
+    real: Tensor  # (B, S) bool
+    prompt: Tensor | None  # (B, S) bool; None where the pass goes on from a cache
+    route: Tensor | None = None  # (B,), once it is known
+
+
+class _Running:
+    """The hooks of one bypass, and the decoder's passes that are under way, the innermost last."""
+
+    def __init__(self, base: Base, block: Block, bypass: Bypass, key: str) -> None:
+        self._decoder, self._below = base.decoder, list(base.decoder_layers[: block.index])
+        self._block, self._bypass, self._key = block, bypass, key
+        self._passes: list[_Pass | None] = []
+        self._ahead = False  # within a pass without the bypass, for the router to read
+
+    def switch_on(self, stack: ExitStack) -> None:
+        """Register the hooks; the stack removes them."""
+        hooks = [
+            self._decoder.register_forward_pre_hook(self._begin, with_kwargs=True),
+            self._decoder.register_forward_hook(self._end, with_kwargs=True, always_call=True),
+            self._block.module.register_forward_hook(self._add, with_kwargs=True),
+        ]
+        if self._bypass.config.router_states == "final" and self._below:
+            hooks.append(self._below[-1].register_forward_hook(self._look_ahead))
+        for hook in hooks:
+            stack.callback(hook.remove)
+
+    def _begin(self, _decoder: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if self._ahead:
+            return
+        self._passes.append(None)  # `_end` takes it off, also where the next line raises
+        current = self._passes[-1] = self._opened(arguments, named)
+        if self._bypass.config.router_states == "final" and not self._below and current.prompt is not None:
+            current.route = self._route_ahead(current)
+
+    def _end(self, _decoder: nn.Module, _arguments: Any, named: dict[str, Any], output: Any) -> None:
+        if self._ahead:
+            return
+        ended = self._passes.pop()
+        cache = named.get("past_key_values")
+        cache = getattr(output, "past_key_values", None) if cache is None else cache
+        if cache is not None and ended is not None and ended.route is not None:
+            keep(cache, self._key, ended.route)
+
+    def _add(self, _block: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
+        if self._ahead:
+            return None
+        current = self._passes[-1] if self._passes else None
+        if current is None:
+            raise BypassError(f"the block of layer {self._block.index} was called outside of its decoder")
+        x = block_input(self._block, arguments, named)  # (B, S, d_m)
+        if current.route is None:
+            assert current.prompt is not None  # or the cache would have had the decision
+            current.route = self._bypass.route(x, current.prompt.to(x.device))
+        return self._with_experts(x, current, output)
+
+    def _with_experts(self, x: Tensor, current: _Pass, output: Any) -> Any:
+        """The block's output with what the experts add, or None, which leaves it as it is."""
+        assert current.route is not None
+        real, route = current.real, current.route.to(x.device)
+        if current.prompt is not None:
+            real = acting(real, current.prompt, self._bypass.config.tokens)
+        acts = real.to(x.device) & (route != LEAVE_ALONE)[:, None]  # (B, S)
+        if not bool(acts.any()):
+            return None
+        row, column = acts.nonzero(as_tuple=True)  # (N,)
+        added = torch.zeros_like(x)
+        added[row, column] = self._bypass(x[row, column], route[row])
+        return with_added(output, added)
+
+    def _look_ahead(self, _layer: nn.Module, _inputs: Any, output: Any) -> None:
+        """Decide where the last layer below has run: from here on, the pass without the bypass is another."""
+        current = self._passes[-1] if self._passes else None
+        if not self._ahead and current is not None and current.prompt is not None:
+            with playing_back(self._below, output):
+                current.route = self._route_ahead(current)
+
+    @torch.no_grad()
+    def _route_ahead(self, current: _Pass) -> Tensor:
+        """The decision (B,) from the last hidden states of a pass without the bypass and without a cache."""
+        assert current.prompt is not None
+        named = {name: value for name, value in current.named.items() if name != "past_key_values"}
+        self._ahead = True
+        try:
+            states = self._decoder(*current.arguments, **named | {"use_cache": False})[0]  # (B, S, d_m)
+        finally:
+            self._ahead = False
+        self._bypass.router.to(states.device)
+        return self._bypass.route(states, current.prompt.to(states.device))
+
+    def _opened(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> _Pass:
+        inputs = named.get("inputs_embeds")
+        inputs = named.get("input_ids", arguments[0] if arguments else None) if inputs is None else inputs
+        if inputs is None or inputs.ndim < 2 or named.get("cu_seq_lens_q") is not None:
+            raise BypassError(
+                "a bypass needs one prompt in each row, (prompts, tokens): packed and paged batches, such as "
+                "those of generate_batch, cannot be told apart"
+            )
+        rows, length = inputs.shape[:2]
+        cache = named.get("past_key_values")
+        if cache is not None and int(cache.get_seq_length()):
+            real = torch.ones(rows, length, dtype=torch.bool, device=inputs.device)
+            return _Pass(arguments, named, real, None, kept(cache, self._key, rows))
+        real = _real(named.get("attention_mask"), rows, length, inputs.device)
+        return _Pass(arguments, named, real, prompt_mask(real, declared_lengths()))
+
+
+def _real(mask: Any, rows: int, length: int, device: torch.device) -> Tensor:
+    """Which tokens of a first pass are no padding, (B, S) bool."""
+    if mask is None:
+        return torch.ones(rows, length, dtype=torch.bool, device=device)
+    if not isinstance(mask, Tensor) or tuple(mask.shape) != (rows, length):
+        found = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise BypassError(
+            f"the attention mask is {found}: a bypass needs to know what is padding, from one of "
+            f"({rows}, {length})"
+        )
+    return mask.to(device).bool()
