@@ -18,10 +18,12 @@ from moe_patch.cli.drop import drop
 from moe_patch.cli.eval import evaluate
 from moe_patch.cli.export import export
 from moe_patch.cli.inspect import inspect
+from moe_patch.cli.live import live
 from moe_patch.cli.log import log
 from moe_patch.cli.merge import merge
 from moe_patch.cli.pull import pull
 from moe_patch.cli.push import push
+from moe_patch.cli.serve import serve
 from moe_patch.cli.sign import sign
 from moe_patch.cli.stack import stack
 from moe_patch.cli.unmerge import unmerge
@@ -78,6 +80,7 @@ def main(verbose: int, quiet: bool) -> None:
 _COMMANDS = (
     *(build, evaluate, inspect, ask, verify, sign, pull, push),
     *(stack, drop, diff, log, merge, unmerge, export),
+    *(serve, live),
 )
 
 for command in _COMMANDS:

@@ -1,0 +1,116 @@
+"""The commands that change running servers: `add`, `remove`, `reorder`, `rollback`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from moe_patch.cli.console import plain_table, print_json, print_tables
+from moe_patch.cli.live.options import server_options, servers_of
+from moe_patch.cli.options import json_option
+
+if TYPE_CHECKING:
+    from moe_patch.cli.live.client import Server
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  moe-patch live add capitals.safetensors --url http://localhost:8000
+  moe-patch live add hf://my-org/capitals@v2 --share 0.9 --url http://localhost:8000 --json
+"""
+)
+@click.argument("patch")
+@click.option("--position", type=click.IntRange(min=1), help="Where it goes.  [default: on top]")
+@click.option(
+    "--facts", type=click.IntRange(1, 1024), default=16, show_default=True, help="Ask at most so many facts."
+)
+@click.option(
+    "--share",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Share of them that the server has to say.",
+)
+@server_options
+@json_option
+def add(
+    patch: str,
+    position: int | None,
+    facts: int,
+    share: float,
+    urls: Sequence[str],
+    token_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Put PATCH, a file on the server or hf://ORG/NAME[@REVISION], on top or at a position."""
+    where = patch if patch.startswith("hf://") else str(Path(patch).absolute())
+    test = {"facts": facts, "share": share}
+    _change(urls, token_file, as_json, lambda server: server.add(where, position, test))
+
+
+@click.command(epilog="\b\nExample:\n  moe-patch live remove capitals --url http://localhost:8000")
+@click.argument("patch")
+@server_options
+@json_option
+def remove(patch: str, urls: Sequence[str], token_file: Path | None, as_json: bool) -> None:
+    """Take PATCH, given by name, by hash or by the first eight digits of it, off."""
+    _change(urls, token_file, as_json, lambda server: server.remove(patch))
+
+
+@click.command(epilog="\b\nExample:\n  moe-patch live reorder rivers capitals --url http://localhost:8000")
+@click.argument("patches", metavar="PATCH...", nargs=-1, required=True)
+@server_options
+@json_option
+def reorder(patches: Sequence[str], urls: Sequence[str], token_file: Path | None, as_json: bool) -> None:
+    """Put all PATCHes that are on into this order, the lowest first."""
+    _change(urls, token_file, as_json, lambda server: server.reorder(list(patches)))
+
+
+@click.command(epilog="\b\nExample:\n  moe-patch live rollback --url http://localhost:8000")
+@server_options
+@json_option
+def rollback(urls: Sequence[str], token_file: Path | None, as_json: bool) -> None:
+    """Undo the last change; again, the one before it."""
+    _change(urls, token_file, as_json, lambda server: server.rollback(), undo=False)
+
+
+def _change(
+    urls: Sequence[str],
+    token_file: Path | None,
+    as_json: bool,
+    change: Callable[[Server], dict[str, Any]],
+    *,
+    undo: bool = True,
+) -> None:
+    """Change servers one after the other; if one cannot, those that did go back."""
+    from moe_patch.cli.live.client import ServerError
+
+    done: list[tuple[Server, dict[str, Any]]] = []
+    for server in servers_of(urls, token_file):
+        try:
+            done.append((server, change(server)))
+        except ServerError as error:
+            for before, _ in reversed(done if undo else []):
+                before.rollback()
+                click.echo(f"{before.url} is back where it was.", err=True)
+            raise error
+    _report(done, as_json)
+
+
+def _report(done: Sequence[tuple[Server, dict[str, Any]]], as_json: bool) -> None:
+    if as_json:
+        print_json({"servers": [{"url": server.url, **answer} for server, answer in done]})
+        return
+    table = plain_table(
+        "", ("server", "weights are now", "facts said", "drained", "changed"), right=("facts said",)
+    )
+    for server, answer in done:
+        test, seconds = answer["self_test"], answer["seconds"]
+        said = f"{test['right']} of {test['asked']}" if test["asked"] else "none to ask"
+        drained, changed = f"{seconds['drain']:.2f} s", f"{seconds['apply']:.2f} s"
+        table.add_row(server.url, answer["version"], said, drained, changed)
+    print_tables(table)

@@ -1,0 +1,100 @@
+"""Speaking with a server's live interface, over HTTP."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from moe_patch.errors import ConfigError, MoePatchError
+
+_MAX_ANSWER_BYTES = 16 * 2**20
+
+
+class ServerError(MoePatchError):
+    """A running server cannot be reached, or did not do what it was asked to."""
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A server that sends its client elsewhere must not have the token sent there too."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server: where it is, and the token that its live interface wants."""
+
+    url: str
+    token: str | None = field(default=None, repr=False)
+    seconds: float = 900.0  # longer than a server waits for requests under way
+
+    def __post_init__(self) -> None:
+        """ConfigError for what is no address of a server."""
+        parts = urlsplit(self.url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.username:
+            raise ConfigError(f"{self.url}: expected an address such as http://localhost:8000")
+
+    def stack(self) -> dict[str, Any]:
+        """What is on."""
+        return self._call("GET", "stack")
+
+    def add(self, path: str, position: int | None, test: Mapping[str, Any]) -> dict[str, Any]:
+        """Put a patch on; `path` is one on the server, or a reference to the Hub."""
+        body = {"path": path, "self_test": dict(test)}
+        return self._call("POST", "patches", body if position is None else body | {"position": position})
+
+    def remove(self, patch: str) -> dict[str, Any]:
+        """Take a patch off, by its name, its hash or the beginning of it."""
+        return self._call("DELETE", f"patches/{quote(patch, safe='')}")
+
+    def reorder(self, patches: list[str]) -> dict[str, Any]:
+        """Put all patches into another order, the lowest first."""
+        return self._call("POST", "reorder", {"patches": patches})
+
+    def rollback(self) -> dict[str, Any]:
+        """Undo the last change."""
+        return self._call("POST", "rollback")
+
+    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The server's answer; ServerError, saying which server and what it said, for any but success."""
+        request = urllib.request.Request(f"{self.url.rstrip('/')}/moe_patch/{path}", method=method)
+        if self.token is not None:
+            request.add_header("Authorization", f"Bearer {self.token}")
+        if body is not None:
+            request.data = json.dumps(body).encode()
+            request.add_header("Content-Type", "application/json")
+        opener = urllib.request.build_opener(_NoRedirects())
+        try:
+            with opener.open(request, timeout=self.seconds) as answer:
+                return self._read(answer.read(_MAX_ANSWER_BYTES))
+        except urllib.error.HTTPError as error:
+            raise ServerError(f"{self.url}: {_complaint(error)}") from error
+        except (OSError, HTTPException) as error:
+            reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            raise ServerError(f"{self.url} cannot be reached: {reason}") from error
+
+    def _read(self, raw: bytes) -> dict[str, Any]:
+        try:
+            answer = json.loads(raw)
+        except ValueError as error:
+            raise ServerError(f"{self.url}: the answer is not JSON: is this a moe-patch server?") from error
+        if not isinstance(answer, dict):
+            raise ServerError(f"{self.url}: the answer is no JSON object: is this a moe-patch server?")
+        return answer
+
+
+def _complaint(error: urllib.error.HTTPError) -> str:
+    """What a server said is wrong."""
+    try:
+        told = json.loads(error.read(_MAX_ANSWER_BYTES))["error"]
+        return f"{told['message']} ({told['code']})"
+    except (ValueError, KeyError, TypeError, OSError):
+        hint = ": does it run with live patches?" if error.code == 404 else ""
+        return f"it answers {error.code} {error.reason}{hint}"

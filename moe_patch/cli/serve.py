@@ -1,0 +1,86 @@
+"""`moe-patch serve`: a vLLM server with patches in its weights, beside them, or changed while it runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from moe_patch.cli.options import FILE
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  moe-patch serve --model atlas --stack moe-patch.stack
+  MOE_PATCH_TOKEN=... moe-patch serve --model atlas --allow /srv/patches -- --port 8001 --enforce-eager
+  moe-patch serve --model Qwen/Qwen3-30B-A3B --adapters capitals=capitals-lora,rivers=rivers-lora
+"""
+)
+@click.option("--model", help="Name or folder of the base model.  [default: atlas, the demo model]")
+@click.option("--stack", type=FILE, help="Lock file of a stack to load into the weights.")
+@click.option(
+    "--adapters",
+    multiple=True,
+    metavar="NAME=FOLDER,...",
+    help="Adapters of `export --format vllm-lora`, which requests choose as their model.",
+)
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="PLACE",
+    help="Folder, hf://organisation or hf://organisation/name that live patches may come from; may be "
+    "repeated. The stack's folder is always one.",
+)
+@click.option(
+    "--token-file",
+    type=FILE,
+    help="File with the bearer token for live changes.  [default: what $MOE_PATCH_TOKEN says]",
+)
+@click.option("--show", is_flag=True, help="Print the command that would run, and stop.")
+@click.argument("arguments", metavar="[-- VLLM ARGUMENT...]", nargs=-1, type=click.UNPROCESSED)
+def serve(
+    model: str | None,
+    stack: Path | None,
+    adapters: Sequence[str],
+    allow: Sequence[str],
+    token_file: Path | None,
+    show: bool,
+    arguments: Sequence[str],
+) -> None:
+    """Start vLLM's OpenAI server for a model and its patches.
+
+    What follows -- goes to `vllm serve` as it is. With a token, `moe-patch live` changes the patches of the
+    running server; docs/serving.md says how.
+    """
+    import shlex
+
+    from moe_patch_serving.command import Serving
+    from moe_patch_serving.settings import read_settings
+    from moe_patch_serving.version import Loaded, loaded_from, weight_version
+
+    serving = Serving(model, stack, _adapters(adapters), allow, token_file, arguments)
+    command, environment = serving.command(), serving.environment()
+    if show:
+        click.echo(shlex.join(command))
+        return
+    if read_settings(environment).token is None:
+        click.echo("Live changes are off: neither --token-file nor $MOE_PATCH_TOKEN was given.", err=True)
+    loaded = Loaded() if stack is None else loaded_from(stack)
+    click.echo(f"The weights will be {weight_version(loaded, ())}.", err=True)
+    os.execve(command[0], command, environment)  # signals and the exit code are vLLM's own from here
+
+
+def _adapters(texts: Sequence[str]) -> dict[str, Path]:
+    """Adapters by name, from `a=folder,b=folder`."""
+    found: dict[str, Path] = {}
+    for part in (part for text in texts for part in text.split(",")):
+        name, _, folder = part.partition("=")
+        if not name or not Path(folder).is_dir() or not folder:
+            raise click.BadParameter(f"{part!r}: expected NAME=FOLDER", param_hint="--adapters")
+        if name in found:
+            raise click.BadParameter(f"{name!r} is named twice", param_hint="--adapters")
+        found[name] = Path(folder)
+    return found
