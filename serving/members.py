@@ -61,9 +61,9 @@ def find(members: Sequence[Member], identifier: str) -> Member:
         NoSuchPatch: none is meant.
         Conflict: more than one could be.
     """
-    wanted = identifier.removeprefix("sha256:")
-    prefix = f"sha256:{wanted}" if len(wanted) >= _SHORTEST_PREFIX else identifier
-    meant = [member for member in members if member.hash.startswith(prefix) or member.name == identifier]
+    digits = identifier.removeprefix("sha256:")
+    by_hash = f"sha256:{digits}" if len(digits) >= _SHORTEST_PREFIX else "none begins so"
+    meant = [member for member in members if member.hash.startswith(by_hash) or member.name == identifier]
     if not meant:
         names = ", ".join(member.name for member in members) or "none"
         raise NoSuchPatch(f"no patch that is on is called {identifier}; on are: {names}")

@@ -1,0 +1,14 @@
+"""Everything here needs vLLM, which has an environment of its own: `make test-serving`. Elsewhere it is left out."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+
+if find_spec("vllm") is None:
+    collect_ignore_glob = ["test_*.py"]
+
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # engines in this process
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
