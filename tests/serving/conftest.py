@@ -1,4 +1,4 @@
-"""Everything here needs vLLM, which has an environment of its own: `make test-serving`. Elsewhere it is left out."""
+"""Everything here needs vLLM, which has an environment of its own (`make test-serving`)."""
 
 from __future__ import annotations
 
@@ -12,3 +12,4 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # engines in this 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # this process is not the engine's alone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from functools import partial
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from vllm.config.load import LoadConfig
 from vllm.engine.arg_utils import EngineArgs
 
@@ -18,10 +18,8 @@ from moe_patch.errors import ConfigError, ModelError, PatchError, StackError
 from moe_patch.patch import Patch, save
 from moe_patch.stack import change_lock, create_lock, operations
 from moe_patch.stack.contents import base_record, entry_for
-from moe_patch_serving.bypass import install_bypass
 from moe_patch_serving.loader import PatchLoader, loaded_patches
 from moe_patch_serving.source import served_checkpoint
-from tests.patches import bypass_patch
 from tests.serving.engines import MODELS, base, folder, greedy, served, start
 from tests.tiny import tiny_patch
 
@@ -41,6 +39,12 @@ def stack_of(place: Path, *patches: Patch) -> Path:
         entry, record = entry_for(path, patch, lock_path), base_record(patch)
         change_lock(lock_path, lambda lock, entry=entry, record=record: operations.add(lock, entry, record))
     return lock_path
+
+
+def about(subjects: str, patch: Patch) -> Patch:
+    """The patch with subjects of its own: where two answer one prompt, only the later one counts."""
+    facts = tuple(dataclasses.replace(fact, subject=f"{subjects} {fact.subject}") for fact in patch.facts)
+    return dataclasses.replace(patch, facts=facts)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -65,7 +69,8 @@ def test_a_patched_engine_says_what_transformers_says_with_the_patch(model: str,
 
 def test_a_stack_is_all_its_patches(tmp_path: Path) -> None:
     patches = [
-        tiny_patch(base("qwen3_moe"), layers, seed=seed) for seed, layers in ((1, [0, 1]), (2, [1, 2]))
+        about("A", tiny_patch(base("qwen3_moe"), [0, 1], seed=1)),
+        about("B", tiny_patch(base("qwen3_moe"), [1, 2], seed=2)),
     ]
     stack = stack_of(tmp_path, *patches)
     engine = start("qwen3_moe", load_format="moe_patch", model_loader_extra_config={"stack": str(stack)})
@@ -85,12 +90,10 @@ def test_anything_but_one_path_is_refused(extra: Any) -> None:
 
 def test_keys_that_nobody_knows_are_refused(tmp_path: Path) -> None:
     save(tiny_patch(base("qwen3_moe")), tmp_path / "patch.safetensors")
-    path = str(tmp_path / "patch.safetensors")
+    extra = {"patch": str(tmp_path / "patch.safetensors"), "num_threads": 2}
     with pytest.raises(ValueError, match="trust_bse"):
-        loader({"patch": path, "trust_bse": True})
-    assert loader({"patch": path, "num_threads": 2}).load_config.model_loader_extra_config == {
-        "num_threads": 2
-    }
+        loader(extra | {"trust_bse": True})
+    assert loader(extra).load_config.model_loader_extra_config == {"num_threads": 2}
 
 
 def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
@@ -110,8 +113,3 @@ def test_quantised_experts_are_refused_with_the_other_ways(method: str, tmp_path
     model_config.model = str(tmp_path / "model")
     with pytest.raises(ModelError, match=rf"quantised \({method}\).*adapter.*merge"):
         served_checkpoint(model_config, LoadConfig())
-
-
-def test_a_bypass_is_refused() -> None:
-    with pytest.raises(PatchError, match=r"'bypass'.*transformers"):
-        install_bypass(torch.nn.Linear(1, 1), bypass_patch())
