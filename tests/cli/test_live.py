@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +162,10 @@ def test_adapters_that_are_none(run: Run, text: str) -> None:
     result = run("serve", "--adapters", text)
     assert result.exit_code == 2
     assert "expected NAME=FOLDER" in result.stderr
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
+def test_without_vllm_there_is_one_line_that_says_so(run: Run) -> None:
+    result = run("serve")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: vLLM is not installed: pip install 'moe-patch[vllm]'\n"

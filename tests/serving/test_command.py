@@ -11,7 +11,6 @@ import pytest
 from moe_patch.errors import ConfigError, PatchError
 from moe_patch_serving import command as module
 from moe_patch_serving.command import Serving
-from moe_patch_serving.versions import vllm_version
 
 
 @pytest.fixture
@@ -83,13 +82,3 @@ def test_plugins_that_were_named_stay_and_others_are_not_switched_off(
     assert Serving().environment({"VLLM_PLUGINS": "mine"})["VLLM_PLUGINS"] == "mine,moe_patch"
     monkeypatch.setattr(module, "_installed_plugins", lambda: ["others", "moe_patch"])
     assert Serving().environment({})["VLLM_PLUGINS"] == "others,moe_patch"
-
-
-def test_without_vllm_there_is_one_line_that_says_so() -> None:
-    try:
-        vllm_version()
-    except ConfigError:
-        with pytest.raises(ConfigError, match=r"vLLM is not installed: pip install 'moe-patch\[vllm\]'"):
-            Serving().command()
-    else:
-        pytest.skip("vLLM is installed")
