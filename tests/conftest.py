@@ -21,4 +21,4 @@ def quiet_and_single_threaded() -> None:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MOE_PATCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MOE_PATCH_CACHE", str(tmp_path.with_name(f"{tmp_path.name}-cache")))

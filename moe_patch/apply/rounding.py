@@ -32,10 +32,10 @@ def round_on_keys(exact: Tensor, dtype: torch.dtype, keys: Tensor) -> Tensor:
     Returns:
         (d_m, d_k) in `dtype`.
     """
+    if not len(keys) or torch.finfo(dtype).bits >= torch.finfo(exact.dtype).bits:
+        return exact.to(dtype)
     exact_by_column = exact.T.contiguous()  # (d_k, d_m)
     rounded = exact_by_column.to(dtype)
-    if not len(keys) or torch.finfo(dtype).bits >= torch.finfo(exact.dtype).bits:
-        return rounded.T
     nearest = rounded.to(exact.dtype)
     off = nearest - exact_by_column  # (d_k, d_m), by how much the nearest is too large
     beyond = torch.where(off > 0, -torch.inf, torch.inf).to(dtype)

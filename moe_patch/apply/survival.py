@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,6 +13,16 @@ from moe_patch.patch import LayerDelta, Patch
 
 STATED_LOSS = 0.1
 """The share of a fact's edit from which on what rounding took of it is said aloud."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """One expert's share in what facts were to receive at a layer, and in what is missing of it."""
+
+    layer: int
+    fact: Tensor  # (n,)
+    wanted: Tensor  # (n, d_m)
+    missing: Tensor  # (n, d_m)
 
 
 class Survival:
@@ -28,14 +39,24 @@ class Survival:
 
     def add(self, layer: int, expert: int, wanted: Iterable[Delta], missing: Tensor) -> None:
         """Count an expert that was to change by all of `wanted`, less what is `missing`, (d_m, d_k)."""
+        self.count(self.part(layer, expert, wanted, missing))
+
+    def part(self, layer: int, expert: int, wanted: Iterable[Delta], missing: Tensor) -> Part | None:
+        """What `add` would count, without counting it yet: threads may each take a part."""
         if layer not in self._layers:
-            return
+            return None
         key, fact = self._layers[layer].rows.of(expert)  # (n, d_k) and (n,)
+        asked = torch.zeros(len(key), missing.shape[0])  # (n, d_m)
         for delta in wanted:
             row = (delta.expert == expert).nonzero().squeeze(1)  # (m,)
-            response = (key @ delta.right[row].T) @ delta.left[delta.fact[row].long()]  # (n, d_m)
-            self._wanted[layer].index_add_(0, fact, response)
-        self._missing[layer].index_add_(0, fact, (missing.to(key.dtype) @ key.T).T)
+            asked += (key @ delta.right[row].T) @ delta.left[delta.fact[row].long()]
+        return Part(layer, fact, asked, (missing.to(key.dtype) @ key.T).T)
+
+    def count(self, part: Part | None) -> None:
+        """Count a part. In which order decides about the last bits."""
+        if part is not None:
+            self._wanted[part.layer].index_add_(0, part.fact, part.wanted)
+            self._missing[part.layer].index_add_(0, part.fact, part.missing)
 
     def shares(self) -> Tensor:
         """The share lost by each fact at each layer where it was to receive something, (n,)."""

@@ -65,11 +65,11 @@ def write_originals(path: Path, folder: Path, slots: Sequence[Slot]) -> None:
             target.write(read(folder / slot.file, slot.begin, slot.end))
 
 
-def read(path: Path, begin: int, end: int) -> bytes:
+def read(path: Path, begin: int, end: int) -> bytearray:
     """The bytes of a file from `begin` up to and without `end`; ModelError where it is shorter."""
-    with path.open("rb") as file:
+    raw = bytearray(end - begin)
+    with path.open("rb", buffering=0) as file:
         file.seek(begin)
-        raw = file.read(end - begin)
-    if len(raw) != end - begin:
-        raise ModelError(f"{path} ends before byte {end}: it changed while it was read")
+        if file.readinto(raw) != len(raw):
+            raise ModelError(f"{path} ends before byte {end}: it changed while it was read")
     return raw

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from pydantic import JsonValue
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from moe_patch.checkpoint.contents import read
+from moe_patch.checkpoint.known import known_hash
 from moe_patch.checkpoint.names import Slot, locate
 from moe_patch.checkpoint.shards import read_spans, weight_files
 from moe_patch.errors import ModelError
@@ -36,11 +40,15 @@ class Checkpoint:
     weights: tuple[str, ...]  # the files that hold them
     slots: dict[int, list[Slot]] = field(repr=False)  # by layer, in expert order
 
-    def fingerprint(self, layers: Iterable[int]) -> Fingerprint:
-        """What identifies this base to a patch that edits `layers`: the same as that of the model opened."""
+    def fingerprint(self, layers: Iterable[int], *, fresh: bool = True) -> Fingerprint:
+        """What identifies this base to a patch that edits `layers`: the same as that of the model opened.
+
+        Unless it is to be `fresh`, hashes are taken over from earlier calls on the same files.
+        """
         numbers = sorted(layers)
         with ThreadPoolExecutor() as pool:
-            hashes = dict(zip(numbers, pool.map(self.down_hash, numbers), strict=True))
+            found = pool.map(partial(self._known_down_hash, fresh=fresh), numbers)
+            hashes = dict(zip(numbers, found, strict=True))
         shapes = {number: self.base.layer(number).shape for number in numbers}
         return dataclasses.replace(self.base.fingerprint([]), experts=hashes, shapes=shapes)
 
@@ -51,14 +59,25 @@ class Checkpoint:
         named = f"{self.base.layer(layer).name}.{expert}.down_proj" if packed else slot.name
         return named.removesuffix(".weight")
 
+    def _known_down_hash(self, layer: int, *, fresh: bool) -> str:
+        self.base.layer(layer)  # says what is wrong with a number that is none
+        slots = self.slots[layer]
+        files = [self.folder / name for name in sorted({slot.file for slot in slots})]
+        places: list[JsonValue] = [
+            [slot.file, slot.begin, slot.end, str(slot.dtype), *slot.shape, slot.transposed] for slot in slots
+        ]
+
+        def compute() -> str:
+            return self.down_hash(layer).removeprefix("sha256:")
+
+        return f"sha256:{known_hash(places, files, compute, fresh=fresh)}"
+
     def down_hash(self, layer: int) -> str:
         """SHA-256 over a layer's down projections as `moe_patch.model.down_hash` takes it, one at a time."""
         self.base.layer(layer)  # says what is wrong with a number that is none
         digest = hashlib.sha256()
         for slot in self.slots[layer]:
-            with (self.folder / slot.file).open("rb") as file:
-                file.seek(slot.begin)
-                down = slot.decode(file.read(slot.end - slot.begin))  # (d_m, d_k)
+            down = slot.decode(read(self.folder / slot.file, slot.begin, slot.end))  # (d_m, d_k)
             digest.update(down.float().contiguous().numpy().astype("<f4", copy=False).data)
         return f"sha256:{digest.hexdigest()}"
 

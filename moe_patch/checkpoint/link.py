@@ -6,9 +6,8 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import BinaryIO, Literal, get_args
+from typing import Literal, get_args
 
 from moe_patch.errors import ConfigError, OutputError
 
@@ -20,10 +19,6 @@ _BEFORE_COPYING: dict[Link, tuple[How, ...]] = {
     "hard": ("hard",),
     "copy": ("reflink",),
 }
-
-Piece = tuple[int, int, Callable[[bytes], bytes]]
-
-_CHUNK = 8 * 2**20  # bytes
 
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 
@@ -62,35 +57,6 @@ def place(source: Path, target: Path, how: How) -> None:
         _reflink(source, target)
     else:
         shutil.copyfile(source, target)
-
-
-def write_changed(source: Path, target: Path, pieces: Iterable[Piece], how: How) -> None:
-    """Make `target` a copy of `source` but for `pieces`, which come in order and do not overlap.
-
-    A piece is begin, end, and a function from the bytes that were there to as many others. With a reflink
-    nothing but the pieces is written.
-    """
-    if how == "reflink":
-        _reflink(source.resolve(), target)
-    buffer = memoryview(bytearray(_CHUNK))
-    with source.open("rb") as old, target.open("r+b" if how == "reflink" else "wb") as new:
-        for begin, end, change in pieces:
-            if how == "reflink":
-                old.seek(begin)
-                new.seek(begin)
-            _copy(old, new, begin - old.tell(), buffer)
-            new.write(change(old.read(end - begin)))
-        if how != "reflink":
-            _copy(old, new, os.fstat(old.fileno()).st_size - old.tell(), buffer)
-
-
-def _copy(old: BinaryIO, new: BinaryIO, count: int, buffer: memoryview) -> None:
-    while count:
-        part = buffer[: min(count, len(buffer))]
-        if old.readinto(part) != len(part):  # type: ignore[attr-defined]
-            raise OSError(f"{old.name} became shorter while it was copied")
-        new.write(part)
-        count -= len(part)
 
 
 def _reflink(source: Path, target: Path) -> None:

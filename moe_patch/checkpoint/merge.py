@@ -13,36 +13,29 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
+from typing import get_args
 
 from pydantic import JsonValue
-from torch import Tensor
 
-from moe_patch.apply.dense import dense_delta, summed
-from moe_patch.apply.survival import STATED_LOSS, Survival
-from moe_patch.checkpoint.contents import companions, kept_originals, read, sha256, stamps, write_originals
+from moe_patch.apply.rounding import Rounding
+from moe_patch.apply.survival import STATED_LOSS
+from moe_patch.checkpoint.contents import companions, kept_originals, sha256, stamps, write_originals
+from moe_patch.checkpoint.edit import Change, Editor
 from moe_patch.checkpoint.folder import Checkpoint
-from moe_patch.checkpoint.link import How, Link, choose, write_changed
+from moe_patch.checkpoint.known import known_hash
+from moe_patch.checkpoint.link import How, Link, choose
 from moe_patch.checkpoint.names import Slot
 from moe_patch.checkpoint.record import RECORD, FileRecord, Record, patch_record
+from moe_patch.checkpoint.rewrite import write_changed
 from moe_patch.checkpoint.staging import LAST, Staging, refuse_existing
-from moe_patch.errors import OutputError, PatchError
-from moe_patch.patch import LayerDelta, Patch, check_base
+from moe_patch.errors import ConfigError, OutputError, PatchError
+from moe_patch.patch import Patch, check_base
 from moe_patch.patch.schema import BaseRecord
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One expert that patches change, and where it is stored."""
-
-    layer: int
-    expert: int
-    slot: Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +46,8 @@ class MergePlan:
     patches: tuple[Patch, ...]
     out: Path
     keep_originals: bool
+    rounding: Rounding
+    recheck: bool
     changes: dict[str, list[Change]] = field(repr=False)  # by the file that holds them, in the file's order
     linked: How  # how untouched weights get into the folder
     cloned: How  # how a shard gets there before it is changed
@@ -76,7 +71,8 @@ class MergePlan:
         """Write the folder. It appears whole or not at all, and an interrupted run is taken up again.
 
         The patches are summed with an expert's weight in fp32 and rounded once to the dtype that is stored.
-        Logs a warning for each patch that loses more than `STATED_LOSS` of a fact's edit to that.
+        The base and its files are hashed, unless an earlier merge has hashed the same files. Logs a warning
+        for each patch that loses more than `STATED_LOSS` of a fact's edit to rounding.
 
         Raises:
             WrongBase: a patch was built for another base.
@@ -86,24 +82,29 @@ class MergePlan:
         staging = Staging(self.out, self._identity())
         with staging.opened(), ThreadPoolExecutor(max_workers=2) as pool:
             base = pool.submit(self._check_base)
-            sums = {name: pool.submit(sha256, self.checkpoint.folder / name) for name in self.changes}
-            survival = {patch.hash: Survival(patch) for patch in self.patches}
+            sums = {name: pool.submit(self._sum, name) for name in self.changes}
+            editor = Editor(self.checkpoint.folder, self.patches, self.rounding)
             for number, name in enumerate(self.checkpoint.weights):
                 if name in self.changes:
-                    self._rewrite(staging, name, base, list(survival.values()))
+                    self._rewrite(staging, name, base, editor)
                 else:
                     staging.bring(self.checkpoint.folder / name, name, self.linked)
                 if progress is not None:
                     progress("files", number + 1, len(self.checkpoint.weights))
-            record = self._record(base.result(), sums, survival)
+            record = self._record(base.result(), sums, editor)
             self._finish(staging, record)
         self._warn_of_losses(record)
         return record
 
+    def _sum(self, name: str) -> str:
+        """The SHA-256 of a file of the base."""
+        path = self.checkpoint.folder / name
+        return known_hash("file", [path], lambda: sha256(path), fresh=self.recheck)
+
     def _check_base(self) -> BaseRecord:
         """The base as the checkpoint's own experts say, once every patch has been held against it."""
         layers = {layer for patch in self.patches for layer in patch.layers}
-        found = self.checkpoint.fingerprint(layers)
+        found = self.checkpoint.fingerprint(layers, fresh=self.recheck)
         for patch in self.patches:
             check_base(patch, found)
         shapes = {str(layer): list(found.shapes[layer]) for layer in sorted(layers)}
@@ -117,61 +118,25 @@ class MergePlan:
             },
         )
 
-    def _rewrite(
-        self, staging: Staging, name: str, base: Future[BaseRecord], survival: Sequence[Survival]
-    ) -> None:
+    def _rewrite(self, staging: Staging, name: str, base: Future[BaseRecord], editor: Editor) -> None:
         """Write a shard with its touched experts changed, or measure one that an earlier run has written."""
-        source, changes = self.checkpoint.folder / name, self.changes[name]
         if staging.done(name):
-            for change in changes:
-                slot = change.slot
-                weight = slot.decode(read(source, slot.begin, slot.end))
-                raw = read(staging.folder / name, slot.begin, slot.end)
-                self._measure(change, self._summed(change, weight), raw, survival)
+            editor.measure(self.changes[name], staging.folder / name)
             return
-        pieces = (
-            (change.slot.begin, change.slot.end, partial(self._edited, change, survival=survival))
-            for change in changes
-        )
         with staging.making(name) as target:
-            write_changed(source, target, pieces, self.cloned)
+            write_changed(
+                self.checkpoint.folder / name, target, editor.pieces(self.changes[name]), self.cloned
+            )
             base.result()  # meanwhile the base has been checked
 
-    def _edited(self, change: Change, raw: bytes, *, survival: Sequence[Survival]) -> bytes:
-        """What is stored of an expert after the merge, given what was stored before."""
-        exact = self._summed(change, change.slot.decode(raw))
-        edited = change.slot.encode(exact)
-        self._measure(change, exact, edited, survival)
-        return edited
-
-    def _summed(self, change: Change, weight: Tensor) -> Tensor:
-        """The expert's weight with all patches, in their order: (d_m, d_k), not rounded yet."""
-        return summed(weight, (dense_delta(delta, change.expert, weight) for delta in self._deltas(change)))
-
-    def _measure(self, change: Change, exact: Tensor, edited: bytes, survival: Sequence[Survival]) -> None:
-        """Count what is not in the bytes of an edited expert that was to be there."""
-        missing = exact - change.slot.decode(edited).to(exact.dtype)  # (d_m, d_k)
-        for one in survival:
-            one.add(change.layer, change.expert, self._deltas(change), missing)
-
-    def _deltas(self, change: Change) -> list[LayerDelta]:
-        """The deltas that touch an expert, in the patches' order."""
-        at = (patch.layers[change.layer] for patch in self.patches if change.layer in patch.layers)
-        return [delta for delta in at if change.expert in delta.expert]
-
-    def _record(
-        self,
-        base: BaseRecord,
-        sums: dict[str, Future[str]],
-        survival: dict[str, Survival],
-    ) -> Record:
+    def _record(self, base: BaseRecord, sums: dict[str, Future[str]], editor: Editor) -> Record:
         folder = self.checkpoint.folder
         before = folder / RECORD
         identity = self.patches[-1].hash.removeprefix("sha256:")[:16]
         return Record(
             base=base,
             base_name=self.checkpoint.name,
-            patches=[patch_record(patch, survival[patch.hash]) for patch in self.patches],
+            patches=[patch_record(patch, editor.survival[patch.hash]) for patch in self.patches],
             rewritten={
                 name: FileRecord(bytes=(folder / name).stat().st_size, sha256=digest.result())
                 for name, digest in sums.items()
@@ -204,7 +169,7 @@ class MergePlan:
         return {
             "merge": [patch.hash for patch in self.patches],
             "into": [str(folder.resolve()), *stamps(folder, files)],
-            "how": [self.linked, self.cloned, self.keep_originals],
+            "how": [self.linked, self.cloned, self.keep_originals, self.rounding],
         }
 
     def _check_space(self) -> None:
@@ -231,15 +196,21 @@ def plan_merge(
     *,
     link: Link = "auto",
     keep_originals: bool = False,
+    rounding: Rounding = "nearest",
+    recheck: bool = False,
 ) -> MergePlan:
     """What merging `patches`, in this order, into a copy of `checkpoint` at `out` would do.
 
     `keep_originals` keeps the touched experts as they were beside the weights, so that the patches can be
-    taken out again without the base.
+    taken out again without the base. `rounding` is that of `moe_patch.apply`. `recheck` hashes the base
+    again, though files that look the same have been hashed before.
 
-    Raises PatchError where there are no patches, one comes twice or is of a kind that does not change
-    weights, ModelError for layers that the base does not have, OutputError where `out` exists.
+    Raises ConfigError for an unknown way of linking or rounding, PatchError where there are no patches, one
+    comes twice or is of a kind that does not change weights, ModelError for layers that the base does not
+    have, OutputError where `out` exists.
     """
+    if rounding not in get_args(Rounding):
+        raise ConfigError(f"rounding {rounding!r} is unknown; choose from {', '.join(get_args(Rounding))}")
     hashes = [patch.hash for patch in patches]
     if not patches:
         raise PatchError("there are no patches to merge")
@@ -255,7 +226,9 @@ def plan_merge(
     changes: dict[str, list[Change]] = defaultdict(list)
     for change in sorted(_changes(checkpoint, patches), key=lambda change: change.slot.begin):
         changes[change.slot.file].append(change)
-    return MergePlan(checkpoint, tuple(patches), out, keep_originals, dict(changes), linked, cloned)
+    return MergePlan(
+        checkpoint, tuple(patches), out, keep_originals, rounding, recheck, dict(changes), linked, cloned
+    )
 
 
 def _changes(checkpoint: Checkpoint, patches: Sequence[Patch]) -> Iterator[Change]:

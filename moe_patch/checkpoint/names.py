@@ -47,15 +47,15 @@ class Slot:
     shape: tuple[int, int]  # (d_m, d_k)
     transposed: bool  # stored as (d_k, d_m)
 
-    def decode(self, raw: bytes) -> Tensor:
-        """The weight (d_m, d_k) that these bytes hold."""
-        flat = torch.frombuffer(bytearray(raw), dtype=self.dtype)
+    def decode(self, raw: bytearray) -> Tensor:
+        """The weight (d_m, d_k) that these bytes hold, in their memory."""
+        flat = torch.frombuffer(raw, dtype=self.dtype)
         return flat.view(self.shape[::-1]).T if self.transposed else flat.view(self.shape)
 
-    def encode(self, weight: Tensor) -> bytes:
+    def encode(self, weight: Tensor) -> memoryview:
         """The bytes of a weight (d_m, d_k), rounded to the dtype that is stored."""
         stored = (weight.T if self.transposed else weight).to(self.dtype).contiguous()
-        return stored.view(torch.uint8).numpy().tobytes()
+        return stored.view(torch.uint8).numpy().data.cast("B")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Examples:
   moe-patch merge --base Qwen/Qwen3-30B-A3B --patch capitals.safetensors --out qwen3-patched
   moe-patch merge --stack moe-patch.stack --out atlas-patched --link hard --keep-originals
+  moe-patch merge --patch capitals.safetensors --out atlas-patched --rounding compensated
   moe-patch merge --patch capitals.safetensors --out atlas-patched --dry-run --json
 """
 )
@@ -39,6 +40,16 @@ Examples:
     is_flag=True,
     help="Keep the patched experts as they were beside the weights, so that unmerging needs no base.",
 )
+@click.option(
+    "--rounding",
+    type=click.Choice(["nearest", "compensated"]),
+    default="nearest",
+    show_default=True,
+    help="Round each weight to the nearest number, or so that the facts' own outputs come out right.",
+)
+@click.option(
+    "--recheck", is_flag=True, help="Hash the base's files again, though they look the same as before."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
 @json_option
 def merge(
@@ -48,6 +59,8 @@ def merge(
     out: Path,
     link: Any,
     keep_originals: bool,
+    rounding: Any,
+    recheck: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -59,7 +72,15 @@ def merge(
     from moe_patch.checkpoint import open_checkpoint, plan_merge
 
     patches = _patches(patch_paths, stack)
-    plan = plan_merge(open_checkpoint(base), patches, out, link=link, keep_originals=keep_originals)
+    plan = plan_merge(
+        open_checkpoint(base),
+        patches,
+        out,
+        link=link,
+        keep_originals=keep_originals,
+        rounding=rounding,
+        recheck=recheck,
+    )
     planned = _planned(plan)
     if dry_run:
         print_json(planned) if as_json else print_tables(_table("Would write", planned))
@@ -96,6 +117,7 @@ def _planned(plan: MergePlan) -> dict[str, Any]:
         "experts": sum(len(changes) for changes in plan.changes.values()),
         "untouched": plan.untouched,
         "untouched_by": plan.linked,
+        "rounding": plan.rounding,
         "disk_bytes": plan.disk_bytes,
     }
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from moe_patch.checkpoint import MergePlan, open_checkpoint, plan_merge
+from moe_patch.checkpoint import open_checkpoint, plan_merge
+from moe_patch.checkpoint.edit import Editor
 from moe_patch.checkpoint.staging import LAST
 from moe_patch.errors import OutputError
 from moe_patch.patch import Patch
@@ -37,16 +38,16 @@ class Stop(BaseException):
 @contextmanager
 def interrupted_at(monkeypatch: pytest.MonkeyPatch, moment: int) -> Iterator[None]:
     """Stop at the n-th expert that is rewritten."""
-    calls, original = [], MergePlan._measure
+    calls, original = [], Editor._count
 
-    def measured(*arguments: object) -> None:
+    def counted(*arguments: object) -> None:
         calls.append(arguments)
         if len(calls) == moment:
             raise Stop
         original(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as context:
-        context.setattr(MergePlan, "_measure", measured)
+        context.setattr(Editor, "_count", counted)
         yield
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from moe_patch.checkpoint import MergePlan, open_checkpoint, plan_merge, read_record, unmerge
+import moe_patch.checkpoint.merge as merging
+from moe_patch.apply import apply
+from moe_patch.checkpoint import Checkpoint, MergePlan, open_checkpoint, plan_merge, read_record, unmerge
 from moe_patch.checkpoint.contents import sha256
-from moe_patch.errors import HashMismatch, ModelError, OutputError, PatchError, WrongBase
+from moe_patch.errors import ConfigError, HashMismatch, ModelError, OutputError, PatchError, WrongBase
 from moe_patch.patch import Patch
-from tests.checkpoint.folders import files, opened, saved
+from tests.checkpoint.folders import files, opened, same_bits, saved, state
 from tests.tiny import tiny_base, tiny_patch
 
 
@@ -80,6 +83,51 @@ def test_the_same_merge_gives_the_same_bytes(
     plan.run()
     plan_merge(open_checkpoint(base), [patch], tmp_path / "again").run()
     assert files(plan.out) == files(tmp_path / "again")
+
+
+def test_a_base_that_is_known_is_not_hashed_again_unless_asked_for(
+    base: Path, patch: Patch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = shutil.copytree(base, tmp_path / "own")
+    for path in own.iterdir():
+        os.utime(path, (0, 0))  # long ago
+    made: list[str] = []
+    real_sum, real_down = merging.sha256, Checkpoint.down_hash
+
+    def sum_of(path: Path) -> str:
+        made.append("file")
+        return real_sum(path)
+
+    def down_of(checkpoint: Checkpoint, layer: int) -> str:
+        made.append(f"layer {layer}")
+        return real_down(checkpoint, layer)
+
+    monkeypatch.setattr(merging, "sha256", sum_of)
+    monkeypatch.setattr(Checkpoint, "down_hash", down_of)
+    counts, records = [], []
+    for number, recheck in enumerate((False, False, True)):
+        plan = plan_merge(open_checkpoint(own), [patch], tmp_path / f"{number}", link="copy", recheck=recheck)
+        records.append(plan.run())
+        counts.append(sorted(made))
+        made.clear()
+    assert counts[0] == counts[2]
+    assert {"layer 1", "file"} == set(counts[0])
+    assert counts[1] == []
+    assert records[0] == records[1] == records[2]
+
+
+def test_a_base_that_changed_since_is_seen(base: Path, patch: Patch, tmp_path: Path) -> None:
+    own = shutil.copytree(base, tmp_path / "own")
+    for path in own.iterdir():
+        os.utime(path, (0, 0))
+    plan = plan_merge(open_checkpoint(own), [patch], tmp_path / "one", link="copy")
+    plan.run()
+    change = next(iter(plan.changes.values()))[0]
+    with (own / change.slot.file).open("r+b") as file:
+        file.seek(change.slot.begin)
+        file.write(b"\0\0")
+    with pytest.raises(WrongBase, match="expert weights of layer 1 differ"):
+        plan_merge(open_checkpoint(own), [patch], tmp_path / "two", link="copy").run()
 
 
 def test_the_disk_space_is_stated_and_checked_first(
@@ -195,3 +243,22 @@ def test_a_loss_to_rounding_is_measured_and_said_aloud(
         assert ("took" in caplog.text) == (record.patches[0].lost["worst"] > 0.1)
     assert losses[0] < 0.02
     assert losses[1] > 0.3
+
+
+def test_compensated_rounding_is_that_in_memory_and_keeps_more(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "base", "qwen3_moe", torch.bfloat16)
+    patch = tiny_patch(opened(folder, "qwen3_moe"), [1, 2], scale=0.02)
+    lost = {}
+    for rounding in ("nearest", "compensated"):
+        plan = plan_merge(open_checkpoint(folder), [patch], tmp_path / rounding, rounding=rounding)
+        lost[rounding] = plan.run().patches[0].lost
+        base = opened(folder, "qwen3_moe")
+        with apply(base, patch, rounding=rounding) as applied:
+            assert same_bits(state(opened(plan.out, "qwen3_moe")), state(base))
+            assert applied.lost == pytest.approx(lost[rounding], rel=1e-4)
+    assert lost["compensated"]["worst"] < 0.5 * lost["nearest"]["worst"]
+
+
+def test_an_unknown_rounding_is_refused(base: Path, patch: Patch, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'up' is unknown; choose from nearest, compensated"):
+        plan_merge(open_checkpoint(base), [patch], tmp_path / "out", rounding="up")  # type: ignore[arg-type]

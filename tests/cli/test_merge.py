@@ -37,6 +37,9 @@ def test_a_dry_run_writes_nothing(run: Run, model: Path, patch_file: Path, tmp_p
     arguments = ("merge", "--base", model, "--patch", patch_file, "--out", tmp_path / "out")
     planned = json.loads(run(*arguments, "--dry-run", "--json").stdout)
     assert list(tmp_path.iterdir()) == []
+    assert planned["rounding"] == "nearest"
+    compensated = run(*arguments, "--dry-run", "--json", "--rounding", "compensated", "--recheck").stdout
+    assert json.loads(compensated)["rounding"] == "compensated"
     assert planned["disk_bytes"] >= (model / "model.safetensors").stat().st_size
     shown = run(*arguments).stdout
     for text in (load(patch_file).hash, "model.safetensors", "lost to rounding"):

@@ -1,0 +1,109 @@
+"""One expert's bytes on the disk with patches added, and what rounding takes from the patches there."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from moe_patch.apply.dense import dense_delta, summed
+from moe_patch.apply.rounding import Rounding, round_on_keys
+from moe_patch.apply.survival import Part, Survival
+from moe_patch.checkpoint.contents import read
+from moe_patch.checkpoint.names import Slot
+from moe_patch.checkpoint.rewrite import Piece
+from moe_patch.patch import LayerDelta, Patch
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_THREADS = 2
+_AHEAD = 4  # experts in memory at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One expert that patches change, and where it is stored."""
+
+    layer: int
+    expert: int
+    slot: Slot
+
+
+class Editor:
+    """Adds patches to experts of the checkpoint in `folder`, in their order, and rounds once.
+
+    The arithmetic is that of a merge in memory, to the bit. `survival` counts by the patches' hashes what
+    rounding took from them; experts are counted in the order in which they come, whichever thread is first.
+    """
+
+    def __init__(self, folder: Path, patches: Sequence[Patch], rounding: Rounding) -> None:
+        self._folder, self._patches, self._rounding = folder, patches, rounding
+        self.survival = {patch.hash: Survival(patch) for patch in patches}
+
+    def pieces(self, changes: Iterable[Change]) -> Iterator[Piece]:
+        """The bytes of each changed expert as they are to be, with their place in its file."""
+        for change, (raw, parts) in in_order(self._edited, changes):
+            self._count(parts)
+            yield change.slot.begin, raw
+
+    def measure(self, changes: Iterable[Change], written: Path) -> None:
+        """Count experts that an earlier run has written to the file `written`."""
+        for _, parts in in_order(lambda change: self._found(change, written), changes):
+            self._count(parts)
+
+    def _edited(self, change: Change) -> tuple[memoryview, list[Part | None]]:
+        slot, deltas = change.slot, self._deltas(change)
+        exact = self._summed(change, deltas)
+        rounded = round_on_keys(exact, slot.dtype, self._keys(change, deltas))  # (d_m, d_k)
+        return slot.encode(rounded), self._parts(change, deltas, exact - rounded)
+
+    def _found(self, change: Change, written: Path) -> list[Part | None]:
+        slot, deltas = change.slot, self._deltas(change)
+        rounded = slot.decode(read(written, slot.begin, slot.end))
+        return self._parts(change, deltas, self._summed(change, deltas) - rounded)
+
+    def _summed(self, change: Change, deltas: Sequence[LayerDelta]) -> Tensor:
+        """The expert's weight with all patches: (d_m, d_k), not rounded yet."""
+        slot = change.slot
+        weight = slot.decode(read(self._folder / slot.file, slot.begin, slot.end))
+        return summed(weight, (dense_delta(delta, change.expert, weight) for delta in deltas))
+
+    def _keys(self, change: Change, deltas: Sequence[LayerDelta]) -> Tensor:
+        """The rows (n, d_k) of the facts whose outputs rounding is to keep; none for the nearest."""
+        none = torch.zeros(0, change.slot.shape[1])
+        if self._rounding == "nearest":
+            return none
+        return torch.cat([none, *(delta.rows.of(change.expert)[0] for delta in deltas)])
+
+    def _deltas(self, change: Change) -> list[LayerDelta]:
+        """The deltas that touch an expert, in the patches' order."""
+        at = (patch.layers[change.layer] for patch in self._patches if change.layer in patch.layers)
+        return [delta for delta in at if change.expert in delta.expert]
+
+    def _parts(self, change: Change, deltas: Sequence[LayerDelta], missing: Tensor) -> list[Part | None]:
+        survivals = self.survival.values()
+        return [one.part(change.layer, change.expert, deltas, missing) for one in survivals]
+
+    def _count(self, parts: Iterable[Part | None]) -> None:
+        for one, part in zip(self.survival.values(), parts, strict=True):
+            one.count(part)
+
+
+def in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+    """Each item with what `work` makes of it, in the items' order; threads work a few items ahead."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        waiting: deque[tuple[T, Future[R]]] = deque()
+        for item in items:
+            waiting.append((item, pool.submit(work, item)))
+            if len(waiting) > _AHEAD:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        for done, future in waiting:
+            yield done, future.result()
