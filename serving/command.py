@@ -42,19 +42,23 @@ class Serving:
     arguments: Sequence[str] = ()
 
     def command(self) -> list[str]:
-        """The command line; ConfigError for a vLLM that is missing or not supported, or for bad adapters."""
+        """The command line; ConfigError for a vLLM that is missing or not supported, or for bad adapters.
+
+        -P keeps the folder that it is started in from being imported from.
+        """
         check_vllm()
-        model = (
-            [str(find_folder(None)), "--served-model-name", "atlas"]
-            if _is_atlas(self.model)
-            else [self.model]
-        )
-        command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", *map(str, model)]
+        command = [sys.executable, "-P", "-m", "vllm.entrypoints.cli.main", "serve", *self._model()]
         command += ["--worker-extension-cls", WORKER, "--api-server-count", "1"]
         if self.stack is not None:
             extra = json.dumps({"stack": str(self.stack.resolve())})
             command += ["--load-format", NAME, "--model-loader-extra-config", extra]
         return [*command, *_adapter_arguments(self.adapters), *self.arguments]
+
+    def _model(self) -> list[str]:
+        """The model, as vLLM finds it. The demo model is in this package; vLLM would round its fp32."""
+        if self.model is not None and (self.model != "atlas" or Path(self.model).is_dir()):
+            return [self.model]
+        return [str(find_folder(None)), "--served-model-name", "atlas", "--dtype", "float32"]
 
     def environment(self, present: Mapping[str, str] = os.environ) -> dict[str, str]:
         """The environment: which plugins to load, and what `moe_patch_serving.settings` reads.
@@ -72,11 +76,6 @@ class Serving:
             environment[ALLOW] = "\n".join(places)
         read_settings(environment)
         return environment
-
-
-def _is_atlas(model: str | None) -> bool:
-    """The demo model has a name that no folder here needs to have."""
-    return model is None or (model == "atlas" and not Path(model).is_dir())
 
 
 def _plugins(named: str | None) -> str:

@@ -29,8 +29,8 @@ def adapter(folder: Path, rank: object) -> Path:
 def test_the_demo_model_with_a_stack(tmp_path: Path) -> None:
     stack = tmp_path / "moe-patch.stack"
     command = Serving(stack=stack, arguments=("--port", "8001")).command()
-    assert command[:4] == [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve"]
-    assert Path(command[4], "config.json").exists()
+    assert command[:5] == [sys.executable, "-P", "-m", "vllm.entrypoints.cli.main", "serve"]
+    assert Path(command[5], "config.json").exists()
     assert command[-2:] == ["--port", "8001"]
     extra = command[command.index("--model-loader-extra-config") + 1]
     assert json.loads(extra) == {"stack": str(stack)}
@@ -41,7 +41,7 @@ def test_the_demo_model_with_a_stack(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("with_vllm")
 def test_another_model_is_loaded_as_vllm_would() -> None:
     command = Serving(model="org/model").command()
-    assert command[4] == "org/model"
+    assert command[5] == "org/model"
     assert "--load-format" not in command
     assert "--served-model-name" not in command
 
