@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from moe_patch import cache
+from moe_patch.apply import occupied
 from moe_patch.capture import observe
 from moe_patch.corpus import Corpus, padded_batches
 from moe_patch.errors import StatisticsError
-from moe_patch.experts import IMPLEMENTATION
 from moe_patch.model import Base, MoELayer
 from moe_patch.prompts import pad_token
 
@@ -90,21 +90,14 @@ def collect_moments(
     stored = {layer: _cached(layer, address) for layer, address in addresses.items()}
     found = {layer: moments for layer, moments in stored.items() if moments is not None}
     if missing := [layer for layer in wanted if layer not in found]:
-        _refuse_patched(base)
+        if state := occupied(base):  # other keys, which must not be cached as those of the base
+            raise StatisticsError(f"{state}: end that, then collect")
         sequences = list(corpus.sequences(base.tokenizer, max_tokens=max_tokens, length=length))
         found |= _collect(base, sequences, missing, batch_tokens, progress)
         for layer in missing if use_cache else ():
             moments = found[layer]
             cache.store("moments", addresses[layer], {"second": moments.second, "tokens": moments.tokens})
     return {layer: found[layer] for layer in wanted}
-
-
-def _refuse_patched(base: Base) -> None:
-    """A patched model gives other keys, which must not be cached as those of the base."""
-    for layer in base.layers.values():
-        config: Any = layer.experts.config
-        if layer.originals or config._experts_implementation == IMPLEMENTATION:
-            raise StatisticsError(f"{layer.name} has a patch on or is being observed: end that, then collect")
 
 
 def _collect(

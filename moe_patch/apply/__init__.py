@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from contextlib import ExitStack
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import nn
 
@@ -15,11 +15,11 @@ from moe_patch.apply.merge import merge
 from moe_patch.apply.rounding import Rounding
 from moe_patch.apply.survival import STATED_LOSS
 from moe_patch.errors import ConfigError, PatchError
-from moe_patch.experts import Handle
+from moe_patch.experts import IMPLEMENTATION, Handle
 from moe_patch.model import Base, wrap
 from moe_patch.patch import Patch, check_base
 
-__all__ = ["Applied", "Handle", "Mode", "Rounding", "apply"]
+__all__ = ["Applied", "Handle", "Mode", "Rounding", "apply", "occupied"]
 
 logger = logging.getLogger(__name__)
 
@@ -103,3 +103,17 @@ def _layers_of(base: Base, patch: Patch) -> set[int]:
         for layer in patch.base.experts
         if layer in base.layers or (patch.kind == "bypass" and layer < base.num_layers)
     }
+
+
+def occupied(base: Base) -> str | None:
+    """What keeps the model from being the bare base, in words: a patch that is on, or an observer; or None.
+
+    What is measured then would pass for the base's own.
+    """
+    if hashes := _hashes_on.get(base.model):
+        return f"{base.name} has a patch on ({min(hashes)})"
+    for layer in base.layers.values():
+        config: Any = layer.experts.config
+        if layer.originals or config._experts_implementation == IMPLEMENTATION:
+            return f"{layer.name} has a patch on or is being observed"
+    return None

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from moe_patch.apply import Mode, apply
+from moe_patch.apply import Mode, apply, occupied
 from moe_patch.errors import EvaluationError
 from moe_patch.evaluation.metrics import (
     RULES,
@@ -22,7 +21,6 @@ from moe_patch.evaluation.metrics import (
 from moe_patch.evaluation.report import Report
 from moe_patch.evaluation.routing import Routing, RoutingShift, compare_routing, record_routing
 from moe_patch.evaluation.scoring import Encoded
-from moe_patch.experts import IMPLEMENTATION
 from moe_patch.facts import Fact
 from moe_patch.model import Base
 from moe_patch.patch import Patch
@@ -79,7 +77,8 @@ def evaluate(
     """
     setting = setting or Setting()
     questions = Questions.about(patch.facts if facts is None else facts, rule)
-    _expect_unpatched(base)
+    if state := occupied(base):
+        raise EvaluationError(f"{state}: end that, then evaluate")
     own = own_answers(base, questions, setting, "base: own answers") if questions.rule == "zsre" else []
     before = _observe(base, questions, setting, "base", own, routing=routing)
     with apply(base, patch, mode=mode):
@@ -93,16 +92,6 @@ def evaluate(
         edited_routing=_shift(before.edited, after.edited, lowest),
         preserved_routing=_shift(before.preserved, after.preserved, lowest),
     )
-
-
-def _expect_unpatched(base: Base) -> None:
-    """Scores of an edited model beside which a patch is measured would pass for the base's own."""
-    for layer in base.layers.values():
-        config: Any = layer.experts.config
-        if layer.originals or config._experts_implementation == IMPLEMENTATION:
-            raise EvaluationError(
-                f"{layer.name} has a patch on or is being observed: end that, then evaluate"
-            )
 
 
 def _observe(

@@ -58,7 +58,7 @@ def encode(base: Base, prompt: str, answer: str, *, chat: bool = False) -> Encod
     text = framed(base, prompt, chat=chat)
     ending = answer if chat else continuation(answer)
     encoded = base.tokenizer(text + ending, return_offsets_mapping=True, add_special_tokens=not chat)
-    inside = [i for i, (start, end) in enumerate(encoded["offset_mapping"]) if end > max(start, len(text))]
+    inside = [i for i, (_, end) in enumerate(encoded["offset_mapping"]) if end > len(text)]
     if not inside or inside[0] == 0:
         raise EvaluationError(
             f"the answer {answer!r} after {prompt!r} tokenises to nothing that can be predicted"

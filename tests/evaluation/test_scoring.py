@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tokenizers import processors
 
 from moe_patch.errors import EvaluationError
 from moe_patch.evaluation.scoring import continue_greedily, encode, score_answers
@@ -37,6 +38,16 @@ def test_scores_equal_brute_force_whatever_the_batch(model_type: str, batch_size
         logprob, said = brute_force(base, prompt, answer)
         assert score.logprob == pytest.approx(logprob, abs=1e-5)
         assert score.greedy == said
+
+
+def test_a_token_of_white_space_alone_belongs_to_the_answer_also_where_offsets_are_trimmed() -> None:
+    base = tiny_base("qwen3_moe")
+    plain = encode(base, "Ys lies in", "a  b")  # every byte is a token
+    base.tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    spans = base.tokenizer("Ys lies in a", return_offsets_mapping=True)["offset_mapping"]
+    assert spans[-2][0] == spans[-2][1]  # the space: an empty stretch of the text
+    assert encode(base, "Ys lies in", "a  b") == plain
+    assert len(plain.ids) - plain.first == len(" a  b")
 
 
 def test_a_pair_given_twice_is_run_once_and_answered_twice() -> None:
