@@ -1,0 +1,91 @@
+"""A patch on and off a running server: until its first corrected answer, and beyond draining.
+
+    MOE_PATCH_TOKEN=... python -m moe_patch_recipes.benchmarks.live --url http://localhost:8000 PATCH --json
+
+PATCH is a file on the server. One client asks the patch's first fact again and again, as fast as answers
+come, while another puts the patch on; seconds count from the request for the change to the end of the first
+answer that is the new one. Medians over rounds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import click
+
+from moe_patch.cli.live.client import Server
+from moe_patch.facts import Fact
+from moe_patch.patch import load
+
+from . import Figures, report
+
+
+def says(url: str, model: str, fact: Fact) -> str:
+    """The server's greedy continuation of a fact's prompt."""
+    body = {"model": model, "prompt": fact.text, "max_tokens": 8, "temperature": 0}
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{url}/v1/completions", json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request) as answer:
+        return str(json.load(answer)["choices"][0]["text"]).strip()
+
+
+def first_corrected(
+    ask: Callable[[], str], change: Callable[[], dict[str, Any]], wanted: str
+) -> tuple[float, Any]:
+    """Seconds until the first new answer, and what the server says of its change."""
+    with ThreadPoolExecutor(1) as pool:
+        started = time.perf_counter()
+        changing = pool.submit(change)
+        while not ask().startswith(wanted):
+            if changing.done():
+                changing.result()
+        return time.perf_counter() - started, changing.result()
+
+
+def beyond_draining(change: dict[str, Any]) -> float:
+    """What a change took once requests under way had ended."""
+    seconds = change["seconds"]
+    return float(seconds["apply"] + seconds["self_test"])
+
+
+@click.command(help=__doc__)
+@click.argument("patch", required=False, type=click.Path(path_type=Path))
+@click.option("--url", default="http://localhost:8000", show_default=True)
+@click.option("--model", default="atlas", show_default=True, help="What the server calls its model.")
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--json", "as_json", is_flag=True)
+def main(patch: Path | None, url: str, model: str, rounds: int, as_json: bool) -> None:
+    """Change, ask and report."""
+    if patch is None:
+        click.echo("needs a running server and a patch: see --help")
+        return
+    server, loaded = Server(url, os.environ["MOE_PATCH_TOKEN"]), load(patch)
+    fact = loaded.facts[0]
+    first, added, removed = [], [], []
+    for _ in range(rounds):
+        seconds, change = first_corrected(
+            lambda: says(url, model, fact), lambda: server.add(str(patch), None, {}), fact.target_new
+        )
+        first.append(seconds)
+        added.append(beyond_draining(change))
+        removed.append(beyond_draining(server.remove(loaded.hash)))
+    figures: Figures = {
+        "facts": len(loaded.facts),
+        "rounds": rounds,
+        "first_corrected_answer_seconds": statistics.median(first),
+        "add_beyond_draining_seconds": statistics.median(added),
+        "remove_beyond_draining_seconds": statistics.median(removed),
+    }
+    report("a patch on a running server", figures, as_json)
+
+
+if __name__ == "__main__":
+    main()
