@@ -6,6 +6,8 @@ import re
 import tomllib
 from pathlib import Path
 
+import click
+
 from moe_patch.cli import main
 from moe_patch.model import _NOT_EDITABLE
 from tests.tiny import _CONFIGS
@@ -29,7 +31,11 @@ def test_the_readme_uses_commands_and_options_that_exist() -> None:
     used = [line.split() for line in readme().splitlines() if re.match(r"(\$ | {4})moe-patch \w", line)]
     assert used
     for words in used:
-        command = main.commands[words[words.index("moe-patch") + 1]]
+        command: click.Command = main
+        for word in words[words.index("moe-patch") + 1 :]:
+            if not isinstance(command, click.Group):
+                break
+            command = command.commands[word]
         known = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= known, " ".join(words)
 
