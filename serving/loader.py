@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
 from moe_patch.errors import ConfigError
-from moe_patch.patch import Patch, load
-from moe_patch.stack import resolve_stack
-from moe_patch_serving.bypass import install_bypass
+from moe_patch.patch import load
+from moe_patch.stack import Parts, resolve_parts
+from moe_patch_serving.bypass.install import install_bypass, prepare_bypass
 from moe_patch_serving.source import served_checkpoint
 from moe_patch_serving.stream import PatchedStream
 
@@ -49,7 +49,7 @@ class PatchLoader(DefaultModelLoader):
     def __init__(self, load_config: LoadConfig) -> None:
         """Read the patch. Raises ConfigError for other keys or paths, and what reading raises."""
         extra = dict(_mapping(load_config.model_loader_extra_config))
-        self._patch, self._hashes = _read({key: extra.pop(key) for key in _KEYS if key in extra})
+        self._parts = _read({key: extra.pop(key) for key in _KEYS if key in extra})
         inner = copy.copy(load_config)
         inner.load_format, inner.model_loader_extra_config = "auto", extra
         super().__init__(inner)
@@ -57,23 +57,24 @@ class PatchLoader(DefaultModelLoader):
 
     def load_model(self, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str = "") -> nn.Module:
         """The model with the patch on it; a draft model stays as it is."""
-        model = super().load_model(vllm_config, model_config, prefix)
         if _is_draft(model_config):
-            return model
-        if self._patch.kind == "bypass":
-            install_bypass(model, self._patch)
-        _loaded[model] = self._hashes
+            return super().load_model(vllm_config, model_config, prefix)
+        bypasses = [(prepare_bypass(patch, vllm_config), patch.hash) for patch in self._parts.bypasses]
+        model = super().load_model(vllm_config, model_config, prefix)
+        for bypass, digest in bypasses:
+            install_bypass(model, bypass, digest, vllm_config)
+        _loaded[model] = self._parts.hashes
         return model
 
     def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
         """Load the weights, and hold what came past against what the patch changes."""
-        if self._patch.kind == "delta" and not _is_draft(model_config):
+        if self._parts.delta is not None and not _is_draft(model_config):
             checkpoint = served_checkpoint(model_config, self.load_config)
-            self._stream = PatchedStream(checkpoint, self._patch, model_config.dtype)
+            self._stream = PatchedStream(checkpoint, self._parts.delta, model_config.dtype)
         super().load_weights(model, model_config)
         if self._stream is not None:
             self._stream.finish(self.local_expert_ids)
-            logger.info("Added patches %s to the weights", ", ".join(self._hashes))
+            logger.info("Added patches %s to the weights", ", ".join(self._parts.hashes))
         self._stream = None
 
     def get_all_weights(
@@ -95,8 +96,8 @@ def _mapping(extra: Any) -> dict[str, Any]:
     return extra
 
 
-def _read(own: dict[str, Any]) -> tuple[Patch, tuple[str, ...]]:
-    """The patch to load, and the hashes of what it stands for."""
+def _read(own: dict[str, Any]) -> Parts:
+    """What to load: one delta for the weights, bypasses to put beside them, or both."""
     if len(own) != 1 or not all(isinstance(path, str) and path for path in own.values()):
         raise ConfigError(
             "load format moe_patch: give one path in --model-loader-extra-config, as in "
@@ -104,8 +105,9 @@ def _read(own: dict[str, Any]) -> tuple[Patch, tuple[str, ...]]:
         )
     if "patch" in own:
         patch = load(Path(own["patch"]))
-        return patch, (patch.hash,)
-    resolved = resolve_stack(Path(own["stack"]))
-    for note in resolved.notes:
+        delta, bypasses = (patch, ()) if patch.kind == "delta" else (None, (patch,))
+        return Parts(delta, bypasses, (patch.hash,), ())
+    parts = resolve_parts(Path(own["stack"]))
+    for note in parts.notes:
         logger.warning("%s: %s", own["stack"], note)
-    return resolved.patch, resolved.patch.parents
+    return parts

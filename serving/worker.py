@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_patch.errors import MoePatchError
+from moe_patch_serving.bypass.operator import installed
 from moe_patch_serving.live import LivePatches, live_patches
 
 
@@ -47,6 +48,16 @@ class PatchWorker:
     def moe_patch_state(self) -> dict[str, Any]:
         """Only answer."""
         return self._moe_patch_answer(lambda live: None)
+
+    def moe_patch_bypasses(self) -> dict[str, Any]:
+        """What the bypasses in this worker keep, under `bypasses`; this method never fails. Of each:
+
+        patch, layer: the hash of the patch that it is from, and the decoder layer that it is beside.
+        requests: how many requests there are that something is kept of.
+        bytes_kept: what the states of prompts take that have not come whole yet.
+        """
+        worker: Any = self
+        return {"bypasses": [beside.state() for beside in installed(worker.vllm_config)]}
 
     def _moe_patch_answer(self, act: Callable[[LivePatches], None]) -> dict[str, Any]:
         worker: Any = self

@@ -66,10 +66,13 @@ class Bypass(nn.Module):
         for expert in range(self.config.experts):
             rows = (route == expert).nonzero().squeeze(1)  # (n,)
             if len(rows):
-                inputs = x.index_select(0, rows).to(self.experts.down.dtype)  # (n, ..., d_m)
-                outputs = self.config.scale * self.experts(inputs, expert)
-                added = added.index_copy(0, rows, outputs.to(x.dtype))
+                added = added.index_copy(0, rows, self.expert(x.index_select(0, rows), expert))
         return added
+
+    def expert(self, x: Tensor, expert: int) -> Tensor:
+        """lambda E_i(x) of inputs (..., d_m), in their shape and dtype; taken in the experts' dtype."""
+        outputs: Tensor = self.config.scale * self.experts(x.to(self.experts.down.dtype), expert)
+        return outputs.to(x.dtype)
 
     def keep_precision(self, dtype: torch.dtype, device: torch.device) -> Bypass:
         """Move to a device, the experts in `dtype` and the router in fp32; returns itself."""

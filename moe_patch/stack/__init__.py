@@ -9,7 +9,7 @@ from moe_patch.stack.combine import Combined, combine
 from moe_patch.stack.contents import Stacked, load_enabled
 from moe_patch.stack.drop import drop
 from moe_patch.stack.lockfile import Combine, Entry, Lock
-from moe_patch.stack.resolve import resolve_stack
+from moe_patch.stack.resolve import Parts, resolve_parts, resolve_stack
 from moe_patch.stack.store import DEFAULT_NAME, change_lock, create_lock, read_lock, undo_lock
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Combined",
     "Entry",
     "Lock",
+    "Parts",
     "Stacked",
     "change_lock",
     "combine",
@@ -25,6 +26,7 @@ __all__ = [
     "drop",
     "load_enabled",
     "read_lock",
+    "resolve_parts",
     "resolve_stack",
     "undo_lock",
 ]

@@ -1,15 +1,28 @@
-"""From a lock file to the one patch that equals it."""
+"""From a lock file to the one patch that equals it, or to that and the bypasses that no delta stands for."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from moe_patch.errors import StackError
+from moe_patch.patch import Patch
 from moe_patch.stack.check import Limits, check_members
 from moe_patch.stack.combine import Combined, require_deltas
-from moe_patch.stack.contents import load_enabled
+from moe_patch.stack.contents import Stacked, load_enabled
 from moe_patch.stack.lockfile import Combine
 from moe_patch.stack.store import read_lock
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parts:
+    """What a stack comes to: one delta, its bypasses, the hashes of its patches, and what is to be said."""
+
+    delta: Patch | None  # None where all its patches are bypasses
+    bypasses: tuple[Patch, ...]
+    hashes: tuple[str, ...]  # the lowest first
+    notes: tuple[str, ...]
 
 
 def resolve_stack(
@@ -31,8 +44,31 @@ def resolve_stack(
     lock = read_lock(lock_path)
     stacked = load_enabled(lock, lock_path)
     require_deltas(stacked)
-    check = check_members(stacked, how or lock.combine, limits, allow_conflicts=allow_conflicts)
-    if check.refused or check.combined is None:
+    parts = _parts(stacked, how or lock.combine, limits, lock_path, allow_conflicts=allow_conflicts)
+    assert parts.delta is not None  # as all patches are deltas
+    return Combined(parts.delta, parts.notes)
+
+
+def resolve_parts(lock_path: Path) -> Parts:
+    """`resolve_stack` for what can run bypasses too; raises as it does."""
+    lock = read_lock(lock_path)
+    stacked = load_enabled(lock, lock_path)
+    if not stacked:
+        raise StackError(f"{lock_path}: no patch of the stack is on")
+    return _parts(stacked, lock.combine, None, lock_path, allow_conflicts=False)
+
+
+def _parts(
+    stacked: Sequence[Stacked], how: Combine, limits: Limits | None, lock_path: Path, *, allow_conflicts: bool
+) -> Parts:
+    check = check_members(stacked, how, limits, allow_conflicts=allow_conflicts)
+    if check.refused:
         raise StackError(f"{lock_path}: {check.findings[0].text}")
+    combined = check.combined
     warnings = tuple(finding.text for finding in check.findings if finding.level == "warn")
-    return Combined(check.combined.patch, check.combined.notes + warnings)
+    return Parts(
+        delta=None if combined is None else combined.patch,
+        bypasses=tuple(member.patch for member in stacked if member.patch.kind == "bypass"),
+        hashes=tuple(member.patch.hash for member in stacked),
+        notes=warnings if combined is None else combined.notes + warnings,
+    )

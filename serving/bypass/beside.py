@@ -1,0 +1,78 @@
+"""What runs beside one block of a served model, in the midst of vLLM's batches."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moe_patch.bypass import LEAVE_ALONE, Bypass
+from moe_patch.errors import BypassError
+from moe_patch_serving.bypass.decisions import Decisions
+from moe_patch_serving.bypass.rows import Row
+
+Rows = Callable[[], Iterable[Row]]
+
+
+class Beside:
+    """A bypass with its requests' decisions. Outside of a step, as when vLLM warms up, it adds nothing."""
+
+    def __init__(self, bypass: Bypass, patch: str) -> None:
+        """`patch` is the hash of the patch that the bypass is from."""
+        self.patch = patch
+        self.config = bypass.config
+        self.decisions = Decisions(bypass)
+        self._bypass = bypass
+        self._rows: Rows = tuple
+
+    @contextmanager
+    def step(self, rows: Rows) -> Iterator[None]:
+        """Within, one batch is run: that of `rows`, which are asked for when the block is reached."""
+        self.begin(rows)
+        try:
+            yield
+        finally:
+            self._rows = tuple
+
+    def begin(self, rows: Rows) -> None:
+        """The batch that is run next is that of `rows`."""
+        self._rows = rows
+
+    def state(self) -> dict[str, Any]:
+        """What is kept for requests that have not ended, as JSON has it; `PatchWorker` says what it is."""
+        return {
+            "patch": self.patch,
+            "layer": self.config.layer,
+            "requests": self.decisions.requests,
+            "bytes_kept": self.decisions.bytes_kept,
+        }
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """What to add to the block's output for its inputs (N, d_m), of the same shape: zero for most.
+
+        Raises:
+            BypassError: a prompt comes in pieces, and the expert is to act on all of it.
+        """
+        added = torch.zeros_like(x)
+        for expert, places in self._acting(x).items():
+            rows = torch.tensor(places, device=x.device)  # (n,)
+            added.index_copy_(0, rows, self._bypass.expert(x.index_select(0, rows), expert))
+        return added
+
+    def _acting(self, x: Tensor) -> dict[int, list[int]]:
+        """The tokens on which an expert acts, by expert."""
+        places: dict[int, list[int]] = defaultdict(list)
+        for row in self._rows():
+            route = self.decisions.route(row, x)
+            if route is None and self.config.tokens == "all":
+                raise BypassError(
+                    f"the prompt of request {row.request} came in pieces, and its expert is to act on all of "
+                    "it: serve without chunked prefill"
+                )
+            if route is not None and route != LEAVE_ALONE:
+                places[route] += row.acting(self.config)
+        return places

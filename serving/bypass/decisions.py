@@ -1,0 +1,74 @@
+"""Which expert each request goes to, by request id: taken once, kept while it decodes, dropped when it ends.
+
+A prompt may come in several steps. What entered the block at its earlier tokens is kept until the last one
+has come, and freed then. That is never more than the unfinished prompts that vLLM's own cache of keys and
+values has room for, at d_m numbers a token. Of a request that is decided, one number is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from moe_patch.bypass import Bypass
+from moe_patch.errors import BypassError
+from moe_patch_serving.bypass.rows import Row
+
+
+class Decisions:
+    """The decisions of one bypass, and the states of prompts that are still on their way."""
+
+    def __init__(self, bypass: Bypass) -> None:
+        self._bypass = bypass
+        self._routes: dict[str, int] = {}
+        self._states: dict[str, list[Tensor]] = {}  # (tokens, d_m) of each step so far
+
+    def route(self, row: Row, x: Tensor) -> int | None:
+        """The expert of a row's request, or LEAVE_ALONE; None while its prompt is incomplete.
+
+        A request that vLLM preempts and runs again from its first token keeps its decision.
+
+        Args:
+            x: (N, d_m), what enters the block in this step.
+
+        Raises:
+            BypassError: earlier tokens of the prompt never came past.
+        """
+        route = self._routes.get(row.request)
+        return self._decide(row, x) if route is None else route
+
+    def drop(self, requests: Iterable[str]) -> None:
+        """Forget requests that have ended, known here or not."""
+        for request in requests:
+            self._routes.pop(request, None)
+            self._states.pop(request, None)
+
+    @property
+    def requests(self) -> int:
+        """How many requests something is kept of."""
+        return len(self._routes.keys() | self._states.keys())
+
+    @property
+    def bytes_kept(self) -> int:
+        """What the states of incomplete prompts take."""
+        return sum(part.nbytes for parts in self._states.values() for part in parts)
+
+    def _decide(self, row: Row, x: Tensor) -> int | None:
+        parts = self._states.get(row.request, []) if row.computed else []  # or it starts, perhaps again
+        if sum(len(part) for part in parts) != row.computed:
+            raise BypassError(
+                f"request {row.request} came with {row.computed} tokens that the bypass has not seen: its "
+                "prompt was not run here from the first token on, so no expert can be chosen for it"
+            )
+        seen = x[row.of_prompt()]  # (tokens of the prompt in this step, d_m)
+        if row.computed + len(seen) < row.prompt:
+            self._states[row.request] = [*parts, seen.clone()]  # `x` is a buffer that the block may reuse
+            return None
+        states = torch.cat([*parts, seen])[None]  # (1, S, d_m)
+        whole = torch.ones(states.shape[:2], dtype=torch.bool, device=x.device)
+        route = int(self._bypass.route(states, whole))
+        self._states.pop(row.request, None)
+        self._routes[row.request] = route
+        return route

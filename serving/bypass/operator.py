@@ -1,0 +1,60 @@
+"""The operator `torch.ops.moe_patch.bypass`: opaque to compilers, as it looks at which requests there are.
+
+Like vLLM's own attention and fused experts, it finds what it runs in the forward context, by name.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.library import Library
+from vllm.config import get_layers_from_vllm_config
+from vllm.forward_context import get_forward_context
+from vllm.utils.torch_utils import direct_register_custom_op
+
+from moe_patch.errors import BypassError
+from moe_patch_serving.bypass.beside import Beside
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+OPERATOR = "moe_patch::bypass"
+
+
+def install(beside: Beside, vllm_config: VllmConfig) -> str:
+    """Make a bypass known to the operator; returns the name to call it by."""
+    _register()
+    name = f"moe_patch.bypass.{beside.config.layer}"
+    vllm_config.compilation_config.static_forward_context[name] = beside
+    return name
+
+
+def installed(vllm_config: VllmConfig) -> list[Beside]:
+    """The bypasses of an engine, in this worker."""
+    return list(get_layers_from_vllm_config(vllm_config, Beside).values())
+
+
+def _bypass(x: Tensor, name: str) -> Tensor:
+    """What the bypass called `name` adds to its block's output for inputs `x` (N, d_m)."""
+    if x.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise BypassError(
+            "the bypass was about to be recorded into a CUDA graph, which would play one batch's decisions "
+            "to all others: serve with --enforce-eager"
+        )
+    beside: Beside = get_forward_context().no_compile_layers[name]
+    return beside(x)
+
+
+def _bypass_fake(x: Tensor, name: str) -> Tensor:
+    return torch.empty_like(x)
+
+
+@cache
+def _register() -> Library:
+    """Define the operator, once in a process; it lives as long as the library that is kept here."""
+    library = Library("moe_patch", "FRAGMENT")
+    direct_register_custom_op("bypass", _bypass, fake_impl=_bypass_fake, target_lib=library)
+    return library
