@@ -154,11 +154,11 @@ class Coordinator:
         try:
             states = await self._walk(before, wanted)
             self._confirm(states, wanted)
+            await self.engine.name_weights(weight_version(self.loaded, hashes(wanted)))
         except BaseException:
             await self._restore(before, wanted)
             raise
         self.members = wanted
-        await self.engine.name_weights(self.version)
         await self.engine.resume()
         self._note(states)
         return {"drain": drained - started, "apply": perf_counter() - drained}

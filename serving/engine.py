@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_patch import errors
 from moe_patch.errors import MoePatchError
-from moe_patch_serving.errors import NotDrained
+from moe_patch_serving.errors import NotDrained, PrefixesKept
 
 if TYPE_CHECKING:
     from vllm.engine.protocol import EngineClient
@@ -76,8 +76,12 @@ class Engine:
         await self._client.collective_rpc(method, args=arguments)
 
     async def name_weights(self, version: str) -> None:
-        """Forget prefixes that other weights computed, and say what the weights are now."""
-        await self._client.reset_prefix_cache(reset_connector=True)
+        """Forget prefixes that other weights computed, and say what the weights are now.
+
+        Raises PrefixesKept where the engine does not forget them.
+        """
+        if not await self._client.reset_prefix_cache(reset_connector=True):
+            raise PrefixesKept("the engine could not forget cached prefixes, which other weights computed")
         await self._client.update_weight_version(version)
 
     async def resume(self) -> None:

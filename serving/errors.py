@@ -91,6 +91,12 @@ class NotDrained(LiveError):
     code, status = "not_drained", 503
 
 
+class PrefixesKept(LiveError):
+    """The engine did not forget cached prefixes; the weights are what they were."""
+
+    code, status = "prefixes_kept", 503
+
+
 class WorkersDisagree(LiveError):
     """Workers hold different weights and could not be brought back: the server has to be started again."""
 
