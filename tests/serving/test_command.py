@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from moe_patch.errors import ConfigError, PatchError
+from moe_patch.stack import create_lock
 from moe_patch_serving import command as module
 from moe_patch_serving.command import Serving
 
@@ -28,6 +29,7 @@ def adapter(folder: Path, rank: object) -> Path:
 @pytest.mark.usefixtures("with_vllm")
 def test_the_demo_model_with_a_stack(tmp_path: Path) -> None:
     stack = tmp_path / "moe-patch.stack"
+    create_lock(stack)
     command = Serving(stack=stack, arguments=("--port", "8001")).command()
     assert command[:5] == [sys.executable, "-P", "-m", "vllm.entrypoints.cli.main", "serve"]
     assert Path(command[5], "config.json").exists()
