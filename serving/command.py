@@ -14,6 +14,7 @@ from typing import Any
 from moe_patch.apply.lora_forms import form_for
 from moe_patch.checkpoint.folder import find_folder
 from moe_patch.errors import ConfigError
+from moe_patch_serving.bypass.flags import stack_flags
 from moe_patch_serving.plugin import NAME
 from moe_patch_serving.settings import ALLOW, TOKEN_FILE, WORKER, read_settings
 from moe_patch_serving.versions import check_vllm
@@ -52,6 +53,7 @@ class Serving:
         if self.stack is not None:
             extra = json.dumps({"stack": str(self.stack.resolve())})
             command += ["--load-format", NAME, "--model-loader-extra-config", extra]
+            command += stack_flags(self.stack)
         return [*command, *_adapter_arguments(self.adapters), *self.arguments]
 
     def _model(self) -> list[str]:

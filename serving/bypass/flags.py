@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from moe_patch.bypass import BypassConfig
+from pathlib import Path
+
+from moe_patch.bypass.contents import read_config
+from moe_patch.stack import load_enabled, read_lock
 
 NO_PREFIX_CACHE = "--no-enable-prefix-caching"
 NO_CHUNKS = "--no-enable-chunked-prefill"
+NO_GRAPHS = ("--compilation-config", '{"cudagraph_mode": "NONE"}')  # compiled all the same
 
 
-def needed_flags(config: BypassConfig) -> list[str]:
-    """vLLM's options without which this bypass would be refused at start."""
-    return [NO_PREFIX_CACHE, *([NO_CHUNKS] if config.tokens == "all" else [])]
+def stack_flags(lock_path: Path) -> list[str]:
+    """vLLM's options that a stack's bypasses need, none without any; raises what reading the stack does."""
+    patches = [member.patch for member in load_enabled(read_lock(lock_path), lock_path)]
+    tokens = {read_config(patch).tokens for patch in patches if patch.kind == "bypass"}
+    flags = [NO_PREFIX_CACHE, *NO_GRAPHS] if tokens else []
+    return [*flags, NO_CHUNKS] if "all" in tokens else flags

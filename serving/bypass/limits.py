@@ -9,7 +9,7 @@ from vllm.config import CUDAGraphMode
 
 from moe_patch.bypass import BypassConfig
 from moe_patch.errors import ConfigError
-from moe_patch_serving.bypass.flags import NO_CHUNKS, NO_PREFIX_CACHE
+from moe_patch_serving.bypass.flags import NO_CHUNKS, NO_GRAPHS, NO_PREFIX_CACHE
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -56,6 +56,6 @@ def _reasons(config: BypassConfig, vllm_config: VllmConfig) -> Iterator[str]:
 def _graph_reasons(vllm_config: VllmConfig) -> Iterator[str]:
     if vllm_config.compilation_config.cudagraph_mode not in {None, CUDAGraphMode.NONE}:
         yield (
-            "a CUDA graph would play the decisions of one batch to all others: serve with --enforce-eager, "
-            """or compiled without graphs by --compilation-config '{"cudagraph_mode": "NONE"}'"""
+            "a CUDA graph would play the decisions of one batch to all others: serve with "
+            f"{NO_GRAPHS[0]} '{NO_GRAPHS[1]}' or --enforce-eager"
         )

@@ -10,13 +10,16 @@ import torch
 from vllm import SamplingParams
 from vllm.config import CUDAGraphMode
 from vllm.engine.arg_utils import EngineArgs
+from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 import moe_patch
 from moe_patch.errors import BypassError, ConfigError, ModelError, WrongBase
 from moe_patch_serving.bypass.decisions import Decisions
+from moe_patch_serving.bypass.flags import NO_CHUNKS, NO_PREFIX_CACHE
 from moe_patch_serving.bypass.install import served_block
 from moe_patch_serving.bypass.limits import check_limits
 from moe_patch_serving.bypass.rows import Row, rows_of
+from moe_patch_serving.command import Serving
 from tests.bypass.bypasses import config, random_bypass
 from tests.serving.bypasses import bypass_patch, expected, serve
 from tests.serving.engines import PROMPTS, TOKENS, Engine, base, folder, greedy, served, start
@@ -160,6 +163,22 @@ def test_cuda_graphs_are_refused() -> None:
     engine_config.compilation_config.cudagraph_mode = CUDAGraphMode.FULL_AND_PIECEWISE
     with pytest.raises(ConfigError, match="--enforce-eager"):
         check_limits(config(tokens="last"), engine_config)
+
+
+@pytest.mark.parametrize("tokens", ["last", "all"])
+def test_the_serve_command_says_what_a_bypass_needs(tokens: str, tmp_path: Path) -> None:
+    stack = stack_of(tmp_path, bypass_patch("qwen3_moe", tokens=tokens))
+    command = Serving(str(folder("qwen3_moe")), stack).command()
+    parser = EngineArgs.add_cli_args(FlexibleArgumentParser())
+    options = command[command.index("serve") + 1 :]
+    options[0] = f"--model={options[0]}"
+    options.remove("--api-server-count")
+    options.remove("1")  # which is the server's, and not the engine's
+    engine_config = EngineArgs.from_cli_args(parser.parse_args(options)).create_engine_config()
+    check_limits(config(tokens=tokens), engine_config)
+    (tmp_path / "bare").mkdir()
+    bare = Serving(str(folder("qwen3_moe")), stack_of(tmp_path / "bare", tiny_patch(base("qwen3_moe"))))
+    assert not {NO_PREFIX_CACHE, NO_CHUNKS} & set(bare.command())
 
 
 def test_a_layer_without_experts_has_no_block() -> None:
