@@ -2,9 +2,9 @@
 
 An entry is addressed by what the model computes for the batch's own prompts: the residual stream at the
 edited tokens after the layer, and the loss of every target. These follow from every weight below and above,
-and from every delta that is live, so that a patched or fine-tuned model is hardly ever taken for another. It
-could be where all that differs is an expert above which the prompts reach only once their stream is changed.
-So an entry is also put to the test: with its values in place, the losses have to be what they were.
+and from every delta that is live, so that a patched or fine-tuned model is hardly ever taken for another:
+only if all that differs are experts that the prompts reach once their stream is changed, and not before. So
+an entry is also put to the test: with its values in place, the losses have to be what they were.
 
 That takes a few forward passes, where a search takes one forward and one backward pass a step. Another
 machine, or another number of threads, may compute other last bits, and then searches again.

@@ -74,13 +74,13 @@ def test_neighbours_share_the_true_answer_and_not_the_subject(world: list[Triple
             assert answers[prompt].subject != fact.subject
 
 
-def build_and_evaluate(base: Base, count: int, **changes: object) -> Report:
+def build_and_evaluate(base: Base, count: int, method: str = "moeedit", **changes: object) -> Report:
     recipe = recipe_for(base)
     assert recipe is not None
     assert recipe.name == "atlas"
-    method = get_method("moeedit")
-    options = method.options(**{**recipe.method_options("moeedit"), **changes})
-    patch = method.build(base, read_facts(RECIPES / "facts" / f"{count}.jsonl").facts, options)
+    chosen = get_method(method)
+    options = chosen.options(**{**recipe.method_options(method), **changes})
+    patch = chosen.build(base, read_facts(RECIPES / "facts" / f"{count}.jsonl").facts, options)
     return evaluate(base, patch)
 
 
@@ -101,22 +101,20 @@ def test_ten_facts_hold_and_their_neighbours_too(base: Base) -> None:
 
 
 @pytest.mark.slow
-def test_fifty_facts_hold_and_their_neighbours_too(base: Base) -> None:
+def test_fifty_facts_hold_and_projection_saves_their_neighbours(base: Base) -> None:
     report = build_and_evaluate(base, 50)
+    bare = build_and_evaluate(base, 50, projection=False)
     efficacy, generalization, specificity = values(report)
-    assert efficacy >= 95
-    assert generalization >= 85
+    assert efficacy >= 99
+    assert generalization >= 90
     assert report.base.scores.specificity.value is not None
-    assert specificity >= report.base.scores.specificity.value - 8
+    assert specificity >= report.base.scores.specificity.value - 3
+    assert specificity >= values(bare)[2] + 10
 
 
 @pytest.mark.slow
-def test_projection_is_what_saves_neighbours_in_the_layer_where_keys_are_alike(base: Base) -> None:
-    projected = build_and_evaluate(base, 50, layers=(2,))
-    bare = build_and_evaluate(base, 50, layers=(2,), projection=False)
-    efficacy, generalization, specificity = values(projected)
-    assert efficacy >= 95
-    assert generalization >= 85
-    assert projected.base.scores.specificity.value is not None
-    assert specificity >= projected.base.scores.specificity.value - 8
-    assert specificity >= values(bare)[2] + 10
+def test_tucker_coordinates_keep_what_moeedit_reaches(base: Base) -> None:
+    full, tucker = (build_and_evaluate(base, 50, method).patched.scores for method in ("moeedit", "mote"))
+    assert full.utility.value is not None
+    assert tucker.utility.value is not None
+    assert tucker.utility.value >= full.utility.value - 5
