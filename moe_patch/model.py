@@ -60,6 +60,7 @@ _VOLATILE_CONFIG = {
     "output_attentions",
     "output_hidden_states",
     "output_router_logits",
+    "quantization_config",  # says how weights are stored; what they are, the experts' hashes say
     "return_dict",
     "torch_dtype",
     "transformers_version",

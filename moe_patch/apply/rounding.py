@@ -18,12 +18,7 @@ Rounding = Literal["nearest", "compensated"]
 
 
 def round_on_keys(exact: Tensor, dtype: torch.dtype, keys: Tensor) -> Tensor:
-    """Round a weight to `dtype` so that what it puts out for some keys changes least.
-
-    Every element becomes one of the two numbers beside it, so that nothing moves by more than one step. All
-    start as the nearest. Then, column by column and the one with the largest keys first, an element takes
-    the other number wherever that makes the error of its row's outputs smaller (a greedy vector form of
-    error-feedback quantisation).
+    """Round a weight to `dtype` so that what it puts out for some keys changes least, see `choose_on_keys`.
 
     Args:
         exact: (d_m, d_k), fp32 or fp64.
@@ -32,20 +27,38 @@ def round_on_keys(exact: Tensor, dtype: torch.dtype, keys: Tensor) -> Tensor:
     Returns:
         (d_m, d_k) in `dtype`.
     """
+    nearest = exact.to(dtype)
     if not len(keys) or torch.finfo(dtype).bits >= torch.finfo(exact.dtype).bits:
-        return exact.to(dtype)
-    exact_by_column = exact.T.contiguous()  # (d_k, d_m)
-    rounded = exact_by_column.to(dtype)
-    nearest = rounded.to(exact.dtype)
-    off = nearest - exact_by_column  # (d_k, d_m), by how much the nearest is too large
-    beyond = torch.where(off > 0, -torch.inf, torch.inf).to(dtype)
-    other = torch.nextafter(rounded, beyond)
-    step = torch.where(off == 0, 0.0, other.to(exact.dtype) - nearest)  # (d_k, d_m)
+        return nearest
+    off = nearest.to(exact.dtype) - exact
+    other = torch.nextafter(nearest, torch.where(off > 0, -torch.inf, torch.inf).to(dtype))
+    other = torch.where(off == 0, nearest, other)
+    taken = choose_on_keys(exact, nearest.to(exact.dtype), other.to(exact.dtype), keys)
+    return torch.where(taken, other, nearest)
+
+
+def choose_on_keys(exact: Tensor, nearest: Tensor, other: Tensor, keys: Tensor) -> Tensor:
+    """Choose between two numbers beside each element so that outputs for some keys change least.
+
+    Nothing moves by more than one step. All start as the nearest. Then, column by column and the one with the
+    largest keys first, an element takes the other number wherever that makes the error of its row's outputs
+    smaller (a greedy vector form of error-feedback quantisation).
+
+    Args:
+        exact, nearest, other: (d_m, d_k), fp32 or fp64.
+        keys: (n, d_k), the rows g k~ of the facts that reach this expert.
+
+    Returns:
+        (d_m, d_k) bool: where the other one is taken; nowhere without keys.
+    """
+    taken = torch.zeros(exact.shape[::-1], dtype=torch.bool, device=exact.device)  # (d_k, d_m)
+    if not len(keys):
+        return taken.T
+    step = (other - nearest).T.contiguous()  # (d_k, d_m)
     key = keys.to(exact.device, exact.dtype)
-    error = key @ off  # (n, d_m): of the outputs
+    error = key @ (nearest - exact).T  # (n, d_m): of the outputs
     for column in torch.argsort(key.square().sum(0), descending=True).tolist():
         turned = error + key[:, column, None] * step[column]  # (n, d_m), were every row to take the other
-        better = turned.square().sum(0) < error.square().sum(0)  # (d_m,)
-        error = torch.where(better, turned, error)
-        rounded[column] = torch.where(better, other[column], rounded[column])
-    return rounded.T
+        taken[column] = turned.square().sum(0) < error.square().sum(0)
+        error = torch.where(taken[column], turned, error)
+    return taken.T

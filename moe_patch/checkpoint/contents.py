@@ -6,12 +6,15 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-from moe_patch.checkpoint.names import Slot
 from moe_patch.checkpoint.record import RECORD
 from moe_patch.errors import ModelError
+
+if TYPE_CHECKING:
+    from moe_patch.checkpoint.names import AnySlot
 
 _WEIGHTS = {".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pt", ".pth", ".safetensors"}
 
@@ -47,7 +50,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_originals(path: Path, folder: Path, slots: Sequence[Slot]) -> None:
+def write_originals(path: Path, folder: Path, slots: Sequence[AnySlot]) -> None:
     """Keep the bytes of these slots in a safetensors file, one after the other, in little memory."""
     header, end = {}, 0
     for slot in slots:

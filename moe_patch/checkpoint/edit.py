@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from moe_patch.apply.dense import dense_delta, summed
-from moe_patch.apply.rounding import Rounding, round_on_keys
+from moe_patch.apply.rounding import Rounding
 from moe_patch.apply.survival import Part, Survival
-from moe_patch.checkpoint.contents import read
-from moe_patch.checkpoint.names import Slot
+from moe_patch.checkpoint.names import AnySlot
 from moe_patch.checkpoint.rewrite import Piece
 from moe_patch.patch import LayerDelta, Patch
 
@@ -33,7 +32,7 @@ class Change:
 
     layer: int
     expert: int
-    slot: Slot
+    slot: AnySlot
 
 
 class Editor:
@@ -61,18 +60,17 @@ class Editor:
     def _edited(self, change: Change) -> tuple[memoryview, list[Part | None]]:
         slot, deltas = change.slot, self._deltas(change)
         exact = self._summed(change, deltas)
-        rounded = round_on_keys(exact, slot.dtype, self._keys(change, deltas))  # (d_m, d_k)
-        return slot.encode(rounded), self._parts(change, deltas, exact - rounded)
+        raw, rounded = slot.write(self._folder, exact, self._keys(change, deltas))
+        return raw, self._parts(change, deltas, exact - rounded)
 
     def _found(self, change: Change, written: Path) -> list[Part | None]:
         slot, deltas = change.slot, self._deltas(change)
-        rounded = slot.decode(read(written, slot.begin, slot.end))
+        rounded = slot.read(self._folder, written)
         return self._parts(change, deltas, self._summed(change, deltas) - rounded)
 
     def _summed(self, change: Change, deltas: Sequence[LayerDelta]) -> Tensor:
         """The expert's weight with all patches: (d_m, d_k), not rounded yet."""
-        slot = change.slot
-        weight = slot.decode(read(self._folder / slot.file, slot.begin, slot.end))
+        weight = change.slot.read(self._folder)
         return summed(weight, (dense_delta(delta, change.expert, weight) for delta in deltas))
 
     def _keys(self, change: Change, deltas: Sequence[LayerDelta]) -> Tensor:

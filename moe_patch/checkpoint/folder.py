@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from pydantic import JsonValue
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from moe_patch.checkpoint.contents import read
 from moe_patch.checkpoint.known import known_hash
-from moe_patch.checkpoint.names import Slot, locate
+from moe_patch.checkpoint.names import AnySlot, locate
+from moe_patch.checkpoint.quantised import METHODS
 from moe_patch.checkpoint.shards import read_spans, weight_files
 from moe_patch.errors import ModelError
 from moe_patch.model import Base, wrap
@@ -38,7 +37,7 @@ class Checkpoint:
     name: str
     base: Base = field(repr=False)
     weights: tuple[str, ...]  # the files that hold them
-    slots: dict[int, list[Slot]] = field(repr=False)  # by layer, in expert order
+    slots: dict[int, list[AnySlot]] = field(repr=False)  # by layer, in expert order
 
     def fingerprint(self, layers: Iterable[int], *, fresh: bool = True) -> Fingerprint:
         """What identifies this base to a patch that edits `layers`: the same as that of the model opened.
@@ -62,37 +61,40 @@ class Checkpoint:
     def _known_down_hash(self, layer: int, *, fresh: bool) -> str:
         self.base.layer(layer)  # says what is wrong with a number that is none
         slots = self.slots[layer]
-        files = [self.folder / name for name in sorted({slot.file for slot in slots})]
-        places: list[JsonValue] = [
-            [slot.file, slot.begin, slot.end, str(slot.dtype), *slot.shape, slot.transposed] for slot in slots
-        ]
+        files = [self.folder / name for name in sorted(set().union(*(slot.files for slot in slots)))]
+        places = [repr(slot) for slot in slots]
 
         def compute() -> str:
             return self.down_hash(layer).removeprefix("sha256:")
 
-        return f"sha256:{known_hash(places, files, compute, fresh=fresh)}"
+        return f"sha256:{known_hash([*places], files, compute, fresh=fresh)}"
 
     def down_hash(self, layer: int) -> str:
         """SHA-256 over a layer's down projections as `moe_patch.model.down_hash` takes it, one at a time."""
         self.base.layer(layer)  # says what is wrong with a number that is none
         digest = hashlib.sha256()
         for slot in self.slots[layer]:
-            down = slot.decode(read(self.folder / slot.file, slot.begin, slot.end))  # (d_m, d_k)
+            down = slot.read(self.folder)  # (d_m, d_k)
             digest.update(down.float().contiguous().numpy().astype("<f4", copy=False).data)
         return f"sha256:{digest.hexdigest()}"
 
 
-def open_checkpoint(name: str | Path | None = None) -> Checkpoint:
+def open_checkpoint(name: str | Path | None = None, *, quantised: bool = False) -> Checkpoint:
     """Open a checkpoint by folder, or by its name on the Hub; None is the demo model.
 
-    Raises ModelError where there is none, where its experts cannot be edited, and where they are quantised.
+    Args:
+        quantised: whether its experts may be MXFP4's or FP8's.
+
+    Raises ModelError where there is none, where its experts cannot be edited, and where they are quantised in
+    another way or should not be.
     """
     folder, base = open_meta(name)
-    if method := quantisation(base):
+    method = quantisation(base)
+    if method is not None and not (quantised and method in METHODS):
         raise ModelError(
             f"{folder} is quantised ({method}), and rounding to it would lose much of an edit: serve the "
-            "patch beside the weights, as an adapter (moe-patch export --format peft), or merge into the "
-            "checkpoint that is not quantised"
+            "patch beside the weights, as an adapter (moe-patch export --format peft), or merge into a "
+            "checkpoint in floats"
         )
     slots = locate(base, read_spans(folder))
     return Checkpoint(folder, base.name, base, tuple(weight_files(folder)), slots)

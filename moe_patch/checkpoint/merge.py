@@ -25,13 +25,17 @@ from moe_patch.checkpoint.edit import Change, Editor
 from moe_patch.checkpoint.folder import Checkpoint
 from moe_patch.checkpoint.known import known_hash
 from moe_patch.checkpoint.link import How, Link, choose
-from moe_patch.checkpoint.names import Slot
+from moe_patch.checkpoint.names import AnySlot
+from moe_patch.checkpoint.quantised import QuantisedSlot
 from moe_patch.checkpoint.record import RECORD, FileRecord, Record, patch_record
 from moe_patch.checkpoint.rewrite import write_changed
 from moe_patch.checkpoint.staging import LAST, Staging, refuse_existing
 from moe_patch.errors import ConfigError, OutputError, PatchError
 from moe_patch.patch import Patch, check_base
 from moe_patch.patch.schema import BaseRecord
+
+QUANTISED_LOSS = 0.1
+"""The share of the median fact's edit from which on a merge into quantised experts is refused."""
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +52,7 @@ class MergePlan:
     keep_originals: bool
     rounding: Rounding
     recheck: bool
+    allow_loss: bool
     changes: dict[str, list[Change]] = field(repr=False)  # by the file that holds them, in the file's order
     linked: How  # how untouched weights get into the folder
     cloned: How  # how a shard gets there before it is changed
@@ -76,6 +81,8 @@ class MergePlan:
 
         Raises:
             WrongBase: a patch was built for another base.
+            PatchError: the experts are quantised, and more than `QUANTISED_LOSS` of the median fact's edit
+                would be lost, unless that is allowed.
             OutputError: `out` exists, there is too little space, or the system refuses to write.
         """
         self._check_space()
@@ -92,6 +99,7 @@ class MergePlan:
                 if progress is not None:
                     progress("files", number + 1, len(self.checkpoint.weights))
             record = self._record(base.result(), sums, editor)
+            self._refuse_losses(record)
             self._finish(staging, record)
         self._warn_of_losses(record)
         return record
@@ -160,7 +168,7 @@ class MergePlan:
             path.write_text(record.text(), encoding="utf-8", newline="\n")
         staging.bring(folder / LAST, LAST, "copy")
 
-    def _slots(self) -> list[Slot]:
+    def _slots(self) -> list[AnySlot]:
         return [change.slot for changes in self.changes.values() for change in changes]
 
     def _identity(self) -> JsonValue:
@@ -169,13 +177,25 @@ class MergePlan:
         return {
             "merge": [patch.hash for patch in self.patches],
             "into": [str(folder.resolve()), *stamps(folder, files)],
-            "how": [self.linked, self.cloned, self.keep_originals, self.rounding],
+            "how": [self.linked, self.cloned, self.keep_originals, self.rounding, self.allow_loss],
         }
 
     def _check_space(self) -> None:
         free = shutil.disk_usage(self.out.absolute().parent).free
         if self.disk_bytes > free:
             raise OutputError(f"{self.out} takes {self.disk_bytes:,} bytes, and {free:,} are free there")
+
+    def _refuse_losses(self, record: Record) -> None:
+        if self.allow_loss or not any(isinstance(slot, QuantisedSlot) for slot in self._slots()):
+            return
+        for patch in record.patches:
+            if patch.lost.get("median", 0.0) > QUANTISED_LOSS:
+                other = "" if self.rounding == "compensated" else "round with compensation, "
+                raise PatchError(
+                    f"{self.checkpoint.folder} is quantised: {100 * patch.lost['median']:.0f}% of the median "
+                    f"fact's edit in patch {patch.hash} would be rounded away. Serve the patch as an adapter "
+                    f"beside the weights (moe-patch export --format peft), {other}or allow the loss"
+                )
 
     def _warn_of_losses(self, record: Record) -> None:
         for patch in record.patches:
@@ -198,12 +218,14 @@ def plan_merge(
     keep_originals: bool = False,
     rounding: Rounding = "nearest",
     recheck: bool = False,
+    allow_loss: bool = False,
 ) -> MergePlan:
     """What merging `patches`, in this order, into a copy of `checkpoint` at `out` would do.
 
     `keep_originals` keeps the touched experts as they were beside the weights, so that the patches can be
     taken out again without the base. `rounding` is that of `moe_patch.apply`. `recheck` hashes the base
-    again, though files that look the same have been hashed before.
+    again, though files that look the same have been hashed before. `allow_loss` goes on where quantised
+    experts cannot hold the edits.
 
     Raises ConfigError for an unknown way of linking or rounding, PatchError where there are no patches, one
     comes twice or is of a kind that does not change weights, ModelError for layers that the base does not
@@ -227,7 +249,16 @@ def plan_merge(
     for change in sorted(_changes(checkpoint, patches), key=lambda change: change.slot.begin):
         changes[change.slot.file].append(change)
     return MergePlan(
-        checkpoint, tuple(patches), out, keep_originals, rounding, recheck, dict(changes), linked, cloned
+        checkpoint,
+        tuple(patches),
+        out,
+        keep_originals,
+        rounding,
+        recheck,
+        allow_loss,
+        dict(changes),
+        linked,
+        cloned,
     )
 
 

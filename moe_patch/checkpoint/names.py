@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
@@ -25,37 +24,25 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 
+from moe_patch.checkpoint.quantised import (
+    CODES,
+    QUANTISED,
+    QuantisedSlot,
+    is_packed,
+    is_scale,
+    quantised_slot,
+)
 from moe_patch.checkpoint.shards import Span
+from moe_patch.checkpoint.slot import Slot
 from moe_patch.errors import ModelError
 from moe_patch.model import Base, MoELayer
 from moe_patch.patch.header import DTYPES
 
 logger = logging.getLogger(__name__)
 
+AnySlot = Slot | QuantisedSlot
+
 _FLOATS = {name: dtype for name, dtype in DTYPES.items() if dtype.is_floating_point}
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """Where one expert's down projection is stored, and how to read and write it there."""
-
-    name: str  # of the tensor that it is, or is a part of
-    file: str
-    begin: int  # bytes from the start of the file
-    end: int
-    dtype: torch.dtype
-    shape: tuple[int, int]  # (d_m, d_k)
-    transposed: bool  # stored as (d_k, d_m)
-
-    def decode(self, raw: bytearray) -> Tensor:
-        """The weight (d_m, d_k) that these bytes hold, in their memory."""
-        flat = torch.frombuffer(raw, dtype=self.dtype)
-        return flat.view(self.shape[::-1]).T if self.transposed else flat.view(self.shape)
-
-    def encode(self, weight: Tensor) -> memoryview:
-        """The bytes of a weight (d_m, d_k), rounded to the dtype that is stored."""
-        stored = (weight.T if self.transposed else weight).to(self.dtype).contiguous()
-        return stored.view(torch.uint8).numpy().data.cast("B")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +53,7 @@ class _Source:
     operations: list[Any]
 
 
-def locate(base: Base, spans: Mapping[str, Span]) -> dict[int, list[Slot]]:
+def locate(base: Base, spans: Mapping[str, Span]) -> dict[int, list[AnySlot]]:
     """The stored down projections of every MoE layer, in expert order.
 
     Args:
@@ -74,11 +61,12 @@ def locate(base: Base, spans: Mapping[str, Span]) -> dict[int, list[Slot]]:
         spans: the checkpoint's tensors by name.
 
     Raises:
-        ModelError: a layer's weights are missing, quantised, or stored in a way that this cannot follow.
+        ModelError: a layer's weights are missing, or stored in a way that this cannot follow.
     """
     sources = _follow(base.model, spans)
     return {
-        index: _slots(layer, sources.get(f"{layer.name}.down_proj")) for index, layer in base.layers.items()
+        index: _slots(layer, sources.get(f"{layer.name}.down_proj"), spans)
+        for index, layer in base.layers.items()
     }
 
 
@@ -92,9 +80,12 @@ def _follow(model: Any, spans: Mapping[str, Span]) -> dict[str, _Source]:
     found: dict[str, _Source] = {}
     unknown: dict[bool, list[str]] = defaultdict(list)
     for name in sorted(spans, key=dot_natural_key):
-        target, pattern = rename_source_key(name, renamings, converters, prefix, parameters)
-        if target not in parameters and name in parameters:  # stored under the name it has in memory
-            target, pattern = rename_source_key(name, [], [], prefix, parameters)
+        if is_scale(name, spans):  # the tensor that it scales is followed
+            continue
+        plain = name.removesuffix(CODES) if is_packed(name, spans) else name
+        target, pattern = rename_source_key(plain, renamings, converters, prefix, parameters)
+        if target not in parameters and plain in parameters:  # stored under the name it has in memory
+            target, pattern = rename_source_key(plain, [], [], prefix, parameters)
         if target not in parameters:
             unknown[".experts." in name].append(name)
             continue
@@ -111,7 +102,7 @@ def _follow(model: Any, spans: Mapping[str, Span]) -> dict[str, _Source]:
     return found
 
 
-def _slots(layer: MoELayer, source: _Source | None) -> list[Slot]:
+def _slots(layer: MoELayer, source: _Source | None, spans: Mapping[str, Span]) -> list[AnySlot]:
     if source is None:
         raise ModelError(f"the checkpoint has no tensor for {layer.name}.down_proj")
     first = source.spans[0]
@@ -125,6 +116,9 @@ def _slots(layer: MoELayer, source: _Source | None) -> list[Slot]:
             f"{layer.name} has {layer.num_experts} experts, but the checkpoint stores {len(parts)} down "
             f"projections for it, the first in {first.name}"
         )
+    if first.dtype in QUANTISED:
+        places = [(span, (begin, end)) for span, begin, end, _ in parts]
+        return [quantised_slot(layer, *place, number, spans) for number, place in enumerate(places)]
     transposed = _transposed(layer, source) != (layer.layout == "in_out")
     stored = (layer.d_key, layer.d_model) if transposed else (layer.d_model, layer.d_key)
     for span, _, _, shape in parts:

@@ -50,6 +50,11 @@ Examples:
 @click.option(
     "--recheck", is_flag=True, help="Hash the base's files again, though they look the same as before."
 )
+@click.option(
+    "--allow-loss",
+    is_flag=True,
+    help="Go on where quantised experts (MXFP4, FP8) lose more than a tenth of the median fact's edit.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
 @json_option
 def merge(
@@ -61,6 +66,7 @@ def merge(
     keep_originals: bool,
     rounding: Any,
     recheck: bool,
+    allow_loss: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -73,13 +79,14 @@ def merge(
 
     patches = _patches(patch_paths, stack)
     plan = plan_merge(
-        open_checkpoint(base),
+        open_checkpoint(base, quantised=True),
         patches,
         out,
         link=link,
         keep_originals=keep_originals,
         rounding=rounding,
         recheck=recheck,
+        allow_loss=allow_loss,
     )
     planned = _planned(plan)
     if dry_run:

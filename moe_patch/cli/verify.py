@@ -79,7 +79,7 @@ def verify(
         found = run(
             patch_path,
             signers=Signers(trusted, require_signature) if trusted else None,
-            checkpoint=(lambda: open_checkpoint(_name(base))) if base else None,
+            checkpoint=(lambda: open_checkpoint(_name(base), quantised=True)) if base else None,
             base=(lambda: open_model(_name(model), **opening)) if model else None,
             at_least=at_least / 100,
             chat=chat,

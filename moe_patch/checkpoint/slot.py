@@ -1,0 +1,41 @@
+"""Where one expert's down projection is stored as plain numbers, and how it is read and written there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from moe_patch.apply.rounding import round_on_keys
+from moe_patch.checkpoint.contents import read
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A stretch of a file that holds one down projection."""
+
+    name: str  # of the tensor that it is, or is a part of
+    file: str
+    begin: int  # bytes from the start of the file
+    end: int
+    dtype: torch.dtype
+    shape: tuple[int, int]  # (d_m, d_k)
+    transposed: bool  # stored as (d_k, d_m)
+
+    @property
+    def files(self) -> set[str]:
+        """The files that the weight is in."""
+        return {self.file}
+
+    def read(self, folder: Path, file: Path | None = None) -> Tensor:
+        """The weight (d_m, d_k), from `file` where that is given and not of this folder."""
+        flat = torch.frombuffer(read(file or folder / self.file, self.begin, self.end), dtype=self.dtype)
+        return flat.view(self.shape[::-1]).T if self.transposed else flat.view(self.shape)
+
+    def write(self, folder: Path, exact: Tensor, keys: Tensor) -> tuple[memoryview, Tensor]:
+        """The bytes of a weight (d_m, d_k), rounded for these keys (n, d_k), and what it then is."""
+        rounded = round_on_keys(exact, self.dtype, keys)  # (d_m, d_k)
+        stored = (rounded.T if self.transposed else rounded).contiguous()
+        return stored.view(torch.uint8).numpy().data.cast("B"), rounded
