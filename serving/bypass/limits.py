@@ -33,11 +33,8 @@ def _reasons(config: BypassConfig, vllm_config: VllmConfig) -> Iterator[str]:
             "a prefix taken from the cache never comes past its router, and carries what another prompt's "
             f"expert did to it: serve with {NO_PREFIX_CACHE}"
         )
-    if config.tokens == "all" and vllm_config.scheduler_config.enable_chunked_prefill:
-        yield (
-            "its expert acts on the whole prompt, and is known only once all of it has come: serve with "
-            f"{NO_CHUNKS} (and --max-num-batched-tokens of --max-model-len or more)"
-        )
+    if config.tokens == "all":
+        yield from _piece_reasons(vllm_config)
     if cache.kv_sharing_fast_prefill:
         yield "fast prefill takes tokens out of the upper layers: serve without --kv-sharing-fast-prefill"
     if vllm_config.kv_transfer_config is not None:
@@ -51,6 +48,20 @@ def _reasons(config: BypassConfig, vllm_config: VllmConfig) -> Iterator[str]:
     if vllm_config.speculative_config is not None:
         yield "it was not tried with speculative decoding: serve without --speculative-config"
     yield from _graph_reasons(vllm_config)
+
+
+def _piece_reasons(vllm_config: VllmConfig) -> Iterator[str]:
+    """How prompts could come in pieces, of which only the last one is run with the expert known."""
+    scheduler, model = vllm_config.scheduler_config, vllm_config.model_config
+    if scheduler.enable_chunked_prefill:
+        yield (
+            "its expert acts on the whole prompt, and is known only once all of it has come: serve with "
+            f"{NO_CHUNKS} (and --max-num-batched-tokens of --max-model-len or more)"
+        )
+    if scheduler.long_prefill_token_threshold:
+        yield "long prompts would come in pieces: serve without --long-prefill-token-threshold"
+    if model.is_multimodal_model and not model.multimodal_config.language_model_only:
+        yield "prompts with images would come in pieces: serve with --language-model-only"
 
 
 def _graph_reasons(vllm_config: VllmConfig) -> Iterator[str]:

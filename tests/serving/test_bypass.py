@@ -16,7 +16,7 @@ import moe_patch
 from moe_patch.errors import BypassError, ConfigError, ModelError, WrongBase
 from moe_patch_serving.bypass.decisions import Decisions
 from moe_patch_serving.bypass.flags import NO_CHUNKS, NO_PREFIX_CACHE
-from moe_patch_serving.bypass.install import served_block
+from moe_patch_serving.bypass.install import prepare_bypass, served_block
 from moe_patch_serving.bypass.limits import check_limits
 from moe_patch_serving.bypass.rows import Row, rows_of
 from moe_patch_serving.command import Serving
@@ -125,9 +125,18 @@ def test_a_stack_may_hold_deltas_and_a_bypass(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_compiled_code_has_the_bypass_in_it_too(tmp_path: Path) -> None:
     patch = bypass_patch("qwen3_moe", tokens="last")
-    assert start("qwen3_moe", enforce_eager=False).greedy() == greedy(base("qwen3_moe"))  # fills vLLM's cache
     engine = serve("qwen3_moe", patch, tmp_path, enforce_eager=False, **IN_PIECES)
     assert engine.greedy() == expected("qwen3_moe", patch)
+
+
+def test_compiled_code_with_a_bypass_has_another_name_in_the_cache() -> None:
+    options = {"enable_prefix_caching": False, "max_model_len": 64}
+    plain, one, other = (
+        EngineArgs(str(folder("qwen3_moe")), **options).create_engine_config() for _ in range(3)
+    )
+    prepare_bypass(bypass_patch("qwen3_moe", tokens="last"), one)
+    prepare_bypass(bypass_patch("qwen3_moe", tokens="last", layer=2), other)
+    assert len({config.compute_hash() for config in (plain, one, other)}) == 3
 
 
 def test_a_patch_for_another_base_is_refused_before_weights_are_read(tmp_path: Path) -> None:
@@ -145,6 +154,7 @@ def test_an_engine_with_a_prefix_cache_is_refused(tmp_path: Path) -> None:
     [
         ({}, {"enable_prefix_caching": True}, "--no-enable-prefix-caching"),
         ({"tokens": "all"}, {"enable_chunked_prefill": True}, "--no-enable-chunked-prefill"),
+        ({"tokens": "all"}, {"long_prefill_token_threshold": 8}, "--long-prefill-token-threshold"),
         ({"router_states": "final"}, {}, "block-input"),
         ({}, {"pipeline_parallel_size": 2}, "--pipeline-parallel-size 1"),
         ({}, {"kv_sharing_fast_prefill": True}, "--kv-sharing-fast-prefill"),
