@@ -9,6 +9,7 @@ import click
 
 from moe_patch.cli.console import plain_table, print_json, print_tables, progress_bars
 from moe_patch.cli.options import FILE, json_option, link_option, out_folder_option
+from moe_patch.cli.stack.options import allow_option
 
 if TYPE_CHECKING:
     from moe_patch.checkpoint import MergePlan, Record
@@ -33,6 +34,7 @@ Examples:
     help="A patch to merge; repeat it for several, in order.",
 )
 @click.option("--stack", type=FILE, help="Merge a stack's enabled patches, combined as the stack says.")
+@allow_option
 @out_folder_option
 @link_option
 @click.option(
@@ -61,6 +63,7 @@ def merge(
     base: str | None,
     patch_paths: tuple[Path, ...],
     stack: Path | None,
+    allow_conflicts: bool,
     out: Path,
     link: Any,
     keep_originals: bool,
@@ -77,7 +80,7 @@ def merge(
     """
     from moe_patch.checkpoint import open_checkpoint, plan_merge
 
-    patches = _patches(patch_paths, stack)
+    patches = _patches(patch_paths, stack, allow_conflicts)
     plan = plan_merge(
         open_checkpoint(base, quantised=True),
         patches,
@@ -101,7 +104,7 @@ def merge(
         print_tables(_table("Written", planned), _losses(record))
 
 
-def _patches(paths: tuple[Path, ...], stack: Path | None) -> list[Patch]:
+def _patches(paths: tuple[Path, ...], stack: Path | None, allow_conflicts: bool) -> list[Patch]:
     from moe_patch.patch import load
     from moe_patch.stack.resolve import resolve_stack
 
@@ -109,7 +112,7 @@ def _patches(paths: tuple[Path, ...], stack: Path | None) -> list[Patch]:
         raise click.UsageError("Give either patches, with --patch, or a stack, with --stack.")
     if stack is None:
         return [load(path) for path in paths]
-    resolved = resolve_stack(stack)
+    resolved = resolve_stack(stack, allow_conflicts=allow_conflicts)
     for note in resolved.notes:
         click.echo(note, err=True)
     return [resolved.patch]

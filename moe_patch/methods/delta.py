@@ -110,16 +110,11 @@ def build_delta_patch(
     beneath: Beneath | None = None,
 ) -> Patch:
     """Build a patch layer by layer with a method's own solver; see `build_with_editor`."""
-    if beneath is not None and not options.protect_earlier:
-        raise ConfigError("a build on top of a stack protects the stack's facts: leave protect_earlier on")
 
     def layer_by_layer(ground: Ground) -> LayerByLayer:
-        editor = LayerByLayer(
+        return LayerByLayer(
             base, ground.layers, solver, ground.projections, protect_earlier=options.protect_earlier
         )
-        if beneath is not None:
-            editor.protect(beneath.rows(ground.layers, facts))
-        return editor
 
     return build_with_editor(method, base, facts, options, layer_by_layer, progress, beneath)
 
@@ -140,15 +135,20 @@ def build_with_editor(
     the editor has to protect its facts; preserved text is that of the bare base.
 
     Raises:
-        ConfigError: there are no facts, no edit layers, or no preserved text though the options need it.
+        ConfigError: there are no facts, no edit layers, or no preserved text though the options need it; or
+            the facts of a stack beneath are not to be protected.
         ModelError: a layer cannot be edited.
         StatisticsError: the preserved text cannot be used.
         TargetError: a fact cannot be tokenised as needed, or nothing may be edited in a layer.
     """
+    if beneath is not None and not options.protect_earlier:
+        raise ConfigError("a build on top of a stack protects the stack's facts: leave protect_earlier on")
     layers = edit_layers(base, options)
     fingerprint = base.fingerprint(layers)
     moments, corpus_hash = preserved_moments(base, layers, options, progress)
     editor = make_editor(Ground(base, layers, moments, projections(moments, options)))
+    if beneath is not None:
+        editor.protect(beneath.rows(layers, facts))
     with nullcontext() if beneath is None else apply(base, beneath.patch, mode="hook"):
         results = run_schedule(
             base,

@@ -75,6 +75,10 @@ class Editor(ABC):
         return self.layers
 
     @abstractmethod
+    def protect(self, rows: Mapping[int, Rows]) -> None:
+        """Protect the facts of a stack beneath, whose rows these are, as those of an earlier batch."""
+
+    @abstractmethod
     def edit(self, ask: Ask) -> None:
         """Change the layers' deltas so that the residual stream becomes what is asked.
 
@@ -150,9 +154,9 @@ class LayerByLayer(Editor):
         self._edits = {layer: LayerEdit(base, layer) for layer in self.layers}
 
     def protect(self, rows: Mapping[int, Rows]) -> None:
-        """Protect the facts of a stack beneath, whose rows these are, as those of an earlier batch."""
+        """Protect them at every layer."""
         for layer, edit in self._edits.items():
-            edit.protect(rows[layer])
+            edit.protect(rows[layer], self._base.layer(layer).d_model)
 
     def edit(self, ask: Ask) -> None:
         """Ask every layer in turn for its share."""

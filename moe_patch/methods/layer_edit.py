@@ -56,6 +56,15 @@ class GrowingSolution:
         self._ridge = 0.0
         self._protected = 0  # facts of a stack beneath, the first ones, which are no part of the edit
 
+    def protect(self, rows: Rows, width: int) -> None:
+        """Let the facts of a stack beneath, whose rows these are, come before all batches; once, at first.
+
+        Args:
+            width: of the residuals.
+        """
+        self._rows, self._protected = rows, rows.num_facts
+        self._residual = torch.zeros(rows.num_facts, width)
+
     def problem(self, rows: Rows, residual: Tensor, earlier: Tensor | None) -> LayerProblem:
         """New facts' rows and residual (T, d_m), behind those of earlier batches' facts.
 
@@ -119,11 +128,6 @@ class LayerEdit(GrowingSolution):
         super().__init__(layer)
         self._place = base.layer(layer)
         self._handle: Handle | None = None
-
-    def protect(self, rows: Rows) -> None:
-        """Let the facts of a stack beneath, whose rows these are, come before all batches; once, at first."""
-        self._rows, self._protected = rows, rows.num_facts
-        self._residual = torch.zeros(rows.num_facts, self._place.d_model)
 
     def add(self, rows: Rows, residual: Tensor, earlier: Tensor | None, solution: LayerSolution) -> None:
         """Add the solution of `problem(rows, residual, earlier)` to the delta, and switch the sum on."""

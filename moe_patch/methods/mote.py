@@ -20,6 +20,7 @@ from torch import Tensor
 from moe_patch.algebra import Rows, ridge_value
 from moe_patch.facts import Fact
 from moe_patch.methods.base import Method
+from moe_patch.methods.beneath import Beneath
 from moe_patch.methods.delta import DeltaOptions, Ground, build_with_editor
 from moe_patch.methods.layer_edit import LayerProblem, LayerSolution
 from moe_patch.methods.spread_edit import SpreadEditor, check_one_shape
@@ -139,7 +140,30 @@ class MoTE(Method[MoTEOptions]):
             ConfigError: a rank is out of range, or as `moe_patch.methods.delta.build_with_editor`, which says
                 what else can go wrong.
         """
+        return self._build(base, facts, options, progress)
 
+    def build_on(
+        self,
+        base: Base,
+        facts: Sequence[Fact],
+        options: MoTEOptions,
+        beneath: Beneath,
+        progress: Progress | None = None,
+    ) -> Patch:
+        """Build on top of a stack, whose facts are protected at the last edit layer.
+
+        Raises as `build`.
+        """
+        return self._build(base, facts, options, progress, beneath)
+
+    def _build(
+        self,
+        base: Base,
+        facts: Sequence[Fact],
+        options: MoTEOptions,
+        progress: Progress | None,
+        beneath: Beneath | None = None,
+    ) -> Patch:
         def spreading(ground: Ground) -> SpreadEditor:
             manifolds = find_manifolds(ground, options, progress)
             spreader = TuckerSpreader(
@@ -149,7 +173,7 @@ class MoTE(Method[MoTEOptions]):
                 base, ground.layers, spreader, ground.projections, protect_earlier=options.protect_earlier
             )
 
-        patch = build_with_editor(self.name, base, facts, options, spreading, progress)
+        patch = build_with_editor(self.name, base, facts, options, spreading, progress, beneath)
         return patch if options.delta_rank is None else truncated(patch, options.delta_rank)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from moe_patch.algebra import Rows, block_coordinate_descent, kernel, ridge_solve, ridge_value
 from moe_patch.facts import Fact
 from moe_patch.methods.base import Method
+from moe_patch.methods.beneath import Beneath
 from moe_patch.methods.delta import DeltaOptions, Ground, build_with_editor
 from moe_patch.methods.layer_edit import LayerProblem, LayerSolution, LayerSolver
 from moe_patch.methods.measure import projected
@@ -71,6 +72,7 @@ def build_copying(
     options: DeltaOptions,
     solver: LayerSolver,
     progress: Progress | None,
+    beneath: Beneath | None = None,
 ) -> Patch:
     """Build a patch that solves at the last layer and copies; raises as `build_with_editor` does."""
 
@@ -80,7 +82,7 @@ def build_copying(
             base, ground.layers, spreader, ground.projections, protect_earlier=options.protect_earlier
         )
 
-    return build_with_editor(method, base, facts, options, copying, progress)
+    return build_with_editor(method, base, facts, options, copying, progress, beneath)
 
 
 class WoodburySpreadOptions(DeltaOptions):
@@ -107,13 +109,27 @@ class WoodburySpread(Method[WoodburySpreadOptions]):
         progress: Progress | None = None,
     ) -> Patch:
         """Build a patch; `moe_patch.methods.delta.build_with_editor` says what can go wrong."""
+        return build_copying(self.name, base, facts, options, _exact(options), progress)
 
-        def solve(problem: LayerProblem) -> LayerSolution:
-            gram = kernel(problem.rows)  # (T, T)
-            ridge = ridge_value(gram, options.ridge, options.ridge_relative)
-            return LayerSolution(ridge_solve(gram, problem.residual, ridge), ridge)
+    def build_on(
+        self,
+        base: Base,
+        facts: Sequence[Fact],
+        options: WoodburySpreadOptions,
+        beneath: Beneath,
+        progress: Progress | None = None,
+    ) -> Patch:
+        """Build on top of a stack, whose facts are protected at the last edit layer."""
+        return build_copying(self.name, base, facts, options, _exact(options), progress, beneath)
 
-        return build_copying(self.name, base, facts, options, solve, progress)
+
+def _exact(options: DeltaOptions) -> LayerSolver:
+    def solve(problem: LayerProblem) -> LayerSolution:
+        gram = kernel(problem.rows)  # (T, T)
+        ridge = ridge_value(gram, options.ridge, options.ridge_relative)
+        return LayerSolution(ridge_solve(gram, problem.residual, ridge), ridge)
+
+    return solve
 
 
 class BcdSpreadOptions(DeltaOptions):
@@ -139,13 +155,28 @@ class BcdSpread(Method[BcdSpreadOptions]):
         self, base: Base, facts: Sequence[Fact], options: BcdSpreadOptions, progress: Progress | None = None
     ) -> Patch:
         """Build a patch; `moe_patch.methods.delta.build_with_editor` says what can go wrong."""
-        generator = torch.Generator().manual_seed(options.seed)
+        return build_copying(self.name, base, facts, options, _by_descent(options), progress)
 
-        def solve(problem: LayerProblem) -> LayerSolution:
-            ridge = ridge_value(kernel(problem.rows), options.ridge, options.ridge_relative)
-            descent = block_coordinate_descent(
-                problem.rows, problem.residual, ridge, passes=options.passes, generator=generator
-            )
-            return LayerSolution(descent.left, ridge, per_row=True, objectives=descent.objectives)
+    def build_on(
+        self,
+        base: Base,
+        facts: Sequence[Fact],
+        options: BcdSpreadOptions,
+        beneath: Beneath,
+        progress: Progress | None = None,
+    ) -> Patch:
+        """Build on top of a stack, whose facts are protected at the last edit layer."""
+        return build_copying(self.name, base, facts, options, _by_descent(options), progress, beneath)
 
-        return build_copying(self.name, base, facts, options, solve, progress)
+
+def _by_descent(options: BcdSpreadOptions) -> LayerSolver:
+    generator = torch.Generator().manual_seed(options.seed)
+
+    def solve(problem: LayerProblem) -> LayerSolution:
+        ridge = ridge_value(kernel(problem.rows), options.ridge, options.ridge_relative)
+        descent = block_coordinate_descent(
+            problem.rows, problem.residual, ridge, passes=options.passes, generator=generator
+        )
+        return LayerSolution(descent.left, ridge, per_row=True, objectives=descent.objectives)
+
+    return solve

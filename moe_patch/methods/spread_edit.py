@@ -74,6 +74,12 @@ class SpreadEditor(Editor):
         """The last one alone."""
         return [self.last]
 
+    def protect(self, rows: Mapping[int, Rows]) -> None:
+        """Protect them at the last layer, the only one that is solved; the others copy its answer."""
+        own = self._spreader.rows(rows[self.last])
+        none = torch.zeros(0, self._base.layer(self.last).d_model)
+        self._solution.protect(own, self._spreader.residual(none).shape[1])
+
     def edit(self, ask: Ask) -> None:
         """Solve at the last layer, and let every layer make its part of the whole solution so far."""
         calls, present = measure(self._base, ask.prompts, self.layers, self.last, ask.prompts_per_pass)

@@ -7,6 +7,7 @@ not quite what a new build would give; docs/stacks.md says how close.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 
 import torch
@@ -17,6 +18,8 @@ from moe_patch.errors import PatchError
 from moe_patch.patch import LayerDelta, Patch
 from moe_patch.stack.layers import delta_rows, holds_own_rows, shrinkage, solved_at, system
 
+logger = logging.getLogger(__name__)
+
 
 def drop(patch: Patch, ids: Collection[str]) -> Patch:
     """The patch without the facts of these ids; no model and no data are needed.
@@ -25,12 +28,16 @@ def drop(patch: Patch, ids: Collection[str]) -> Patch:
         PatchError: a fact is not in the patch, none would be left, or a layer cannot be solved again.
     """
     if patch.kind != "delta":
-        raise PatchError(f"facts can be dropped from patches of kind delta; this one is of kind {patch.kind}")
+        raise PatchError(
+            f"facts can be dropped from patches of kind delta; this one is of kind {patch.kind}, whose "
+            "experts were trained on all facts together: build it again without them"
+        )
     known = [fact.id for fact in patch.facts]
     if missing := sorted(set(ids) - set(known)):
         listed = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
         raise PatchError(f"there is no fact {missing[0]!r} in the patch: it has {listed}")
     kept = [number for number, fact_id in enumerate(known) if fact_id not in ids]
+    _warn_of_shared(patch, ids)
     if not kept:
         raise PatchError("no fact would be left: take the whole patch off instead")
     return Patch(
@@ -45,6 +52,21 @@ def drop(patch: Patch, ids: Collection[str]) -> Patch:
     )
 
 
+def _warn_of_shared(patch: Patch, ids: Collection[str]) -> None:
+    """Say which facts that stay had their target values found together with one that goes."""
+    for fact, result in zip(patch.facts, patch.results, strict=False):
+        company = result.get("shared_with")
+        names = map(str, company) if isinstance(company, list) else ()
+        gone = sorted(set(names) & set(ids))
+        if gone and fact.id not in ids:
+            logger.warning(
+                "fact %s is about the same subject as %s and was given one change with it: what it learned "
+                "from that stays. Build it again if that should not be",
+                fact.id,
+                ", ".join(gone),
+            )
+
+
 def _without(patch: Patch, layer: int, kept: Tensor) -> LayerDelta:
     """One layer with only the facts `kept` (n,), beside those that it protects."""
     delta, solved = patch.layers[layer], system(patch, layer)
@@ -56,7 +78,8 @@ def _without(patch: Patch, layer: int, kept: Tensor) -> LayerDelta:
     assert delta.residual is not None  # or there would be no system
     residual = delta.residual[kept]
     if solved_at(patch, layer) != layer:  # a layer that was asked for nothing itself, and has what it adds
-        residual = response(left, rows, own).float()
+        change = response(left, rows, own) - response(delta.left, delta_rows(delta), own)  # (n, d_m)
+        residual = residual + change.float()
     return LayerDelta(
         left=left.float(),
         right=rows.value.float(),

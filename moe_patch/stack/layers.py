@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moe_patch.algebra import Rows, kernel
+from moe_patch.algebra import Rows, kernel, select
 from moe_patch.errors import PatchError
 from moe_patch.patch import LayerDelta, Patch
 from moe_patch.stack.foundation import foundation
@@ -85,6 +85,11 @@ def system(patch: Patch, layer: int) -> System:
         )
     if at == layer:
         rows = delta_rows(delta)
+        if protected and not _same(_beyond(rows, protected), own):
+            raise PatchError(
+                f"layer {layer} was built on a stack, with rows that are not the facts' own, and those of "
+                "the stack's facts are not here: it cannot be solved again. Build the patch again instead"
+            )
         matrix = kernel(rows if protected else own, rows)
     else:
         matrix = system(patch, at).matrix
@@ -100,10 +105,12 @@ def part(patch: Patch, layer: int) -> Part:
     """
     delta = patch.layers[layer]
     residual, own, ridge = _asked(delta, layer), fact_rows(patch, layer), delta.ridge
-    if not holds_own_rows(delta) and not foundation(patch).protects(layer):
-        ridge *= _mean_diagonal(kernel(own)) / _mean_diagonal(
-            system(patch, layer).matrix
-        )  # the kernel's unit
+    if not holds_own_rows(delta):  # lambda in the unit of the facts' own kernel
+        protected = foundation(patch).protects(layer)
+        solved = (
+            kernel(own, _beyond(delta_rows(delta), protected)) if protected else system(patch, layer).matrix
+        )
+        ridge *= _mean_diagonal(kernel(own)) / _mean_diagonal(solved)
     return Part(own, residual, ridge)
 
 
@@ -124,6 +131,19 @@ def shrinkage(patch: Patch, matrix: Tensor, facts: Tensor) -> float:
         return 1.0
     kept = _mean_diagonal(matrix[facts][:, facts])
     return kept / _mean_diagonal(matrix) if kept > 0.0 else 1.0  # no fact is left here: any lambda will do
+
+
+def _beyond(rows: Rows, protected: int) -> Rows:
+    """The rows of all facts but the first ones."""
+    return select(rows, torch.arange(protected, rows.num_facts))
+
+
+def _same(first: Rows, second: Rows) -> bool:
+    return (
+        torch.equal(first.expert, second.expert)
+        and torch.equal(first.fact, second.fact)
+        and torch.equal(first.value, second.value)
+    )
 
 
 def _asked(delta: LayerDelta, layer: int) -> Tensor:

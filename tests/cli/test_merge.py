@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from transformers import AutoModelForCausalLM
 
 from moe_patch.apply import apply
 from moe_patch.model import wrap
-from moe_patch.patch import load
+from moe_patch.patch import load, save
 from tests.cli.conftest import Run
+from tests.tiny import tiny_base, tiny_patch
 
 
 def test_merge_and_back(run: Run, model: Path, patch_file: Path, tmp_path: Path) -> None:
@@ -31,6 +33,32 @@ def test_merge_and_back(run: Run, model: Path, patch_file: Path, tmp_path: Path)
     assert removed == {"out": str(back), "removed": [patch.hash]}
     assert {path.name for path in back.iterdir()} == {path.name for path in model.iterdir()}
     assert (back / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
+
+
+def test_a_stack_is_merged_as_the_patch_that_it_resolves_to(run: Run, model: Path, tmp_path: Path) -> None:
+    base, paths = tiny_base("qwen3_moe"), []
+    for seed, name in enumerate(("one", "two")):
+        patch = tiny_patch(base, [1], seed=seed, scale=(0.3, 3.0)[seed])
+        facts = tuple(
+            replace(fact, id=f"{name}-{fact.id}", subject=f"{name}{fact.id}") for fact in patch.facts
+        )
+        paths.append(tmp_path / f"{name}.safetensors")
+        save(replace(patch, facts=facts), paths[-1])
+    lock = tmp_path / "moe-patch.stack"
+    run("stack", "init", *paths, "--combine", "add", "--allow-conflicts", "--stack", lock)
+    refused = run("merge", "--base", model, "--stack", lock, "--out", tmp_path / "out")
+    assert refused.exit_code == 1  # the second moves the first one's facts by more than their edit
+    allowed = run(
+        "merge", "--base", model, "--stack", lock, "--allow-conflicts", "--out", tmp_path / "out", "--json"
+    )
+    assert allowed.exit_code == 0, allowed.stderr
+    resolved = tmp_path / "all.safetensors"
+    run("stack", "resolve", "-o", resolved, "--allow-conflicts", "--stack", lock)
+    run("merge", "--base", model, "--patch", resolved, "--out", tmp_path / "other")
+    weights = [(tmp_path / out / "model.safetensors").read_bytes() for out in ("out", "other")]
+    assert weights[0] == weights[1] != (model / "model.safetensors").read_bytes()
+    (record,) = json.loads(allowed.stdout)["record"]["patches"]
+    assert len(record["facts"]) == 8
 
 
 def test_a_dry_run_writes_nothing(run: Run, model: Path, patch_file: Path, tmp_path: Path) -> None:

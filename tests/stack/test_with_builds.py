@@ -81,10 +81,13 @@ def under(base: Base) -> Beneath:
     return Beneath(patch, patch.parents)
 
 
-def build_on(base: Base, beneath: Beneath, chosen: list[int], **options: object) -> Patch:
-    made = get_method("moeedit")
+def build_on(
+    base: Base, beneath: Beneath, chosen: list[int], method: str = "moeedit", **options: object
+) -> Patch:
+    made = get_method(method)
+    extra = {"whitening": "none"} if method == "mote" else {}
     wanted = [facts(6)[number] for number in chosen]
-    return made.build_on(base, wanted, made.options(**(SETTINGS | options)), beneath)
+    return made.build_on(base, wanted, made.options(**(SETTINGS | extra | options)), beneath)
 
 
 @pytest.mark.parametrize("solver", ["exact", "bcd"])
@@ -104,6 +107,28 @@ def test_a_build_on_a_stack_leaves_its_facts_where_they_are(base: Base, solver: 
     assert careful.parents == beneath.patches == tuple(foundation(careful).patches)
     assert foundation(careful).protected == {"0": 3, "1": 3}
     assert len(careful.results) == 2
+
+
+@pytest.mark.parametrize("method", ["mote", "woodbury-spread", "bcd-spread"])
+def test_what_is_spread_leaves_a_stacks_facts_where_they_are_at_the_layer_that_is_solved(
+    base: Base, method: str
+) -> None:
+    beneath, options = under(base), {"ridge": 1e-4, "ridge_relative": True}
+    options |= {"passes": 60} if method == "bcd-spread" else {}
+    careful = build_on(base, beneath, [4, 5], method, **options)
+    with apply(base, beneath.patch, mode="hook"):
+        careless = build(base, [4, 5], method, **options)
+    keys = beneath.patch.layers[1].rows
+    moved = [
+        float(response(patch.layers[1].left, delta_rows(patch.layers[1]), keys).norm())
+        for patch in (careful, careless)
+    ]
+    assert moved[0] < 0.05 * moved[1]
+    assert careful.parents == beneath.patches == tuple(foundation(careful).patches)
+    assert foundation(careful).protected == {"0": 3, "1": 3}
+    assert [fact.id for fact in careful.facts] == ["fact-4", "fact-5"]
+    joint = combine([*stacked(beneath.patch), *stacked(careful)], "solve").patch
+    assert len(joint.facts) == 5
 
 
 def test_built_on_a_stack_and_solved_with_it_asks_for_the_same_outputs(base: Base) -> None:
@@ -126,9 +151,28 @@ def test_facts_of_a_build_on_a_stack_can_be_dropped(base: Base) -> None:
     beneath = under(base)
     fewer = drop(build_on(base, beneath, [4, 5]), {"fact-4"})
     assert apart(fewer, build_on(base, beneath, [5]), base, 0) < 1e-4
-    by_descent = build_on(base, beneath, [4, 5], solver="bcd")
-    with pytest.raises(PatchError, match="cannot be solved again"):
-        drop(by_descent, {"fact-4"})
+    spread, anew = (build_on(base, beneath, chosen, "woodbury-spread") for chosen in ([4, 5], [5]))
+    fewer = drop(spread, {"fact-4"})
+    for layer in (0, 1):
+        assert apart(fewer, anew, base, layer) < 1e-4
+        wanted, found = (patch.layers[layer].residual for patch in (anew, fewer))
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-3)
+    for method, options in (("moeedit", {"solver": "bcd"}), ("bcd-spread", {}), ("mote", {})):
+        with pytest.raises(PatchError, match="cannot be solved again"):
+            drop(build_on(base, beneath, [4, 5], method, **options), {"fact-4"})
+
+
+def test_dropping_says_whose_company_a_fact_was_shaped_in(
+    base: Base, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = get_method("moeedit")
+    first = facts(2)[0]
+    both = [first, replace(first, id="other", prompt="{} is found in", target_new="Land2"), facts(2)[1]]
+    patch = made.build(base, both, made.options(**SETTINGS))
+    drop(patch, {"fact-1"})
+    assert not caplog.records
+    drop(patch, {"other"})
+    assert "fact fact-0 is about the same subject as other" in caplog.text
 
 
 def test_a_fact_that_the_new_patch_answers_is_not_protected(base: Base) -> None:
@@ -149,13 +193,12 @@ def test_a_layer_that_the_stack_leaves_alone_is_not_protected_aloud(
     assert float(kernel(patch.layers[2].rows).diagonal().min()) > 0
 
 
-def test_methods_and_options_that_cannot_protect_a_stack_say_so(base: Base) -> None:
+def test_options_that_cannot_protect_a_stack_say_so(base: Base) -> None:
     beneath = under(base)
     with pytest.raises(ConfigError, match="leave protect_earlier on"):
         build_on(base, beneath, [4], protect_earlier=False)
-    made = get_method("mote")
-    with pytest.raises(ConfigError, match="MoTE cannot protect the facts of a stack"):
-        made.build_on(base, facts(1), made.options(**SETTINGS), beneath)
+    with pytest.raises(ConfigError, match="leave protect_earlier on"):
+        build_on(base, beneath, [4], "mote", protect_earlier=False)
 
 
 def test_check_knows_what_a_patch_was_built_on(base: Base) -> None:
