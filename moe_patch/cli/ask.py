@@ -70,7 +70,7 @@ def ask(
     if not asked:
         raise click.UsageError("Give a prompt to ask, or a facts file with --edits.")
     patch = load(patch_path)
-    base = open_model(**model)
+    base = open_model(**model, allow_dense=patch.kind == "bypass")
     texts = [prompt for prompt, _ in asked]
     chat = built_with_chat(patch, chat)
     before = _answers(base, texts, max_tokens, chat, "before")

@@ -42,7 +42,7 @@ def _method_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
 
 #: What each option stands for among a method's options. `None` there means: not given.
 _NAMES = {
-    "layers": ("layers",),
+    "layers": ("layers", "layer"),
     "batch_size": ("batch_size",),
     "solver": ("solver",),
     "ridge": ("ridge",),
@@ -52,7 +52,7 @@ _NAMES = {
     "corpus": ("corpus",),
     "seed": ("seed", "targets.seed"),
     "fact_token": ("targets.fact_token",),
-    "chat": ("targets.chat",),
+    "chat": ("targets.chat", "chat"),
 }
 
 
@@ -145,7 +145,7 @@ def build(
     out = writable(out or Path(f"{edits.stem}.safetensors"))
     read_edits(edits, skip_invalid=skip_invalid)  # a mistake in the facts should not wait for the model
     beneath = _beneath(lock_path) if lock_path else None
-    base = open_model(model, dtype, device_map, offload_folder)
+    base = open_model(model, dtype, device_map, offload_folder, allow_dense=chosen.edits_dense)
     read = read_edits(edits, skip_invalid=skip_invalid, base=base)
     _list_skipped(read)
     options = _options(chosen, base, recipe, given, settings)
@@ -178,7 +178,7 @@ def _options(
     for flag, value in given.items():
         if value is not None:
             names = [name for name in _NAMES[flag] if name in known]
-            overrides |= dict.fromkeys(names or _NAMES[flag], value)
+            overrides |= dict.fromkeys(names or _NAMES[flag][:1], value)
     overrides |= dict(map(parse_setting, settings))
     values = found.method_options(method.name) if found else {}
     return merged_options(method.Options, values, overrides, f"recipe {found.name}" if found else "")

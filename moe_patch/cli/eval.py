@@ -69,7 +69,7 @@ def evaluate(
     if read is not None and read.schema == "zsre":
         rule = rule or "zsre"  # its neighbourhood prompts do not ask for target_true
     patch = load(patch_path)
-    base = open_model(**model)
+    base = open_model(**model, allow_dense=patch.kind == "bypass")
     with progress_bars() as progress:
         setting = Setting(batch_size, built_with_chat(patch, chat), progress)
         facts = patch.facts if read is None else read.facts

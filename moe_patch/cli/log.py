@@ -57,7 +57,7 @@ def _json(ancestor: Ancestor) -> dict[str, Any]:
         "method": known.method,
         "kind": known.kind,
         "facts": len(known.facts),
-        "layers": sorted(map(int, known.layers)),
+        "layers": sorted(map(int, known.base.layers)),
         "tools": known.tools,
         "results": _means(known),
         "parents": known.parents,
@@ -70,7 +70,7 @@ def _text(ancestor: Ancestor) -> str:
     if known is None:
         lines.append("    no file of it was found; name its folder with --search")
     else:
-        layers = ", ".join(sorted(known.layers, key=int)) or "none"
+        layers = ", ".join(sorted(known.base.layers, key=int)) or "none"
         tools = ", ".join(f"{name} {version}" for name, version in known.tools.items())
         lines += [
             f"    {ancestor.path}: {len(known.facts)} facts, layers {layers}, by {known.method}",

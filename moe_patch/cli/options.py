@@ -93,7 +93,14 @@ def opening_options(command: F) -> F:
     return command
 
 
-def open_model(model: str | None, dtype: str, device_map: str | None, offload_folder: Path | None) -> Base:
+def open_model(
+    model: str | None,
+    dtype: str,
+    device_map: str | None,
+    offload_folder: Path | None,
+    *,
+    allow_dense: bool = False,
+) -> Base:
     """Open the model that `model_options` describe; transformers' own bars are drawn on a terminal only."""
     import torch
     from transformers.utils import logging as transformers_logging
@@ -103,7 +110,13 @@ def open_model(model: str | None, dtype: str, device_map: str | None, offload_fo
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     wanted = None if dtype == "auto" else getattr(torch, dtype)
-    return open_base(model, dtype=wanted, device_map=device_map, offload_folder=offload_folder)
+    return open_base(
+        model,
+        dtype=wanted,
+        device_map=device_map,
+        offload_folder=offload_folder,
+        allow_dense=allow_dense,
+    )
 
 
 def read_edits(path: Path, *, skip_invalid: bool = False, base: Base | None = None) -> FactFile:

@@ -22,6 +22,7 @@ def describe(patch: Patch, path: Path) -> dict[str, Any]:
         "facts": _facts(patch),
         "layers": [_layer(index, delta) for index, delta in sorted(patch.layers.items())],
         "experts": {str(index): delta.experts() for index, delta in sorted(patch.layers.items())},
+        "bypass": _bypass(patch) if patch.kind == "bypass" else None,
         "bytes": path.stat().st_size,
         "dense_bytes": sum(_dense_bytes(delta) for delta in patch.layers.values()),
         "base": {
@@ -45,7 +46,10 @@ def summary_tables(described: dict[str, Any]) -> list[Table]:
     touched = sum(len(experts) for experts in described["experts"].values())
     whole.add_row("method", f"{described['method']} ({described['kind']})")
     whole.add_row("facts", str(len(described["facts"])))
-    whole.add_row("experts touched", f"{touched} in {len(described['layers'])} layers")
+    if described["bypass"]:
+        whole.add_row("bypass", _bypass_line(described["bypass"]))
+    else:
+        whole.add_row("experts touched", f"{touched} in {len(described['layers'])} layers")
     whole.add_row("size", _size_line(described["bytes"], described["dense_bytes"]))
     whole.add_row("base", f"{described['base']['model_type']} {described['base']['config']}")
     whole.add_row("hash", described["hash"])
@@ -56,7 +60,7 @@ def summary_tables(described: dict[str, Any]) -> list[Table]:
         norms = (f"{layer['ridge']:.4g}", f"{layer['norm']:.4g}", f"{layer['largest_expert_norm']:.4g}")
         counts = (layer["layer"], layer["experts"], layer["rows"])
         layers.add_row(*map(str, counts), *norms, f"{layer['bytes']:,}")
-    return [whole, layers]
+    return [whole, layers] if described["layers"] else [whole]
 
 
 def fact_table(described: dict[str, Any], limit: int | None = None) -> Table:
@@ -106,6 +110,26 @@ def _layer(index: int, delta: LayerDelta) -> dict[str, Any]:
             t.numel() * t.element_size() for t in (delta.left, delta.right, delta.expert, delta.fact)
         ),
     }
+
+
+def _bypass(patch: Patch) -> dict[str, Any]:
+    from moe_patch.bypass import read_bypass, read_routed
+
+    bypass, expert = read_bypass(patch), read_routed(patch).expert.long()
+    return {
+        **bypass.config.model_dump(mode="json"),
+        "parameters": sum(weight.numel() for weight in bypass.parameters()),
+        "facts_by_expert": expert.bincount(minlength=bypass.config.experts).tolist(),
+    }
+
+
+def _bypass_line(bypass: dict[str, Any]) -> str:
+    facts = ", ".join(map(str, bypass["facts_by_expert"]))
+    return (
+        f"{bypass['experts']} experts of width {bypass['expert_width']} beside layer {bypass['layer']}, for "
+        f"{facts} facts; {bypass['router']} router {'with' if bypass['scope_gate'] else 'without'} a scope "
+        f"gate; {bypass['parameters']:,} parameters"
+    )
 
 
 def _expert_norms(delta: LayerDelta) -> list[float]:

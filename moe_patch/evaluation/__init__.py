@@ -17,6 +17,7 @@ from moe_patch.evaluation.metrics import (
     Setting,
     measure,
     own_answers,
+    unchanged,
 )
 from moe_patch.evaluation.report import Report
 from moe_patch.evaluation.routing import Routing, RoutingShift, compare_routing, record_routing
@@ -79,16 +80,19 @@ def evaluate(
     questions = Questions.about(patch.facts if facts is None else facts, rule)
     if state := occupied(base):
         raise EvaluationError(f"{state}: end that, then evaluate")
-    own = own_answers(base, questions, setting, "base: own answers") if questions.rule == "zsre" else []
+    routing = routing and bool(base.layers)  # a dense base has none
+    own = own_answers(base, questions, setting, "base: own answers")
     before = _observe(base, questions, setting, "base", own, routing=routing)
     with apply(base, patch, mode=mode):
         after = _observe(base, questions, setting, "patched", own, routing=routing)
-    lowest = min(patch.layers, default=-1)
+        locality = unchanged(base, own, setting, "patched: locality")
+    lowest = min(patch.base.experts, default=-1)
     return Report(
         rule=questions.rule,
         facts=len(questions.edited),
         patched=after.measurement,
         base=before.measurement,
+        locality=locality,
         edited_routing=_shift(before.edited, after.edited, lowest),
         preserved_routing=_shift(before.preserved, after.preserved, lowest),
     )

@@ -152,7 +152,7 @@ class Setting:
 def own_answers(base: Base, questions: Questions, setting: Setting, stage: str) -> list[Encoded]:
     """The base's greedy continuation of each neighbourhood prompt, as many tokens as the fact's answer has.
 
-    Only the ZsRE rule needs them; call this before the patch is on.
+    Locality is measured on them, and the ZsRE rule's specificity; call this before the patch is on.
     """
     answers = [(prompt, fact.target_true or fact.target_new) for prompt, fact in questions.neighbours]
     encoded = [encode(base, prompt, answer, chat=setting.chat) for prompt, answer in answers]
@@ -165,6 +165,12 @@ def own_answers(base: Base, questions: Questions, setting: Setting, stage: str) 
         progress=setting.progress,
         stage=stage,
     )
+
+
+def unchanged(base: Base, own: Sequence[Encoded], setting: Setting, stage: str) -> Score:
+    """Locality: the share of neighbourhood prompts on which the model says all of what the base says."""
+    scores = score_encoded(base, own, batch_size=setting.batch_size, progress=setting.progress, stage=stage)
+    return Score.of(float(score.exact) for score in scores)
 
 
 def measure(

@@ -21,6 +21,7 @@ class Report:
     facts: int
     patched: Measurement
     base: Measurement
+    locality: Score  # predictions on neighbourhood prompts that are the base's own
     edited_routing: RoutingShift | None
     preserved_routing: RoutingShift | None  # None where the facts have no neighbourhood prompts
 
@@ -30,6 +31,7 @@ class Report:
             "rule": self.rule,
             "facts": self.facts,
             **_measurement(self.patched),
+            "locality": _score(self.locality),
             "base": _measurement(self.base),
             "routing": {"edited": _shift(self.edited_routing), "preserved": _shift(self.preserved_routing)},
         }
@@ -74,13 +76,18 @@ def _score_table(report: Report) -> Table:
         cells = (*_cells(report.patched, name), *_cells(report.base, name))
         prompts = getattr(report.patched.scores, name).n
         table.add_row(name, *cells, str(prompts), style="bold" if name == "utility" else None)
+    same, interval = _plain(report.locality.value, 1), _interval(report.locality)
+    table.add_row("locality", same, interval, "", "", "", "", str(report.locality.n))
     return table
 
 
 def _cells(measurement: Measurement, name: str) -> tuple[str, str, str]:
     score, exact = getattr(measurement.scores, name), getattr(measurement.exact, name)
-    interval = "-" if score.interval is None else f"{score.interval[0]:.1f} to {score.interval[1]:.1f}"
-    return _plain(score.value, 1), interval, _plain(exact.value, 1)
+    return _plain(score.value, 1), _interval(score), _plain(exact.value, 1)
+
+
+def _interval(score: Score) -> str:
+    return "-" if score.interval is None else f"{score.interval[0]:.1f} to {score.interval[1]:.1f}"
 
 
 def _routing_table(edited: RoutingShift, preserved: RoutingShift | None) -> Table:

@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from moe_patch.bypass import prompt_lengths
 from moe_patch.errors import EvaluationError
 from moe_patch.facts import continuation
 from moe_patch.model import Base
@@ -165,7 +166,8 @@ def _score_batch(base: Base, batch: list[Encoded]) -> list[AnswerScore]:
     wanted = sorted({at - 1 for item in batch for at in range(item.first, len(item.ids))})
     column = {position: i for i, position in enumerate(wanted)}
     kept = torch.tensor(wanted, device=ids.device)
-    logits = base.model(input_ids=ids, attention_mask=mask, logits_to_keep=kept, use_cache=False).logits
+    with prompt_lengths([item.first for item in batch]):  # the answers are no part of what is asked
+        logits = base.model(input_ids=ids, attention_mask=mask, logits_to_keep=kept, use_cache=False).logits
     scores = []
     for row, item in enumerate(batch):
         columns = [column[at - 1] for at in range(item.first, len(item.ids))]

@@ -6,6 +6,7 @@ from typing import Any
 
 from moe_patch.errors import ConfigError
 from moe_patch.methods.base import Method, MethodOptions, Progress
+from moe_patch.methods.memoe import MEMoE
 from moe_patch.methods.moeedit import MoEEdit
 from moe_patch.methods.mote import MoTE
 from moe_patch.methods.spread import BcdSpread, WoodburySpread
@@ -15,6 +16,7 @@ METHODS: dict[str, Method[Any]] = {
     for method in (
         MoEEdit(),
         MoTE(),
+        MEMoE(),
         WoodburySpread(),
         BcdSpread(),
     )

@@ -33,6 +33,7 @@ class Method(ABC, Generic[OptionsT]):
     name: ClassVar[str]
     pretty_name: ClassVar[str]
     Options: type[OptionsT]
+    edits_dense: ClassVar[bool] = False  # whether bases without experts will do
 
     @classmethod
     @abstractmethod

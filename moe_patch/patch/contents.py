@@ -113,7 +113,8 @@ class Patch:
     def chat(self) -> bool:
         """Whether its prompts were put under the tokenizer's chat template when it was built."""
         targets = self.hyperparameters.get("targets")
-        return bool(targets.get("chat")) if isinstance(targets, dict) else False
+        options = targets if isinstance(targets, dict) else self.hyperparameters
+        return bool(options.get("chat"))
 
     def body(self) -> dict[str, JsonValue]:
         """The metadata of the patch but for its hash, as the file has it."""

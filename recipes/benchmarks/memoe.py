@@ -1,0 +1,154 @@
+"""MEMoE and its ablations beside MoEEdit and MoTE: what is said, what stays, and what it costs.
+
+    python -m moe_patch_recipes.benchmarks.memoe --json runs.jsonl
+    python -m moe_patch_recipes.benchmarks.memoe --json runs.jsonl --edits recipes/facts/1000.jsonl \
+        --limit 1000 --batch-size 10 --only MEMoE --only MoEEdit --only MoTE
+
+Reliability and generalization are the shares of edited prompts and paraphrases on which greedy decoding says
+the whole new answer; locality is the share of neighbourhood prompts on which it still says what the base
+says. Seconds are of processor time, which other work on the machine leaves alone, and so are the speeds of
+`generate()` for 32 prompts at a time. A finished run is one line of the JSON file and is not run again while
+its options stay the same.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from moe_patch.apply import apply
+from moe_patch.cli.overrides import parse_setting
+from moe_patch.evaluation import Setting, evaluate
+from moe_patch.facts import Fact, read_facts
+from moe_patch.methods import MethodOptions, get_method
+from moe_patch.model import Base, open_base
+from moe_patch.patch import Patch
+from moe_patch.recipes import load_recipe, recipe_for
+from moe_patch_recipes.benchmarks.methods import Run, finished, key_of, options_of
+
+FACTS = Path(__file__).parents[1] / "facts" / "50.jsonl"
+PROMPTS, TOKENS = 32, 16  # of the speed's measurement
+COLUMNS = ("reliability", "generalization", "locality", "average")
+
+RUNS = (
+    Run("MEMoE", "memoe"),
+    Run("MoEEdit", "moeedit"),
+    Run("MoTE", "mote"),
+    Run("without scope gate", "memoe", {"scope_gate": False}),
+    Run("single dense adapter", "memoe", {"single": True}),
+    Run("without division", "memoe", {"division": False}),
+    Run("MLP router", "memoe", {"router": "mlp"}),
+    Run("plain cross entropy", "memoe", {"adaptive": False}),
+    Run("without balance", "memoe", {"balance": False}),
+    Run("without router loss", "memoe", {"router_loss": False}),
+    Run("router on final states", "memoe", {"router_states": "final"}),
+    Run("from the last token on", "memoe", {"tokens": "last"}),
+)
+
+
+def build_and_measure(base: Base, facts: Sequence[Fact], run: Run, options: MethodOptions) -> dict[str, Any]:
+    """The figures of one run, as plain data."""
+    started = time.process_time()
+    patch = get_method(run.method).build(base, facts, options)
+    seconds = time.process_time() - started
+    report = evaluate(base, patch, routing=False, setting=Setting(batch_size=256))
+    exact = report.patched.exact
+    scores = [exact.efficacy.value, exact.generalization.value, report.locality.value]
+    return {
+        **dict(zip(COLUMNS, scores, strict=False)),
+        "average": sum(score or 0.0 for score in scores) / 3,
+        "specificity": report.patched.scores.specificity.value,
+        "seconds": seconds,
+        "parameters": added_parameters(patch),
+        "tokens_per_second": speed(base, facts, patch),
+        "tokens_per_second_base": speed(base, facts, None),
+    }
+
+
+def added_parameters(patch: Patch) -> int:
+    """Numbers that the patch adds to a model which it is on beside the weights, not merged into them."""
+    if patch.kind == "bypass":
+        return sum(tensor.numel() for name, tensor in patch.bypass.items() if ".facts." not in name)
+    return sum(delta.left.numel() + delta.right.numel() for delta in patch.layers.values())
+
+
+@torch.no_grad()
+def speed(base: Base, facts: Sequence[Fact], patch: Patch | None) -> float:
+    """Tokens that `generate()` makes in a second, the better of two runs; deltas are merged."""
+    texts = [facts[i % len(facts)].text for i in range(PROMPTS)]
+    encoded = base.tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
+    inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}
+    lengths = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS}
+    best = float("inf")
+    with nullcontext() if patch is None else apply(base, patch):
+        for _ in range(2):
+            started = time.process_time()
+            base.model.generate(**inputs, **lengths, do_sample=False)
+            best = min(best, time.process_time() - started)
+    return PROMPTS * TOKENS / best
+
+
+def table_of(records: Sequence[Mapping[str, Any]]) -> Table:
+    """All runs, one row each."""
+    columns = (*COLUMNS, "seconds", "added parameters", "tokens/s", "of the base")
+    table = Table("run", "facts", *columns, title="MEMoE")
+    for record in records:
+        scores = [f"{record[column]:.1f}" for column in COLUMNS]
+        costs = [f"{record['seconds']:.0f}", f"{record['parameters']:,}"]
+        speeds = [f"{record[name]:.0f}" for name in ("tokens_per_second", "tokens_per_second_base")]
+        table.add_row(record["run"], str(record["facts"]), *scores, *costs, *speeds)
+    return table
+
+
+@click.command(help=__doc__)
+@click.option("--model", help="Name or folder; the demo model unless given.")
+@click.option("--edits", type=click.Path(exists=True, path_type=Path), default=FACTS, show_default="50.jsonl")
+@click.option("--limit", type=click.IntRange(min=1), default=30, show_default=True, help="Facts.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Facts of a batch; all of them unless given.")
+@click.option("--only", multiple=True, type=click.Choice([run.name for run in RUNS]), help="Only these runs.")
+@click.option("--recipe", help="A .yaml file, or the name of a recipe that ships.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="An option of the methods.")
+@click.option("--json", "lines", type=click.Path(path_type=Path), help="One line a run; read to go on.")
+def main(
+    model: str | None,
+    edits: Path,
+    limit: int,
+    batch_size: int | None,
+    only: tuple[str, ...],
+    recipe: str | None,
+    settings: tuple[str, ...],
+    lines: Path | None,
+) -> None:
+    """Run what has not been run yet, and report."""
+    base, facts = open_base(model, dtype=torch.float32), read_facts(edits).facts[:limit]
+    found = load_recipe(recipe) if recipe else recipe_for(base)
+    chosen = {"targets.use_cache": False, **dict(map(parse_setting, settings)), "batch_size": batch_size}
+    done, records = finished(lines), []
+    for run in RUNS:
+        if only and run.name not in only:
+            continue
+        options = options_of(found, run, chosen)
+        key = key_of(base, facts, run, options)
+        if key not in done:
+            click.echo(f"{run.name}: {len(facts)} facts", err=True)
+            figures = build_and_measure(base, facts, run, options)
+            shown = options.model_dump(mode="json", exclude={"corpus"})
+            done[key] = {"run": run.name, "key": key, "facts": len(facts), "options": shown, **figures}
+            if lines:
+                with lines.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(done[key]) + "\n")
+        records.append(done[key])
+    Console(width=160).print(table_of(records))
+
+
+if __name__ == "__main__":
+    main()
