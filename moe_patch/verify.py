@@ -8,7 +8,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_patch.apply import apply
+from moe_patch.apply import apply, layers_of
 from moe_patch.errors import BadSignature, HashMismatch, PatchError, Unsigned, WrongBase
 from moe_patch.evaluation.scoring import score_answers
 from moe_patch.model import Base
@@ -112,12 +112,12 @@ def verify(
             found["checked"] += ("signature",) if found["signed_by"] else ()
         if checkpoint is not None:
             stored = checkpoint()
-            check_base(patch, stored.fingerprint(stored.base.layers.keys() & patch.base.experts.keys()))
+            check_base(patch, stored.fingerprint(layers_of(stored.base, patch)))
             found["checked"] += ("base",)
         if base is None:
             return Verification(path, Verdict.SOUND, **found)
         opened = base()
-        check_base(patch, opened.fingerprint(opened.layers.keys() & patch.base.experts.keys()))
+        check_base(patch, opened.fingerprint(layers_of(opened, patch)))
         found["checked"] = (*(done for done in found["checked"] if done != "base"), "base")
     except PatchError as error:
         return Verification(path, _OF_ERROR.get(type(error), Verdict.UNREADABLE), str(error), **found)

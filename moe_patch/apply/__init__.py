@@ -19,7 +19,7 @@ from moe_patch.experts import IMPLEMENTATION, Handle
 from moe_patch.model import Base, wrap
 from moe_patch.patch import Patch, check_base
 
-__all__ = ["Applied", "Handle", "Mode", "Rounding", "apply", "occupied"]
+__all__ = ["Applied", "Handle", "Mode", "Rounding", "apply", "layers_of", "occupied"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def apply(
     if patch.hash in on:
         raise PatchError(f"patch {patch.hash} is on this model already: remove it first")
     if check:
-        check_base(patch, base.fingerprint(_layers_of(base, patch)))
+        check_base(patch, base.fingerprint(layers_of(base, patch)))
     lost: dict[str, float] = {}
     with ExitStack() as stack:
         if patch.kind == "bypass":
@@ -96,7 +96,7 @@ def apply(
         return Applied(stack.pop_all(), lost)
 
 
-def _layers_of(base: Base, patch: Patch) -> set[int]:
+def layers_of(base: Base, patch: Patch) -> set[int]:
     """The layers by which the patch knows its base, those that the base does not have left out."""
     return {
         layer
