@@ -54,6 +54,12 @@ class Adapter:
                 path.write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
 
 
+def require_weights(patch: Patch) -> None:
+    """Raise PatchError for a patch that changes no expert weights, and is therefore no adapter."""
+    if patch.kind != "delta":
+        raise PatchError(f"a patch of kind {patch.kind!r} does not change expert weights: it is no adapter")
+
+
 def to_lora(
     patch: Patch,
     base: Base,
@@ -79,8 +85,7 @@ def to_lora(
         ModelError: the base has no such layers.
     """
     form = form or Packed()
-    if patch.kind != "delta":
-        raise PatchError(f"a patch of kind {patch.kind!r} does not change expert weights: it is no adapter")
+    require_weights(patch)
     needed = max(_needed(delta, expert) for delta in patch.layers.values() for expert in delta.experts())
     rank = needed if max_rank is None else min(needed, max_rank)
     room = form.room(rank)

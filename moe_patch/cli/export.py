@@ -66,11 +66,12 @@ def export(
 
     The adapter works beside quantised weights too. No weights are changed.
     """
-    from moe_patch.apply.lora import to_lora
+    from moe_patch.apply.lora import require_weights, to_lora
     from moe_patch.apply.lora_forms import form_for, usual_shape
     from moe_patch.patch import load
 
     patch = load(patch_path)
+    require_weights(patch)  # before the base is looked at, whose layers a bypass knows otherwise
     model, name_of = _base_of(patch, base)
     reader: Any = _READERS[target]
     form = form or usual_shape(reader, model.model.config.model_type)
