@@ -1,70 +1,17 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hypothesis.strategies as st
 import pytest
-from hypothesis import HealthCheck, given, settings
 
-from moe_patch.errors import FactError, OutputError
-from moe_patch.facts import Fact, FactFile, Skipped, continuation, read_facts, template, write_facts
+from moe_patch.errors import FactError
+from moe_patch.facts import Fact, FactFile, Skipped, continuation, read_facts
+from tests.facts.records import COUNTERFACT, NATIVE, ZSRE, native, rewrite
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
-
-NATIVE = {"prompt": "The capital of {} is", "subject": "France", "target_new": "Lyon"}
-COUNTERFACT = {
-    "case_id": 18,
-    "requested_rewrite": {
-        "prompt": "{}, created by",
-        "relation_id": "P176",
-        "subject": "Porsche 911",
-        "target_new": {"str": "Honda", "id": "Q9584"},
-        "target_true": {"str": "Porsche", "id": "Q40993"},
-    },
-    "paraphrase_prompts": ["Porsche 911 is developed by"],
-    "neighborhood_prompts": ["Porsche 550, developed by"],
-    "attribute_prompts": ["Honda 70, produced by"],
-}
-ZSRE = {
-    "subject": "Ramalinaceae",
-    "src": "Which family does Ramalinaceae belong to?",
-    "rephrase": "What family are Ramalinaceae?",
-    "alt": "Lamiinae",
-    "answers": ["Lecanorales", "Lichens"],
-    "pred": "Ramalinales",
-    "loc": "nq question: types of skiing in the winter olympics 2018",
-    "loc_ans": "Downhill",
-}
-
-
-@pytest.fixture
-def read(tmp_path: Path) -> Callable[..., FactFile]:
-    """Read these lines: objects, text or bytes."""
-
-    def read(*lines: Any, **options: Any) -> FactFile:
-        raw = [
-            line
-            if isinstance(line, bytes)
-            else (line if isinstance(line, str) else json.dumps(line)).encode()
-            for line in lines
-        ]
-        (tmp_path / "facts.jsonl").write_bytes(b"\n".join(raw))
-        return read_facts(tmp_path / "facts.jsonl", **options)
-
-    return read
-
-
-def native(**changes: Any) -> dict[str, Any]:
-    """The native example with fields replaced; None takes a field away."""
-    return {key: value for key, value in (NATIVE | changes).items() if value is not None}
-
-
-def rewrite(**changes: Any) -> dict[str, Any]:
-    return COUNTERFACT | {"requested_rewrite": COUNTERFACT["requested_rewrite"] | changes}  # type: ignore[operator]
+DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 class TestSchemas:
@@ -358,59 +305,3 @@ class TestSkipInvalid:
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(FactError, match=r"nothing\.jsonl: cannot be read: No such file"):
         read_facts(tmp_path / "nothing.jsonl")
-
-
-@pytest.mark.parametrize(
-    ("changes", "field"),
-    [
-        ({"prompt": "no slot"}, "prompt"),
-        ({"prompt": "{} {}"}, "prompt"),
-        ({"subject": " "}, "subject"),
-        ({"target_new": " Lyon"}, "target_new"),
-        ({"target_true": ""}, "target_true"),
-        ({"paraphrases": ("{}",)}, "paraphrases.0"),
-        ({"id": ""}, "id"),
-    ],
-)
-def test_no_fact_breaks_its_own_rules(changes: dict[str, Any], field: str) -> None:
-    with pytest.raises(FactError, match=f"^{re.escape(field)}: expected") as caught:
-        Fact(**{"id": "a", **NATIVE, **changes})
-    assert caught.value.field == field
-
-
-def test_template() -> None:
-    assert template("{} is ", "x") == "{} is"
-    assert template("Is x red?", "x") == "Is {} red?"
-    with pytest.raises(FactError, match="is not in it"):
-        template("Is y red?", "x")
-
-
-words = st.text(min_size=1).map(str.strip).filter(lambda text: text != "" and "{}" not in text)
-fact_lists = st.lists(
-    st.builds(
-        Fact,
-        id=words,
-        prompt=st.tuples(st.text(), words).map(lambda parts: f"{parts[0].replace('{', '')}: {{}} {parts[1]}"),
-        subject=words,
-        target_new=words,
-        target_true=st.none() | words,
-        paraphrases=st.lists(words, max_size=2).map(tuple),
-        neighborhood=st.lists(words, max_size=2).map(tuple),
-    ),
-    min_size=1,
-    max_size=4,
-    unique_by=(lambda fact: fact.id, lambda fact: fact.text),
-)
-
-
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(facts=fact_lists)
-def test_facts_are_read_as_they_were_written(facts: list[Fact], tmp_path: Path) -> None:
-    path = tmp_path / "facts.jsonl"
-    write_facts(path, facts)
-    assert read_facts(path) == FactFile(tuple(facts), (), "native")
-
-
-def test_writing_where_it_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="cannot write"):
-        write_facts(tmp_path / "nowhere" / "facts.jsonl", [])
