@@ -1,0 +1,90 @@
+"""Patches for the demo model, and one server for all tests of live changes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from moe_patch.facts import Fact, read_facts
+from moe_patch.patch import load, save
+
+if TYPE_CHECKING:
+    from tests.serving.live.server import Running
+
+FACTS = Path(__file__).parents[3] / "recipes" / "facts" / "50.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Patches:
+    """Patch files in a folder that the server allows: two good ones, one to load, one that does nothing."""
+
+    folder: Path
+    one: Path
+    two: Path
+    loaded: Path
+    idle: Path
+    stack: Path
+
+    def facts(self, path: Path) -> tuple[Fact, ...]:
+        return load(path).facts
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _needs_vllm() -> None:
+    pytest.importorskip("vllm")
+
+
+@pytest.fixture(scope="session")
+def patches(tmp_path_factory: pytest.TempPathFactory) -> Patches:
+    from tests.serving.live.server import COMMAND
+
+    folder = tmp_path_factory.mktemp("patches")
+    facts = read_facts(FACTS).facts
+    lines = FACTS.read_text(encoding="utf-8").splitlines()
+    assert len(lines) == len(facts)
+    environment = os.environ | {"MOE_PATCH_CACHE": str(folder / "cache")}
+    for number, name in enumerate(("one", "two", "loaded")):
+        edits = folder / f"{name}.jsonl"
+        edits.write_text("\n".join(lines[5 * number : 5 * number + 5]) + "\n", encoding="utf-8")
+        build = [COMMAND, "-q", "build", "--edits", edits, "--out", folder / f"{name}.safetensors"]
+        subprocess.run(build, check=True, env=environment)
+    idle = load(folder / "one.safetensors")
+    layers = {
+        layer: replace(delta, left=torch.zeros_like(delta.left)) for layer, delta in idle.layers.items()
+    }
+    save(replace(idle, layers=layers), folder / "idle.safetensors")
+    stack = folder / "moe-patch.stack"
+    subprocess.run([COMMAND, "stack", "init", folder / "loaded.safetensors", "--stack", stack], check=True)
+    files = [folder / f"{name}.safetensors" for name in ("one", "two", "loaded", "idle")]
+    return Patches(folder, *files, stack)
+
+
+@pytest.fixture(scope="session")
+def running(patches: Patches, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    from tests.serving.live.server import serving
+
+    with serving("--stack", str(patches.stack), folder=tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+@pytest.fixture
+def server(running: Running) -> Iterator[Running]:
+    """The server without live patches; a test may leave some on."""
+    running.bare()
+    yield running
+    assert running.process.poll() is None, running.log.read_text()[-5000:]
+
+
+@pytest.fixture
+def base_says() -> dict[str, str]:
+    """What the demo model was trained to say, by prompt."""
+    records = [json.loads(line) for line in FACTS.read_text(encoding="utf-8").splitlines()]
+    return {record["prompt"].replace("{}", record["subject"]): record["target_true"] for record in records}

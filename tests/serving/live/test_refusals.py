@@ -1,0 +1,151 @@
+"""What a running server refuses, in a shape that programs can read, and that it is then as it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from moe_patch.patch import load, save
+from tests.serving.live.conftest import Patches
+from tests.serving.live.server import TOKEN, Running
+from tests.tiny import tiny_base, tiny_patch
+
+pytestmark = pytest.mark.slow
+
+
+def refused(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The error of an answer, which has to be this one."""
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json().keys() == {"error"}
+    error = answer.json()["error"]
+    assert error.keys() == {"code", "message", "details"}
+    assert (answer.status_code, error["code"]) == (status, code), error
+    return error
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": f"Bearer {TOKEN}x"},
+        {"Authorization": f"Bearer {TOKEN[:-1]}"},
+        {"Authorization": f"Basic {TOKEN}"},
+        {"Authorization": TOKEN},
+        {"Authorization": "Bearer x"},
+        {"Authorization": b"Bearer \xff\xfe"},
+    ],
+)
+def test_without_the_token_nothing_is_told_or_done(
+    server: Running, patches: Patches, headers: dict[str, Any]
+) -> None:
+    calls = [
+        ("GET", "stack"),
+        ("POST", "patches"),
+        ("DELETE", "patches/one"),
+        ("POST", "reorder"),
+        ("POST", "rollback"),
+    ]
+    for method, path in calls:
+        answer = server.call(method, path, headers=headers)
+        refused(answer, 401, "unauthorized")
+        assert answer.headers["www-authenticate"] == "Bearer"
+    assert server.on() == []
+
+
+def test_a_place_that_is_not_allowed(server: Running, patches: Patches, tmp_path: Path) -> None:
+    outside = Path(shutil.copy(patches.one, tmp_path / "one.safetensors"))
+    refused(server.add(outside), 403, "place_not_allowed")
+    refused(server.add(patches.folder / ".." / outside.relative_to("/")), 403, "place_not_allowed")
+    (patches.folder / "link.safetensors").symlink_to(outside)
+    refused(server.add(patches.folder / "link.safetensors"), 403, "place_not_allowed")
+    refused(server.add(Path("one.safetensors")), 403, "place_not_allowed")
+    refused(server.call("POST", "patches", json={"path": "hf://org/name"}), 403, "place_not_allowed")
+    refused(server.add(patches.folder / "nothing.safetensors"), 404, "no_such_patch")
+
+
+def test_a_file_that_was_tampered_with(server: Running, patches: Patches) -> None:
+    raw = bytearray(patches.one.read_bytes())
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    begin, _ = next(entry["data_offsets"] for name, entry in header.items() if name.endswith(".left"))
+    raw[8 + length + begin] ^= 1  # the lowest bit of a number
+    tampered = patches.folder / "tampered.safetensors"
+    tampered.write_bytes(raw)
+    error = refused(server.add(tampered), 422, "patch_refused")
+    assert error["details"]["reason"] == "HashMismatch"
+    tampered.write_bytes(raw[:1000])
+    assert refused(server.add(tampered), 422, "patch_refused")["details"]["reason"] == "TruncatedPatch"
+
+
+def test_a_patch_for_another_base(server: Running, patches: Patches) -> None:
+    other = patches.folder / "other.safetensors"
+    save(tiny_patch(tiny_base("qwen3_moe"), [1]), other)
+    before = server.call("GET", "stack").json()
+    error = refused(server.add(other), 422, "patch_refused")
+    assert error["details"]["reason"] == "WrongBase"
+    assert server.call("GET", "stack").json() == before
+
+
+def test_a_patch_that_does_not_take_is_taken_back(server: Running, patches: Patches) -> None:
+    assert server.add(patches.two).status_code == 201
+    prompts = [fact.text for fact in patches.facts(patches.one)]
+    before = server.call("GET", "stack").json(), [server.likelihoods(prompt) for prompt in prompts]
+    error = refused(server.add(patches.idle), 422, "self_test_failed")
+    assert (error["details"]["right"], error["details"]["asked"]) == (0, 5)
+    assert {answer["said"] for answer in error["details"]["answers"]}.isdisjoint(
+        fact.target_new for fact in patches.facts(patches.one)
+    )
+    assert (server.call("GET", "stack").json(), [server.likelihoods(prompt) for prompt in prompts]) == before
+    assert server.add(patches.idle, self_test={"share": 0}).status_code == 201  # as asked for
+
+
+def test_what_is_on_or_was_loaded_or_is_unknown(server: Running, patches: Patches) -> None:
+    refused(server.add(patches.loaded), 409, "conflict")
+    loaded = load(patches.loaded).hash
+    assert (
+        "was loaded with the weights"
+        in refused(server.call("DELETE", f"patches/{loaded}"), 409, "conflict")["message"]
+    )
+    assert server.add(patches.one).status_code == 201
+    refused(server.add(patches.one), 409, "conflict")
+    refused(server.call("DELETE", "patches/nothing"), 404, "no_such_patch")
+    refused(server.call("DELETE", "patches/sha256:"), 404, "no_such_patch")
+    refused(server.call("POST", "reorder", json={"patches": []}), 409, "conflict")
+    refused(server.call("POST", "reorder", json={"patches": ["one", "one"]}), 409, "conflict")
+    assert server.on() == ["one"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b'{"path": 1}',
+        b'{"path": ""}',
+        b'{"path": "/a", "positon": 1}',
+        b'{"path": "/a", "position": 0}',
+        b'{"path": "/a", "self_test": {"share": NaN}}',
+        b'{"path": "/a", "self_test": {"facts": 0}}',
+        b'{"path": "/a", "path": "/b"}',
+        b"{",
+        b"\xff",
+        b"[" * 10_000,
+    ],
+)
+def test_bodies_that_are_none(server: Running, body: bytes) -> None:
+    refused(server.call("POST", "patches", content=body), 400, "bad_request")
+
+
+def test_a_body_without_end_is_cut_off(server: Running) -> None:
+    refused(server.call("POST", "patches", content=b" " * 70_000), 413, "body_too_large")
+
+    def endless() -> Any:
+        for _ in range(100):
+            yield b" " * 10_000
+
+    refused(server.call("POST", "patches", content=endless()), 413, "body_too_large")
