@@ -26,6 +26,7 @@ from moe_patch.memoe.scope import ScopeTexts, scope_texts
 from moe_patch.memoe.training import Texts, Training
 from moe_patch.memoe.trunk import Trunk, frozen
 from moe_patch.methods.base import Method
+from moe_patch.methods.beneath import Beneath
 from moe_patch.methods.memoe_options import MEMoEOptions
 from moe_patch.model import Base
 from moe_patch.patch import Patch, check_base, load
@@ -60,6 +61,19 @@ class MEMoE(Method[MEMoEOptions]):
             PatchError: the patch to go on from cannot be read, or is of another base.
         """
         return _Build(base, facts, options).run(progress)
+
+    def build_on(
+        self,
+        base: Base,
+        facts: Sequence[Fact],
+        options: MEMoEOptions,
+        beneath: Beneath,
+        progress: Progress | None = None,
+    ) -> Patch:
+        """Refuse: a bypass is trained beside the bare base, and then goes with any stack of deltas."""
+        raise ConfigError(
+            "MEMoE is trained beside the bare base: build without a stack, and apply the two together"
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
