@@ -3,11 +3,12 @@
     make bench-serving
 
 All engines are up in one process and take turns at the same prompts, so that whatever else the machine does
-meets all of them; figures are medians of the turns. `base` has no patch, `merged` a checkpoint with the
-patch, `loaded` has it by the load format, `live` got it by the worker extension; `bypass` has a bypass of
-MEMoE's default sizes instead, through which every token goes. Start-up is measured in processes of their
-own, from nothing to an engine that is ready, with the load format and without, in turns. Memory is what the
-process grows by when the patch is put on, and what of it stays when it is taken off.
+meets all of them; figures are medians of the turns. On a machine that does much else, only tokens a second
+of the CPUs' own time say something. `base` has no patch, `merged` a checkpoint with the patch, `loaded` has
+it by the load format, `live` got it by the worker extension; `bypass` has a bypass of MEMoE's default sizes
+instead, through which every token goes. Start-up is measured in processes of their own, from nothing to an
+engine that is ready, with the load format and without, in turns. Memory is what the process grows by when
+the patch is put on, and what of it stays when it is taken off.
 """
 
 from __future__ import annotations
@@ -113,31 +114,35 @@ def told(engine: LLM, method: str, *arguments: Any) -> dict[str, Any]:
     return answer
 
 
-def tokens_per_second(engine: LLM) -> float:
-    """Of all streams together, reading and writing."""
+def speed(engine: LLM) -> dict[str, float]:
+    """Tokens of all streams together, read and written: by the clock, and by the time the CPUs worked."""
     from vllm import SamplingParams  # noqa: PLC0415 as above
 
     prompts = [
         {"prompt_token_ids": [10 + stream + place for place in range(PROMPT)]} for stream in range(STREAMS)
     ]
     settings = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True)
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     engine.generate(prompts, settings, use_tqdm=False)
-    return STREAMS * TOKENS / (time.perf_counter() - began)
+    seconds, busy = time.perf_counter() - began, time.process_time() - worked
+    return {"tokens_per_second": STREAMS * TOKENS / seconds, "tokens_per_cpu_second": STREAMS * TOKENS / busy}
 
 
 def throughput(bench: Bench, turns: int) -> Figures:
-    """Medians of the ways' tokens a second, and each one's to the base's of the same turn."""
+    """Medians of the ways' speeds, and of each one's to the base's of the same turn."""
     engines = {name: start(bench) for name, start in WAYS.items()}
     for engine in engines.values():
-        tokens_per_second(engine)  # the first is slower
-    rates = []
+        speed(engine)  # the first is slower
+    figures, rates = changes(engines["live"], bench, turns), []
     for turn in range(turns):
-        rates.append({name: tokens_per_second(engine) for name, engine in engines.items()})
-        click.echo(f"turn {turn + 1} of {turns}: {rates[-1]}", err=True)
-    figures: Figures = {f"{name}_tokens_per_second": median(turn[name] for turn in rates) for name in WAYS}
-    figures |= {f"{name}_to_base": median(turn[name] / turn["base"] for turn in rates) for name in WAYS}
-    return figures | changes(engines["live"], bench, turns)
+        rates.append({name: speed(engine) for name, engine in engines.items()})
+        click.echo(f"turn {turn + 1} of {turns}: {json.dumps(rates[-1])}", err=True)
+    for unit in ("tokens_per_second", "tokens_per_cpu_second"):
+        for name in WAYS:
+            figures[f"{name}_{unit}"] = median(turn[name][unit] for turn in rates)
+            to_base = [turn[name][unit] / turn["base"][unit] for turn in rates]
+            figures[f"{name}_{unit}_to_base"] = median(to_base)
+    return figures
 
 
 def changes(engine: LLM, bench: Bench, turns: int) -> Figures:
