@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from safetensors import safe_open
 from transformers import FineGrainedFP8Config, Mxfp4Config
 
@@ -22,6 +24,7 @@ from tests.tiny import auto_class, tiny_patch
 
 KINDS = ["mxfp4", "fp8"]
 MAKE: dict[str, Callable[[Path], Path]] = {"mxfp4": mxfp4_folder, "fp8": fp8_folder}
+FP8_OPENS_SINCE = Version("5.23")  # or earlier, but not in 5.16
 TYPE = {"mxfp4": "gpt_oss", "fp8": "qwen3_moe"}
 
 
@@ -37,6 +40,8 @@ def folder(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def dequantised(folder: Path, kind: str) -> Base:
     """The model as transformers itself opens it in floats."""
+    if kind == "fp8" and Version(transformers.__version__) < FP8_OPENS_SINCE:
+        pytest.skip("this transformers release fails to open FP8 experts in floats")
     config = {"mxfp4": Mxfp4Config, "fp8": FineGrainedFP8Config}[kind](dequantize=True)
     model = auto_class(TYPE[kind]).from_pretrained(folder, quantization_config=config, dtype=torch.bfloat16)
     return wrap(model.eval(), tokenizer=None)
