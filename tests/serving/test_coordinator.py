@@ -44,6 +44,7 @@ async def two_workers() -> AsyncIterator[tuple[AsyncLLM, Coordinator]]:
         enforce_eager=True,
         block_size=32,
         max_model_len=128,
+        kv_cache_memory_bytes=2**24,
         pipeline_parallel_size=2,
         worker_extension_cls=WORKER,
     )
