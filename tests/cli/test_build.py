@@ -173,8 +173,8 @@ def test_a_build_on_a_stack_names_the_stack_as_its_parents(
     assert load(out).hyperparameters["on"]["protected"] == {"1": 1}
     assert run("stack", "add", out, "--stack", lock).exit_code == 0
     result = run(
-        "build", "--edits", other, "--model", model, "--on", lock, "--method", "mote",
-        "--out", tmp_path / "mote.safetensors", "--layers", "1", "--no-projection",
+        "build", "--edits", other, "--model", model, "--on", lock, "--method", "memoe",
+        "--out", tmp_path / "memoe.safetensors", "--layers", "1",
     )  # fmt: skip
     assert result.exit_code == 1
-    assert "MoTE cannot protect the facts of a stack" in result.stderr
+    assert "MEMoE is trained beside the bare base" in result.stderr

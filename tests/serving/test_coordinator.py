@@ -29,8 +29,6 @@ from moe_patch_serving.version import BARE, Loaded
 from tests.serving.engines import base, folder
 from tests.tiny import tiny_patch
 
-pytestmark = pytest.mark.slow
-
 EXPERT_BYTES = 32 * 32 * 4
 TOUCHED = 7  # experts that a tiny patch touches in a layer
 

@@ -15,8 +15,6 @@ from moe_patch_serving.version import Loaded, weight_version
 from tests.serving.live.conftest import Patches
 from tests.serving.live.server import COMMAND, TOKEN, Running
 
-pytestmark = pytest.mark.slow
-
 SECONDS = 3.0  # that a change of the demo model may take beyond draining
 
 

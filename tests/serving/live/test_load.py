@@ -11,12 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-import pytest
 
 from tests.serving.live.conftest import Patches
 from tests.serving.live.server import Running
-
-pytestmark = pytest.mark.slow
 
 STREAMS = 16
 CHANGES = 20

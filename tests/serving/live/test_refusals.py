@@ -15,8 +15,6 @@ from tests.serving.live.conftest import Patches
 from tests.serving.live.server import TOKEN, Running
 from tests.tiny import tiny_base, tiny_patch
 
-pytestmark = pytest.mark.slow
-
 
 def refused(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
     """The error of an answer, which has to be this one."""
