@@ -16,8 +16,8 @@ from moe_patch.checkpoint.folder import find_folder
 from moe_patch.errors import ConfigError
 from moe_patch_serving.bypass.flags import stack_flags
 from moe_patch_serving.plugin import NAME
+from moe_patch_serving.releases import check_vllm
 from moe_patch_serving.settings import ALLOW, TOKEN_FILE, WORKER, read_settings
-from moe_patch_serving.versions import check_vllm
 
 _PLUGIN_GROUPS = (
     "vllm.general_plugins",

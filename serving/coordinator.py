@@ -21,7 +21,7 @@ from moe_patch_serving.errors import Busy, SelfTestFailed, WorkersDisagree
 from moe_patch_serving.members import Members, hashes
 from moe_patch_serving.metrics import Metrics
 from moe_patch_serving.self_test import DEFAULT, Answer, Question, SelfTest, ask
-from moe_patch_serving.version import Loaded, weight_version
+from moe_patch_serving.weight_version import Loaded, weight_version
 
 logger = logging.getLogger("vllm.moe_patch")  # below vLLM's own, and so with its handlers
 

@@ -20,7 +20,7 @@ from moe_patch_serving.plugin import NAME
 from moe_patch_serving.requests import Doorkeeper
 from moe_patch_serving.routes import as_json, guarded, public
 from moe_patch_serving.settings import WORKER, read_settings
-from moe_patch_serving.version import Loaded, loaded_from
+from moe_patch_serving.weight_version import Loaded, loaded_from
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

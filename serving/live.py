@@ -27,8 +27,8 @@ from moe_patch.errors import ConfigError, HashMismatch, ModelError, PatchError, 
 from moe_patch.patch import LayerDelta, Patch, check_base, load
 from moe_patch_serving.experts import ServedExperts, ServedLayer
 from moe_patch_serving.loader import loaded_patches
+from moe_patch_serving.releases import check_vllm
 from moe_patch_serving.source import served_checkpoint
-from moe_patch_serving.versions import check_vllm
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

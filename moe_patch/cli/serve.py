@@ -59,7 +59,7 @@ def serve(
 
     from moe_patch_serving.command import Serving
     from moe_patch_serving.settings import read_settings
-    from moe_patch_serving.version import Loaded, loaded_from, weight_version
+    from moe_patch_serving.weight_version import Loaded, loaded_from, weight_version
 
     serving = Serving(model, stack, _adapters(adapters), allow, token_file, arguments)
     command, environment = serving.command(), serving.environment()

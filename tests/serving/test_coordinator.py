@@ -25,7 +25,7 @@ from moe_patch_serving.engine import Engine
 from moe_patch_serving.members import Member
 from moe_patch_serving.metrics import Metrics
 from moe_patch_serving.settings import WORKER
-from moe_patch_serving.version import BARE, Loaded
+from moe_patch_serving.weight_version import BARE, Loaded
 from tests.serving.engines import base, folder
 from tests.tiny import tiny_patch
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from moe_patch.cli.serve import serve
-from moe_patch_serving.version import Loaded, weight_version
+from moe_patch_serving.weight_version import Loaded, weight_version
 from tests.patches import digest
 
 DEPLOY = Path(__file__).parents[2] / "serving" / "deploy"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from moe_patch.patch import save
 from moe_patch.stack import Entry, Lock, create_lock
 from moe_patch.stack.contents import base_record, entry_for
-from moe_patch_serving.version import BARE, Loaded, loaded_from, weight_version
+from moe_patch_serving.weight_version import BARE, Loaded, loaded_from, weight_version
 from tests.patches import delta_patch, digest
 
 A, B, C = digest(1), digest(2), digest(3)
