@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -13,10 +15,9 @@ from moe_patch.apply import apply
 from moe_patch.corpus import Corpus
 from moe_patch.errors import ConfigError, ModelError
 from moe_patch.facts import Fact
-from moe_patch.methods.base import MethodOptions
+from moe_patch.methods.base import Method, MethodOptions
 from moe_patch.methods.beneath import Beneath
-from moe_patch.methods.editors import Editor, LayerByLayer
-from moe_patch.methods.layer_edit import LayerSolver
+from moe_patch.methods.editors import Editor
 from moe_patch.methods.schedule import run_schedule
 from moe_patch.model import Base
 from moe_patch.nullspace import DEFAULT_MIN_TOKENS, DEFAULT_TAU, NullSpace, Unseen, null_space
@@ -100,23 +101,53 @@ class Ground:
     projections: dict[int, NullSpace]  # empty without projection
 
 
-def build_delta_patch(
-    method: str,
-    base: Base,
-    facts: Sequence[Fact],
-    options: DeltaOptions,
-    solver: LayerSolver,
-    progress: Progress | None,
-    beneath: Beneath | None = None,
-) -> Patch:
-    """Build a patch layer by layer with a method's own solver; see `build_with_editor`."""
+DeltaOptionsT = TypeVar("DeltaOptionsT", bound=DeltaOptions)
 
-    def layer_by_layer(ground: Ground) -> LayerByLayer:
-        return LayerByLayer(
-            base, ground.layers, solver, ground.projections, protect_earlier=options.protect_earlier
-        )
 
-    return build_with_editor(method, base, facts, options, layer_by_layer, progress, beneath)
+class DeltaMethod(Method[DeltaOptionsT]):
+    """A method that changes down projections: it brings an editor, and the shared schedule does the rest."""
+
+    @abstractmethod
+    def editor(self, ground: Ground, options: DeltaOptionsT, progress: Progress | None) -> Editor:
+        """What edits the layers; raises ConfigError or ModelError where the options do not fit the base."""
+
+    def finished(self, patch: Patch, options: DeltaOptionsT) -> Patch:
+        """What is written in the end; the patch itself unless a method makes something of it."""
+        return patch
+
+    def build(
+        self, base: Base, facts: Sequence[Fact], options: DeltaOptionsT, progress: Progress | None = None
+    ) -> Patch:
+        """Build a patch; raises what `build_with_editor` and the method's editor do."""
+        return self._build(base, facts, options, progress)
+
+    def build_on(
+        self,
+        base: Base,
+        facts: Sequence[Fact],
+        options: DeltaOptionsT,
+        beneath: Beneath,
+        progress: Progress | None = None,
+    ) -> Patch:
+        """Build on top of a stack, whose facts the editor protects.
+
+        Raises as `build` does, and PatchError if the stack lacks its rows.
+        """
+        return self._build(base, facts, options, progress, beneath)
+
+    def _build(
+        self,
+        base: Base,
+        facts: Sequence[Fact],
+        options: DeltaOptionsT,
+        progress: Progress | None,
+        beneath: Beneath | None = None,
+    ) -> Patch:
+        def make_editor(ground: Ground) -> Editor:
+            return self.editor(ground, options, progress)
+
+        patch = build_with_editor(self.name, base, facts, options, make_editor, progress, beneath)
+        return self.finished(patch, options)
 
 
 def build_with_editor(

@@ -9,34 +9,25 @@ closed form in the space of facts, which is exact and far cheaper (`solver: exac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from pydantic import Field
 
-from moe_patch.algebra import block_coordinate_descent, kernel, ridge_solve, ridge_value
-from moe_patch.facts import Fact
-from moe_patch.methods.base import Method
-from moe_patch.methods.beneath import Beneath
-from moe_patch.methods.delta import DeltaOptions, build_delta_patch
-from moe_patch.methods.layer_edit import LayerProblem, LayerSolution, LayerSolver
-from moe_patch.model import Base
-from moe_patch.patch import Patch
+from moe_patch.methods.delta import DeltaMethod, Ground
+from moe_patch.methods.editors import LayerByLayer
+from moe_patch.methods.solvers import DescentOptions, by_descent, exact
 from moe_patch.progress import Progress
 
 
-class MoEEditOptions(DeltaOptions):
+class MoEEditOptions(DescentOptions):
     """Options of MoEEdit. Defaults are the paper's, but for the solver."""
 
     solver: Literal["exact", "bcd"] = Field(
         "exact", description="Closed form, or the paper's block coordinate descent."
     )
-    passes: int = Field(4, ge=1, description="Passes of the block coordinate descent over all experts.")
-    seed: int = Field(0, description="Seed of the order of its blocks.")
 
 
-class MoEEdit(Method[MoEEditOptions]):
+class MoEEdit(DeltaMethod[MoEEditOptions]):
     """The method, in the registry as `moeedit`."""
 
     name = "moeedit"
@@ -48,36 +39,9 @@ class MoEEdit(Method[MoEEditOptions]):
         """The paper on arXiv."""
         return "https://arxiv.org/abs/2602.10965"
 
-    def build(
-        self, base: Base, facts: Sequence[Fact], options: MoEEditOptions, progress: Progress | None = None
-    ) -> Patch:
-        """Build a patch; `moe_patch.methods.delta.build_with_editor` says what can go wrong."""
-        return build_delta_patch(self.name, base, facts, options, _solver(options), progress)
-
-    def build_on(
-        self,
-        base: Base,
-        facts: Sequence[Fact],
-        options: MoEEditOptions,
-        beneath: Beneath,
-        progress: Progress | None = None,
-    ) -> Patch:
-        """Build on top of a stack; raises as `build` does, and PatchError if the stack lacks its rows."""
-        return build_delta_patch(self.name, base, facts, options, _solver(options), progress, beneath)
-
-
-def _solver(options: MoEEditOptions) -> LayerSolver:
-    """The exact solve or the descent, as the options say."""
-    generator = torch.Generator().manual_seed(options.seed)
-
-    def solve(problem: LayerProblem) -> LayerSolution:
-        gram = kernel(problem.rows)  # (T, T)
-        ridge = ridge_value(gram, options.ridge, options.ridge_relative)
-        if options.solver == "exact":
-            return LayerSolution(ridge_solve(gram, problem.residual, ridge), ridge)
-        descent = block_coordinate_descent(
-            problem.rows, problem.residual, ridge, passes=options.passes, generator=generator
+    def editor(self, ground: Ground, options: MoEEditOptions, progress: Progress | None) -> LayerByLayer:
+        """Every layer in turn, by the solver of the options."""
+        solver = exact(options) if options.solver == "exact" else by_descent(options)
+        return LayerByLayer(
+            ground.base, ground.layers, solver, ground.projections, protect_earlier=options.protect_earlier
         )
-        return LayerSolution(descent.left, ridge, per_row=True, objectives=descent.objectives)
-
-    return solve

@@ -10,7 +10,7 @@ weights, and lambda weighs the delta by what it does to the keys that text has.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,13 +18,9 @@ from pydantic import Field, JsonValue, model_validator
 from torch import Tensor
 
 from moe_patch.algebra import Rows, ridge_value
-from moe_patch.facts import Fact
-from moe_patch.methods.base import Method
-from moe_patch.methods.beneath import Beneath
-from moe_patch.methods.delta import DeltaOptions, Ground, build_with_editor
+from moe_patch.methods.delta import DeltaMethod, DeltaOptions, Ground
 from moe_patch.methods.layer_edit import LayerProblem, LayerSolution
 from moe_patch.methods.spread_edit import SpreadEditor, check_one_shape
-from moe_patch.model import Base
 from moe_patch.nullspace import NullSpace
 from moe_patch.patch import LayerDelta, Patch
 from moe_patch.progress import Progress
@@ -119,7 +115,7 @@ class TuckerSpreader:
         return value.reshape(-1, r_e, r_in)
 
 
-class MoTE(Method[MoTEOptions]):
+class MoTE(DeltaMethod[MoTEOptions]):
     """The method, in the registry as `mote`."""
 
     name = "mote"
@@ -131,49 +127,18 @@ class MoTE(Method[MoTEOptions]):
         """The paper on arXiv."""
         return "https://arxiv.org/abs/2605.16686"
 
-    def build(
-        self, base: Base, facts: Sequence[Fact], options: MoTEOptions, progress: Progress | None = None
-    ) -> Patch:
-        """Build a patch.
+    def editor(self, ground: Ground, options: MoTEOptions, progress: Progress | None) -> SpreadEditor:
+        """The core's solve at the last layer, spread; ConfigError where a rank is out of range."""
+        manifolds = find_manifolds(ground, options, progress)
+        spreader = TuckerSpreader(
+            manifolds, ground.layers[-1], ground.projections, options.ridge, options.ridge_relative
+        )
+        return SpreadEditor(
+            ground.base, ground.layers, spreader, ground.projections, protect_earlier=options.protect_earlier
+        )
 
-        Raises:
-            ConfigError: a rank is out of range, or as `moe_patch.methods.delta.build_with_editor`, which says
-                what else can go wrong.
-        """
-        return self._build(base, facts, options, progress)
-
-    def build_on(
-        self,
-        base: Base,
-        facts: Sequence[Fact],
-        options: MoTEOptions,
-        beneath: Beneath,
-        progress: Progress | None = None,
-    ) -> Patch:
-        """Build on top of a stack, whose facts are protected at the last edit layer.
-
-        Raises as `build`.
-        """
-        return self._build(base, facts, options, progress, beneath)
-
-    def _build(
-        self,
-        base: Base,
-        facts: Sequence[Fact],
-        options: MoTEOptions,
-        progress: Progress | None,
-        beneath: Beneath | None = None,
-    ) -> Patch:
-        def spreading(ground: Ground) -> SpreadEditor:
-            manifolds = find_manifolds(ground, options, progress)
-            spreader = TuckerSpreader(
-                manifolds, ground.layers[-1], ground.projections, options.ridge, options.ridge_relative
-            )
-            return SpreadEditor(
-                base, ground.layers, spreader, ground.projections, protect_earlier=options.protect_earlier
-            )
-
-        patch = build_with_editor(self.name, base, facts, options, spreading, progress, beneath)
+    def finished(self, patch: Patch, options: MoTEOptions) -> Patch:
+        """The patch, or its truncation to the rank that the options ask for."""
         return patch if options.delta_rank is None else truncated(patch, options.delta_rank)
 
 

@@ -8,24 +8,20 @@ expert j of another.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-from pydantic import Field, JsonValue
+from pydantic import JsonValue
 from torch import Tensor
 
-from moe_patch.algebra import Rows, block_coordinate_descent, kernel, ridge_solve, ridge_value
-from moe_patch.facts import Fact
-from moe_patch.methods.base import Method
-from moe_patch.methods.beneath import Beneath
-from moe_patch.methods.delta import DeltaOptions, Ground, build_with_editor
+from moe_patch.algebra import Rows
+from moe_patch.methods.delta import DeltaMethod, DeltaOptions, Ground
 from moe_patch.methods.layer_edit import LayerProblem, LayerSolution, LayerSolver
 from moe_patch.methods.measure import projected
+from moe_patch.methods.solvers import DescentOptions, by_descent, exact
 from moe_patch.methods.spread_edit import SpreadEditor
-from moe_patch.model import Base
 from moe_patch.nullspace import NullSpace
-from moe_patch.patch import LayerDelta, Patch
+from moe_patch.patch import LayerDelta
 from moe_patch.progress import Progress
 
 
@@ -65,31 +61,19 @@ class CopySpreader:
         return {}
 
 
-def build_copying(
-    method: str,
-    base: Base,
-    facts: Sequence[Fact],
-    options: DeltaOptions,
-    solver: LayerSolver,
-    progress: Progress | None,
-    beneath: Beneath | None = None,
-) -> Patch:
-    """Build a patch that solves at the last layer and copies; raises as `build_with_editor` does."""
-
-    def copying(ground: Ground) -> SpreadEditor:
-        spreader = CopySpreader(solver, ground.layers[-1], ground.projections)
-        return SpreadEditor(
-            base, ground.layers, spreader, ground.projections, protect_earlier=options.protect_earlier
-        )
-
-    return build_with_editor(method, base, facts, options, copying, progress, beneath)
+def copying(ground: Ground, options: DeltaOptions, solver: LayerSolver) -> SpreadEditor:
+    """An editor that solves at the last layer and copies."""
+    spreader = CopySpreader(solver, ground.layers[-1], ground.projections)
+    return SpreadEditor(
+        ground.base, ground.layers, spreader, ground.projections, protect_earlier=options.protect_earlier
+    )
 
 
 class WoodburySpreadOptions(DeltaOptions):
     """Options of the exact solve, spread."""
 
 
-class WoodburySpread(Method[WoodburySpreadOptions]):
+class WoodburySpread(DeltaMethod[WoodburySpreadOptions]):
     """The exact solve at the last layer, copied downwards: in the registry as `woodbury-spread`."""
 
     name = "woodbury-spread"
@@ -101,45 +85,18 @@ class WoodburySpread(Method[WoodburySpreadOptions]):
         """The paper on arXiv."""
         return "https://arxiv.org/abs/2605.16686"
 
-    def build(
-        self,
-        base: Base,
-        facts: Sequence[Fact],
-        options: WoodburySpreadOptions,
-        progress: Progress | None = None,
-    ) -> Patch:
-        """Build a patch; `moe_patch.methods.delta.build_with_editor` says what can go wrong."""
-        return build_copying(self.name, base, facts, options, _exact(options), progress)
-
-    def build_on(
-        self,
-        base: Base,
-        facts: Sequence[Fact],
-        options: WoodburySpreadOptions,
-        beneath: Beneath,
-        progress: Progress | None = None,
-    ) -> Patch:
-        """Build on top of a stack, whose facts are protected at the last edit layer."""
-        return build_copying(self.name, base, facts, options, _exact(options), progress, beneath)
+    def editor(
+        self, ground: Ground, options: WoodburySpreadOptions, progress: Progress | None
+    ) -> SpreadEditor:
+        """The closed form at the last layer."""
+        return copying(ground, options, exact(options))
 
 
-def _exact(options: DeltaOptions) -> LayerSolver:
-    def solve(problem: LayerProblem) -> LayerSolution:
-        gram = kernel(problem.rows)  # (T, T)
-        ridge = ridge_value(gram, options.ridge, options.ridge_relative)
-        return LayerSolution(ridge_solve(gram, problem.residual, ridge), ridge)
-
-    return solve
-
-
-class BcdSpreadOptions(DeltaOptions):
+class BcdSpreadOptions(DescentOptions):
     """Options of the block coordinate descent, spread."""
 
-    passes: int = Field(4, ge=1, description="Passes of the block coordinate descent over all experts.")
-    seed: int = Field(0, description="Seed of the order of its blocks.")
 
-
-class BcdSpread(Method[BcdSpreadOptions]):
+class BcdSpread(DeltaMethod[BcdSpreadOptions]):
     """MoEEdit's descent at the last layer, copied downwards: in the registry as `bcd-spread`."""
 
     name = "bcd-spread"
@@ -151,32 +108,6 @@ class BcdSpread(Method[BcdSpreadOptions]):
         """The paper on arXiv."""
         return "https://arxiv.org/abs/2605.16686"
 
-    def build(
-        self, base: Base, facts: Sequence[Fact], options: BcdSpreadOptions, progress: Progress | None = None
-    ) -> Patch:
-        """Build a patch; `moe_patch.methods.delta.build_with_editor` says what can go wrong."""
-        return build_copying(self.name, base, facts, options, _by_descent(options), progress)
-
-    def build_on(
-        self,
-        base: Base,
-        facts: Sequence[Fact],
-        options: BcdSpreadOptions,
-        beneath: Beneath,
-        progress: Progress | None = None,
-    ) -> Patch:
-        """Build on top of a stack, whose facts are protected at the last edit layer."""
-        return build_copying(self.name, base, facts, options, _by_descent(options), progress, beneath)
-
-
-def _by_descent(options: BcdSpreadOptions) -> LayerSolver:
-    generator = torch.Generator().manual_seed(options.seed)
-
-    def solve(problem: LayerProblem) -> LayerSolution:
-        ridge = ridge_value(kernel(problem.rows), options.ridge, options.ridge_relative)
-        descent = block_coordinate_descent(
-            problem.rows, problem.residual, ridge, passes=options.passes, generator=generator
-        )
-        return LayerSolution(descent.left, ridge, per_row=True, objectives=descent.objectives)
-
-    return solve
+    def editor(self, ground: Ground, options: BcdSpreadOptions, progress: Progress | None) -> SpreadEditor:
+        """The descent at the last layer."""
+        return copying(ground, options, by_descent(options))

@@ -21,8 +21,6 @@ from moe_patch_serving.bypass.beside import Beside
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
-OPERATOR = "moe_patch::bypass"
-
 
 def install(beside: Beside, vllm_config: VllmConfig) -> str:
     """Make a bypass known to the operator; returns the name to call it by."""

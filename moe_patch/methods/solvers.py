@@ -1,0 +1,42 @@
+"""The solvers of one layer's problem that methods share: the exact one, and MoEEdit's descent."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+
+from moe_patch.algebra import block_coordinate_descent, kernel, ridge_solve, ridge_value
+from moe_patch.methods.delta import DeltaOptions
+from moe_patch.methods.layer_edit import LayerProblem, LayerSolution, LayerSolver
+
+
+class DescentOptions(DeltaOptions):
+    """Options of methods that can solve by block coordinate descent."""
+
+    passes: int = Field(4, ge=1, description="Passes of the block coordinate descent over all experts.")
+    seed: int = Field(0, description="Seed of the order of its blocks.")
+
+
+def exact(options: DeltaOptions) -> LayerSolver:
+    """The closed form, in the space of facts."""
+
+    def solve(problem: LayerProblem) -> LayerSolution:
+        gram = kernel(problem.rows)  # (T, T)
+        ridge = ridge_value(gram, options.ridge, options.ridge_relative)
+        return LayerSolution(ridge_solve(gram, problem.residual, ridge), ridge)
+
+    return solve
+
+
+def by_descent(options: DescentOptions) -> LayerSolver:
+    """MoEEdit's randomized block coordinate descent; blocks go on in one random order through a build."""
+    generator = torch.Generator().manual_seed(options.seed)
+
+    def solve(problem: LayerProblem) -> LayerSolution:
+        ridge = ridge_value(kernel(problem.rows), options.ridge, options.ridge_relative)
+        descent = block_coordinate_descent(
+            problem.rows, problem.residual, ridge, passes=options.passes, generator=generator
+        )
+        return LayerSolution(descent.left, ridge, per_row=True, objectives=descent.objectives)
+
+    return solve
