@@ -21,9 +21,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from moe_patch.cli.overrides import merged_options
 from moe_patch.evaluation import Report, Setting, evaluate
 from moe_patch.facts import read_facts
-from moe_patch.methods import get_method
+from moe_patch.methods import MethodOptions, get_method
 from moe_patch.model import Base, open_base
 from moe_patch.recipes import recipe_for
 
@@ -35,27 +36,18 @@ def combinations(vary: tuple[str, ...]) -> list[dict[str, Any]]:
     return [dict(zip(names, chosen, strict=True)) for chosen in itertools.product(*values)]
 
 
-def with_choices(options: dict[str, Any], choices: dict[str, Any]) -> dict[str, Any]:
-    """The options with dotted choices put in; setting one of tau and energy drops the other."""
-    merged: dict[str, Any] = json.loads(json.dumps(options, default=str))
-    for name, value in choices.items():
-        *groups, leaf = name.split(".")
-        place = merged
-        for group in groups:
-            place = place.setdefault(group, {})
-        place[leaf] = value
-    if "energy" in choices:
-        merged.pop("tau", None)
-    if "tau" in choices:
-        merged.pop("energy", None)
-    return merged
+def with_choices(method: str, recipe: dict[str, Any], choices: dict[str, Any]) -> MethodOptions:
+    """The recipe's options with dotted choices put in; setting one of tau and energy drops the other."""
+    dropped = {"energy": "tau", "tau": "energy"}
+    rivals = {dropped[name] for name in choices if name in dropped}
+    kept = {name: value for name, value in recipe.items() if name not in rivals}
+    return merged_options(get_method(method).Options, kept, choices, "recipe")
 
 
-def trial(base: Base, facts: Path, method: str, options: dict[str, Any]) -> tuple[Report, float]:
+def trial(base: Base, facts: Path, method: str, options: MethodOptions) -> tuple[Report, float]:
     """One build and its evaluation, with the seconds that the build took."""
-    chosen = get_method(method)
     started = time.monotonic()
-    patch = chosen.build(base, read_facts(facts).facts, chosen.options(**options))
+    patch = get_method(method).build(base, read_facts(facts).facts, options)
     seconds = time.monotonic() - started
     return evaluate(base, patch, setting=Setting(batch_size=512)), seconds
 
@@ -79,7 +71,7 @@ def main(edits: Path, model: str | None, method: str, vary: tuple[str, ...], lin
         "options", "efficacy", "generalization", "specificity", "base's", "utility", "routing", "seconds"
     )
     for choices in combinations(vary):
-        report, seconds = trial(base, edits, method, with_choices(start, choices))
+        report, seconds = trial(base, edits, method, with_choices(method, start, choices))
         scores, before = report.patched.scores, report.base.scores
         kept = report.preserved_routing
         figures = [

@@ -13,29 +13,23 @@ its options stay the same.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
-import click
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from moe_patch.apply import apply
-from moe_patch.cli.overrides import parse_setting
 from moe_patch.evaluation import Setting, evaluate
-from moe_patch.facts import Fact, read_facts
+from moe_patch.facts import Fact
 from moe_patch.methods import MethodOptions, get_method
-from moe_patch.model import Base, open_base
+from moe_patch.model import Base
 from moe_patch.patch import Patch
-from moe_patch.recipes import load_recipe, recipe_for
-from moe_patch_recipes.benchmarks.methods import Run, finished, key_of, options_of
 
-FACTS = Path(__file__).parents[1] / "facts" / "50.jsonl"
+from ._runs import Run, command
+
 PROMPTS, TOKENS = 32, 16  # of the speed's measurement
 COLUMNS = ("reliability", "generalization", "locality", "average")
 
@@ -64,6 +58,8 @@ def build_and_measure(base: Base, facts: Sequence[Fact], run: Run, options: Meth
     exact = report.patched.exact
     scores = [exact.efficacy.value, exact.generalization.value, report.locality.value]
     return {
+        "facts": len(facts),
+        "options": options.model_dump(mode="json", exclude={"corpus"}),
         **dict(zip(COLUMNS, scores, strict=False)),
         "average": sum(score or 0.0 for score in scores) / 3,
         "specificity": report.patched.scores.specificity.value,
@@ -109,45 +105,7 @@ def table_of(records: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-@click.command(help=__doc__)
-@click.option("--model", help="Name or folder; the demo model unless given.")
-@click.option("--edits", type=click.Path(exists=True, path_type=Path), default=FACTS, show_default="50.jsonl")
-@click.option("--limit", type=click.IntRange(min=1), default=30, show_default=True, help="Facts.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Facts of a batch; all of them unless given.")
-@click.option("--only", multiple=True, type=click.Choice([run.name for run in RUNS]), help="Only these runs.")
-@click.option("--recipe", help="A .yaml file, or the name of a recipe that ships.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="An option of the methods.")
-@click.option("--json", "lines", type=click.Path(path_type=Path), help="One line a run; read to go on.")
-def main(
-    model: str | None,
-    edits: Path,
-    limit: int,
-    batch_size: int | None,
-    only: tuple[str, ...],
-    recipe: str | None,
-    settings: tuple[str, ...],
-    lines: Path | None,
-) -> None:
-    """Run what has not been run yet, and report."""
-    base, facts = open_base(model, dtype=torch.float32), read_facts(edits).facts[:limit]
-    found = load_recipe(recipe) if recipe else recipe_for(base)
-    chosen = {"targets.use_cache": False, **dict(map(parse_setting, settings)), "batch_size": batch_size}
-    done, records = finished(lines), []
-    for run in RUNS:
-        if only and run.name not in only:
-            continue
-        options = options_of(found, run, chosen)
-        key = key_of(base, facts, run, options)
-        if key not in done:
-            click.echo(f"{run.name}: {len(facts)} facts", err=True)
-            figures = build_and_measure(base, facts, run, options)
-            shown = options.model_dump(mode="json", exclude={"corpus"})
-            done[key] = {"run": run.name, "key": key, "facts": len(facts), "options": shown, **figures}
-            if lines:
-                with lines.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(done[key]) + "\n")
-        records.append(done[key])
-    Console(width=160).print(table_of(records))
+main = command(__doc__, RUNS, build_and_measure, table_of, edits="50.jsonl", limit=30)
 
 
 if __name__ == "__main__":
