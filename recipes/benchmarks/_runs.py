@@ -102,7 +102,6 @@ def command(
     batch, unless others are asked for; None is all.
     """
     count = click.IntRange(min=1)
-    existing, path = (click.Path(exists=exists, path_type=Path) for exists in (True, False))
 
     @click.command(help=doc)
     @click.option("--model", help="Name or folder; the demo model unless given.")
@@ -118,7 +117,7 @@ def command(
     @click.option("--only", multiple=True, type=click.Choice([run.name for run in runs]))
     @click.option("--recipe", help="A .yaml file, or the name of a recipe that ships.")
     @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="An option of the methods.")
-    @click.option("--json", "lines", type=path, help="One line a run; read to go on.")
+    @click.option("--json", "lines", type=click.Path(path_type=Path), help="One line a run; read to go on.")
     def main(
         model: str | None,
         facts_at: Path,
