@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.model_executor.models.utils import extract_layer_index
 
-from moe_patch.apply.dense import dense_delta, summed
+from moe_patch.apply.dense import patched
 from moe_patch.errors import ModelError
 from moe_patch.model import MoELayer
 from moe_patch.patch import LayerDelta
@@ -75,8 +75,7 @@ class ServedLayer:
         """
         plain = self.layout.unpack(stored.to(self.weight.device))
         inner = plain[: self.d_model, : self.columns.stop - self.columns.start]  # without padding
-        shares = (dense_delta(delta, expert, inner)[:, self.columns] for delta in deltas)
-        inner.copy_(summed(inner, shares))
+        inner.copy_(patched(inner, expert, deltas, columns=self.columns))
         if not bool(torch.isfinite(inner).all()):
             raise ModelError(f"layer {self.index}, expert {expert}: the edit overflows {inner.dtype}")
         return self.layout.pack(plain)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from moe_patch.apply.dense import dense_delta, summed
+from moe_patch.apply.dense import patched
 from moe_patch.apply.rounding import Rounding, round_on_keys
 from moe_patch.apply.survival import Survival
 from moe_patch.errors import ModelError
@@ -78,7 +78,7 @@ def _rewrite(layer: MoELayer, changed: LayerDelta) -> None:
 def _exact(layer: MoELayer, expert: int, original: Tensor) -> Tensor | None:
     """The original (d_m, d_k) plus all deltas, not rounded; None if no delta touches the expert."""
     on = _on(layer, expert)
-    return summed(original, (dense_delta(delta, expert, original) for delta in on)) if on else None
+    return patched(original, expert, on) if on else None
 
 
 def _on(layer: MoELayer, expert: int) -> list[LayerDelta]:

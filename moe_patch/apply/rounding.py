@@ -25,9 +25,9 @@ def round_on_keys(exact: Tensor, dtype: torch.dtype, keys: Tensor) -> Tensor:
         keys: (n, d_k), the rows g k~ of the facts that reach this expert.
 
     Returns:
-        (d_m, d_k) in `dtype`.
+        (d_m, d_k) in `dtype`, in memory of its own.
     """
-    nearest = exact.to(dtype)
+    nearest = exact.to(dtype, copy=True)
     if not len(keys) or torch.finfo(dtype).bits >= torch.finfo(exact.dtype).bits:
         return nearest
     off = nearest.to(exact.dtype) - exact

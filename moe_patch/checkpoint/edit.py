@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from moe_patch.apply.dense import dense_delta, summed
+from moe_patch.apply.dense import patched
 from moe_patch.apply.rounding import Rounding
 from moe_patch.apply.survival import Part, Survival
 from moe_patch.checkpoint.names import AnySlot
@@ -61,17 +62,17 @@ class Editor:
         slot, deltas = change.slot, self._deltas(change)
         exact = self._summed(change, deltas)
         raw, rounded = slot.write(self._folder, exact, self._keys(change, deltas))
-        return raw, self._parts(change, deltas, exact - rounded)
+        missing = exact.sub_(rounded.to(exact.dtype))  # in place: new memory is half of the time
+        return raw, self._parts(change, deltas, missing)
 
     def _found(self, change: Change, written: Path) -> list[Part | None]:
         slot, deltas = change.slot, self._deltas(change)
         rounded = slot.read(self._folder, written)
-        return self._parts(change, deltas, self._summed(change, deltas) - rounded)
+        return self._parts(change, deltas, self._summed(change, deltas).sub_(rounded))
 
     def _summed(self, change: Change, deltas: Sequence[LayerDelta]) -> Tensor:
         """The expert's weight with all patches: (d_m, d_k), not rounded yet."""
-        weight = change.slot.read(self._folder)
-        return summed(weight, (dense_delta(delta, change.expert, weight) for delta in deltas))
+        return patched(change.slot.read(self._folder), change.expert, deltas)
 
     def _keys(self, change: Change, deltas: Sequence[LayerDelta]) -> Tensor:
         """The rows (n, d_k) of the facts whose outputs rounding is to keep; none for the nearest."""
@@ -92,6 +93,17 @@ class Editor:
     def _count(self, parts: Iterable[Part | None]) -> None:
         for one, part in zip(self.survival.values(), parts, strict=True):
             one.count(part)
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Have torch compute in the threads that call it: its own would only get in the way of these."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:

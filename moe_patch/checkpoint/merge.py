@@ -21,7 +21,7 @@ from pydantic import JsonValue
 from moe_patch.apply.rounding import Rounding
 from moe_patch.apply.survival import STATED_LOSS
 from moe_patch.checkpoint.contents import companions, kept_originals, sha256, stamps, write_originals
-from moe_patch.checkpoint.edit import Change, Editor
+from moe_patch.checkpoint.edit import Change, Editor, one_thread_each
 from moe_patch.checkpoint.folder import Checkpoint
 from moe_patch.checkpoint.known import known_hash
 from moe_patch.checkpoint.link import How, Link, choose
@@ -87,7 +87,7 @@ class MergePlan:
         """
         self._check_space()
         staging = Staging(self.out, self._identity())
-        with staging.opened(), ThreadPoolExecutor(max_workers=2) as pool:
+        with staging.opened(), one_thread_each(), ThreadPoolExecutor(max_workers=2) as pool:
             base = pool.submit(self._check_base)
             sums = {name: pool.submit(self._sum, name) for name in self.changes}
             editor = Editor(self.checkpoint.folder, self.patches, self.rounding)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from vllm.model_executor.layers.fused_moe.expert_map_manager import determine_expert_map
 
-from moe_patch.apply.dense import dense_delta, summed
+from moe_patch.apply.dense import patched
 from moe_patch.errors import ModelError
 from moe_patch.patch import LayerDelta
 from moe_patch_serving.experts import ServedExperts, ServedLayer, columns, local_slot
@@ -43,9 +43,7 @@ def test_every_expert_is_on_one_worker(experts: int, size: int, strategy: str) -
 
 def whole(delta: LayerDelta, weight: Tensor) -> Tensor:
     """All experts (E, d_m, d_k) with the delta, on one worker and plain."""
-    return torch.stack(
-        [summed(one, [dense_delta(delta, expert, one)]) for expert, one in enumerate(weight)]
-    )  # (E, d_m, d_k)
+    return torch.stack([patched(one, expert, [delta]) for expert, one in enumerate(weight)])  # (E, d_m, d_k)
 
 
 def share(weight: Tensor, rank: int, size: int, padding: int, expert_map: Tensor | None) -> ServedLayer:
