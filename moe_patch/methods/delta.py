@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -25,6 +26,8 @@ from moe_patch.patch import Patch
 from moe_patch.progress import Progress
 from moe_patch.statistics import Moments, collect_moments
 from moe_patch.targets import TargetOptions
+
+logger = logging.getLogger(__name__)
 
 
 class DeltaOptions(MethodOptions):
@@ -162,8 +165,9 @@ def build_with_editor(
     """Run the shared schedule with a method's own editor and pack what comes out.
 
     The patch's hyper-parameters are the options, but for the corpus's path, which means nothing elsewhere and
-    gives way to `corpus_hash`; and the editor's findings. A stack `beneath` is on while facts are edited, and
-    the editor has to protect its facts; preserved text is that of the bare base.
+    gives way to `corpus_hash`; what the projections protect; and the editor's findings. A stack `beneath` is
+    on while facts are edited, and the editor has to protect its facts; preserved text is that of the bare
+    base.
 
     Raises:
         ConfigError: there are no facts, no edit layers, or no preserved text though the options need it; or
@@ -177,7 +181,8 @@ def build_with_editor(
     layers = edit_layers(base, options)
     fingerprint = base.fingerprint(layers)
     moments, corpus_hash = preserved_moments(base, layers, options, progress)
-    editor = make_editor(Ground(base, layers, moments, projections(moments, options)))
+    ground = Ground(base, layers, moments, projections(moments, options))
+    editor = make_editor(ground)
     if beneath is not None:
         editor.protect(beneath.rows(layers, facts))
     with nullcontext() if beneath is None else apply(base, beneath.patch, mode="hook"):
@@ -192,6 +197,7 @@ def build_with_editor(
         )
     parameters: dict[str, JsonValue] = options.model_dump(mode="json", exclude={"corpus"})
     parameters |= {"layers": list(layers), "corpus_hash": corpus_hash}
+    parameters["protection"] = [space.summary() for space in ground.projections.values()]
     patch = Patch(
         kind="delta",
         method=method,
@@ -231,20 +237,31 @@ def preserved_moments(
 
 
 def projections(moments: Mapping[int, Moments], options: DeltaOptions) -> dict[int, NullSpace]:
-    """Each layer's null-space projection; none without projection.
+    """Each layer's null-space projection; none without projection. Experts that text missed are warned of.
 
     Raises:
         StatisticsError: the text is too short for the policy on unseen experts.
     """
     if not options.projection:
         return {}
-    return {
+    found = {
         layer: null_space(
-            found,
+            seen,
             tau=options.tau,
             energy=options.energy,
             unseen=options.unseen,
             min_tokens=options.min_tokens,
         )
-        for layer, found in moments.items()
+        for layer, seen in moments.items()
     }
+    for layer, space in found.items():
+        if space.unseen:
+            logger.warning(
+                "layer %d: fewer than %d tokens of preserved text reached %d of %d experts: they are %s",
+                layer,
+                options.min_tokens,
+                len(space.unseen),
+                len(space.tokens),
+                "not edited" if options.unseen == "protect" else "edited without protection",
+            )
+    return found

@@ -62,6 +62,15 @@ def test_a_stack_grows_shrinks_and_comes_back(run: Run, here: Path) -> None:
     assert "a.safetensors" in run("stack", "list").stdout
 
 
+def test_how_patches_are_combined_can_be_changed(run: Run, here: Path) -> None:
+    run("stack", "init", "a.safetensors", "b.safetensors")
+    assert run("stack", "combine", "add").stdout == "moe-patch.stack: 2 patches, 2 on, revision 1\n"
+    assert read_lock(here / "moe-patch.stack").combine == "add"
+    run("stack", "undo")
+    assert read_lock(here / "moe-patch.stack").combine == "solve"
+    assert run("stack", "combine", "average").exit_code == 2
+
+
 def test_paths_are_kept_as_seen_from_the_lock_file(run: Run, here: Path) -> None:
     (here / "stacks").mkdir()
     lock = here / "stacks" / "all.stack"

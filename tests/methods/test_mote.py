@@ -213,7 +213,9 @@ def test_ranks_are_chosen_by_energy_at_the_last_layer(tmp_path: Path) -> None:
     assert all(few < many for few, many in zip(narrow, wide, strict=True))
 
 
-def test_layers_without_text_for_some_experts_are_protected_by_default(tmp_path: Path) -> None:
+def test_experts_without_enough_text_are_protected_by_default_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     base, text = tiny_base("qwen3_moe"), corpus(tmp_path)
     moments = moments_of(base, [1], text)[1]
     floor = int(moments.tokens.sort().values[2])  # two experts are below
@@ -222,6 +224,9 @@ def test_layers_without_text_for_some_experts_are_protected_by_default(tmp_path:
     assert rare
     assert not set(rare) & set(patch.layers[1].experts())
     assert len(patch.layers[1].experts()) == 8 - len(rare)
+    assert f"reached {len(rare)} of 8 experts: they are not edited" in caplog.text
+    (said,) = patch.hyperparameters["protection"]
+    assert (said["layer"], said["unseen"]) == (1, rare)
 
 
 @pytest.mark.parametrize(

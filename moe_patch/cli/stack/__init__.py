@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from moe_patch.cli.stack.change import add, disable, enable, init, move, remove, undo
+from moe_patch.cli.stack.change import add, combine, disable, enable, init, move, remove, undo
 from moe_patch.cli.stack.check import check
 from moe_patch.cli.stack.diff import diff
 from moe_patch.cli.stack.list import show
@@ -27,5 +27,5 @@ def stack() -> None:
     """
 
 
-for command in (init, add, remove, enable, disable, move, show, check, diff, resolve, undo):
+for command in (init, add, remove, enable, disable, move, combine, show, check, diff, resolve, undo):
     stack.add_command(command)

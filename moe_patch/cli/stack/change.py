@@ -1,4 +1,4 @@
-"""The commands that change a stack: `init`, `add`, `remove`, `enable`, `disable`, `move`, `undo`."""
+"""What changes a stack: `init`, `add`, `remove`, `enable`, `disable`, `move`, `combine`, `undo`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moe_patch.cli.options import FILE
-from moe_patch.cli.stack.options import allow_option, combine_option, stack_option
+from moe_patch.cli.stack.options import HOW, allow_option, combine_option, stack_option
 
 if TYPE_CHECKING:
     from moe_patch.stack import Lock
@@ -92,6 +92,16 @@ def move(name: str, position: int, lock_path: Path) -> None:
     from moe_patch.stack import operations
 
     _change(lock_path, lambda lock: operations.move(lock, operations.find(lock, name), position))
+
+
+@click.command(epilog="\b\nExample:\n  moe-patch stack combine add")
+@click.argument("how", type=HOW)
+@stack_option
+def combine(how: Any, lock_path: Path) -> None:
+    """Say HOW the stack's patches become one: their deltas added, or all their facts solved for together."""
+    from moe_patch.stack import operations
+
+    _change(lock_path, lambda lock: operations.set_combine(lock, how))
 
 
 @click.command(epilog="\b\nExample:\n  moe-patch stack undo")

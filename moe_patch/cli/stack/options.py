@@ -27,9 +27,11 @@ allow_option = click.option(
     "--allow-conflicts", is_flag=True, help="Go on where patches contradict or disturb one another."
 )
 
+HOW = click.Choice(["add", "solve"])
+
 combine_option = click.option(
     "--combine",
-    type=click.Choice(["add", "solve"]),
+    type=HOW,
     help="Add the deltas, or solve for all facts together.",
 )
 
