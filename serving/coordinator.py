@@ -118,6 +118,12 @@ class Coordinator:
         started = perf_counter()
         try:
             answers = await asyncio.wait_for(ask(self.engine, plan.questions), _SELF_TEST_SECONDS)
+        except TimeoutError:
+            await self._take_back(before)
+            raise SelfTestFailed(
+                f"the server did not answer {len(plan.questions)} questions within {_SELF_TEST_SECONDS:g} s: "
+                f"the {plan.operation} was taken back, and the weights are again {self.version}"
+            ) from None
         except BaseException:
             await self._take_back(before)
             raise
