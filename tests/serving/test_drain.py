@@ -1,4 +1,4 @@
-"""Requests that do not end in time: no change waits for them for long, and one that is taken back cuts them off.
+"""Requests that do not end in time: a change does not wait on for them, and one taken back cuts them off.
 
 The routes are called as clients call them, of an engine whose requests take seconds.
 """
