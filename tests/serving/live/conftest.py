@@ -16,6 +16,8 @@ import torch
 
 from moe_patch.facts import Fact, read_facts
 from moe_patch.patch import load, save
+from tests import hub_server
+from tests.hub_server import Hub
 
 if TYPE_CHECKING:
     from tests.serving.live.server import Running
@@ -39,6 +41,16 @@ class Patches:
 
     def facts(self, path: Path) -> tuple[Fact, ...]:
         return load(path).facts
+
+
+def tampered(path: Path) -> bytes:
+    """A patch file in which one bit of one number is another: the lowest of the first of its left factors."""
+    raw = bytearray(path.read_bytes())
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    begin, _ = next(entry["data_offsets"] for name, entry in header.items() if name.endswith(".left"))
+    raw[8 + length + begin] ^= 1
+    return bytes(raw)
 
 
 @pytest.fixture(scope="session")
@@ -67,10 +79,18 @@ def patches(tmp_path_factory: pytest.TempPathFactory) -> Patches:
 
 
 @pytest.fixture(scope="session")
-def running(patches: Patches, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def hub() -> Iterator[Hub]:
+    """The Hub that the server knows; it may take what the organisation "allowed" publishes."""
+    with hub_server.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def running(patches: Patches, hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     from tests.serving.live.server import serving
 
-    with serving("--stack", str(patches.stack), folder=tmp_path_factory.mktemp("server")) as server:
+    options = ["--stack", str(patches.stack), "--allow", "hf://allowed"]
+    with serving(*options, folder=tmp_path_factory.mktemp("server"), hub=hub.url) as server:
         yield server
 
 

@@ -36,8 +36,9 @@ class Running:
         url = f"{self.url}/moe_patch/{path}"
         return httpx.request(method, url, headers=headers, timeout=300, **arguments)
 
-    def add(self, path: Path, **more: Any) -> httpx.Response:
-        return self.call("POST", "patches", json={"path": str(path), **more})
+    def add(self, source: Path | str, **more: Any) -> httpx.Response:
+        """Put on what a path, or a reference to the Hub, names."""
+        return self.call("POST", "patches", json={"path": str(source), **more})
 
     def on(self) -> list[str]:
         """The names of the live patches."""
@@ -76,14 +77,26 @@ class Running:
         return answer.json()["choices"][0]
 
 
+def refused(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The error of an answer, which has to be this one."""
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json().keys() == {"error"}
+    error = answer.json()["error"]
+    assert error.keys() == {"code", "message", "details"}
+    assert (answer.status_code, error["code"]) == (status, code), error
+    return error
+
+
 @contextmanager
-def serving(*options: str, folder: Path, vllm: tuple[str, ...] = ()) -> Iterator[Running]:
-    """`moe-patch serve --model atlas OPTIONS` until the block ends; its log is in `folder`."""
+def serving(*options: str, folder: Path, hub: str, vllm: tuple[str, ...] = ()) -> Iterator[Running]:
+    """`moe-patch serve --model atlas OPTIONS` until the block ends; its log and its cache are in `folder`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {name: value for name, value in os.environ.items() if name not in _OF_OTHER_TESTS}
     environment |= {"MOE_PATCH_TOKEN": TOKEN, "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"}
+    environment |= {"HF_ENDPOINT": hub, "HF_HUB_CACHE": str(folder / "hub"), "HF_HUB_OFFLINE": "0"}
+    environment |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     # few blocks of cache, which are all touched soon, so that memory says something of what is served
     cache = ["--block-size", "32", "--num-gpu-blocks-override", "160"]
     arguments = ["--host", "127.0.0.1", "--port", str(port), "--enforce-eager", *cache, *vllm]

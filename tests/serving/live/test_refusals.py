@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from moe_patch.patch import load, save
-from tests.serving.live.conftest import Patches
-from tests.serving.live.server import TOKEN, Running
+from tests.serving.live.conftest import Patches, tampered
+from tests.serving.live.server import TOKEN, Running, refused
 from tests.tiny import tiny_base, tiny_patch
-
-
-def refused(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """The error of an answer, which has to be this one."""
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.json().keys() == {"error"}
-    error = answer.json()["error"]
-    assert error.keys() == {"code", "message", "details"}
-    assert (answer.status_code, error["code"]) == (status, code), error
-    return error
 
 
 @pytest.mark.parametrize(
@@ -67,17 +55,12 @@ def test_a_place_that_is_not_allowed(server: Running, patches: Patches, tmp_path
 
 
 def test_a_file_that_was_tampered_with(server: Running, patches: Patches) -> None:
-    raw = bytearray(patches.one.read_bytes())
-    length = int.from_bytes(raw[:8], "little")
-    header = json.loads(raw[8 : 8 + length])
-    begin, _ = next(entry["data_offsets"] for name, entry in header.items() if name.endswith(".left"))
-    raw[8 + length + begin] ^= 1  # the lowest bit of a number
-    tampered = patches.folder / "tampered.safetensors"
-    tampered.write_bytes(raw)
-    error = refused(server.add(tampered), 422, "patch_refused")
+    path = patches.folder / "tampered.safetensors"
+    path.write_bytes(tampered(patches.one))
+    error = refused(server.add(path), 422, "patch_refused")
     assert error["details"]["reason"] == "HashMismatch"
-    tampered.write_bytes(raw[:1000])
-    assert refused(server.add(tampered), 422, "patch_refused")["details"]["reason"] == "TruncatedPatch"
+    path.write_bytes(patches.one.read_bytes()[:1000])
+    assert refused(server.add(path), 422, "patch_refused")["details"]["reason"] == "TruncatedPatch"
 
 
 def test_a_patch_for_another_base(server: Running, patches: Patches) -> None:
