@@ -28,7 +28,7 @@ TYPES = ("qwen3_moe", "gpt_oss")  # one expert a tensor, and transposed with bia
 BUILDS: dict[str, tuple[str, dict[str, Any]]] = {
     "MoEEdit in batches, with contexts": (
         "moeedit",
-        {"batch_size": 2, "targets": {"steps": 3, "contexts": 2}},
+        {"batch_size": 2, "targets": {"steps": 3, "contexts": 2, "context_tokens": 2}},
     ),
     "MoEEdit by descent": ("moeedit", {"solver": "bcd"}),
     "MoTE": ("mote", {"whitening": "both", "sweeps": 1}),
