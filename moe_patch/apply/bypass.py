@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moe_patch.apply.generation import tell_prompts
 from moe_patch.blocks import Block, block_input, find_block, with_added
 from moe_patch.bypass import (
     LEAVE_ALONE,
     Bypass,
     acting,
+    declared_columns,
     declared_lengths,
     keep,
     kept,
@@ -47,6 +49,7 @@ def attach_bypass(base: Base, patch: Patch) -> Handle:
         )
     running = _Running(base, block, bypass.keep_precision(block.dtype, block.device), patch.hash)
     with ExitStack() as stack:
+        tell_prompts(base.model, stack)
         running.switch_on(stack)
         _taken[block.module] = patch.hash
         stack.callback(_taken.pop, block.module, None)
@@ -162,7 +165,8 @@ class _Running:
             real = torch.ones(rows, length, dtype=torch.bool, device=inputs.device)
             return _Pass(arguments, named, real, None, kept(cache, self._key, rows))
         real = _real(named.get("attention_mask"), rows, length, inputs.device)
-        return _Pass(arguments, named, real, prompt_mask(real, declared_lengths()))
+        prompt = prompt_mask(real, declared_lengths(), declared_columns())
+        return _Pass(arguments, named, real, prompt)
 
 
 def _real(mask: Any, rows: int, length: int, device: torch.device) -> Tensor:

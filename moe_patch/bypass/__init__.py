@@ -12,7 +12,16 @@ from __future__ import annotations
 
 from moe_patch.bypass.config import BypassConfig
 from moe_patch.bypass.contents import Routed, read_bypass, read_routed, write_bypass
-from moe_patch.bypass.decision import acting, declared_lengths, keep, kept, prompt_lengths, prompt_mask
+from moe_patch.bypass.decision import (
+    acting,
+    declared_columns,
+    declared_lengths,
+    keep,
+    kept,
+    prompt_columns,
+    prompt_lengths,
+    prompt_mask,
+)
 from moe_patch.bypass.module import Bypass
 from moe_patch.bypass.router import LEAVE_ALONE
 
@@ -22,9 +31,11 @@ __all__ = [
     "BypassConfig",
     "Routed",
     "acting",
+    "declared_columns",
     "declared_lengths",
     "keep",
     "kept",
+    "prompt_columns",
     "prompt_lengths",
     "prompt_mask",
     "read_bypass",

@@ -4,7 +4,7 @@ It is taken in the first pass that fills a cache of keys and values, on the prom
 is written onto the cache. Whatever continues from the cache, or from a copy of it, then goes the same way,
 whichever other requests share its batch. A pass without a cache is a prompt from end to end, unless
 `prompt_lengths` says where its prompts end: then it gives what generating the rest token by token would
-have given.
+have given. `prompt_columns` says so of whole batches.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from moe_patch.errors import BypassError
 _ATTRIBUTE = "moe_patch_routes"  # of a cache: decisions (B,) by the key of the bypass that took them
 
 _lengths: ContextVar[Tensor | None] = ContextVar("prompt_lengths", default=None)
+_columns: ContextVar[int | None] = ContextVar("prompt_columns", default=None)
 
 
 @contextmanager
@@ -40,19 +41,48 @@ def declared_lengths() -> Tensor | None:
     return _lengths.get()
 
 
-def prompt_mask(real: Tensor, lengths: Tensor | None) -> Tensor:
+@contextmanager
+def prompt_columns(count: int) -> Iterator[None]:
+    """Within, prompts are in the first `count` columns of a batch, with their padding on either side.
+
+    What `prompt_lengths` says of a batch is said more closely, and goes before it.
+    """
+    token = _columns.set(count)
+    try:
+        yield
+    finally:
+        _columns.reset(token)
+
+
+def declared_columns() -> int | None:
+    """The columns that the innermost `prompt_columns` declares, or None."""
+    return _columns.get()
+
+
+def prompt_mask(real: Tensor, lengths: Tensor | None, columns: int | None = None) -> Tensor:
     """Which tokens are the prompts', (B, S) bool.
 
     Args:
         real: (B, S) bool, false for padding, on whichever side.
         lengths: (B,) real tokens of each prompt; None for all.
+        columns: how many columns the prompts take, where no lengths are given; None for all.
 
     Raises:
-        BypassError: there are not as many lengths as rows, or a prompt has no token.
+        BypassError: there are not as many lengths as rows, or fewer columns than the prompts take, or a
+            prompt has no token.
     """
     if lengths is not None and len(lengths) != len(real):
         raise BypassError(f"{len(lengths)} prompt lengths were declared for a batch of {len(real)} rows")
-    prompt = real if lengths is None else real & (real.cumsum(1) <= lengths.to(real.device)[:, None])
+    if columns is not None and real.shape[1] < columns:
+        raise BypassError(
+            f"prompts of {columns} tokens came in pieces, {real.shape[1]} first, and an expert is chosen "
+            "from whole prompts: generate without prefill_chunk_size"
+        )
+    prompt = real.clone()
+    if lengths is not None:
+        prompt &= real.cumsum(1) <= lengths.to(real.device)[:, None]
+    elif columns is not None:
+        prompt[:, columns:] = False
     if not bool(prompt.any(1).all()):
         raise BypassError("a prompt in the batch has no token, so that there is nothing to route it by")
     return prompt
