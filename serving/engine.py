@@ -42,6 +42,11 @@ class Engine:
         """The served model's tokenizer."""
         return self._client.renderer.get_tokenizer()
 
+    @property
+    def room(self) -> int:
+        """How many tokens a prompt and its answer may have together."""
+        return self._client.model_config.max_model_len
+
     async def drain(self, seconds: float, *, insist: bool = False) -> None:
         """Let requests under way end, hold new ones back, and forget cached prefixes.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
-from moe_patch.errors import MoePatchError
+from moe_patch.errors import ConfigError, MoePatchError
 from moe_patch.patch import Patch, load
 from moe_patch_serving.allowed import Allowed
 from moe_patch_serving.coordinator import Change, Coordinator, Plan
@@ -109,8 +109,17 @@ class Operations:
             raise
 
     def _questions(self, patches: Sequence[Patch], test: SelfTest) -> list[Question]:
-        tokenizer = self.coordinator.engine.tokenizer
-        return [question for patch in patches for question in test.questions(tokenizer, patch)]
+        """What to ask of patches; ConfigError where the server has no room for one and its answer."""
+        engine = self.coordinator.engine
+        found = [question for patch in patches for question in test.questions(engine.tokenizer, patch)]
+        for question in found:
+            length = len(question.prompt) + len(question.wanted)
+            if length > engine.room:
+                raise ConfigError(
+                    f"fact {question.fact.id}: with its answer it is {length} tokens long, and this server "
+                    f"has room for {engine.room}: start it with --max-model-len {length} or more"
+                )
+        return found
 
     async def _make(self, plan: Plan) -> Change:
         before = self.coordinator.members

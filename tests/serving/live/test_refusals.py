@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,16 @@ def test_a_patch_for_another_base(server: Running, patches: Patches) -> None:
     error = refused(server.add(other), 422, "patch_refused")
     assert error["details"]["reason"] == "WrongBase"
     assert server.call("GET", "stack").json() == before
+
+
+def test_a_patch_whose_facts_are_longer_than_the_server_reads(server: Running, patches: Patches) -> None:
+    patch = load(patches.one)
+    long = replace(patch.facts[0], id="long", prompt="the " * 5000 + "capital of {} is")
+    save(replace(patch, facts=(long, *patch.facts[1:])), patches.folder / "long.safetensors")
+    error = refused(server.add(patches.folder / "long.safetensors"), 422, "patch_refused")
+    assert error["details"]["reason"] == "ConfigError"
+    assert "fact long: with its answer it is 50" in error["message"]
+    assert server.on() == []
 
 
 def test_a_patch_that_does_not_take_is_taken_back(server: Running, patches: Patches) -> None:
