@@ -6,9 +6,10 @@
 
 Reliability and generalization are the shares of edited prompts and paraphrases on which greedy decoding says
 the whole new answer; locality is the share of neighbourhood prompts on which it still says what the base
-says. Seconds are of processor time, which other work on the machine leaves alone, and so are the speeds of
-`generate()` for 32 prompts at a time. A finished run is one line of the JSON file and is not run again while
-its options stay the same.
+says, and essence that of prompts which ask something else about edited subjects. Implied is the share of the
+latter on which it says what holds of a subject with the new answer. Seconds are of processor time, which
+other work on the machine leaves alone, and so are the speeds of `generate()` for 32 prompts at a time. A
+finished run is one line of the JSON file and is not run again while its options stay the same.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from moe_patch.methods import MethodOptions, get_method
 from moe_patch.model import Base
 from moe_patch.patch import Patch
 
+from ._essence import OtherRelations
 from ._runs import Run, command
 
 PROMPTS, TOKENS = 32, 16  # of the speed's measurement
 COLUMNS = ("reliability", "generalization", "locality", "average")
+SIDE_EFFECTS = ("essence", "implied")
 
 RUNS = (
     Run("MEMoE", "memoe"),
@@ -54,7 +57,9 @@ def build_and_measure(base: Base, facts: Sequence[Fact], run: Run, options: Meth
     started = time.process_time()
     patch = get_method(run.method).build(base, facts, options)
     seconds = time.process_time() - started
-    report = evaluate(base, patch, routing=False, setting=Setting(batch_size=256))
+    setting = Setting(batch_size=256)
+    others = OtherRelations.of(base, facts, setting)
+    report = evaluate(base, patch, routing=False, setting=setting)
     exact = report.patched.exact
     scores = [exact.efficacy.value, exact.generalization.value, report.locality.value]
     return {
@@ -62,12 +67,25 @@ def build_and_measure(base: Base, facts: Sequence[Fact], run: Run, options: Meth
         "options": options.model_dump(mode="json", exclude={"corpus"}),
         **dict(zip(COLUMNS, scores, strict=False)),
         "average": sum(score or 0.0 for score in scores) / 3,
+        **others_of(base, patch, others, setting),
         "specificity": report.patched.scores.specificity.value,
         "seconds": seconds,
         "parameters": added_parameters(patch),
         "tokens_per_second": speed(base, facts, patch),
         "tokens_per_second_base": speed(base, facts, None),
     }
+
+
+def others_of(
+    base: Base, patch: Patch, others: OtherRelations | None, setting: Setting
+) -> dict[str, float | None]:
+    """What the patch does to other relations of edited subjects."""
+    if others is None:
+        return dict.fromkeys(SIDE_EFFECTS)
+    with apply(base, patch):
+        return dict(
+            zip(SIDE_EFFECTS, (others.kept(base, setting), others.followed(base, setting)), strict=True)
+        )
 
 
 def added_parameters(patch: Patch) -> int:
@@ -95,10 +113,11 @@ def speed(base: Base, facts: Sequence[Fact], patch: Patch | None) -> float:
 
 def table_of(records: Sequence[Mapping[str, Any]]) -> Table:
     """All runs, one row each."""
-    columns = (*COLUMNS, "seconds", "added parameters", "tokens/s", "of the base")
+    columns = (*COLUMNS, *SIDE_EFFECTS, "seconds", "added parameters", "tokens/s", "of the base")
     table = Table("run", "facts", *columns, title="MEMoE")
     for record in records:
-        scores = [f"{record[column]:.1f}" for column in COLUMNS]
+        found = [record.get(column) for column in (*COLUMNS, *SIDE_EFFECTS)]
+        scores = ["-" if score is None else f"{score:.1f}" for score in found]
         costs = [f"{record['seconds']:.0f}", f"{record['parameters']:,}"]
         speeds = [f"{record[name]:.0f}" for name in ("tokens_per_second", "tokens_per_second_base")]
         table.add_row(record["run"], str(record["facts"]), *scores, *costs, *speeds)
