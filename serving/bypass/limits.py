@@ -43,6 +43,11 @@ def _reasons(config: BypassConfig, vllm_config: VllmConfig) -> Iterator[str]:
         yield "it was not tried with pipeline stages: serve with --pipeline-parallel-size 1"
     if parallel.prefill_context_parallel_size > 1 or parallel.decode_context_parallel_size > 1:
         yield "context parallelism deals a prompt's tokens out to several workers: serve without it"
+    if parallel.tensor_parallel_size > 1 and (parallel.enable_hc_sp or parallel.use_sequence_parallel_moe):
+        yield (
+            "sequence parallelism deals a step's tokens out to several workers, in some models before they "
+            "reach the block: serve without --enable-hc-sp and --enable-expert-parallel"
+        )
     if parallel.use_ubatching:
         yield "micro-batches run two halves of a batch at once: serve without --enable-dbo"
     if vllm_config.speculative_config is not None:
