@@ -76,7 +76,7 @@ def prompt_mask(real: Tensor, lengths: Tensor | None, columns: int | None = None
     if columns is not None and real.shape[1] < columns:
         raise BypassError(
             f"prompts of {columns} tokens came in pieces, {real.shape[1]} first, and an expert is chosen "
-            "from whole prompts: generate without prefill_chunk_size"
+            "from whole prompts: generate without prefill_chunk_size and guidance_scale"
         )
     prompt = real.clone()
     if lengths is not None:

@@ -130,6 +130,12 @@ def test_prompts_in_pieces_are_refused(where: str) -> None:
     assert base.model.generate(row, **options).shape[1] > row.shape[1]
 
 
+def test_guidance_by_a_pass_without_the_prompt_is_refused() -> None:
+    base, row = base_of(), prompts()[-1]
+    with apply(base, patch_of(base, strong_bypass())), pytest.raises(BypassError, match="guidance_scale"):
+        base.model.generate(row, max_new_tokens=2, guidance_scale=1.5)
+
+
 def test_embedded_prompts_are_prompts_too() -> None:
     base, row = base_of(), prompts()[-1]
     embedded = base.model.get_input_embeddings()(row)
