@@ -28,10 +28,10 @@ def strong_bypass(strength: float = 1.0, **changes: Any) -> Bypass:
 
 
 class _Double:
-    """The module `torch` to code that computes in fp32 whatever it is given, such as norms and routers."""
+    """The module `torch` to norms, which compute in fp32 whatever they are given."""
 
     def __getattr__(self, name: str) -> Any:
-        return torch.float64 if name in {"float", "float32"} else getattr(torch, name)
+        return torch.float64 if name == "float32" else getattr(torch, name)
 
 
 @torch.no_grad()
