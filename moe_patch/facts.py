@@ -3,7 +3,7 @@
 A facts file holds one JSON object per line, in UTF-8; blank lines separate and mean nothing. Which of the
 three schemas it follows is seen from the fields of its first record:
 
-    native       prompt, subject, target_new; optionally id, target_true, paraphrases, neighborhood
+    native       prompt, subject, target_new; optionally id, target_true, paraphrases, neighborhood, keep
     counterfact  requested_rewrite, paraphrase_prompts, neighborhood_prompts (ROME, arXiv 2202.05262)
     zsre         src, subject, alt, answers, rephrase, loc (MEND, arXiv 2110.11309)
 
@@ -36,8 +36,9 @@ class Fact:
 
     `prompt` holds exactly one `{}`, where the subject goes. Targets have no leading space. `paraphrases`
     are complete prompts that ask the same; `neighborhood` are complete prompts about other subjects, whose
-    answers must stay (in COUNTERFACT these answers are `target_true`). Raises FactError, naming the field,
-    where any of this does not hold.
+    answers must stay (in COUNTERFACT these answers are `target_true`). `keep` are prompts with a `{}` that
+    ask something else about the subject itself, and whose answers must stay too. Raises FactError, naming
+    the field, where any of this does not hold.
     """
 
     id: str
@@ -47,13 +48,12 @@ class Fact:
     target_true: str | None = None
     paraphrases: tuple[str, ...] = ()
     neighborhood: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for field in ("id", "prompt", "subject"):
+        for field in ("id", "subject"):
             _expect_text(field, getattr(self, field))
-        if (slots := self.prompt.count(SLOT)) != 1:
-            problem = f"expected one {SLOT} where the subject goes, found {slots} in {self.prompt!r}"
-            raise FactError(problem, field="prompt")
+        _expect_slot("prompt", self.prompt)
         _expect_target("target_new", self.target_new)
         if self.target_true is not None:
             _expect_target("target_true", self.target_true)
@@ -63,11 +63,18 @@ class Fact:
                 if SLOT in prompt:
                     problem = f"expected a complete prompt, but {prompt!r} still has a {SLOT}"
                     raise FactError(problem, field=f"{field}.{number}")
+        for number, prompt in enumerate(self.keep):
+            _expect_slot(f"keep.{number}", prompt)
 
     @property
     def text(self) -> str:
         """The prompt with the subject in place."""
         return self.prompt.replace(SLOT, self.subject, 1)
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """What is to be kept of the subject, with the subject in place."""
+        return tuple(prompt.replace(SLOT, self.subject, 1) for prompt in self.keep)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +106,12 @@ class FactRecord(BaseModel):
     target_true: str | None = None
     paraphrases: list[str] = []
     neighborhood: list[str] = []
+    keep: list[str] = []
 
     def fact(self) -> Fact:
         """The fact this record states; FactError where it states none."""
         prompt = template(self.prompt, self.subject)
+        keep = (template(text, self.subject, f"keep.{number}") for number, text in enumerate(self.keep))
         return Fact(
             id=self.id if self.id is not None else _content_id(prompt, self.subject, self.target_new),
             prompt=prompt,
@@ -111,6 +120,7 @@ class FactRecord(BaseModel):
             target_true=None if self.target_true is None else self.target_true.strip(),
             paraphrases=tuple(self.paraphrases),
             neighborhood=tuple(self.neighborhood),
+            keep=tuple(keep),
         )
 
 
@@ -202,11 +212,11 @@ def continuation(target: str) -> str:
     return f" {target}"
 
 
-def template(prompt: str, subject: str) -> str:
+def template(prompt: str, subject: str, field: str = "prompt") -> str:
     """`prompt` with `{}` where the subject goes, without white space at its end.
 
-    A prompt with no `{}` may spell the subject out, once. Raises FactError where the place is missing or
-    not unique.
+    A prompt with no `{}` may spell the subject out, once. Raises FactError for `field` where the place is
+    missing or not unique.
     """
     _expect_text("subject", subject)
     prompt = prompt.rstrip()
@@ -218,7 +228,7 @@ def template(prompt: str, subject: str) -> str:
     problem = "is not in it" if found == 0 else f"is in it {found} times"
     raise FactError(
         f"expected one {SLOT} or the subject {subject!r} once, but the subject {problem}: {prompt!r}",
-        field="prompt",
+        field=field,
     )
 
 
@@ -252,9 +262,11 @@ def write_facts(path: str | Path, facts: Iterable[Fact]) -> None:
 
 
 def fact_json(fact: Fact) -> dict[str, JsonValue]:
-    """A fact as a native JSON object, every field present."""
+    """A fact as a native JSON object, with every field but for `keep` where there is nothing to keep."""
     values = asdict(fact)
-    return values | {field: list(values[field]) for field in ("paraphrases", "neighborhood")}
+    if not fact.keep:
+        del values["keep"]
+    return {field: list(value) if isinstance(value, tuple) else value for field, value in values.items()}
 
 
 class _Reader:
@@ -265,6 +277,7 @@ class _Reader:
         self.tokenize = tokenize
         self.lines_of_ids: dict[str, int] = {}
         self.answers: dict[str, tuple[int, str]] = {}
+        self.lines_of_kept: dict[str, int] = {}
 
     def read(self, line: int, raw: bytes) -> Fact:
         """The fact on this line; FactError, without the place, where there is none."""
@@ -297,15 +310,26 @@ class _Reader:
             if answer == fact.target_new:
                 problem = f"{fact.text!r} repeats line {earlier}; keep one of the two"
                 raise FactError(problem, field="prompt")
-            problem = (
-                f"{fact.target_new!r} after {fact.text!r} contradicts line {earlier}, which says {answer!r}"
-            )
-            raise FactError(f"{problem}; keep one of the two", field="target_new")
+            problem = f"{fact.target_new!r} after {fact.text!r} contradicts line {earlier}, which says"
+            raise FactError(f"{problem} {answer!r}; keep one of the two", field="target_new")
         if fact.id in self.lines_of_ids:
             problem = f"{fact.id!r} is the id of line {self.lines_of_ids[fact.id]} already"
             raise FactError(problem, field="id")
+        self._check_kept(line, fact)
         self.answers[fact.text] = line, fact.target_new
         self.lines_of_ids[fact.id] = line
+        self.lines_of_kept |= dict.fromkeys(fact.kept, line)
+
+    def _check_kept(self, line: int, fact: Fact) -> None:
+        """Nothing may be kept that a fact changes."""
+        for number, text in enumerate(fact.kept):
+            changed, _ = (line, "") if text == fact.text else self.answers.get(text, (0, ""))
+            if changed:
+                problem = f"{text!r} is to be kept, but line {changed} changes it"
+                raise FactError(f"{problem}; leave one of the two out", field=f"keep.{number}")
+        if fact.text in self.lines_of_kept:
+            problem = f"{fact.text!r} is to be kept by line {self.lines_of_kept[fact.text]}"
+            raise FactError(f"{problem}; leave one of the two out", field="prompt")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -360,6 +384,13 @@ def _content_id(prompt: str, subject: str, target: str) -> str:
 def _expect_text(field: str, value: str) -> None:
     if not value.strip():
         raise FactError(f"expected a text that is not empty, found {value!r}", field=field)
+
+
+def _expect_slot(field: str, prompt: str) -> None:
+    _expect_text(field, prompt)
+    if (slots := prompt.count(SLOT)) != 1:
+        problem = f"expected one {SLOT} where the subject goes, found {slots} in {prompt!r}"
+        raise FactError(problem, field=field)
 
 
 def _expect_target(field: str, value: str) -> None:

@@ -7,7 +7,7 @@ a subject merges with its neighbours, a BOS is added, or a space belongs to the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -63,6 +63,21 @@ def encode_essence(tokenizer: Any, fact: Fact, template: str = "{} is a") -> Pro
     start = template.index(SLOT)
     text = template.replace(SLOT, fact.subject)
     return _encode(tokenizer, fact, text, (start, start + len(fact.subject)), "", PromptStyle())
+
+
+def encode_kept(tokenizer: Any, fact: Fact, style: PromptStyle) -> list[Prompt]:
+    """The prompts whose answers the fact asks to keep.
+
+    Raises:
+        TargetError: as `encode_fact`; or facts are edited at another token than what is kept is read from.
+    """
+    if fact.keep and style.fact_token != "subject-last":
+        raise TargetError(
+            f"fact {fact.id}: what is to be kept of a subject is held at the subject's last token, and facts "
+            "are edited at their prompts': build without --fact-token last, or without `keep`"
+        )
+    asked = [replace(fact, prompt=prompt, keep=()) for prompt in fact.keep]
+    return [encode_fact(tokenizer, other, style, answer=False) for other in asked]
 
 
 def _chat_frame(tokenizer: Any, text: str) -> tuple[str, str]:

@@ -6,7 +6,8 @@ facts at once:
     z* = h + delta,   delta = argmin  NLL(target)  +  w_kl KL(p_delta || p)  +  w_d ||delta|| / ||h||^2
 
 NLL is the mean over all target tokens and over the prefixes that the prompt is tried after, KL is that of the
-next token after "{subject} is a", and ||delta|| is clamped to a multiple of ||h||.
+next token after "{subject} is a", and ||delta|| is clamped to a multiple of ||h||. Beyond MEMIT, prompts that
+a fact asks to keep have a KL as well, with a weight of their own that they share.
 
 Facts that are edited at the last token of the same subject share one delta. Their keys are equal, or nearly
 so, and a layer puts out one value for one key: with a delta of its own for each, least squares would give all
@@ -19,7 +20,7 @@ one at a time gives.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +32,7 @@ from moe_patch.contexts import generate_contexts
 from moe_patch.facts import Fact
 from moe_patch.model import Base
 from moe_patch.progress import Progress
-from moe_patch.prompts import FactToken, Prompt, PromptStyle, encode_essence, encode_fact
+from moe_patch.prompts import FactToken, Prompt, PromptStyle, encode_essence, encode_fact, encode_kept
 from moe_patch.tail import Reads, open_pass, plain_logits
 
 
@@ -43,6 +44,7 @@ class TargetOptions(BaseModel):
     steps: int = Field(25, ge=1, description="Evaluations of the loss; one optimiser step fewer.")
     learning_rate: float = Field(0.1, gt=0, description="Adam's learning rate.")
     kl_weight: float = Field(0.0625, ge=0, description='Weight of the KL term on "{subject} is a".')
+    keep_weight: float = Field(0.25, ge=0, description="Weight of the mean KL on what facts ask to keep.")
     weight_decay: float = Field(0.5, ge=0, description="Weight of ||delta|| / ||h||^2.")
     clamp: float = Field(0.75, gt=0, description="Largest ||delta|| as a multiple of ||h||.")
     stop_loss: float = Field(0.05, ge=0, description="A fact whose loss is below this is done.")
@@ -227,7 +229,7 @@ class _Group:
 
     facts: tuple[int, ...]  # indices within a search
     rewrites: tuple[Prompt, ...]  # fact by fact, prefix by prefix
-    essence: Prompt
+    held: tuple[tuple[Prompt, float], ...]  # whose next token is to stay, and the weight of its KL
 
 
 class _Losses:
@@ -240,17 +242,20 @@ class _Losses:
         sizes = torch.tensor([len(group.facts) for group in groups])
         self.group = torch.arange(len(groups)).repeat_interleave(sizes)  # (T,) of each fact
         rewrites = [prompt for group in groups for prompt in group.rewrites]
-        essences = [group.essence for group in groups]
+        held = [prompt for group in groups for prompt, _ in group.held]
+        self._weight = torch.tensor([weight for group in groups for _, weight in group.held])  # (H,)
+        holds = torch.tensor([len(group.held) for group in groups])
+        self._held_by = torch.arange(len(groups)).repeat_interleave(holds)  # (H,)
         self._prefixes = prefixes
         self._answers = _Answers.of(rewrites)
-        self._owner = torch.cat([self.group.repeat_interleave(prefixes), torch.arange(len(groups))])  # (B,)
-        last = torch.tensor([len(prompt.ids) - 1 for prompt in essences])
+        self._owner = torch.cat([self.group.repeat_interleave(prefixes), self._held_by])  # (B,)
+        last = torch.tensor([len(prompt.ids) - 1 for prompt in held])
         reads = Reads(
-            torch.cat([self._answers.reads.row, len(rewrites) + torch.arange(len(groups))]),
+            torch.cat([self._answers.reads.row, len(rewrites) + torch.arange(len(held))]),
             torch.cat([self._answers.reads.index, last]),
         )
-        self._changed = open_pass(base, [*rewrites, *essences], reads, layer, check=check)
-        self._essence = F.log_softmax(self._changed.unchanged()[-len(groups) :].float(), dim=-1)  # (G, V)
+        self._changed = open_pass(base, [*rewrites, *held], reads, layer, check=check)
+        self._before = F.log_softmax(self._changed.unchanged()[-len(held) :].float(), dim=-1)  # (H, V)
 
     @property
     def start(self) -> Tensor:
@@ -258,11 +263,12 @@ class _Losses:
         return self._changed.start[: len(self.facts) * self._prefixes : self._prefixes].float()
 
     def __call__(self, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """NLL (T,) of each fact's target and KL (G,) of each group's essence, for deltas (G, d_m)."""
+        """NLL (T,) of each fact's target and weighted KL (G,) of each group, for deltas (G, d_m)."""
         logits = self._changed.logits(delta[self._owner])
         nll = self._answers.nll(logits[: len(self._answers.ids)])
-        essence = F.log_softmax(logits[len(self._answers.ids) :].float(), dim=-1)  # (G, V)
-        kl = (essence.exp() * (essence - self._essence)).sum(-1)
+        after = F.log_softmax(logits[len(self._answers.ids) :].float(), dim=-1)  # (H, V)
+        each = (after.exp() * (after - self._before)).sum(-1) * self._weight.to(after.device)  # (H,)
+        kl = each.new_zeros(len(delta)).index_add(0, self._held_by.to(each.device), each)
         return nll.view(-1, self._prefixes).mean(1), kl
 
 
@@ -287,7 +293,7 @@ class _Search:
                 for prefix in prefixes
             )
             numbers = tuple(range(first, first + len(facts)))
-            self._groups.append(_Group(numbers, rewrites, encode_essence(base.tokenizer, facts[0])))
+            self._groups.append(_Group(numbers, rewrites, tuple(_held(base, facts, options))))
             first += len(facts)
 
     @torch.enable_grad()
@@ -306,7 +312,7 @@ class _Search:
         for step in range(1, options.steps + 1):
             nll, kl = losses(delta[active])
             size = delta[active].norm(dim=1)
-            rest = options.kl_weight * kl + options.weight_decay * size / norm[active] ** 2  # (active,)
+            rest = kl + options.weight_decay * size / norm[active] ** 2  # (active,)
             total = _per_group(nll, losses.group, "sum") + rest
             worst = _per_group(nll + rest[losses.group], losses.group, "amax").detach().cpu()
             open_ = ~done[active]  # (active,)
@@ -342,6 +348,14 @@ class _Search:
     def _losses(self, active: Tensor, *, check: bool) -> _Losses:
         groups = [self._groups[number] for number in active.tolist()]
         return _Losses(self._base, groups, self._layer, prefixes=self._prefixes, check=check)
+
+
+def _held(base: Base, facts: Sequence[Fact], options: TargetOptions) -> Iterator[tuple[Prompt, float]]:
+    """Prompts on which facts that share a delta hold the next token, each with the weight of its KL."""
+    yield encode_essence(base.tokenizer, facts[0]), options.kl_weight
+    kept = [prompt for fact in facts for prompt in encode_kept(base.tokenizer, fact, options.style)]
+    for prompt in kept:
+        yield prompt, options.keep_weight / len(kept)
 
 
 def _per_group(values: Tensor, group: Tensor, reduce: str) -> Tensor:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from moe_patch.capture import attach
 from moe_patch.contexts import generate_contexts
+from moe_patch.errors import TargetError
 from moe_patch.facts import Fact
 from moe_patch.model import Base, wrap
-from moe_patch.prompts import Prompt, encode_essence, encode_fact
+from moe_patch.prompts import Prompt, encode_essence, encode_fact, encode_kept
 from moe_patch.targets import (
     TargetOptions,
     Targets,
@@ -76,18 +78,23 @@ def memit(
 ) -> tuple[Tensor, list[float]]:
     """MEMIT's search for one fact, written out plainly: z*, and the NLLs seen on the way."""
     rewrites = [encode_fact(base.tokenizer, fact, options.style, prefix=prefix) for prefix in prefixes]
-    essence = encode_essence(base.tokenizer, fact)
+    kept = encode_kept(base.tokenizer, fact, options.style)
+    held = [(encode_essence(base.tokenizer, fact), options.kl_weight)]
+    held += [(prompt, options.keep_weight / len(kept)) for prompt in kept]
     start = output_at(base, rewrites[0], layer)
     change = torch.zeros_like(start, requires_grad=True)
     adam = torch.optim.Adam([change], lr=options.learning_rate)
-    before = logits_with(base, essence, torch.zeros_like(start), layer)[-1].log_softmax(-1).detach()
+    before = [logits_with(base, prompt, 0 * start, layer)[-1].log_softmax(-1).detach() for prompt, _ in held]
     losses = []
     for step in range(options.steps):
         loss = torch.stack([nll(base, prompt, change, layer) for prompt in rewrites]).mean()
-        after = logits_with(base, essence, change, layer)[-1].log_softmax(-1)
-        divergence = F.kl_div(before, after, log_target=True, reduction="sum")
+        after = [logits_with(base, prompt, change, layer)[-1].log_softmax(-1) for prompt, _ in held]
+        divergence = [
+            weight * F.kl_div(old, new, log_target=True, reduction="sum")
+            for (_, weight), old, new in zip(held, before, after, strict=True)
+        ]
         decay = change.norm() / start.norm() ** 2
-        total = loss + options.kl_weight * divergence + options.weight_decay * decay
+        total = loss + sum(divergence) + options.weight_decay * decay
         losses.append(loss.item())
         if total < options.stop_loss or step + 1 == options.steps:
             break
@@ -130,6 +137,35 @@ def test_a_batch_is_memit_one_at_a_time(base: Base, options: TargetOptions) -> N
 
 def test_a_batch_with_prefixes_is_memit_one_at_a_time(base: Base) -> None:
     assert_like_memit(base, FACTS[:2], LAYER, QUICK, prefixes=("", "So it is. ", "I say. "))
+
+
+def test_a_batch_that_keeps_things_is_memit_with_more_to_hold(base: Base) -> None:
+    keeping = (
+        replace(FACTS[0], keep=("{} borders", "The people of {} speak")),
+        FACTS[1],
+        replace(FACTS[2], keep=("{} exports",)),
+    )
+    options = QUICK.model_copy(update={"keep_weight": 3.0})
+    found = assert_like_memit(base, keeping, LAYER, options)
+    freely = find_targets(base, FACTS[:3], LAYER, options)
+    assert torch.equal(found.value[1], freely.value[1])
+    assert not torch.allclose(found.value[[0, 2]], freely.value[[0, 2]], atol=1e-2)
+
+
+def test_facts_of_one_subject_keep_what_any_of_them_asks_to_keep(base: Base) -> None:
+    two = (FACTS[0], replace(FACTS[0], id="river", prompt="The river of {} is", target_new="Po"))
+    asked = [replace(two[0], keep=("{} borders",)), replace(two[1], keep=("{} borders",))]
+    values = [
+        find_targets(base, facts, LAYER, QUICK).value for facts in ((asked[0], two[1]), (two[0], asked[1]))
+    ]
+    torch.testing.assert_close(*values)
+
+
+def test_what_is_kept_is_held_at_the_subject_alone(base: Base) -> None:
+    last = QUICK.model_copy(update={"fact_token": "last"})
+    fact = replace(FACTS[0], keep=("{} borders",))
+    with pytest.raises(TargetError, match=r"fact rome: what is to be kept .* without --fact-token last"):
+        find_targets(base, [fact], LAYER, last)
 
 
 def test_facts_stop_early_each_at_its_own_step() -> None:

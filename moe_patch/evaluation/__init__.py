@@ -81,11 +81,13 @@ def evaluate(
     if state := occupied(base):
         raise EvaluationError(f"{state}: end that, then evaluate")
     routing = routing and bool(base.layers)  # a dense base has none
-    own = own_answers(base, questions, setting, "base: own answers")
+    own = own_answers(base, questions.neighbours, setting, "base: own answers")
+    own_kept = own_answers(base, questions.kept, setting, "base: answers to keep")
     before = _observe(base, questions, setting, "base", own, routing=routing)
     with apply(base, patch, mode=mode):
         after = _observe(base, questions, setting, "patched", own, routing=routing)
         locality = unchanged(base, own, setting, "patched: locality")
+        kept = unchanged(base, own_kept, setting, "patched: answers to keep")
     lowest = min(patch.base.experts, default=-1)
     return Report(
         rule=questions.rule,
@@ -93,6 +95,7 @@ def evaluate(
         patched=after.measurement,
         base=before.measurement,
         locality=locality,
+        kept=kept,
         edited_routing=_shift(before.edited, after.edited, lowest),
         preserved_routing=_shift(before.preserved, after.preserved, lowest),
     )

@@ -116,6 +116,7 @@ class Questions:
     edited: tuple[tuple[str, Fact], ...]
     paraphrased: tuple[tuple[str, Fact], ...]
     neighbours: tuple[tuple[str, Fact], ...]
+    kept: tuple[tuple[str, Fact], ...]
 
     @classmethod
     def about(cls, facts: Sequence[Fact], rule: Rule | None = None) -> Questions:
@@ -137,6 +138,7 @@ class Questions:
             tuple((fact.text, fact) for fact in facts),
             tuple((prompt, fact) for fact in facts for prompt in fact.paraphrases),
             tuple((prompt, fact) for fact in facts for prompt in fact.neighborhood),
+            tuple((prompt, fact) for fact in facts for prompt in fact.kept),
         )
 
 
@@ -149,12 +151,13 @@ class Setting:
     progress: Progress | None = None
 
 
-def own_answers(base: Base, questions: Questions, setting: Setting, stage: str) -> list[Encoded]:
-    """The base's greedy continuation of each neighbourhood prompt, as many tokens as the fact's answer has.
+def own_answers(base: Base, asked: Sequence[tuple[str, Fact]], setting: Setting, stage: str) -> list[Encoded]:
+    """The base's greedy continuation of each prompt, as many tokens as the answer of its fact has.
 
-    Locality is measured on them, and the ZsRE rule's specificity; call this before the patch is on.
+    On neighbourhood prompts locality is measured by them, and the ZsRE rule's specificity; call this before
+    the patch is on.
     """
-    answers = [(prompt, fact.target_true or fact.target_new) for prompt, fact in questions.neighbours]
+    answers = [(prompt, fact.target_true or fact.target_new) for prompt, fact in asked]
     encoded = [encode(base, prompt, answer, chat=setting.chat) for prompt, answer in answers]
     return continue_greedily(
         base,
@@ -168,7 +171,7 @@ def own_answers(base: Base, questions: Questions, setting: Setting, stage: str) 
 
 
 def unchanged(base: Base, own: Sequence[Encoded], setting: Setting, stage: str) -> Score:
-    """Locality: the share of neighbourhood prompts on which the model says all of what the base says."""
+    """The share of prompts on which the model says all of what the base says: locality, on neighbours."""
     scores = score_encoded(base, own, batch_size=setting.batch_size, progress=setting.progress, stage=stage)
     return Score.of(float(score.exact) for score in scores)
 

@@ -22,6 +22,7 @@ class Report:
     patched: Measurement
     base: Measurement
     locality: Score  # predictions on neighbourhood prompts that are the base's own
+    kept: Score  # the same on prompts that the facts ask to keep
     edited_routing: RoutingShift | None
     preserved_routing: RoutingShift | None  # None where the facts have no neighbourhood prompts
 
@@ -32,6 +33,7 @@ class Report:
             "facts": self.facts,
             **_measurement(self.patched),
             "locality": _score(self.locality),
+            "kept": _score(self.kept),
             "base": _measurement(self.base),
             "routing": {"edited": _shift(self.edited_routing), "preserved": _shift(self.preserved_routing)},
         }
@@ -76,8 +78,9 @@ def _score_table(report: Report) -> Table:
         cells = (*_cells(report.patched, name), *_cells(report.base, name))
         prompts = getattr(report.patched.scores, name).n
         table.add_row(name, *cells, str(prompts), style="bold" if name == "utility" else None)
-    same, interval = _plain(report.locality.value, 1), _interval(report.locality)
-    table.add_row("locality", same, interval, "", "", "", "", str(report.locality.n))
+    for name, same in (("locality", report.locality), ("kept", report.kept)):
+        if same.n or name == "locality":
+            table.add_row(name, _plain(same.value, 1), _interval(same), "", "", "", "", str(same.n))
     return table
 
 

@@ -33,6 +33,7 @@ class Texts:
     about: list[Tensor]  # T times, prompts of the fact's scope
     preserved: Tensor  # (P,)
     elsewhere: list[Tensor]  # T times, the fact's own prompt with other subjects
+    kept: list[Tensor]  # T times, what the fact asks to keep of its subject
 
 
 class Training:
@@ -123,7 +124,8 @@ class Training:
         if options.scope_gate:
             for fact in facts.tolist():
                 inside += [(text, expert[fact]) for text in self._some(texts.about[fact], options.per_step)]
-                outside += list(self._some(texts.elsewhere[fact], options.per_step))
+                for beyond_it in (texts.elsewhere[fact], texts.kept[fact]):
+                    outside += list(self._some(beyond_it, options.per_step))
             outside += list(self._some(texts.preserved, max(len(outside), len(facts))))
         rows = torch.stack([text for text, _ in inside] + outside)
         log_r = self._router(rows).log_softmax(-1)  # (n, routes)

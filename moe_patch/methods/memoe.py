@@ -97,6 +97,12 @@ class _Build:
             raise ConfigError(
                 f"no layer for the bypass: name one with --layers; {base.name} has {base.num_layers} of them"
             )
+        keeping = next((fact.id for fact in facts if fact.keep), None)
+        if keeping is not None and not options.scope_gate:
+            raise ConfigError(
+                f"fact {keeping} asks to keep other answers about its subject, which takes the scope gate: "
+                "leave scope_gate on, or `keep` out"
+            )
         self._base, self._options, self._layer = base, options, options.layer
         self._block: Block = find_block(base, options.layer)
         self._fingerprint = base.fingerprint([options.layer])
@@ -223,7 +229,8 @@ class _Build:
 
         preserved = add(drawn.preserved)
         about, elsewhere = [add(some) for some in drawn.about], [add(some) for some in drawn.elsewhere]
-        return Texts(everything, torch.arange(count), about, preserved, elsewhere)
+        kept = [add(fact.kept) for fact in self._facts]
+        return Texts(everything, torch.arange(count), about, preserved, elsewhere, kept)
 
     def _ids(self, text: str) -> tuple[int, ...]:
         chat = self._options.chat

@@ -26,7 +26,7 @@ from moe_patch.facts import Fact
 from moe_patch.methods.measure import measure
 from moe_patch.model import Base
 from moe_patch.progress import Progress
-from moe_patch.prompts import encode_essence, encode_fact
+from moe_patch.prompts import encode_essence, encode_fact, encode_kept
 from moe_patch.targets import (
     TargetOptions,
     Targets,
@@ -78,12 +78,13 @@ def _address(
     """Everything that target values depend on."""
     style = options.style
     rewrites = [encode_fact(base.tokenizer, fact, style, prefix=p) for fact in facts for p in prefixes]
-    essences = [encode_essence(base.tokenizer, fact) for fact in facts]
+    held = [encode_essence(base.tokenizer, fact) for fact in facts]
+    held += [prompt for fact in facts for prompt in encode_kept(base.tokenizer, fact, style)]
     per_pass = options.facts_per_pass * len(prefixes)
-    _, present = measure(base, [*rewrites, *essences], [layer], layer, per_pass)  # (N, d_m)
+    _, present = measure(base, [*rewrites, *held], [layer], layer, per_pass)  # (N, d_m)
     computed = hashlib.sha256(present.contiguous().numpy().tobytes())
     computed.update(repr(target_losses(base, facts, options)).encode())
-    prompts = [[prompt.ids, prompt.edited, prompt.target] for prompt in (*rewrites, *essences)]
+    prompts = [[prompt.ids, prompt.edited, prompt.target] for prompt in (*rewrites, *held)]
     return {
         "version": 1,
         "layer": layer,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from moe_patch.evaluation.metrics import Questions, Score, Setting, own_answers, unchanged
@@ -45,8 +45,16 @@ class OtherRelations:
         if not asked:
             return None
         questions = Questions.about(asked)
-        own = own_answers(base, questions, setting, "other relations: own answers")
+        own = own_answers(base, questions.neighbours, setting, "other relations: own answers")
         return cls(questions, own, tuple(implied))
+
+    def without(self, prompts: Collection[str]) -> OtherRelations:
+        """The same without some prompts."""
+        left = [at for at, (prompt, _) in enumerate(self.questions.neighbours) if prompt not in prompts]
+        neighbours = tuple(self.questions.neighbours[at] for at in left)
+        implied = tuple((prompt, answer) for prompt, answer in self.implied if prompt not in prompts)
+        questions = replace(self.questions, neighbours=neighbours)
+        return OtherRelations(questions, [self.own[at] for at in left], implied)
 
     def kept(self, base: Base, setting: Setting) -> float | None:
         """Essence, in percent: on how many the model says all that the base said."""

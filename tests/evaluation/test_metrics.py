@@ -59,7 +59,7 @@ def test_a_tie_is_nobodys_win(base: Base) -> None:
 def test_the_zsre_rule_counts_tokens_and_the_base_agrees_with_itself(base: Base) -> None:
     questions = Questions.about([fact("Is", None)])
     assert questions.rule == "zsre"
-    own = own_answers(base, questions, Setting(), "")
+    own = own_answers(base, questions.neighbours, Setting(), "")
     assert [len(answer.ids) - answer.first for answer in own] == [len(" Is")] * 2
     measured = measure(base, questions, Setting(), stage="", own=own)
     assert measured.scores.specificity.value == 100.0
@@ -68,7 +68,7 @@ def test_the_zsre_rule_counts_tokens_and_the_base_agrees_with_itself(base: Base)
 
 def test_a_patch_that_breaks_the_model_costs_zsre_specificity(base: Base) -> None:
     questions = Questions.about([fact("Is", None, neighborhood=[f"Town {i} lies in" for i in range(8)])])
-    own = own_answers(base, questions, Setting(), "")
+    own = own_answers(base, questions.neighbours, Setting(), "")
     with apply(base, tiny_patch(base, scale=5.0)):
         broken = measure(base, questions, Setting(), stage="", own=own)
     assert broken.scores.specificity.value is not None

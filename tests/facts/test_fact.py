@@ -23,6 +23,7 @@ from tests.facts.records import NATIVE
         ({"target_true": ""}, "target_true"),
         ({"paraphrases": ("{}",)}, "paraphrases.0"),
         ({"id": ""}, "id"),
+        ({"keep": ("{} is", "of it")}, "keep.1"),
     ],
 )
 def test_no_fact_breaks_its_own_rules(changes: dict[str, Any], field: str) -> None:
@@ -49,6 +50,7 @@ fact_lists = st.lists(
         target_true=st.none() | words,
         paraphrases=st.lists(words, max_size=2).map(tuple),
         neighborhood=st.lists(words, max_size=2).map(tuple),
+        keep=st.lists(words.map("~{{}} {}".format), max_size=2).map(tuple),
     ),
     min_size=1,
     max_size=4,

@@ -98,6 +98,11 @@ class TestNormalForm:
     def test_a_prompt_may_spell_the_subject_out(self, read: Callable[..., FactFile]) -> None:
         assert read(native(prompt="The capital of France is")).facts[0].prompt == "The capital of {} is"
 
+    def test_what_is_kept_may_spell_the_subject_out(self, read: Callable[..., FactFile]) -> None:
+        (fact,) = read(native(keep=["{} speaks ", "One eats well in France,"])).facts
+        assert fact.keep == ("{} speaks", "One eats well in {},")
+        assert fact.kept == ("France speaks", "One eats well in France,")
+
     def test_braces_elsewhere_are_text(self) -> None:
         fact = Fact("a", "{x} {} {{", "{y}", "z")
         assert fact.text == "{x} {y} {{"
@@ -181,6 +186,13 @@ ARRAY = "is the file one JSON array?"
         pytest.param(
             native(neighborhood=["{} is"]), "neighborhood.0: expected a complete prompt", id="{} around"
         ),
+        pytest.param(native(keep=["of it"]), "keep.0: expected one {} or the subject", id="keep: no subject"),
+        pytest.param(native(keep=["{}", "{} {}"]), "keep.1: expected one {}", id="keep: two {}"),
+        pytest.param(
+            native(keep=["The capital of France is"]),
+            "keep.0: 'The capital of France is' is to",
+            id="keep: it",
+        ),
         pytest.param(native(id=" "), "id: expected a text that is not empty", id="blank id"),
         pytest.param({"requested_rewrite": 1}, "case_id: expected a value", id="counterfact: no case"),
         pytest.param(COUNTERFACT | {"requested_rewrite": 1}, "requested_rewrite: ", id="counterfact: type"),
@@ -236,6 +248,17 @@ class TestAcrossLines:
         )
         with pytest.raises(FactError, match=message):
             read(NATIVE, native(target_new="Nice"))
+
+    @pytest.mark.parametrize("first", [0, 1])
+    def test_what_is_kept_is_not_changed(self, read: Callable[..., FactFile], first: int) -> None:
+        keeping = native(keep=["The head of {} is"])
+        changing = native(prompt="The head of {} is", target_new="Ann")
+        wanted = [
+            "prompt: 'The head of France is' is to be kept by line 1",
+            "keep.0: .* but line 1 changes it",
+        ]
+        with pytest.raises(FactError, match=rf":2: {wanted[first]}"):
+            read(*([keeping, changing] if first == 0 else [changing, keeping]))
 
     def test_the_same_subject_under_another_prompt_is_another_fact(
         self, read: Callable[..., FactFile]
