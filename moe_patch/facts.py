@@ -323,7 +323,7 @@ class _Reader:
     def _check_kept(self, line: int, fact: Fact) -> None:
         """Nothing may be kept that a fact changes."""
         for number, text in enumerate(fact.kept):
-            changed, _ = (line, "") if text == fact.text else self.answers.get(text, (0, ""))
+            changed = line if text == fact.text else self.answers.get(text, (0, ""))[0]
             if changed:
                 problem = f"{text!r} is to be kept, but line {changed} changes it"
                 raise FactError(f"{problem}; leave one of the two out", field=f"keep.{number}")

@@ -92,6 +92,17 @@ def facts_together(facts: Sequence[Fact], fact_token: FactToken) -> list[list[in
     return list(by_subject.values())
 
 
+def held_prompts(base: Base, facts: Sequence[Fact], options: TargetOptions) -> Iterator[tuple[Prompt, float]]:
+    """Prompts on which facts that share a delta hold the next token, each with the weight of its KL.
+
+    Raises TargetError as `encode_essence` and `encode_kept` do.
+    """
+    yield encode_essence(base.tokenizer, facts[0]), options.kl_weight
+    kept = [prompt for fact in facts for prompt in encode_kept(base.tokenizer, fact, options.style)]
+    for prompt in kept:
+        yield prompt, options.keep_weight / len(kept)
+
+
 def find_targets(
     base: Base,
     facts: Sequence[Fact],
@@ -293,7 +304,7 @@ class _Search:
                 for prefix in prefixes
             )
             numbers = tuple(range(first, first + len(facts)))
-            self._groups.append(_Group(numbers, rewrites, tuple(_held(base, facts, options))))
+            self._groups.append(_Group(numbers, rewrites, tuple(held_prompts(base, facts, options))))
             first += len(facts)
 
     @torch.enable_grad()
@@ -348,14 +359,6 @@ class _Search:
     def _losses(self, active: Tensor, *, check: bool) -> _Losses:
         groups = [self._groups[number] for number in active.tolist()]
         return _Losses(self._base, groups, self._layer, prefixes=self._prefixes, check=check)
-
-
-def _held(base: Base, facts: Sequence[Fact], options: TargetOptions) -> Iterator[tuple[Prompt, float]]:
-    """Prompts on which facts that share a delta hold the next token, each with the weight of its KL."""
-    yield encode_essence(base.tokenizer, facts[0]), options.kl_weight
-    kept = [prompt for fact in facts for prompt in encode_kept(base.tokenizer, fact, options.style)]
-    for prompt in kept:
-        yield prompt, options.keep_weight / len(kept)
 
 
 def _per_group(values: Tensor, group: Tensor, reduce: str) -> Tensor:

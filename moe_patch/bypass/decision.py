@@ -10,15 +10,17 @@ have given. `prompt_columns` says so of whole batches.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from moe_patch.bypass.config import Tokens
 from moe_patch.errors import BypassError
+
+T = TypeVar("T")
 
 _ATTRIBUTE = "moe_patch_routes"  # of a cache: decisions (B,) by the key of the bypass that took them
 
@@ -27,13 +29,17 @@ _columns: ContextVar[int | None] = ContextVar("prompt_columns", default=None)
 
 
 @contextmanager
-def prompt_lengths(lengths: Sequence[int] | Tensor) -> Iterator[None]:
-    """Within, the first `lengths[b]` real tokens of row b are its prompt, and what follows is an answer."""
-    token = _lengths.set(torch.as_tensor(lengths, dtype=torch.int64))
+def _declared(variable: ContextVar[T | None], value: T) -> Iterator[None]:
+    token = variable.set(value)
     try:
         yield
     finally:
-        _lengths.reset(token)
+        variable.reset(token)
+
+
+def prompt_lengths(lengths: Sequence[int] | Tensor) -> AbstractContextManager[None]:
+    """Within, the first `lengths[b]` real tokens of row b are its prompt, and what follows is an answer."""
+    return _declared(_lengths, torch.as_tensor(lengths, dtype=torch.int64))
 
 
 def declared_lengths() -> Tensor | None:
@@ -41,17 +47,12 @@ def declared_lengths() -> Tensor | None:
     return _lengths.get()
 
 
-@contextmanager
-def prompt_columns(count: int) -> Iterator[None]:
+def prompt_columns(count: int) -> AbstractContextManager[None]:
     """Within, prompts are in the first `count` columns of a batch, with their padding on either side.
 
     What `prompt_lengths` says of a batch is said more closely, and goes before it.
     """
-    token = _columns.set(count)
-    try:
-        yield
-    finally:
-        _columns.reset(token)
+    return _declared(_columns, count)
 
 
 def declared_columns() -> int | None:

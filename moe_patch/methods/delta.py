@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +121,14 @@ class DeltaMethod(Method[DeltaOptionsT]):
     def build(
         self, base: Base, facts: Sequence[Fact], options: DeltaOptionsT, progress: Progress | None = None
     ) -> Patch:
-        """Build a patch; raises what `build_with_editor` and the method's editor do."""
+        """Build a patch.
+
+        Raises:
+            ConfigError: there are no facts, no edit layers, or no preserved text though the options need it.
+            ModelError: a layer cannot be edited.
+            StatisticsError: the preserved text cannot be used.
+            TargetError: a fact cannot be tokenised as needed, or nothing may be edited in a layer.
+        """
         return self._build(base, facts, options, progress)
 
     def build_on(
@@ -134,7 +141,8 @@ class DeltaMethod(Method[DeltaOptionsT]):
     ) -> Patch:
         """Build on top of a stack, whose facts the editor protects.
 
-        Raises as `build` does, and PatchError if the stack lacks its rows.
+        Raises as `build` does, ConfigError where the stack's facts are not to be protected, and PatchError
+        if the stack lacks its rows.
         """
         return self._build(base, facts, options, progress, beneath)
 
@@ -146,68 +154,46 @@ class DeltaMethod(Method[DeltaOptionsT]):
         progress: Progress | None,
         beneath: Beneath | None = None,
     ) -> Patch:
-        def make_editor(ground: Ground) -> Editor:
-            return self.editor(ground, options, progress)
+        """Run the shared schedule with the method's editor and pack what comes out.
 
-        patch = build_with_editor(self.name, base, facts, options, make_editor, progress, beneath)
-        return self.finished(patch, options)
-
-
-def build_with_editor(
-    method: str,
-    base: Base,
-    facts: Sequence[Fact],
-    options: DeltaOptions,
-    make_editor: Callable[[Ground], Editor],
-    progress: Progress | None,
-    beneath: Beneath | None = None,
-) -> Patch:
-    """Run the shared schedule with a method's own editor and pack what comes out.
-
-    The patch's hyper-parameters are the options, but for the corpus's path, which means nothing elsewhere and
-    gives way to `corpus_hash`; what the projections protect; and the editor's findings. A stack `beneath` is
-    on while facts are edited, and the editor has to protect its facts; preserved text is that of the bare
-    base.
-
-    Raises:
-        ConfigError: there are no facts, no edit layers, or no preserved text though the options need it; or
-            the facts of a stack beneath are not to be protected.
-        ModelError: a layer cannot be edited.
-        StatisticsError: the preserved text cannot be used.
-        TargetError: a fact cannot be tokenised as needed, or nothing may be edited in a layer.
-    """
-    if beneath is not None and not options.protect_earlier:
-        raise ConfigError("a build on top of a stack protects the stack's facts: leave protect_earlier on")
-    layers = edit_layers(base, options)
-    fingerprint = base.fingerprint(layers)
-    moments, corpus_hash = preserved_moments(base, layers, options, progress)
-    ground = Ground(base, layers, moments, projections(moments, options))
-    editor = make_editor(ground)
-    if beneath is not None:
-        editor.protect(beneath.rows(layers, facts))
-    with nullcontext() if beneath is None else apply(base, beneath.patch, mode="hook"):
-        results = run_schedule(
-            base,
-            facts,
-            editor,
-            options.targets,
-            batch_size=options.batch_size,
-            beneath=() if beneath is None else beneath.facts(facts),
-            progress=progress,
+        The patch's hyper-parameters are the options, but for the corpus's path, which means nothing elsewhere
+        and gives way to `corpus_hash`; what the projections protect; and the editor's findings. A stack
+        `beneath` is on while facts are edited; preserved text is that of the bare base.
+        """
+        if beneath is not None and not options.protect_earlier:
+            raise ConfigError(
+                "a build on top of a stack protects the stack's facts: leave protect_earlier on"
+            )
+        layers = edit_layers(base, options)
+        fingerprint = base.fingerprint(layers)
+        moments, corpus_hash = preserved_moments(base, layers, options, progress)
+        ground = Ground(base, layers, moments, projections(moments, options))
+        editor = self.editor(ground, options, progress)
+        if beneath is not None:
+            editor.protect(beneath.rows(layers, facts))
+        with nullcontext() if beneath is None else apply(base, beneath.patch, mode="hook"):
+            results = run_schedule(
+                base,
+                facts,
+                editor,
+                options.targets,
+                batch_size=options.batch_size,
+                beneath=() if beneath is None else beneath.facts(facts),
+                progress=progress,
+            )
+        parameters: dict[str, JsonValue] = options.model_dump(mode="json", exclude={"corpus"})
+        parameters |= {"layers": list(layers), "corpus_hash": corpus_hash}
+        parameters["protection"] = [space.summary() for space in ground.projections.values()]
+        patch = Patch(
+            kind="delta",
+            method=self.name,
+            hyperparameters=parameters | editor.findings(),
+            base=fingerprint,
+            facts=tuple(facts),
+            results=tuple(results),
+            layers=editor.deltas(),
         )
-    parameters: dict[str, JsonValue] = options.model_dump(mode="json", exclude={"corpus"})
-    parameters |= {"layers": list(layers), "corpus_hash": corpus_hash}
-    parameters["protection"] = [space.summary() for space in ground.projections.values()]
-    patch = Patch(
-        kind="delta",
-        method=method,
-        hyperparameters=parameters | editor.findings(),
-        base=fingerprint,
-        facts=tuple(facts),
-        results=tuple(results),
-        layers=editor.deltas(),
-    )
-    return patch if beneath is None else beneath.finish(patch)
+        return self.finished(patch if beneath is None else beneath.finish(patch), options)
 
 
 def preserved_moments(

@@ -26,12 +26,13 @@ from moe_patch.facts import Fact
 from moe_patch.methods.measure import measure
 from moe_patch.model import Base
 from moe_patch.progress import Progress
-from moe_patch.prompts import encode_essence, encode_fact, encode_kept
+from moe_patch.prompts import encode_fact
 from moe_patch.targets import (
     TargetOptions,
     Targets,
     facts_together,
     find_targets,
+    held_prompts,
     losses_in_place,
     target_losses,
 )
@@ -76,10 +77,10 @@ def _address(
     base: Base, facts: Sequence[Fact], layer: int, options: TargetOptions, prefixes: Sequence[str]
 ) -> dict[str, Any]:
     """Everything that target values depend on."""
-    style = options.style
+    style, groups = options.style, facts_together(facts, options.fact_token)
     rewrites = [encode_fact(base.tokenizer, fact, style, prefix=p) for fact in facts for p in prefixes]
-    held = [encode_essence(base.tokenizer, fact) for fact in facts]
-    held += [prompt for fact in facts for prompt in encode_kept(base.tokenizer, fact, style)]
+    together = ([facts[number] for number in group] for group in groups)
+    held = [prompt for some in together for prompt, _ in held_prompts(base, some, options)]
     per_pass = options.facts_per_pass * len(prefixes)
     _, present = measure(base, [*rewrites, *held], [layer], layer, per_pass)  # (N, d_m)
     computed = hashlib.sha256(present.contiguous().numpy().tobytes())
@@ -90,7 +91,7 @@ def _address(
         "layer": layer,
         "options": options.model_dump(mode="json", exclude={"use_cache"}),
         "contexts": len(prefixes),
-        "groups": facts_together(facts, options.fact_token),
+        "groups": groups,
         "prompts": hashlib.sha256(repr(prompts).encode()).hexdigest(),
         "computed": computed.hexdigest(),
     }

@@ -12,6 +12,8 @@ from moe_patch.facts import Fact
 from moe_patch.model import Base
 from moe_patch_recipes.atlas.world import PHRASINGS, Triple, read_world
 
+RELATION_OF = {phrasing: relation for relation, group in PHRASINGS.items() for phrasing in group}
+
 
 @dataclass(frozen=True, slots=True)
 class OtherRelations:
@@ -29,12 +31,11 @@ class OtherRelations:
     @classmethod
     def of(cls, base: Base, facts: Sequence[Fact], setting: Setting) -> OtherRelations | None:
         """Asked of a base that has no patch on; None where the demo model's world lacks the subjects."""
-        relation_of = {phrasing: relation for relation, group in PHRASINGS.items() for phrasing in group}
         asked: list[Fact] = []
         implied: list[tuple[str, str]] = []
         world = _World(read_world())
         for fact in facts:
-            edited = relation_of.get(fact.prompt)
+            edited = RELATION_OF.get(fact.prompt)
             for triple in world.about[fact.subject]:
                 if edited is None or triple.relation == edited:
                     continue

@@ -25,32 +25,33 @@ from moe_patch.evaluation import Setting, evaluate
 from moe_patch.facts import Fact
 from moe_patch.methods import MethodOptions, get_method
 from moe_patch.model import Base
-from moe_patch_recipes.atlas.world import PHRASINGS, read_world
+from moe_patch_recipes.atlas.world import read_world
 
-from ._essence import OtherRelations
+from ._essence import RELATION_OF, OtherRelations
 from ._runs import Run, command
 
 SCORES = ("efficacy", "generalization", "specificity")
 KEPT = ("asked", "other words", "implied")
 ROOM = {"targets.steps": 30, "targets.clamp": 2.5}
 
-RUNS = (
+FREELY = (
     Run("MoEEdit", "moeedit"),
     Run("MoEEdit, room", "moeedit", ROOM),
+    Run("MoTE", "mote"),
+    Run("MEMoE", "memoe"),
+)
+KEEPING = (
     Run("MoEEdit, keep", "moeedit"),
     Run("MoEEdit, keep, room", "moeedit", ROOM),
     Run("MoEEdit, keep, room, weight 0.5", "moeedit", ROOM | {"targets.keep_weight": 0.5}),
-    Run("MoTE", "mote"),
     Run("MoTE, keep, room", "mote", ROOM),
-    Run("MEMoE", "memoe"),
     Run("MEMoE, keep", "memoe"),
 )
 
 
 def keeping(facts: Sequence[Fact], seed: int = 0) -> list[Fact]:
     """The facts, each with a prompt of every relation of its subject that none of them edits."""
-    relation_of = {phrasing: relation for relation, group in PHRASINGS.items() for phrasing in group}
-    edited = {(fact.subject, relation_of.get(fact.prompt)) for fact in facts}
+    edited = {(fact.subject, RELATION_OF.get(fact.prompt)) for fact in facts}
     source, world = random.Random(seed), read_world()
     asking = []
     for fact in facts:
@@ -72,7 +73,7 @@ def build_and_measure(base: Base, facts: Sequence[Fact], run: Run, options: Meth
         raise ValueError("the demo model's world has no other relation of these subjects")
     reworded = others.without(asked)
     started = time.process_time()
-    patch = get_method(run.method).build(base, asking if ", keep" in run.name else facts, options)
+    patch = get_method(run.method).build(base, asking if run in KEEPING else facts, options)
     seconds = time.process_time() - started
     report = evaluate(base, patch, asking, routing=False, setting=setting)
     with apply(base, patch):
@@ -95,7 +96,7 @@ def table_of(records: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-main = command(__doc__, RUNS, build_and_measure, table_of, edits="50.jsonl", limit=30)
+main = command(__doc__, (*FREELY, *KEEPING), build_and_measure, table_of, edits="50.jsonl", limit=30)
 
 
 if __name__ == "__main__":
