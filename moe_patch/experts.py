@@ -20,7 +20,8 @@ from torch.nn import functional
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from moe_patch.errors import CaptureError
-from moe_patch.model import MoELayer, norm_follows
+from moe_patch.model import MoELayer
+from moe_patch.versions import norm_follows
 
 logger = logging.getLogger(__name__)
 

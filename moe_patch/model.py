@@ -28,6 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from moe_patch.dense import DenseLayer, dense_decoder, dense_layer
 from moe_patch.errors import ModelError
 from moe_patch.patch import Fingerprint
+from moe_patch.versions import norm_follows
 
 logger = logging.getLogger(__name__)
 
@@ -283,11 +284,6 @@ def down_hash(layer: MoELayer | DenseLayer) -> str:
             down = layer.originals.get(expert, stacked[expert])
             digest.update(down.float().cpu().contiguous().numpy().astype("<f4", copy=False).tobytes())
     return f"sha256:{digest.hexdigest()}"
-
-
-def norm_follows(experts: Any) -> bool:
-    """Whether a norm follows each expert; before transformers 5.20 no model has one, nor a flag for it."""
-    return bool(getattr(experts, "has_post_expert_norm", False))
 
 
 def _runs_through_interface(module: nn.Module) -> bool:

@@ -29,6 +29,7 @@ from moe_patch.errors import TargetError
 from moe_patch.model import Base
 from moe_patch.playback import playing_back
 from moe_patch.prompts import Batch, Prompt, align, pad_right, pad_token
+from moe_patch.versions import cache_name, returned_cache
 
 logger = logging.getLogger(__name__)
 
@@ -156,21 +157,23 @@ class Tail(ChangedPass):
         """The model's own cache of everything left of the edited column."""
         batch, left = self._batch, slice(self._column)
         decoder: Any = self._base.decoder
-        return decoder(
+        output = decoder(
             input_ids=batch.ids[:, left],
             attention_mask=batch.mask[:, left],
             position_ids=batch.positions[:, left],
             use_cache=True,
-        ).past_key_values
+        )
+        return returned_cache(output)
 
     def _run(self, module: Callable[..., Any], **arguments: Any) -> Any:
         batch, tail = self._batch, slice(self._column, None)
+        own = copy.deepcopy(self._cache)  # a pass appends to it
         return module(
             input_ids=batch.ids[:, tail],
             attention_mask=batch.mask,
             position_ids=batch.positions[:, tail],
-            past_key_values=copy.deepcopy(self._cache),  # a pass appends to it
             use_cache=self._cache is not None,
+            **{cache_name(getattr(module, "forward", module)): own},
             **arguments,
         )
 

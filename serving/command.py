@@ -14,9 +14,9 @@ from typing import Any
 from moe_patch.apply.lora_forms import form_for
 from moe_patch.checkpoint.folder import find_folder
 from moe_patch.errors import ConfigError
+from moe_patch.versions import check_vllm
 from moe_patch_serving.bypass.flags import stack_flags
 from moe_patch_serving.plugin import NAME
-from moe_patch_serving.releases import check_vllm
 from moe_patch_serving.settings import ALLOW, TOKEN_FILE, WORKER, read_settings
 
 _PLUGIN_GROUPS = (

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from moe_patch.checkpoint import Checkpoint
 from moe_patch.errors import ConfigError, HashMismatch, ModelError, PatchError, StackError
 from moe_patch.patch import LayerDelta, Patch, check_base, load
+from moe_patch.versions import check_vllm
 from moe_patch_serving.experts import ServedExperts, ServedLayer
 from moe_patch_serving.loader import loaded_patches
-from moe_patch_serving.releases import check_vllm
 from moe_patch_serving.source import served_checkpoint
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ def register() -> None:
 @cache
 def _register() -> None:
     from moe_patch.errors import ConfigError
-    from moe_patch_serving.releases import check_vllm
+    from moe_patch.versions import check_vllm
 
     try:
         check_vllm()

@@ -1,8 +1,10 @@
-"""What every test runs under: no network, one thread, a cache folder of its own."""
+"""What every test runs under: no network, one thread, a cache folder of its own, no notice of deprecation."""
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the import that reads it
 
@@ -10,13 +12,36 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers.utils import logging
+
+
+class _Notices(logging.Handler):
+    """Keeps what transformers logs, rather than warns, of names that it is going to take away."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "deprecat" in (text := record.getMessage()):
+            self.texts.append(text)
 
 
 @pytest.fixture(autouse=True, scope="session")
-def quiet_and_single_threaded() -> None:
-    logging.set_verbosity_error()
+def notices() -> _Notices:
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_default_handler()
+    transformers_logging.set_verbosity_warning()
+    transformers_logging.add_handler(handler := _Notices())
     torch.set_num_threads(1)
+    return handler
+
+
+@pytest.fixture(autouse=True)
+def no_notice_of_deprecation(notices: _Notices) -> Iterator[None]:
+    notices.texts.clear()
+    yield
+    assert not notices.texts, f"something that is called here is deprecated: {notices.texts[0]}"
 
 
 @pytest.fixture(autouse=True)

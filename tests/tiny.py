@@ -140,7 +140,6 @@ _CONFIGS: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 2,
         "mamba_d_state": 8,
         "mamba_dt_rank": 4,
-        "use_mamba_kernels": False,
         "attn_layer_period": 3,
         "attn_layer_offset": 1,
         "expert_layer_period": 2,

@@ -28,6 +28,7 @@ from moe_patch.experts import Handle
 from moe_patch.model import Base
 from moe_patch.patch import Patch
 from moe_patch.playback import playing_back
+from moe_patch.versions import given_cache, returned_cache, without_cache
 
 _taken: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()  # hashes, by block
 
@@ -100,8 +101,8 @@ class _Running:
         if self._ahead:
             return
         ended = self._passes.pop()
-        cache = named.get("past_key_values")
-        cache = getattr(output, "past_key_values", None) if cache is None else cache
+        cache = given_cache(named)
+        cache = returned_cache(output) if cache is None else cache
         if cache is not None and ended is not None and ended.route is not None:
             keep(cache, self._key, ended.route)
 
@@ -142,7 +143,7 @@ class _Running:
     def _route_ahead(self, current: _Pass) -> Tensor:
         """The decision (B,) from the last hidden states of a pass without the bypass and without a cache."""
         assert current.prompt is not None
-        named = {name: value for name, value in current.named.items() if name != "past_key_values"}
+        named = without_cache(current.named)
         self._ahead = True
         try:
             states = self._decoder(*current.arguments, **named | {"use_cache": False})[0]  # (B, S, d_m)
@@ -160,7 +161,7 @@ class _Running:
                 "those of generate_batch, cannot be told apart"
             )
         rows, length = inputs.shape[:2]
-        cache = named.get("past_key_values")
+        cache = given_cache(named)
         if cache is not None and int(cache.get_seq_length()):
             real = torch.ones(rows, length, dtype=torch.bool, device=inputs.device)
             return _Pass(arguments, named, real, None, kept(cache, self._key, rows))

@@ -19,10 +19,33 @@ if TYPE_CHECKING:
 
 
 def log_to_stderr(level: int) -> None:
-    """Show the library's log records from `level` upwards on standard error."""
+    """Show the library's log records from `level` upwards on standard error.
+
+    What the libraries underneath say of names that they will take away is for developers: it is shown from
+    INFO downwards.
+    """
     logger = logging.getLogger("moe_patch")
-    logger.handlers = [RichHandler(console=Console(stderr=True), show_time=False, show_path=False)]
+    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
+    logger.handlers = [handler]
     logger.setLevel(level)
+    logging.captureWarnings(True)
+    notices = logging.getLogger("py.warnings")
+    notices.handlers = [handler if level <= logging.INFO else logging.NullHandler()]
+    notices.propagate = False
+
+
+class _NoNotices(logging.Filter):
+    """Keeps out what a library logs, rather than warns, of names that it will take away."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "deprecat" not in record.getMessage()
+
+
+def hide_notices(library: str) -> None:
+    """Keep a library's notices of deprecation out of its log, unless ours is shown from INFO downwards."""
+    if logging.getLogger("moe_patch").level > logging.INFO:
+        for handler in logging.getLogger(library).handlers:
+            handler.addFilter(_NoNotices())
 
 
 def print_json(value: Mapping[str, Any]) -> None:

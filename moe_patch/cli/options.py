@@ -105,8 +105,10 @@ def open_model(
     import torch
     from transformers.utils import logging as transformers_logging
 
+    from moe_patch.cli.console import hide_notices
     from moe_patch.model import open_base
 
+    hide_notices("transformers")
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     wanted = None if dtype == "auto" else getattr(torch, dtype)

@@ -15,6 +15,7 @@ from moe_patch.apply.stack import Stack
 from moe_patch.bypass import LEAVE_ALONE, Bypass, prompt_lengths, read_bypass
 from moe_patch.errors import BypassError, ModelError, PatchError, WrongBase
 from moe_patch.model import wrap
+from moe_patch.versions import cache_name, returned_cache
 from tests.apply.bypassed import base_of, generated, left_padded, logits_of, one_by_one, patch_of, prompts
 from tests.bypass.bypasses import config, random_bypass
 from tests.tiny import tiny_batch, tiny_model, tiny_patch, tiny_tokenizer
@@ -184,8 +185,9 @@ def test_an_answer_given_with_its_prompt_has_no_say_in_the_decision() -> None:
     rows, answer = prompts(8), torch.randint(4, 260, (1, 5))
     with apply(base, patch_of(base, random_bypass())), torch.no_grad():
         for row in rows:
-            cache = base.model(input_ids=row, use_cache=True).past_key_values
-            continued = base.model(input_ids=answer, past_key_values=copy.deepcopy(cache)).logits
+            cache = returned_cache(base.model(input_ids=row, use_cache=True))
+            go_on = {cache_name(base.model.forward): copy.deepcopy(cache)}
+            continued = base.model(input_ids=answer, **go_on).logits
             with prompt_lengths([row.shape[1]]):
                 whole = logits_of(base, torch.cat([row, answer], dim=1))
             torch.testing.assert_close(whole[:, row.shape[1] :], continued, rtol=1e-4, atol=1e-4)
@@ -195,11 +197,11 @@ def test_what_cannot_be_told_apart_is_refused() -> None:
     base = base_of()
     patch = patch_of(base, random_bypass())
     row = prompts()[0]
-    cache = base.model(input_ids=row, use_cache=True).past_key_values
+    cache = returned_cache(base.model(input_ids=row, use_cache=True))
     run = partial(base.model, input_ids=row)
     with apply(base, patch):
         with pytest.raises(BypassError, match="filled without this bypass"):
-            run(past_key_values=cache)
+            run(**{cache_name(base.model.forward): cache})
         with pytest.raises(BypassError, match="attention mask is"):
             run(attention_mask=torch.ones(1, 1, row.shape[1], row.shape[1]))
         with pytest.raises(BypassError, match="packed and paged"):

@@ -13,6 +13,7 @@ from transformers import GenerationConfig
 from moe_patch.apply import apply
 from moe_patch.bypass import Bypass, prompt_lengths
 from moe_patch.errors import BypassError
+from moe_patch.versions import cache_name, returned_cache
 from tests.apply.bypassed import base_of, generated, left_padded, logits_of, one_by_one, patch_of, prompts
 from tests.bypass.bypasses import random_bypass
 
@@ -38,7 +39,7 @@ class _Double:
 def continued(model: nn.Module, ids: Tensor, mask: Tensor, said: Tensor) -> Tensor:
     """Logits (B, T, V) from which `said` (B, T) follows prompts (B, S), one token a pass, with a cache."""
     positions = (mask.cumsum(1) - 1).clamp(min=0)  # (B, S)
-    inputs: dict[str, Any] = {"input_ids": ids, "position_ids": positions, "past_key_values": None}
+    inputs: dict[str, Any] = {"input_ids": ids, "position_ids": positions}
     logits = []
     for token in said.T:
         output = model(**inputs, attention_mask=mask, use_cache=True)
@@ -47,7 +48,7 @@ def continued(model: nn.Module, ids: Tensor, mask: Tensor, said: Tensor) -> Tens
         inputs = {
             "input_ids": token[:, None],
             "position_ids": mask.sum(1, keepdim=True) - 1,
-            "past_key_values": output.past_key_values,
+            cache_name(model.forward): returned_cache(output),
         }
     return torch.stack(logits, dim=1)
 

@@ -55,6 +55,36 @@ def test_help_and_completion_import_neither_torch_nor_transformers() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+WARNS = """
+import logging, warnings
+from moe_patch.cli.console import hide_notices, log_to_stderr
+logging.getLogger("underneath").addHandler(logging.StreamHandler())
+log_to_stderr({level})
+hide_notices("underneath")
+warnings.warn("`old` is deprecated", FutureWarning)
+logging.getLogger("underneath.part").warning("`older` is deprecated")
+logging.getLogger("underneath.part").warning("the disk is full")
+"""
+
+
+@pytest.mark.parametrize(("level", "shown"), [("logging.WARNING", False), ("logging.INFO", True)])
+def test_notices_of_the_libraries_underneath_are_for_developers(level: str, shown: bool) -> None:
+    code = [sys.executable, "-c", WARNS.format(level=level)]
+    said = subprocess.run(code, capture_output=True, text=True, check=True).stderr
+    assert ("`old` is deprecated" in said, "`older` is deprecated" in said) == (shown, shown)
+    assert "the disk is full" in said
+
+
+def test_a_build_says_nothing_that_is_not_its_own(model: Path, edits: Path, tmp_path: Path) -> None:
+    command = ["build", "--edits", edits, "--model", model, "--layers", "1", "--no-projection"]
+    command += ["--set", "targets.steps=2", "--out", tmp_path / "p.safetensors"]
+    everything = [sys.executable, "-W", "default", "-c", "from moe_patch.cli import main; main()", *command]
+    done = subprocess.run([str(word) for word in everything], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert "arning" not in done.stdout
+    assert "deprecat" not in done.stdout
+
+
 def test_the_completion_hint_names_the_variable_that_click_listens_to(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

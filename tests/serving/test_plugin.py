@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from packaging.version import Version
 
+from moe_patch import versions
 from moe_patch.errors import ConfigError
-from moe_patch_serving import releases
-from moe_patch_serving.releases import check_vllm, vllm_version
+from moe_patch.versions import check_vllm, vllm_version
 
 
 def run(code: str) -> str:
@@ -57,7 +57,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, **installed: str) -> None:
             raise PackageNotFoundError(name)
         return installed[name]
 
-    monkeypatch.setattr(releases, "version", version)
+    monkeypatch.setattr(versions, "version", version)
 
 
 def test_releases_are_known_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
