@@ -12,9 +12,11 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -27,12 +29,30 @@ from moe_patch.files import replacing
 
 logger = logging.getLogger(__name__)
 
+_fresh: ContextVar[Path | None] = ContextVar("fresh cache", default=None)
+
 
 def cache_folder() -> Path:
-    """$MOE_PATCH_CACHE, or moe-patch in the user's cache folder: $XDG_CACHE_HOME, or .cache in their home."""
+    """$MOE_PATCH_CACHE, or moe-patch in the user's cache folder: $XDG_CACHE_HOME, or .cache in their home.
+
+    Within `fresh_cache` it is another one.
+    """
+    if fresh := _fresh.get():
+        return fresh
     if chosen := os.environ.get("MOE_PATCH_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moe-patch"
+
+
+@contextmanager
+def fresh_cache() -> Iterator[None]:
+    """An empty cache for as long as the block runs: what was kept is neither used nor added to."""
+    with TemporaryDirectory(prefix="moe-patch-") as folder:
+        token = _fresh.set(Path(folder))
+        try:
+            yield
+        finally:
+            _fresh.reset(token)
 
 
 def load(kind: str, address: Mapping[str, Any]) -> dict[str, Tensor] | None:

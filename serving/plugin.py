@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from functools import cache
 
 logger = logging.getLogger(__name__)
 
 NAME = "moe_patch"
 """What the load format and the weight-transfer backend are called."""
+
+DISABLE = "MOE_PATCH_DISABLE"
+"""The environment variable that switches the plugin off."""
 
 
 def register() -> None:
@@ -18,8 +22,13 @@ def register() -> None:
     vLLM calls this once or more in every process. With MOE_PATCH_DISABLE=1 it does nothing; with a vLLM that
     is not supported it logs why and does nothing, so that commands which need no patches go on working.
     """
-    if os.environ.get("MOE_PATCH_DISABLE", "0") in {"", "0"}:
+    if not disabled(os.environ):
         _register()
+
+
+def disabled(environment: Mapping[str, str]) -> bool:
+    """Whether the environment switches the plugin off."""
+    return environment.get(DISABLE, "0") not in {"", "0"}
 
 
 @cache

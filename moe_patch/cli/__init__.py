@@ -14,6 +14,7 @@ import click
 from moe_patch.cli.ask import ask
 from moe_patch.cli.build import build
 from moe_patch.cli.diff import diff
+from moe_patch.cli.doctor import doctor
 from moe_patch.cli.drop import drop
 from moe_patch.cli.eval import evaluate
 from moe_patch.cli.export import export
@@ -80,7 +81,7 @@ def main(verbose: int, quiet: bool) -> None:
 _COMMANDS = (
     *(build, evaluate, inspect, ask, verify, sign, pull, push),
     *(stack, drop, diff, log, merge, unmerge, export),
-    *(serve, live),
+    *(serve, live, doctor),
 )
 
 for command in _COMMANDS:

@@ -103,14 +103,10 @@ def open_model(
 ) -> Base:
     """Open the model that `model_options` describe; transformers' own bars are drawn on a terminal only."""
     import torch
-    from transformers.utils import logging as transformers_logging
 
-    from moe_patch.cli.console import hide_notices
     from moe_patch.model import open_base
 
-    hide_notices("transformers")
-    if not sys.stderr.isatty():
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    quiet_transformers()
     wanted = None if dtype == "auto" else getattr(torch, dtype)
     return open_base(
         model,
@@ -119,6 +115,17 @@ def open_model(
         offload_folder=offload_folder,
         allow_dense=allow_dense,
     )
+
+
+def quiet_transformers() -> None:
+    """Have transformers print nothing of its own but warnings, and draw bars on a terminal only."""
+    from transformers.utils import logging as transformers_logging
+
+    from moe_patch.cli.console import hide_notices
+
+    hide_notices("transformers")
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def read_edits(path: Path, *, skip_invalid: bool = False, base: Base | None = None) -> FactFile:

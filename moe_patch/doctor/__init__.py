@@ -1,0 +1,13 @@
+"""What moe-patch finds where it is installed, for its user and for a bug report."""
+
+from __future__ import annotations
+
+from moe_patch.doctor.devices import devices
+from moe_patch.doctor.environment import storage, system
+from moe_patch.doctor.reference import stored_reference
+from moe_patch.doctor.report import Report
+from moe_patch.doctor.requirements import releases
+from moe_patch.doctor.self_test import self_test
+from moe_patch.doctor.serving import plugin
+
+__all__ = ["Report", "devices", "plugin", "releases", "self_test", "storage", "stored_reference", "system"]

@@ -1,0 +1,63 @@
+"""The devices that torch can run a model on: the CPU, and what `torch.accelerator` knows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import psutil
+import torch
+
+from moe_patch.doctor.environment import processor
+from moe_patch.doctor.report import Device
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def devices() -> tuple[Device, ...]:
+    """The CPU first, then every accelerator: NVIDIA's and AMD's as cuda:0 and so on, mps:0, xpu:0, ..."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    found = [_cpu()]
+    if accelerator is not None:
+        count = torch.accelerator.device_count()
+        found += [_accelerator(torch.device(accelerator.type, index)) for index in range(count)]
+    return tuple(found)
+
+
+def _cpu() -> Device:
+    memory = psutil.virtual_memory()
+    return Device(
+        name="cpu",
+        product=processor(),
+        capability=torch.backends.cpu.get_cpu_capability(),
+        free=int(memory.available),
+        total=int(memory.total),
+    )
+
+
+def _accelerator(device: torch.device) -> Device:
+    """What the device's own module says; most backends have only some of these functions."""
+    product = _ask(device, "get_device_name", str)
+    capability = _ask(device, "get_device_capability", _numbered)
+    free, total = _ask(device, "mem_get_info", tuple) or (None, None)
+    return Device(str(device), product, capability, free, total)
+
+
+def _ask(device: torch.device, name: str, read: Callable[[Any], T]) -> T | None:
+    """What the function `name` says of the device; None where there is no such function, or it fails."""
+    function = getattr(torch.get_device_module(device), name, None)
+    if function is None:
+        return None
+    try:
+        return read(function(device.index))
+    except RuntimeError as error:  # a device that is lost or full; its self-test will tell
+        logger.debug("%s of %s: %s", name, device, error)
+        return None
+
+
+def _numbered(capability: Any) -> str | None:
+    """CUDA's (9, 0) as 9.0. Intel's is a long table of properties, which say little here."""
+    return ".".join(map(str, capability)) if isinstance(capability, tuple) else None

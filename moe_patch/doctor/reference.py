@@ -1,0 +1,46 @@
+"""What the self-test is held to: figures that ship with the demo model, each with its tolerance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from moe_patch.doctor.report import Check, Values
+
+
+class Expected(BaseModel):
+    """Stored values of one check; texts have to be the same, figures within the tolerance."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    values: list[str] | list[float]
+    tolerance: float
+
+
+class Reference(BaseModel):
+    """Stored values by the checks' names, and the releases that they were computed with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    made_with: dict[str, str]
+    checks: dict[str, Expected]
+
+    def compare(self, found: Mapping[str, Values]) -> tuple[Check, ...]:
+        """One check for each stored value."""
+        return tuple(
+            Check(name, found[name], expected.values, expected.tolerance)
+            for name, expected in self.checks.items()
+        )
+
+
+def reference_file() -> Path:
+    """Where the stored values are; `python -m moe_patch_recipes.atlas.reference` writes them."""
+    return Path(str(resources.files("moe_patch_recipes"))) / "atlas" / "reference.json"
+
+
+def stored_reference() -> Reference:
+    """The values that ship."""
+    return Reference.model_validate_json(reference_file().read_text(encoding="utf-8"))

@@ -1,0 +1,176 @@
+"""What an examination finds: plain values, which tables and JSON are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Standing = Literal["tested", "newer than tested", "older than supported", "not installed"]
+
+Values = Sequence[float] | Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A package that moe-patch uses: what is installed of it, beside the range that is declared."""
+
+    name: str
+    installed: str | None
+    supported: str
+    standing: Standing
+    extra: str | None  # the extra that asks for it; None for what is always needed
+
+    @property
+    def warning(self) -> str | None:
+        """What to say of it, or None. An extra may be left out."""
+        if self.standing == "tested" or (self.standing == "not installed" and self.extra):
+            return None
+        found = f"{self.name} {self.installed}" if self.installed else self.name
+        return f"{found} is {self.standing}: expected {self.supported or 'any release'}"
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """The interpreter, the processor and the build of torch. `instructions` are those of its kernels."""
+
+    moe_patch: str
+    python: str
+    platform: str
+    processor: str
+    instructions: str
+    cores: int
+    threads: int
+    torch_build: str
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Something that models run on. None stands for what torch does not say. Memory is in bytes."""
+
+    name: str
+    product: str | None
+    capability: str | None
+    free: int | None
+    total: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """The cache, and the bytes that are free beside it and in the working folder."""
+
+    cache: str
+    cache_files: int
+    cache_bytes: int
+    free_at_cache: int
+    free_at_work: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """vLLM as it is installed, and why the plugin would stay off in it; on if there is no reason."""
+
+    vllm: str | None
+    supported: tuple[str, ...]
+    off_because: tuple[str, ...]
+
+    @property
+    def on(self) -> bool:
+        """Whether vLLM would have the plugin."""
+        return not self.off_because
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Figures or texts of a self-test beside the stored ones; texts have to be the same."""
+
+    name: str
+    found: Values
+    expected: Values
+    tolerance: float
+
+    @property
+    def furthest(self) -> float | None:
+        """The largest difference between two figures, NaN if one is; None for texts."""
+        apart = [
+            abs(found - wanted)
+            for found, wanted in zip(self.found, self.expected, strict=True)
+            if isinstance(found, int | float) and isinstance(wanted, int | float)
+        ]
+        return math.nan if any(map(math.isnan, apart)) else max(apart, default=None)
+
+    @property
+    def passed(self) -> bool:
+        """Whether all texts are the same and no figure is further off than the tolerance. NaN always is."""
+        furthest = self.furthest
+        return list(self.found) == list(self.expected) if furthest is None else furthest <= self.tolerance
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; figures that are not finite are texts, since JSON has none."""
+        found = [str(v) if isinstance(v, float) and not math.isfinite(v) else v for v in self.found]
+        return asdict(self) | {"found": found, "expected": list(self.expected), "passed": self.passed}
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """A self-test on one device. `error` is what ended it early, if something did."""
+
+    device: str
+    seconds: float
+    checks: tuple[Check, ...]
+    error: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether it came to its end and all of its checks hold."""
+        return self.error is None and all(check.passed for check in self.checks)
+
+    @property
+    def failures(self) -> list[str]:
+        """One line for each thing that is wrong."""
+        lines = [
+            f"{check.name}: found {_spell(check.found)}, expected {_spell(check.expected)}"
+            + ("" if check.furthest is None else f" within {check.tolerance:g}")
+            for check in self.checks
+            if not check.passed
+        ]
+        return lines if self.error is None else [self.error, *lines]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        checks = [check.to_json() for check in self.checks]
+        return asdict(self) | {"passed": self.passed, "checks": checks}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that was found."""
+
+    system: System
+    releases: tuple[Release, ...]
+    devices: tuple[Device, ...]
+    storage: Storage
+    plugin: Plugin
+    self_tests: tuple[SelfTest, ...]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What need not be wrong, but was never tried."""
+        return [warning for release in self.releases if (warning := release.warning)]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no self-test failed."""
+        return all(test.passed for test in self.self_tests)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, for a bug report."""
+        whole = asdict(self) | {"warnings": self.warnings, "passed": self.passed}
+        whole["plugin"]["on"] = self.plugin.on
+        whole["self_tests"] = [test.to_json() for test in self.self_tests]
+        return whole
+
+
+def _spell(values: Values) -> str:
+    return ", ".join(repr(v) if isinstance(v, str) else f"{v:.6g}" for v in values)

@@ -1,0 +1,89 @@
+"""Installed releases beside the ranges that moe-patch declares.
+
+The upper end of a declared range is the next minor release after the newest one that was tested, so the
+ranges say what was tested; lock files have the exact releases, but are not installed with the package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, distribution, version
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from moe_patch.doctor.report import Release, Standing
+from moe_patch.errors import ConfigError
+
+_FOR_DEVELOPMENT = {"bench", "dev"}
+_LOWER_ENDS = {">=", ">"}
+
+
+def releases(name: str = "moe-patch") -> tuple[Release, ...]:
+    """What the installed distribution `name` requires, its extras included, with what is there of it.
+
+    Extras for work on the project itself are left out. Raises ConfigError where the distribution is not
+    installed, for its ranges are not known then.
+    """
+    try:
+        ours = distribution(name)
+    except PackageNotFoundError as error:
+        raise ConfigError(
+            f"{name} is not installed in this environment, so its ranges are not known: pip install {name}"
+        ) from error
+    extras = set(ours.metadata.get_all("Provides-Extra") or ()) - _FOR_DEVELOPMENT
+    found = [
+        _release(requirement, extra)
+        for requirement in map(Requirement, ours.requires or ())
+        for extra in _asked_for_by(requirement, extras)
+    ]
+    return tuple(sorted(found, key=lambda release: (release.extra or "", release.name)))
+
+
+def _asked_for_by(requirement: Requirement, extras: Iterable[str]) -> list[str | None]:
+    """None alone where it is always needed, else the extras; nothing where it does not apply here."""
+    marker = requirement.marker
+    if marker is None or marker.evaluate({"extra": ""}):
+        return [None]
+    return [extra for extra in sorted(extras) if marker.evaluate({"extra": extra})]
+
+
+def _release(requirement: Requirement, extra: str | None) -> Release:
+    installed = _installed(requirement.name)
+    return Release(
+        name=requirement.name,
+        installed=installed,
+        supported=", ".join(sorted(map(str, requirement.specifier), reverse=True)),  # the lower end first
+        standing=_standing(installed, requirement.specifier),
+        extra=extra,
+    )
+
+
+def _installed(name: str) -> str | None:
+    if name == "vllm":  # its builds come under several names
+        return vllm_release()
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def vllm_release() -> str | None:
+    """The installed release of vLLM, whatever build it is; None without one."""
+    from moe_patch_serving.releases import vllm_version  # noqa: PLC0415 (serving is asked about when it is needed)
+
+    try:
+        return str(vllm_version())
+    except ConfigError:
+        return None
+
+
+def _standing(installed: str | None, specifier: SpecifierSet) -> Standing:
+    if installed is None:
+        return "not installed"
+    if specifier.contains(installed, prereleases=True):
+        return "tested"
+    lower_ends = (part for part in specifier if part.operator in _LOWER_ENDS)
+    if all(part.contains(installed, prereleases=True) for part in lower_ends):
+        return "newer than tested"
+    return "older than supported"

@@ -1,0 +1,36 @@
+"""Whether vLLM is there, and whether the plugin would switch itself on in it. vLLM is not imported."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from importlib.metadata import entry_points
+
+from moe_patch.doctor.report import Plugin
+from moe_patch.doctor.requirements import vllm_release
+from moe_patch.errors import ConfigError
+from moe_patch_serving.plugin import DISABLE, NAME, disabled
+from moe_patch_serving.releases import SUPPORTED, check_vllm
+
+_GROUPS = ("vllm.general_plugins", "vllm.endpoint_plugins")
+
+
+def plugin(environment: Mapping[str, str] = os.environ) -> Plugin:
+    """The state of the plugin in this environment."""
+    return Plugin(vllm_release(), tuple(SUPPORTED), tuple(_reasons(environment)))
+
+
+def _reasons(environment: Mapping[str, str]) -> Iterator[str]:
+    """Everything that keeps the plugin off."""
+    try:
+        check_vllm()
+    except ConfigError as error:
+        yield str(error)
+    if disabled(environment):
+        yield f"{DISABLE} is {environment[DISABLE]!r}: unset it"
+    for group in _GROUPS:
+        if not any(entry.name == NAME for entry in entry_points(group=group)):
+            yield f"no entry point {NAME} in {group}: install moe-patch in vLLM's environment again"
+    named = environment.get("VLLM_PLUGINS")
+    if named is not None and NAME not in named.split(","):
+        yield f"VLLM_PLUGINS is {named!r}: name {NAME} in it, as `moe-patch serve` does"
