@@ -52,9 +52,9 @@ def doctor(names: tuple[str, ...], tested: bool, as_json: bool) -> None:
     vLLM would have the plugin. A bug report starts with what --json prints. A release that was not tested is
     a warning and no failure.
     """
-    from moe_patch.doctor import Report, devices, plugin, releases, storage, system
+    from moe_patch.doctor import Report, find_devices, plugin, releases, storage, system
 
-    there = devices()
+    there = find_devices()
     chosen = _chosen(names, [device.name for device in there])
     quiet_transformers()
     with progress_bars() as progress:
@@ -84,13 +84,13 @@ def _chosen(names: Sequence[str], there: Sequence[str]) -> Sequence[str]:
 
 
 def _self_tests(names: Sequence[str], progress: Progress | None) -> tuple[SelfTest, ...]:
-    from moe_patch.doctor import self_test, stored_reference
+    from moe_patch.doctor import run_self_test, stored_reference
 
     def report(name: str) -> Progress | None:
         return progress and (lambda stage, done, total: progress(f"{name}: {stage}", done, total))
 
     reference = stored_reference()
-    return tuple(self_test(name, reference, report(name)) for name in names)
+    return tuple(run_self_test(name, reference, report(name)) for name in names)
 
 
 def _tables(report: Report) -> list[Table]:

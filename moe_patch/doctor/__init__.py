@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from moe_patch.doctor.devices import devices
+from moe_patch.doctor.devices import find_devices
 from moe_patch.doctor.environment import storage, system
 from moe_patch.doctor.reference import stored_reference
 from moe_patch.doctor.report import Report
 from moe_patch.doctor.requirements import releases
-from moe_patch.doctor.self_test import self_test
+from moe_patch.doctor.self_test import run_self_test
 from moe_patch.doctor.serving import plugin
 
-__all__ = ["Report", "devices", "plugin", "releases", "self_test", "storage", "stored_reference", "system"]
+__all__ = [
+    "Report",
+    "find_devices",
+    "plugin",
+    "releases",
+    "run_self_test",
+    "storage",
+    "stored_reference",
+    "system",
+]

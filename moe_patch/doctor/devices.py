@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def devices() -> tuple[Device, ...]:
+def find_devices() -> tuple[Device, ...]:
     """The CPU first, then every accelerator: NVIDIA's and AMD's as cuda:0 and so on, mps:0, xpu:0, ..."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     found = [_cpu()]

@@ -38,7 +38,7 @@ _EXPECTED = (
 )
 
 
-def self_test(device: str, reference: Reference, progress: Progress | None = None) -> SelfTest:
+def run_self_test(device: str, reference: Reference, progress: Progress | None = None) -> SelfTest:
     """Run the self-test on a device, by torch's name for it. It takes a few seconds on a CPU.
 
     The cache is left alone, so that everything is computed on the device. What the library or torch refuses

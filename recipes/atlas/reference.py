@@ -2,8 +2,7 @@
 
     python -m moe_patch_recipes.atlas.reference        # writes recipes/atlas/reference.json
 
-To be run again when atlas, its recipe or a method's arithmetic changes. Tolerances are set for fp32 products,
-far above what processors and thread counts make of the last bits and far below what a wrong result is off by.
+To be run again when atlas, its recipe or a method's arithmetic changes.
 """
 
 from __future__ import annotations
@@ -14,13 +13,15 @@ from moe_patch.doctor.reference import Expected, Reference, reference_file
 from moe_patch.doctor.self_test import measure
 from moe_patch.files import write_text
 
+# Far above what processors and threads make of the last bits, and far below what a wrong result is off by. Two
+# of them, for new answers of the base and for the norm, are also below what TF32 does: docs/measurements.md.
 TOLERANCES = {
-    "log-probabilities of true answers, base": 1e-3,
-    "log-probabilities of new answers, base": 1e-3,
-    "losses of the target values": 5e-3,
-    "norm of the delta by layer": 5e-2,
-    "log-probabilities of new answers, merged": 1e-2,
-    "log-probabilities, hooked less merged": 1e-3,
+    "log-probabilities of true answers, base": 1e-4,
+    "log-probabilities of new answers, base": 1e-4,
+    "losses of the target values": 1e-3,  # a patch has them with four decimals
+    "norm of the delta by layer": 5e-3,
+    "log-probabilities of new answers, merged": 1e-3,
+    "log-probabilities, hooked less merged": 1e-4,
 }
 
 

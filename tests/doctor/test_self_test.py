@@ -1,0 +1,82 @@
+"""The self-test, run for real."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils import backend_registration
+
+from moe_patch.cache import cache_folder
+from moe_patch.doctor import run_self_test, stored_reference
+from moe_patch.doctor.report import SelfTest
+from moe_patch.doctor.self_test import measure
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def on_cpu() -> SelfTest:
+    return run_self_test("cpu", stored_reference())
+
+
+def test_it_passes_here_with_room(on_cpu: SelfTest) -> None:
+    assert on_cpu.passed, on_cpu.failures
+    for check in on_cpu.checks:
+        assert check.furthest is None or check.furthest <= check.tolerance / 2, check.name
+
+
+def test_every_figure_that_is_measured_is_held_to_a_stored_one(on_cpu: SelfTest) -> None:
+    assert [check.name for check in on_cpu.checks] == list(stored_reference().checks)
+
+
+def test_it_leaves_the_cache_and_torch_as_they_were(on_cpu: SelfTest) -> None:
+    torch.set_float32_matmul_precision("high")
+    try:
+        assert not run_self_test("no-such-device", stored_reference()).passed
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert not cache_folder().exists()
+
+
+def test_what_a_device_refuses_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "moe_patch.doctor"):
+        test = run_self_test("meta", stored_reference())
+    assert not test.passed
+    assert test.error is not None
+    assert test.error.startswith("RuntimeError: ")
+    assert "meta" in test.error
+    assert caplog.records[-1].exc_info
+
+
+def test_a_patch_that_does_nothing_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An `apply` that leaves the model as it is: everything that depends on the patch fails, nothing else."""
+    from contextlib import nullcontext
+
+    from moe_patch.doctor import self_test
+
+    monkeypatch.setattr(self_test, "apply", lambda *_, **__: nullcontext())
+    failed = {check.name for check in stored_reference().compare(measure("cpu")) if not check.passed}
+    assert failed == {
+        "norm of the delta by layer",
+        "answers, merged",
+        "log-probabilities of new answers, merged",
+        "answers, hooked",
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
+    reason="this torch cannot be told of devices from Python",
+)
+def test_another_device_is_found_and_tested() -> None:
+    """In a process of its own, since a device that torch has come to know stays known."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", HERE / "device_checks.py"]
+    done = subprocess.run(command, cwd=HERE.parents[1], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
