@@ -13,8 +13,8 @@ from moe_patch.doctor.reference import Expected, Reference, reference_file
 from moe_patch.doctor.self_test import measure
 from moe_patch.files import write_text
 
-# Far above what processors and threads make of the last bits, and far below what a wrong result is off by. Two
-# of them, for new answers of the base and for the norm, are also below what TF32 does: docs/measurements.md.
+# Far above what processors and threads make of the last bits, and far below what a wrong result is off by.
+# Those of new answers of the base and of the norm are also below what TF32 is off by: docs/measurements.md.
 TOLERANCES = {
     "log-probabilities of true answers, base": 1e-4,
     "log-probabilities of new answers, base": 1e-4,
