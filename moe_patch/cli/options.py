@@ -118,7 +118,7 @@ def open_model(
 
 
 def quiet_transformers() -> None:
-    """Have transformers print nothing of its own but warnings, and draw bars on a terminal only."""
+    """Keep transformers from notices of deprecation, and from drawing bars where there is no terminal."""
     from transformers.utils import logging as transformers_logging
 
     from moe_patch.cli.console import hide_notices

@@ -14,6 +14,7 @@ from packaging.specifiers import SpecifierSet
 
 from moe_patch.doctor.report import Release, Standing
 from moe_patch.errors import ConfigError
+from moe_patch.versions import vllm_version
 
 _FOR_DEVELOPMENT = {"bench", "dev"}
 _LOWER_ENDS = {">=", ">"}
@@ -70,8 +71,6 @@ def _installed(name: str) -> str | None:
 
 def vllm_release() -> str | None:
     """The installed release of vLLM, whatever build it is; None without one."""
-    from moe_patch_serving.releases import vllm_version  # noqa: PLC0415 (serving is asked about when it is needed)
-
     try:
         return str(vllm_version())
     except ConfigError:

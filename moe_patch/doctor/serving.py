@@ -9,15 +9,15 @@ from importlib.metadata import entry_points
 from moe_patch.doctor.report import Plugin
 from moe_patch.doctor.requirements import vllm_release
 from moe_patch.errors import ConfigError
+from moe_patch.versions import VLLM, check_vllm
 from moe_patch_serving.plugin import DISABLE, NAME, disabled
-from moe_patch_serving.releases import SUPPORTED, check_vllm
 
 _GROUPS = ("vllm.general_plugins", "vllm.endpoint_plugins")
 
 
 def plugin(environment: Mapping[str, str] = os.environ) -> Plugin:
     """The state of the plugin in this environment."""
-    return Plugin(vllm_release(), tuple(SUPPORTED), tuple(_reasons(environment)))
+    return Plugin(vllm_release(), VLLM, tuple(_reasons(environment)))
 
 
 def _reasons(environment: Mapping[str, str]) -> Iterator[str]:
