@@ -1,19 +1,19 @@
 # Each target makes its own virtual environment on first use; nothing has to be installed beforehand but Python and make.
 # The environments come from requirements.lock and serving/requirements.lock, with the CPU build of torch beside them.
 #
-#   make demo                        build a patch from 50 facts, apply it, show the answers before and after
-#   make test PYTEST_ARGS="-k patch" part of the tests
-#   make demo PYTHON=python3.12      another interpreter
-#   make demo TORCH=torch            the newest torch, which comes for GPUs, instead of the tested one
+#   make demo                            build a patch from 50 facts, apply it, show the answers before and after
+#   make test PYTEST_ARGS="-k patch"     part of the tests
+#   make demo PYTHON=python3.12          another interpreter
+#   make demo TORCH=torch                the newest torch, which comes for GPUs, instead of the tested one
 #   make test TRANSFORMERS=transformers  the newest transformers over what is locked
-#   make test VENV=/tmp/venv         another place for the environment
-#   make test-oldest                 the fast tests with the oldest transformers that is supported
-#   make test-newest                 the fast tests with the newest of everything, and what differs from the lock;
-#                                    NEWEST_TORCH=torch for the newest torch too, which takes gigabytes
-#   make test-quality                the tests that hold figures, again in the arithmetic of any processor
-#   make test-serving                the tests that drive a real vLLM, on the CPU; SERVING_ARGS= for the slow ones too
-#   make lock                        renew both locks and the upper bounds in pyproject.toml; LOCK_ARGS=--keep changes
-#                                    only what has to change
+#   make test VENV=/tmp/venv             another place for the environment
+#   make test-oldest                     the fast tests with the oldest transformers that is supported
+#   make test-newest                     the fast tests with the newest of everything, and what differs from the lock;
+#                                        NEWEST_TORCH=torch for the newest torch too, which takes gigabytes
+#   make test-quality                    the tests that hold figures, again in the arithmetic of any processor
+#   make test-serving                    the tests that drive a real vLLM, on the CPU; SERVING_ARGS= for the slow ones too
+#   make lock                            renew both locks and the upper bounds in pyproject.toml; LOCK_ARGS=--keep changes
+#                                        only what has to change
 
 PYTHON ?= python3
 VENV ?= .venv
