@@ -87,10 +87,10 @@ test-quality: $(VENV)/.installed
 # Made anew but for what is there in its newest release already, without our upper bounds.
 test-newest: $(VENV)/.installed
 	$(PYTHON) -m venv $(NEWEST_VENV)
-	$(BIN)/python -m tools.requirements > $(NEWEST_VENV)/requirements.txt
+	PYTHONPATH=.ci $(BIN)/python -m locks.requirements > $(NEWEST_VENV)/requirements.txt
 	$(NEWEST_BIN)/$(INSTALL) --upgrade --upgrade-strategy eager "$(NEWEST_TORCH)" -r $(NEWEST_VENV)/requirements.txt
 	$(NEWEST_BIN)/$(INSTALL_SELF)
-	$(NEWEST_BIN)/python -m tools.newest "$(TESTED_TORCH)" $(PYTEST_ARGS)
+	PYTHONPATH=.ci $(NEWEST_BIN)/python -m locks.newest "$(TESTED_TORCH)" $(PYTEST_ARGS)
 
 # vLLM pins other versions of what the library uses, so it has an environment of its own. Where the oldest transformers
 # is asked for as well, that environment comes first: each installs this folder, which two cannot do at a time.
@@ -127,7 +127,7 @@ bench: $(VENV)/.installed
 lock:
 	$(PYTHON) -m venv $(LOCK_VENV)
 	$(LOCK_BIN)/$(INSTALL) "$(UV)" packaging
-	PATH="$(abspath $(LOCK_BIN)):$$PATH" $(LOCK_BIN)/python -m tools.lock $(TESTED_TORCH) \
+	PYTHONPATH=.ci PATH="$(abspath $(LOCK_BIN)):$$PATH" $(LOCK_BIN)/python -m locks.lock $(TESTED_TORCH) \
 		--serving-torch $(SERVING_TORCH) $(LOCK_ARGS)
 
 clean:

@@ -10,8 +10,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from tools.lock import BESIDE_VLLM, BY_TORCH, next_minor, with_bound, with_bounds
-from tools.requirements import (
+from locks.lock import BESIDE_VLLM, BY_TORCH, next_minor, with_bound, with_bounds
+from locks.requirements import (
     LIBRARY_LOCK,
     PYPROJECT,
     ROOT,

@@ -8,8 +8,8 @@ import pytest
 from packaging.version import Version
 from rich.console import Console
 
-from tools import newest
-from tools.newest import Difference, differences, installed_here, locked_here, run_tests, table
+from locks import newest
+from locks.newest import Difference, differences, installed_here, locked_here, run_tests, table
 
 LOCK = """\
 # by make lock

@@ -1,6 +1,6 @@
 """Renew the locks, and the upper bounds that follow from them.
 
-    python -m tools.lock torch==2.13.0 --serving-torch torch==2.13.0
+    python -m locks.lock torch==2.13.0 --serving-torch torch==2.13.0
 
 The library is resolved without upper bounds, so that it moves to the newest of everything; each bound then
 becomes the next minor release after the one that was locked. The environment with vLLM is resolved within
@@ -24,8 +24,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from moe_patch.files import write_text
-from tools.requirements import (
+from locks.requirements import (
     LIBRARY_LOCK,
     PYPROJECT,
     SERVING_IN,
@@ -35,6 +34,7 @@ from tools.requirements import (
     releases,
     without_upper_bound,
 )
+from moe_patch.files import write_text
 
 OLDEST_PYTHON = "3.11"
 

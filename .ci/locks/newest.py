@@ -1,6 +1,6 @@
 """Run the fast tests with the newest of everything, and say in one table what differs from the lock.
 
-    python -m tools.newest torch==2.13.0 [what pytest is to be given]
+    python -m locks.newest torch==2.13.0 [what pytest is to be given]
 
 It runs in the environment of the newest, and takes the release of torch that is tested, which no lock holds.
 Where nothing differs, the tests have been run by `make test`, and are not run again.
@@ -24,8 +24,8 @@ from packaging.version import Version
 from rich.console import Console
 from rich.table import Table
 
-from tools.lock import BY_TORCH
-from tools.requirements import LIBRARY_LOCK, entries, pinned
+from locks.lock import BY_TORCH
+from locks.requirements import LIBRARY_LOCK, entries, pinned
 
 NOT_LOCKED = {"moe-patch", "pip"}
 

@@ -2,7 +2,7 @@
 
 `make` asks it for the requirements of an environment with the newest of everything:
 
-    python -m tools.requirements    # those of the library but torch, without upper bounds
+    python -m locks.requirements    # those of the library but torch, without upper bounds
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PYPROJECT = ROOT / "pyproject.toml"
 LIBRARY_LOCK = ROOT / "requirements.lock"
 SERVING_IN = ROOT / "serving" / "requirements.in"
