@@ -46,7 +46,7 @@ def run_self_test(device: str, reference: Reference, progress: Progress | None =
     """
     started = time.monotonic()
     try:
-        with fresh_cache(), _full_precision():
+        with fresh_cache(), _steady():
             figures = measure(device, progress)
     except _EXPECTED as error:
         logger.debug("the self-test on %s ended early", device, exc_info=True)
@@ -85,14 +85,20 @@ def measure(device: str, progress: Progress | None = None) -> dict[str, Values]:
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
-    """Products of fp32 matrices in fp32: TF32 and bf16 are further off than the tolerances allow."""
-    before = torch.get_float32_matmul_precision()
+def _steady() -> Iterator[None]:
+    """Products of fp32 matrices in fp32, and one thread.
+
+    TF32 and bf16 are further off than the tolerances allow. More threads gain nothing on a model this small,
+    and wait for one another wherever something else has the cores.
+    """
+    precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
     torch.set_float32_matmul_precision("highest")
+    torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(precision)
+        torch.set_num_threads(threads)
 
 
 def _facts() -> Sequence[Fact]:

@@ -36,11 +36,13 @@ def test_every_figure_that_is_measured_is_held_to_a_stored_one(on_cpu: SelfTest)
 
 def test_it_leaves_the_cache_and_torch_as_they_were(on_cpu: SelfTest) -> None:
     torch.set_float32_matmul_precision("high")
+    torch.set_num_threads(2)
     try:
         assert not run_self_test("no-such-device", stored_reference()).passed
-        assert torch.get_float32_matmul_precision() == "high"
+        assert (torch.get_float32_matmul_precision(), torch.get_num_threads()) == ("high", 2)
     finally:
         torch.set_float32_matmul_precision("highest")
+        torch.set_num_threads(1)
     assert not cache_folder().exists()
 
 
