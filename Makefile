@@ -11,9 +11,9 @@
 #   make test-newest                     the fast tests with the newest of everything, and what differs from the lock;
 #                                        NEWEST_TORCH=torch for the newest torch too, which takes gigabytes
 #   make test-quality                    the tests that hold figures, again in the arithmetic of any processor
-#   make test-serving                    the tests that drive a real vLLM, on the CPU; SERVING_ARGS= for the slow ones too
-#   make lock                            renew both locks and the upper bounds in pyproject.toml; LOCK_ARGS=--keep changes
-#                                        only what has to change
+#   make test-serving                    the tests that drive a real vLLM, on the CPU; SERVING_ARGS= for slow ones too
+#   make lock                            renew both locks and the upper bounds in pyproject.toml; with LOCK_ARGS=--keep
+#                                        no more than has to be
 
 PYTHON ?= python3
 VENV ?= .venv

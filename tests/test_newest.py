@@ -73,14 +73,12 @@ def test_the_tests_are_run_and_counted(tmp_path: Path, claim: str, passed: bool,
     assert ((status == 0), found) == (passed, counts)
 
 
-def test_the_table_has_a_row_for_each_difference_and_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
-    drawn = table([Difference("gone", Version("1.2"), None)], 1, "7 tests")
-    Console(width=80).print(drawn)
+def test_the_table_has_a_row_for_each_difference(capsys: pytest.CaptureFixture[str]) -> None:
+    Console(width=80).print(table([Difference("gone", Version("1.2"), None)]))
     shown = capsys.readouterr().out
     assert [line.split("│")[1:-1] for line in shown.splitlines() if "gone" in line] == [
         [" gone    ", " 1.2    ", " none   "]
     ]
-    assert "FAILED, status 1: 7 tests" in " ".join(shown.split())
 
 
 def test_tests_run_again_only_where_something_differs(
@@ -104,4 +102,6 @@ def test_tests_run_again_only_where_something_differs(
     monkeypatch.setattr(newest, "installed_here", lambda: same | {"click": Version("99.0")})
     assert newest.main() == 1
     assert given == [["-k", "patch"]]
-    assert "99.0" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "99.0" in shown
+    assert "fast tests FAILED, status 1: 1 tests" in shown

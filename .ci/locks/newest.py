@@ -83,10 +83,9 @@ def counted(report: str) -> str:
     return ", ".join(f"{count:,} {kind}" for kind, count in total.items())
 
 
-def table(found: list[Difference], status: int, counts: str) -> Table:
-    """The one table: what differs, and under it how the tests went."""
-    verdict = "passed" if status == 0 else f"FAILED, status {status}"
-    drawn = Table("package", "locked", "newest", caption=f"fast tests {verdict}: {counts}")
+def table(found: list[Difference]) -> Table:
+    """What differs, a row for each package."""
+    drawn = Table("package", "locked", "newest")
     for package, locked, newest in found:
         drawn.add_row(package, str(locked or "none"), str(newest or "none"))
     return drawn
@@ -103,7 +102,8 @@ def main() -> int:
         console.print("The newest of everything is what is locked: no test is run again.")
         return 0
     status, counts = run_tests(for_pytest)
-    console.print(table(found, status, counts))
+    console.print(table(found))
+    console.print(f"fast tests {'passed' if status == 0 else f'FAILED, status {status}'}: {counts}")
     return status
 
 
