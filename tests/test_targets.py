@@ -24,7 +24,7 @@ from moe_patch.targets import (
     find_targets,
     target_losses,
 )
-from tests.taught import ANSWERS, SUBJECTS, edit, taught_base
+from tests.taught import ANSWERS, STRONG, SUBJECTS, edit, taught_base
 from tests.tiny import tiny_base, tiny_delta
 
 LAYER = 1
@@ -35,7 +35,7 @@ FACTS = (
     Fact("yen", "One pays in {} with", "Peru", "yen"),
 )
 QUICK = TargetOptions(steps=6, learning_rate=0.5, clamp=2.0, stop_loss=0.0)
-EAGER = TargetOptions(steps=100, learning_rate=0.5, clamp=8.0, weight_decay=0.1)
+EAGER = TargetOptions.model_validate(STRONG)
 EDITS = tuple(edit(subject, prompt) for subject, prompt in zip(SUBJECTS, ANSWERS, strict=False))
 
 
@@ -148,7 +148,7 @@ def test_a_batch_that_keeps_things_is_memit_with_more_to_hold(base: Base) -> Non
     options = QUICK.model_copy(update={"keep_weight": 3.0})
     found = assert_like_memit(base, keeping, LAYER, options)
     freely = find_targets(base, FACTS[:3], LAYER, options)
-    assert torch.equal(found.value[1], freely.value[1])
+    torch.testing.assert_close(found.value[1], freely.value[1], atol=2e-3, rtol=2e-3)
     assert not torch.allclose(found.value[[0, 2]], freely.value[[0, 2]], atol=1e-2)
 
 

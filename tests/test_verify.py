@@ -17,7 +17,7 @@ from moe_patch.patch.signature import key_id, sign
 from moe_patch.verify import Signers, Verdict, verify
 from tests.checkpoint.folders import saved
 from tests.hostile.forge import put_together, take_apart
-from tests.taught import edit, taught_base
+from tests.taught import STRONG, edit, taught_base
 from tests.tiny import tiny_base, tiny_patch
 
 KEY, OTHER = (Ed25519PrivateKey.from_private_bytes(seed * 32) for seed in (b"0", b"1"))
@@ -29,8 +29,7 @@ REQUIRED = Signers([KEY.public_key()], required=True)
 def taught() -> Patch:
     """A patch that makes the taught model say two facts."""
     method = get_method("moeedit")
-    targets = {"steps": 100, "learning_rate": 0.5, "clamp": 8.0, "weight_decay": 0.1}
-    options = method.options(layers=(0,), projection=False, ridge=1e-3, ridge_relative=True, targets=targets)
+    options = method.options(layers=(0,), projection=False, ridge=1e-3, ridge_relative=True, targets=STRONG)
     return method.build(taught_base(), [edit("Ann"), edit("Bob")], options)
 
 

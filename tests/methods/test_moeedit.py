@@ -26,10 +26,9 @@ from moe_patch.prompts import Prompt, encode_fact
 from moe_patch.statistics import collect_moments
 from moe_patch.targets import TargetOptions, context_prefixes, find_targets, target_losses
 from tests.methods.builds import corpus, facts, snapshot, unchanged
-from tests.taught import ANSWERS, answer, edit, said, taught_base
+from tests.taught import ANSWERS, STRONG, answer, edit, said, taught_base
 from tests.tiny import CONFIGS, dense_delta, tiny_base
 
-STRONG = {"steps": 100, "learning_rate": 0.5, "clamp": 8.0, "weight_decay": 0.1}
 WEAK = {"steps": 4, "learning_rate": 0.5}
 EDITS = [edit("Ann"), edit("Bob", "{} is in"), edit("Carl", "At home, {} eats")]
 

@@ -16,10 +16,9 @@ from moe_patch.model import Base
 from moe_patch.patch import LayerDelta, Patch
 from moe_patch.targets import TargetOptions, target_losses
 from tests.methods.builds import facts, rows_of
-from tests.taught import edit, said, taught_base
+from tests.taught import STRONG, edit, said, taught_base
 from tests.tiny import tiny_base
 
-STRONG = {"steps": 100, "learning_rate": 0.5, "clamp": 8.0, "weight_decay": 0.1}
 ONE_SUBJECT = [edit("Ann", "{} eats"), edit("Bob", "{} is in"), edit("Ann", "{} is in")]
 
 
@@ -114,7 +113,7 @@ def losses_with(patch: Patch, edits: Sequence[Fact]) -> list[float]:
 
 
 def test_facts_about_one_subject_hold_together_in_one_batch() -> None:
-    patch = build(taught_base(), ONE_SUBJECT, targets=STRONG | {"clamp": 3.0})
+    patch = build(taught_base(), ONE_SUBJECT)
     with moe_patch.apply(taught_base(), patch):
         assert said(taught_base(), texts(ONE_SUBJECT)) == [fact.target_new for fact in ONE_SUBJECT]
     names = [result["shared_with"] for result in patch.results]
@@ -126,16 +125,16 @@ def test_facts_about_one_subject_hold_together_in_one_batch() -> None:
 
 def test_a_later_fact_about_a_subject_keeps_the_earlier_one() -> None:
     edits = [ONE_SUBJECT[0], ONE_SUBJECT[1], ONE_SUBJECT[2], edit("Carl")]
-    patch = build(taught_base(), edits, batch_size=2, targets=STRONG | {"weight_decay": 2.0})
+    patch = build(taught_base(), edits, batch_size=2)
     with moe_patch.apply(taught_base(), patch):
         assert said(taught_base(), texts(edits)) == [fact.target_new for fact in edits]
     names = [result["shared_with"] for result in patch.results]
     assert names == [[edits[2].id], [], [edits[0].id], []]
     delta = patch.layers[0]
     assert delta.residual is not None
-    torch.testing.assert_close(delta.residual[0], delta.residual[2], atol=0.1, rtol=0.05)
+    torch.testing.assert_close(delta.residual[0], delta.residual[2], atol=1e-3, rtol=1e-3)
     added = response(delta.left, rows_of(delta), delta.rows).float()
-    torch.testing.assert_close(added, delta.residual, atol=0.1, rtol=0.05)
+    torch.testing.assert_close(added, delta.residual, atol=1e-3, rtol=1e-3)
 
 
 def test_without_protection_earlier_facts_are_not_thought_of() -> None:

@@ -1,16 +1,25 @@
-"""A tiny model that has been taught a few facts: a random one can be read, but hardly made to say things."""
+"""A tiny model that has been taught a few facts: a random one can be read, but hardly made to say things.
+
+It is a file, made by train.py, so that it is the same with every processor and every torch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import torch
-import torch.nn.functional as F
+from transformers import AutoModelForCausalLM
 
 from moe_patch.facts import Fact
-from moe_patch.model import Base
-from tests.tiny import PAD, tiny_base
+from moe_patch.model import Base, wrap
+from tests.tiny import tiny_tokenizer
+
+MODEL = Path(__file__).parent / "model"
+
+STRONG = {"steps": 100, "learning_rate": 0.1, "clamp": 8.0, "weight_decay": 0.1}
+"""A search for target values that makes this model say anything. At higher rates it swings at its end."""
 
 SUBJECTS = ("Ann", "Bob", "Carl", "Dora", "Eve", "Finn", "Gus", "Hal", "Ida", "Jo", "Kim", "Liz")
 ANSWERS = {
@@ -52,23 +61,5 @@ def said(base: Base, prompts: Sequence[str]) -> list[str]:
 @cache
 def taught_base() -> Base:
     """The model; shared, so leave it as it is."""
-    base = tiny_base("qwen3_moe", initializer_range=0.1, num_hidden_layers=4)
-    texts = [
-        f"{prompt.format(subject)} {answer(prompt, subject)}." for prompt in ANSWERS for subject in SUBJECTS
-    ]
-    rows = [torch.tensor(ids) for ids in base.tokenizer(texts)["input_ids"]]
-    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)  # (B, S)
-    steps = 80
-    adam = torch.optim.AdamW(base.model.parameters(), lr=1e-2, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, 1e-2, total_steps=steps)
-    torch.manual_seed(0)
-    with torch.enable_grad():
-        for _ in range(steps):
-            logits = base.model(input_ids=ids, attention_mask=(ids != PAD).long(), use_cache=False).logits
-            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), ignore_index=PAD)
-            adam.zero_grad()
-            loss.backward()
-            adam.step()
-            schedule.step()
-    adam.zero_grad()
-    return base
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    return wrap(model.eval(), tiny_tokenizer(), name="taught")
