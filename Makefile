@@ -111,7 +111,7 @@ test-serving: $(VLLM_VENV)/.installed
 	$(VLLM_BIN)/python -m pytest tests/serving $(SERVING_ARGS) $(PYTEST_ARGS)
 
 bench-serving: $(VLLM_VENV)/.installed
-	$(VLLM_BIN)/python -m moe_patch_recipes.benchmarks.serving
+	$(VLLM_BIN)/python -m recipes.benchmarks.serving
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -120,7 +120,7 @@ lint: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	@set -e; for name in $(BENCHMARKS); do \
-		echo "== $$name"; $(BIN)/python -m moe_patch_recipes.benchmarks.$$name; \
+		echo "== $$name"; $(BIN)/python -m recipes.benchmarks.$$name; \
 	done
 
 # uv has an environment of its own, so that a lock that does not install can be renewed.

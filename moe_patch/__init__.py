@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moe_patch.apply import apply
     from moe_patch.apply.stack import Stack
+    from moe_patch.base.model import Base, open_base, wrap
+    from moe_patch.data.facts import Fact, read_facts, write_facts
     from moe_patch.errors import MoePatchError
     from moe_patch.evaluation import evaluate
-    from moe_patch.facts import Fact, read_facts, write_facts
     from moe_patch.methods import get_method
-    from moe_patch.model import Base, open_base, wrap
     from moe_patch.patch import Patch, load, save
 
 __all__ = [
@@ -47,19 +47,19 @@ __all__ = [
 ]
 
 _HOME = {
-    "Base": "model",
-    "Fact": "facts",
+    "Base": "base.model",
+    "Fact": "data.facts",
     "MoePatchError": "errors",
     "Patch": "patch",
     "Stack": "apply.stack",
     "evaluate": "evaluation",
     "get_method": "methods",
     "load": "patch",
-    "open_base": "model",
-    "read_facts": "facts",
+    "open_base": "base.model",
+    "read_facts": "data.facts",
     "save": "patch",
-    "wrap": "model",
-    "write_facts": "facts",
+    "wrap": "base.model",
+    "write_facts": "data.facts",
 }
 
 

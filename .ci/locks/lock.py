@@ -34,7 +34,7 @@ from locks.requirements import (
     releases,
     without_upper_bound,
 )
-from moe_patch.files import write_text
+from moe_patch.io.files import write_text
 
 OLDEST_PYTHON = "3.11"
 

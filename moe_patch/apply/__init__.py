@@ -12,11 +12,11 @@ from torch import nn
 from moe_patch.apply.bypass import attach_bypass
 from moe_patch.apply.hook import hook
 from moe_patch.apply.merge import merge
-from moe_patch.apply.rounding import Rounding
-from moe_patch.apply.survival import STATED_LOSS
+from moe_patch.apply.weights.rounding import Rounding
+from moe_patch.apply.weights.survival import STATED_LOSS
+from moe_patch.base.experts import IMPLEMENTATION, Handle
+from moe_patch.base.model import Base, wrap
 from moe_patch.errors import ConfigError, PatchError
-from moe_patch.experts import IMPLEMENTATION, Handle
-from moe_patch.model import Base, wrap
 from moe_patch.patch import Patch, check_base
 
 __all__ = ["Applied", "Handle", "Mode", "Rounding", "apply", "layers_of", "occupied"]

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from moe_patch.apply.generation import tell_prompts
-from moe_patch.blocks import Block, block_input, find_block, with_added
+from moe_patch.base.blocks import Block, block_input, find_block, with_added
+from moe_patch.base.experts import Handle
+from moe_patch.base.model import Base
+from moe_patch.base.playback import playing_back
 from moe_patch.bypass import (
     LEAVE_ALONE,
     Bypass,
@@ -24,10 +27,7 @@ from moe_patch.bypass import (
     read_bypass,
 )
 from moe_patch.errors import BypassError, PatchError
-from moe_patch.experts import Handle
-from moe_patch.model import Base
 from moe_patch.patch import Patch
-from moe_patch.playback import playing_back
 from moe_patch.versions import given_cache, returned_cache, without_cache
 
 _taken: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()  # hashes, by block

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from moe_patch.experts import Handle, attach
-from moe_patch.model import Base
+from moe_patch.base.experts import Handle, attach
+from moe_patch.base.model import Base
 from moe_patch.patch import Patch
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from moe_patch.apply.dense import patched
-from moe_patch.apply.rounding import Rounding, round_on_keys
-from moe_patch.apply.survival import Survival
+from moe_patch.apply.weights.rounding import Rounding, round_on_keys
+from moe_patch.apply.weights.summed import patched
+from moe_patch.apply.weights.survival import Survival
+from moe_patch.base.experts import Handle, check_fit
+from moe_patch.base.model import Base, MoELayer
 from moe_patch.errors import ModelError
-from moe_patch.experts import Handle, check_fit
-from moe_patch.model import Base, MoELayer
 from moe_patch.patch import LayerDelta, Patch
 
 

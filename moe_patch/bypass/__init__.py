@@ -11,7 +11,6 @@ models of transformers.
 from __future__ import annotations
 
 from moe_patch.bypass.config import BypassConfig
-from moe_patch.bypass.contents import Routed, read_bypass, read_routed, write_bypass
 from moe_patch.bypass.decision import (
     acting,
     declared_columns,
@@ -24,6 +23,7 @@ from moe_patch.bypass.decision import (
 )
 from moe_patch.bypass.module import Bypass
 from moe_patch.bypass.router import LEAVE_ALONE
+from moe_patch.bypass.serialization import Routed, read_bypass, read_routed, write_bypass
 
 __all__ = [
     "LEAVE_ALONE",

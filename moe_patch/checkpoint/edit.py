@@ -13,9 +13,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from moe_patch.apply.dense import patched
-from moe_patch.apply.rounding import Rounding
-from moe_patch.apply.survival import Part, Survival
+from moe_patch.apply.weights.rounding import Rounding
+from moe_patch.apply.weights.summed import patched
+from moe_patch.apply.weights.survival import Part, Survival
 from moe_patch.checkpoint.names import AnySlot
 from moe_patch.checkpoint.rewrite import Piece
 from moe_patch.patch import LayerDelta, Patch

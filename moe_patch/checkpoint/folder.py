@@ -18,12 +18,12 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from moe_patch.base.model import Base, wrap
 from moe_patch.checkpoint.known import known_hash
 from moe_patch.checkpoint.names import AnySlot, locate
 from moe_patch.checkpoint.quantised import METHODS
 from moe_patch.checkpoint.shards import read_spans, weight_files
 from moe_patch.errors import ModelError
-from moe_patch.model import Base, wrap
 from moe_patch.patch import Fingerprint
 
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.ckpt")
@@ -70,7 +70,7 @@ class Checkpoint:
         return f"sha256:{known_hash([*places], files, compute, fresh=fresh)}"
 
     def down_hash(self, layer: int) -> str:
-        """SHA-256 over a layer's down projections as `moe_patch.model.down_hash` takes it, one at a time."""
+        """SHA-256 over a layer's down projections as `moe_patch.base.model` takes it, one at a time."""
         self.base.layer(layer)  # says what is wrong with a number that is none
         digest = hashlib.sha256()
         for slot in self.slots[layer]:
@@ -132,7 +132,7 @@ def find_folder(
     `revision` and `cache_dir` say which one to fetch, and to where.
     """
     if name is None:
-        return Path(str(resources.files("moe_patch_recipes") / "atlas" / "model"))
+        return Path(str(resources.files("moe_patch.recipes") / "atlas" / "model"))
     if Path(name).is_dir():
         return Path(name)
     ignored = list(_OTHER_WEIGHTS)

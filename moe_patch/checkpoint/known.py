@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from pydantic import JsonValue
 
-from moe_patch import cache
+from moe_patch.io import cache
 
 _KIND = "hashes"
 _SETTLED = 2e9  # nanoseconds since the last change

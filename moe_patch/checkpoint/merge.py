@@ -18,9 +18,9 @@ from typing import get_args
 
 from pydantic import JsonValue
 
-from moe_patch.apply.rounding import Rounding
-from moe_patch.apply.survival import STATED_LOSS
-from moe_patch.checkpoint.contents import companions, kept_originals, sha256, stamps, write_originals
+from moe_patch.apply.weights.rounding import Rounding
+from moe_patch.apply.weights.survival import STATED_LOSS
+from moe_patch.checkpoint.companions import companions, kept_originals, sha256, stamps, write_originals
 from moe_patch.checkpoint.edit import Change, Editor, one_thread_each
 from moe_patch.checkpoint.folder import Checkpoint
 from moe_patch.checkpoint.known import known_hash

@@ -24,6 +24,7 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 
+from moe_patch.base.model import Base, MoELayer
 from moe_patch.checkpoint.quantised import (
     CODES,
     QUANTISED,
@@ -35,7 +36,6 @@ from moe_patch.checkpoint.quantised import (
 from moe_patch.checkpoint.shards import Span
 from moe_patch.checkpoint.slot import Slot
 from moe_patch.errors import ModelError
-from moe_patch.model import Base, MoELayer
 from moe_patch.patch.header import DTYPES
 
 logger = logging.getLogger(__name__)

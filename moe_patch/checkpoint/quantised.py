@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from moe_patch.apply.rounding import choose_on_keys
-from moe_patch.checkpoint.contents import read
+from moe_patch.apply.weights.rounding import choose_on_keys
+from moe_patch.base.model import MoELayer
+from moe_patch.checkpoint.companions import read
 from moe_patch.checkpoint.grid import E2M1, E4M3, Grid
 from moe_patch.checkpoint.shards import Span
 from moe_patch.errors import ModelError
-from moe_patch.model import MoELayer
 
 METHODS = ("mxfp4", "fp8")
 """The quantisations, as configs name them, whose experts can be written again."""

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from moe_patch import strict_json
-from moe_patch.apply.survival import Survival
+from moe_patch.apply.weights.survival import Survival
 from moe_patch.errors import ModelError
+from moe_patch.io import strict_json
 from moe_patch.patch import Patch
 from moe_patch.patch.schema import BaseRecord, Kind, Sha256
 

@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import JsonValue
 from safetensors import SafetensorError, safe_open
 
-from moe_patch import strict_json
 from moe_patch.errors import ModelError
+from moe_patch.io import strict_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from moe_patch.apply.rounding import round_on_keys
-from moe_patch.checkpoint.contents import read
+from moe_patch.apply.weights.rounding import round_on_keys
+from moe_patch.checkpoint.companions import read
 
 
 @dataclass(frozen=True, slots=True)

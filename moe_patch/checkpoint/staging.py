@@ -18,10 +18,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import JsonValue
 
-from moe_patch import strict_json
 from moe_patch.checkpoint.link import How, place
 from moe_patch.errors import MoePatchError, OutputError
-from moe_patch.files import replacing
+from moe_patch.io import strict_json
+from moe_patch.io.files import replacing
 
 LAST = "config.json"  # without it, nothing takes a folder for a model
 

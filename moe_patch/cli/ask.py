@@ -20,8 +20,8 @@ from moe_patch.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from moe_patch.base.model import Base
     from moe_patch.evaluation.scoring import Encoded
-    from moe_patch.model import Base
 
 
 @click.command(

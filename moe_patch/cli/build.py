@@ -17,10 +17,10 @@ from moe_patch.cli.output import writable
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from moe_patch.facts import FactFile
+    from moe_patch.base.model import Base
+    from moe_patch.data.facts import FactFile
     from moe_patch.methods import Method
     from moe_patch.methods.beneath import Beneath
-    from moe_patch.model import Base
 
 
 def _layers(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int] | None:
@@ -169,8 +169,8 @@ def _options(
     method: Method[Any], base: Base, recipe: str | None, given: Mapping[str, Any], settings: Sequence[str]
 ) -> BaseModel:
     """The method's options: the command line over the recipe over the method's defaults."""
-    from moe_patch.cli.overrides import merged_options, option_names, parse_setting
-    from moe_patch.recipes import load_recipe, recipe_for
+    from moe_patch.methods.overrides import merged_options, option_names, parse_setting
+    from moe_patch.methods.recipes import load_recipe, recipe_for
 
     found = load_recipe(recipe) if recipe else recipe_for(base)
     known = set(option_names(method.Options))

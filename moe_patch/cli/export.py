@@ -12,7 +12,7 @@ from moe_patch.cli.console import plain_table, print_json, print_tables
 from moe_patch.cli.options import FILE, json_option, out_folder_option
 
 if TYPE_CHECKING:
-    from moe_patch.model import Base
+    from moe_patch.base.model import Base
     from moe_patch.patch import Patch
 
 HIGHEST_RANK = 512  # that inference engines take in an adapter
@@ -66,8 +66,8 @@ def export(
 
     The adapter works beside quantised weights too. No weights are changed.
     """
-    from moe_patch.apply.lora import require_weights, to_lora
-    from moe_patch.apply.lora_forms import form_for, usual_shape
+    from moe_patch.export.lora import require_weights, to_lora
+    from moe_patch.export.lora_forms import form_for, usual_shape
     from moe_patch.patch import load
 
     patch = load(patch_path)

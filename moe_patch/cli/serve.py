@@ -57,9 +57,9 @@ def serve(
     """
     import shlex
 
-    from moe_patch_serving.command import Serving
-    from moe_patch_serving.settings import read_settings
-    from moe_patch_serving.weight_version import Loaded, loaded_from, weight_version
+    from moe_patch_serving.api.settings import read_settings
+    from moe_patch_serving.api.weight_version import Loaded, loaded_from, weight_version
+    from moe_patch_serving.launch.command import Serving
 
     serving = Serving(model, stack, _adapters(adapters), allow, token_file, arguments)
     command, environment = serving.command(), serving.environment()

@@ -11,7 +11,7 @@ from moe_patch.cli.console import print_json, progress_bars
 from moe_patch.cli.options import FILE, chat_option, json_option, open_model, opening_options
 
 if TYPE_CHECKING:
-    from moe_patch.verify import Verification
+    from moe_patch.share.verify import Verification
 
 
 @click.command(
@@ -69,8 +69,8 @@ def verify(
     """
     from moe_patch.checkpoint import open_checkpoint
     from moe_patch.patch.signature import read_public_key
-    from moe_patch.verify import Signers
-    from moe_patch.verify import verify as run
+    from moe_patch.share.verify import Signers
+    from moe_patch.share.verify import verify as run
 
     if require_signature and not key_paths:
         raise click.UsageError("--require-signature needs at least one --key to trust.")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from moe_patch.cache import cache_folder
 from moe_patch.doctor.report import Storage, System
+from moe_patch.io.cache import cache_folder
 
 
 def system() -> System:

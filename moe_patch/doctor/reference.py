@@ -37,8 +37,8 @@ class Reference(BaseModel):
 
 
 def reference_file() -> Path:
-    """Where the stored values are; `python -m moe_patch_recipes.atlas.reference` writes them."""
-    return Path(str(resources.files("moe_patch_recipes"))) / "atlas" / "reference.json"
+    """Where the stored values are; `python -m recipes.training.reference` writes them."""
+    return Path(str(resources.files("moe_patch.recipes"))) / "atlas" / "reference.json"
 
 
 def stored_reference() -> Reference:

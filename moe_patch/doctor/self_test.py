@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 
 from moe_patch.apply import apply
-from moe_patch.cache import fresh_cache
+from moe_patch.base.model import Base, open_base
+from moe_patch.data.facts import Fact, read_facts
 from moe_patch.doctor.environment import without_home
 from moe_patch.doctor.reference import Reference
 from moe_patch.doctor.report import SelfTest, Values
 from moe_patch.errors import MoePatchError
 from moe_patch.evaluation.scoring import continue_greedily, encode, right_padded, score_answers
-from moe_patch.facts import Fact, read_facts
+from moe_patch.io.cache import fresh_cache
 from moe_patch.methods import get_method
-from moe_patch.model import Base, open_base
+from moe_patch.methods.recipes import load_recipe
 from moe_patch.patch import Patch
 from moe_patch.progress import Progress
-from moe_patch.recipes import load_recipe
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def _steady() -> Iterator[None]:
 
 
 def _facts() -> Sequence[Fact]:
-    return read_facts(Path(str(resources.files("moe_patch_recipes"))) / "facts" / "10.jsonl").facts[:FACTS]
+    return read_facts(Path(str(resources.files("moe_patch.recipes"))) / "facts" / "10.jsonl").facts[:FACTS]
 
 
 def _build(base: Base, facts: Sequence[Fact], progress: Progress | None) -> Patch:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moe_patch.apply import Mode, apply, occupied
+from moe_patch.base.model import Base
+from moe_patch.data.facts import Fact
 from moe_patch.errors import EvaluationError
 from moe_patch.evaluation.metrics import (
     RULES,
@@ -22,8 +24,6 @@ from moe_patch.evaluation.metrics import (
 from moe_patch.evaluation.report import Report
 from moe_patch.evaluation.routing import Routing, RoutingShift, compare_routing, record_routing
 from moe_patch.evaluation.scoring import Encoded
-from moe_patch.facts import Fact
-from moe_patch.model import Base
 from moe_patch.patch import Patch
 
 __all__ = [

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from moe_patch.base.model import Base
+from moe_patch.data.facts import Fact
 from moe_patch.errors import EvaluationError
 from moe_patch.evaluation.scoring import (
     AnswerScore,
@@ -24,8 +26,6 @@ from moe_patch.evaluation.scoring import (
     score_answers,
     score_encoded,
 )
-from moe_patch.facts import Fact
-from moe_patch.model import Base
 from moe_patch.progress import Progress
 
 Rule = Literal["counterfact", "zsre"]

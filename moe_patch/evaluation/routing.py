@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moe_patch.capture import ExpertCall, capture_routing
+from moe_patch.base.capture import ExpertCall, capture_routing
+from moe_patch.base.model import Base
 from moe_patch.errors import EvaluationError
 from moe_patch.evaluation.scoring import chunks, framed, right_padded
-from moe_patch.model import Base
 
 #: How one set of prompts is routed: per layer, every real token in the prompts' order.
 Routing = Mapping[int, ExpertCall]

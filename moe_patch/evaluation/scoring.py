@@ -13,12 +13,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from moe_patch.base.model import Base
 from moe_patch.bypass import prompt_lengths
+from moe_patch.data.facts import continuation
+from moe_patch.data.prompts import pad_token
 from moe_patch.errors import EvaluationError
-from moe_patch.facts import continuation
-from moe_patch.model import Base
 from moe_patch.progress import Progress
-from moe_patch.prompts import pad_token
 
 T = TypeVar("T")
 R = TypeVar("R")

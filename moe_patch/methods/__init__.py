@@ -6,9 +6,9 @@ from typing import Any
 
 from moe_patch.errors import ConfigError
 from moe_patch.methods.base import Method, MethodOptions, Progress
-from moe_patch.methods.memoe import MEMoE
+from moe_patch.methods.memoe.method import MEMoE
 from moe_patch.methods.moeedit import MoEEdit
-from moe_patch.methods.mote import MoTE
+from moe_patch.methods.mote.method import MoTE
 from moe_patch.methods.spread import BcdSpread, WoodburySpread
 
 METHODS: dict[str, Method[Any]] = {

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from moe_patch.base.model import Base
+from moe_patch.data.facts import Fact
 from moe_patch.errors import ConfigError
-from moe_patch.facts import Fact
 from moe_patch.methods.beneath import Beneath
-from moe_patch.model import Base
 from moe_patch.patch import Patch
 from moe_patch.progress import Progress
 

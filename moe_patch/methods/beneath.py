@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from moe_patch.algebra import Rows, response, select
-from moe_patch.facts import Fact
+from moe_patch.data.facts import Fact
 from moe_patch.patch import Patch
+from moe_patch.solve.algebra import Rows, response, select
 from moe_patch.stack.foundation import KEY, Foundation
 from moe_patch.stack.layers import delta_rows, fact_rows
 

@@ -13,19 +13,19 @@ from typing import TypeVar
 from pydantic import Field, JsonValue, model_validator
 
 from moe_patch.apply import apply
-from moe_patch.corpus import Corpus
+from moe_patch.base.model import Base
+from moe_patch.base.statistics import Moments, collect_moments
+from moe_patch.data.corpus import Corpus
+from moe_patch.data.facts import Fact
 from moe_patch.errors import ConfigError, ModelError
-from moe_patch.facts import Fact
 from moe_patch.methods.base import Method, MethodOptions
 from moe_patch.methods.beneath import Beneath
 from moe_patch.methods.editors import Editor
 from moe_patch.methods.schedule import run_schedule
-from moe_patch.model import Base
-from moe_patch.nullspace import DEFAULT_MIN_TOKENS, DEFAULT_TAU, NullSpace, Unseen, null_space
 from moe_patch.patch import Patch
 from moe_patch.progress import Progress
-from moe_patch.statistics import Moments, collect_moments
-from moe_patch.targets import TargetOptions
+from moe_patch.solve.nullspace import DEFAULT_MIN_TOKENS, DEFAULT_TAU, NullSpace, Unseen, null_space
+from moe_patch.targets.search import TargetOptions
 
 logger = logging.getLogger(__name__)
 

@@ -12,18 +12,18 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
-from moe_patch.algebra import Rows
-from moe_patch.capture import ExpertCall
+from moe_patch.base.capture import ExpertCall
+from moe_patch.base.gain import asked_gain
+from moe_patch.base.keys import first_tokens, key_rows, measure
+from moe_patch.base.model import Base
+from moe_patch.data.facts import Fact
+from moe_patch.data.prompts import Prompt
 from moe_patch.errors import TargetError
-from moe_patch.facts import Fact
-from moe_patch.gain import asked_gain
 from moe_patch.methods.layer_edit import LayerEdit, LayerProblem, LayerSolution, LayerSolver
-from moe_patch.methods.measure import first_tokens, key_rows, measure
-from moe_patch.model import Base
-from moe_patch.nullspace import NullSpace
 from moe_patch.patch import LayerDelta
 from moe_patch.progress import Progress
-from moe_patch.prompts import Prompt
+from moe_patch.solve.algebra import Rows
+from moe_patch.solve.nullspace import NullSpace
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from moe_patch.algebra import Rows, concatenate, one_left_per_row, response, select
-from moe_patch.capture import Handle, attach
-from moe_patch.model import Base
+from moe_patch.base.capture import Handle, attach
+from moe_patch.base.model import Base
 from moe_patch.patch import LayerDelta
+from moe_patch.solve.algebra import Rows, concatenate, one_left_per_row, response, select
 
 
 @dataclass(frozen=True, slots=True, eq=False)

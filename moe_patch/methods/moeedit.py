@@ -4,7 +4,7 @@
 
 The paper solves it by randomized block coordinate descent over the experts (`solver: bcd`). The problem has a
 closed form in the space of facts, which is exact and far cheaper (`solver: exact`, the default); see
-`moe_patch.algebra`.
+`moe_patch.solve.algebra`.
 """
 
 from __future__ import annotations

@@ -15,20 +15,14 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
+from moe_patch.base.model import Base
+from moe_patch.data.facts import Fact
+from moe_patch.data.prompts import encode_fact
 from moe_patch.errors import ConfigError
-from moe_patch.facts import Fact
 from moe_patch.methods.editors import Ask, Editor
-from moe_patch.methods.target_cache import shared_targets
-from moe_patch.model import Base
 from moe_patch.progress import Progress
-from moe_patch.prompts import encode_fact
-from moe_patch.targets import (
-    TargetOptions,
-    Targets,
-    context_prefixes,
-    facts_together,
-    target_losses,
-)
+from moe_patch.targets.cached import shared_targets
+from moe_patch.targets.search import TargetOptions, Targets, context_prefixes, facts_together, target_losses
 
 Results = list[dict[str, JsonValue]]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from moe_patch.algebra import block_coordinate_descent, kernel, ridge_solve, ridge_value
 from moe_patch.methods.delta import DeltaOptions
 from moe_patch.methods.layer_edit import LayerProblem, LayerSolution, LayerSolver
+from moe_patch.solve.algebra import block_coordinate_descent, kernel, ridge_solve, ridge_value
 
 
 class DescentOptions(DeltaOptions):

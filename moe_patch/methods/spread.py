@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 from torch import Tensor
 
-from moe_patch.algebra import Rows
+from moe_patch.base.keys import projected
 from moe_patch.methods.delta import DeltaMethod, DeltaOptions, Ground
 from moe_patch.methods.layer_edit import LayerProblem, LayerSolution, LayerSolver
-from moe_patch.methods.measure import projected
 from moe_patch.methods.solvers import DescentOptions, by_descent, exact
 from moe_patch.methods.spread_edit import SpreadEditor
-from moe_patch.nullspace import NullSpace
 from moe_patch.patch import LayerDelta
 from moe_patch.progress import Progress
+from moe_patch.solve.algebra import Rows
+from moe_patch.solve.nullspace import NullSpace
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,15 +16,15 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
-from moe_patch.algebra import Rows, concatenate, response
-from moe_patch.capture import attach
+from moe_patch.base.capture import attach
+from moe_patch.base.keys import measure
+from moe_patch.base.model import Base
 from moe_patch.errors import ModelError
 from moe_patch.methods.editors import Ask, Editor, check_rows
 from moe_patch.methods.layer_edit import GrowingSolution, LayerProblem, LayerSolution
-from moe_patch.methods.measure import measure
-from moe_patch.model import Base
-from moe_patch.nullspace import NullSpace
 from moe_patch.patch import LayerDelta
+from moe_patch.solve.algebra import Rows, concatenate, response
+from moe_patch.solve.nullspace import NullSpace
 
 
 class Spreader(Protocol):

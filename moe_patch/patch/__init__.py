@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from moe_patch.patch.contents import Fingerprint, LayerDelta, Patch, check_base
 from moe_patch.patch.file import load, save
 from moe_patch.patch.header import Limits
+from moe_patch.patch.patch import Fingerprint, LayerDelta, Patch, check_base
 from moe_patch.patch.schema import content_hash
 
 __all__ = ["Fingerprint", "LayerDelta", "Limits", "Patch", "check_base", "content_hash", "load", "save"]

@@ -10,12 +10,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from moe_patch import strict_json
 from moe_patch.errors import HashMismatch, MalformedMetadata, MalformedTensor, OutputError, PatchError
-from moe_patch.files import replacing
+from moe_patch.io import strict_json
+from moe_patch.io.files import replacing
 from moe_patch.patch.check import check_table, check_values
-from moe_patch.patch.contents import Patch, assemble
 from moe_patch.patch.header import DTYPES, Limits, TensorInfo, read_header
+from moe_patch.patch.patch import Patch, assemble
 from moe_patch.patch.schema import METADATA_KEY, content_hash, parse_metadata
 
 

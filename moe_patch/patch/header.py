@@ -17,8 +17,8 @@ from typing import BinaryIO
 import torch
 from pydantic import JsonValue
 
-from moe_patch import strict_json
 from moe_patch.errors import MalformedHeader, MalformedLayout, PatchError, PatchTooLarge, TruncatedPatch
+from moe_patch.io import strict_json
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,

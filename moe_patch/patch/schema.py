@@ -11,9 +11,9 @@ import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from torch import Tensor
 
-from moe_patch import strict_json
+from moe_patch.data.facts import Fact, FactRecord
 from moe_patch.errors import FactError, MalformedMetadata, UnknownFormat
-from moe_patch.facts import Fact, FactRecord
+from moe_patch.io import strict_json
 from moe_patch.patch.header import DTYPES
 
 FORMAT = 1

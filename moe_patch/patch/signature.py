@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moe_patch import strict_json
 from moe_patch.errors import BadSignature, ConfigError, Unsigned
-from moe_patch.files import write_text
+from moe_patch.io import strict_json
+from moe_patch.io.files import write_text
 from moe_patch.patch.schema import Sha256
 
 SUFFIX = ".sig"

@@ -6,9 +6,9 @@ Nothing here opens a model. `moe_patch.Stack` puts patches on one.
 from __future__ import annotations
 
 from moe_patch.stack.combine import Combined, combine
-from moe_patch.stack.contents import Stacked, load_enabled
 from moe_patch.stack.drop import drop
 from moe_patch.stack.lockfile import Combine, Entry, Lock
+from moe_patch.stack.members import Stacked, load_enabled
 from moe_patch.stack.resolve import Parts, resolve_parts, resolve_stack
 from moe_patch.stack.store import DEFAULT_NAME, change_lock, create_lock, read_lock, undo_lock
 

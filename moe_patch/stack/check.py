@@ -10,10 +10,10 @@ from typing import Literal
 from moe_patch.errors import MoePatchError, StackError
 from moe_patch.stack.combine import Combined, combine
 from moe_patch.stack.conflicts import Disturbance, Standing, disturbances, standings
-from moe_patch.stack.contents import Stacked, load_enabled, try_entries
-from moe_patch.stack.facts import overlaps
 from moe_patch.stack.foundation import foundation
 from moe_patch.stack.lockfile import Combine, Lock
+from moe_patch.stack.members import Stacked, load_enabled, try_entries
+from moe_patch.stack.overlap import overlaps
 
 Level = Literal["refuse", "warn", "note"]
 

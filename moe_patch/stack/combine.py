@@ -14,15 +14,15 @@ from functools import reduce
 import torch
 from pydantic import JsonValue
 
-from moe_patch.algebra import concatenate, solve_jointly
 from moe_patch.errors import StackError
 from moe_patch.patch import Fingerprint, LayerDelta, Patch
-from moe_patch.stack.contents import Stacked
+from moe_patch.solve.algebra import concatenate, solve_jointly
 from moe_patch.stack.drop import drop
-from moe_patch.stack.facts import overlaps, superseded, with_unique_ids
 from moe_patch.stack.foundation import KEY
 from moe_patch.stack.layers import delta_rows, part
 from moe_patch.stack.lockfile import Combine
+from moe_patch.stack.members import Stacked
+from moe_patch.stack.overlap import overlaps, superseded, with_unique_ids
 
 
 @dataclass(frozen=True, slots=True, eq=False)

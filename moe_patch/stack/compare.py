@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from moe_patch.algebra import kernel, penalty
-from moe_patch.facts import Fact
+from moe_patch.data.facts import Fact
 from moe_patch.patch import LayerDelta, Patch
+from moe_patch.solve.algebra import kernel, penalty
 from moe_patch.stack.layers import delta_rows
 from moe_patch.stack.lockfile import Lock
 

@@ -14,12 +14,12 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from moe_patch.algebra import Interference, compare_outputs, concatenate, response
 from moe_patch.patch import Patch
-from moe_patch.stack.contents import Stacked
-from moe_patch.stack.facts import superseded
+from moe_patch.solve.algebra import Interference, compare_outputs, concatenate, response
 from moe_patch.stack.foundation import foundation
 from moe_patch.stack.layers import delta_rows, fact_rows
+from moe_patch.stack.members import Stacked
+from moe_patch.stack.overlap import superseded
 
 _TINY = torch.finfo(torch.float64).tiny  # without an own edit a share is 0 or huge, never NaN
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moe_patch import strict_json
 from moe_patch.errors import MalformedMetadata
+from moe_patch.io import strict_json
 from moe_patch.patch import Patch
 from moe_patch.patch.schema import Layer, Sha256
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moe_patch.errors import ConfigError
-from moe_patch.files import replacing
+from moe_patch.io.files import replacing
 from moe_patch.stack.conflicts import Disturbance
 
 _ENDINGS = (".png", ".svg", ".pdf")

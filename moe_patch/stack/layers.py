@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moe_patch.algebra import Rows, kernel, select
 from moe_patch.errors import PatchError
 from moe_patch.patch import LayerDelta, Patch
+from moe_patch.solve.algebra import Rows, kernel, select
 from moe_patch.stack.foundation import foundation
 
 

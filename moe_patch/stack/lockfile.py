@@ -32,8 +32,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from moe_patch import strict_json
 from moe_patch.errors import StackError
+from moe_patch.io import strict_json
 from moe_patch.patch.schema import BaseRecord, Sha256
 
 Combine = Literal["add", "solve"]

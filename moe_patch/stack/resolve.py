@@ -10,8 +10,8 @@ from moe_patch.errors import StackError
 from moe_patch.patch import Patch
 from moe_patch.stack.check import Limits, check_members
 from moe_patch.stack.combine import Combined, require_deltas
-from moe_patch.stack.contents import Stacked, load_enabled
 from moe_patch.stack.lockfile import Combine
+from moe_patch.stack.members import Stacked, load_enabled
 from moe_patch.stack.store import read_lock
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from moe_patch.errors import OutputError, StackError
-from moe_patch.files import write_text
+from moe_patch.io.files import write_text
 from moe_patch.stack.lockfile import Lock, lock_text, parse_lock
 
 DEFAULT_NAME = "moe-patch.stack"

@@ -1,6 +1,6 @@
 """What the benchmarks share: a layer's shape with random facts in it, a stopwatch, and one way to report.
 
-Each benchmark is a script: python -m moe_patch_recipes.benchmarks.NAME, with --json for one object on
+Each benchmark is a script: python -m recipes.benchmarks.NAME, with --json for one object on
 standard output.
 """
 
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from moe_patch.algebra import Rows, sort_rows
+from moe_patch.solve.algebra import Rows, sort_rows
 
 Result = TypeVar("Result")
 Figures = dict[str, float | int | str]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from moe_patch.base.model import Base
 from moe_patch.bypass import Bypass, BypassConfig, Routed, write_bypass
-from moe_patch.facts import Fact
-from moe_patch.model import Base
+from moe_patch.data.facts import Fact
 from moe_patch.patch import Patch
 
 

@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from moe_patch.base.model import Base
+from moe_patch.data.facts import Fact
 from moe_patch.evaluation.metrics import Questions, Score, Setting, own_answers, unchanged
 from moe_patch.evaluation.scoring import Encoded, score_answers
-from moe_patch.facts import Fact
-from moe_patch.model import Base
-from moe_patch_recipes.atlas.world import PHRASINGS, Triple, read_world
+from recipes.training.world import PHRASINGS, Triple, read_world
 
 RELATION_OF = {phrasing: relation for relation, group in PHRASINGS.items() for phrasing in group}
 

@@ -14,11 +14,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from moe_patch.cli.overrides import merged_options, option_names, parse_setting
-from moe_patch.facts import Fact, read_facts
+from moe_patch.base.model import Base, open_base
+from moe_patch.data.facts import Fact, read_facts
 from moe_patch.methods import MethodOptions, get_method
-from moe_patch.model import Base, open_base
-from moe_patch.recipes import Recipe, load_recipe, recipe_for
+from moe_patch.methods.overrides import merged_options, option_names, parse_setting
+from moe_patch.methods.recipes import Recipe, load_recipe, recipe_for
 
 FACTS = Path(__file__).parents[1] / "facts"
 

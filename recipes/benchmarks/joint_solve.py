@@ -1,6 +1,6 @@
 """Solve a stack as one problem: 20 patches of 50 facts in 5 layers of Qwen3-30B-A3B's shape.
 
-    python -m moe_patch_recipes.benchmarks.joint_solve --json
+    python -m recipes.benchmarks.joint_solve --json
 
 The patches are random, but in memory as they would be after reading. Time is that of `moe-patch stack
 resolve` without reading and writing files; the check of every pair, which it does too, is timed beside.
@@ -16,9 +16,9 @@ from dataclasses import asdict
 import click
 import torch
 
-from moe_patch.algebra import kernel, ridge_solve
-from moe_patch.facts import Fact
+from moe_patch.data.facts import Fact
 from moe_patch.patch import Fingerprint, LayerDelta, Patch
+from moe_patch.solve.algebra import kernel, ridge_solve
 from moe_patch.stack import Stacked, combine
 from moe_patch.stack.conflicts import disturbances
 

@@ -1,6 +1,6 @@
 """What facts ask to keep of their subjects: the same edits without it and with it, one row each.
 
-    python -m moe_patch_recipes.benchmarks.keep
+    python -m recipes.benchmarks.keep
 
 The demo model knows up to six relations of a subject, and an edit of one changes the others too. With `keep`,
 every fact asks to keep one prompt of each other relation that it does not edit. Asked is the share of these
@@ -21,11 +21,11 @@ from typing import Any
 from rich.table import Table
 
 from moe_patch.apply import apply
+from moe_patch.base.model import Base
+from moe_patch.data.facts import Fact
 from moe_patch.evaluation import Setting, evaluate
-from moe_patch.facts import Fact
 from moe_patch.methods import MethodOptions, get_method
-from moe_patch.model import Base
-from moe_patch_recipes.atlas.world import read_world
+from recipes.training.world import read_world
 
 from ._essence import RELATION_OF, OtherRelations
 from ._runs import Run, command

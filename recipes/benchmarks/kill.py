@@ -1,6 +1,6 @@
 """Kill -9 at random points of `stack` and `drop`, and look at what is left.
 
-    python -m moe_patch_recipes.benchmarks.kill --kills 50 --json
+    python -m recipes.benchmarks.kill --kills 50 --json
 
 Each turn forks a process that does nothing but run the command again and again, and kills it after a random
 time of up to --window seconds, so that kills hit the command at work and not Python's start. Then the stack

@@ -1,6 +1,6 @@
 """A patch on and off a running server: until its first corrected answer, and beyond draining.
 
-    MOE_PATCH_TOKEN=... python -m moe_patch_recipes.benchmarks.live --url http://localhost:8000 PATCH --json
+    MOE_PATCH_TOKEN=... python -m recipes.benchmarks.live --url http://localhost:8000 PATCH --json
 
 PATCH is a file on the server. One client asks the patch's first fact again and again, as fast as answers
 come, while another puts the patch on; seconds count from the request for the change to the end of the first
@@ -22,7 +22,7 @@ from typing import Any
 import click
 
 from moe_patch.cli.live.client import Server
-from moe_patch.facts import Fact
+from moe_patch.data.facts import Fact
 from moe_patch.patch import load
 
 from . import Figures, report

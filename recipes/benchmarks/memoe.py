@@ -1,7 +1,7 @@
 """MEMoE and its ablations beside MoEEdit and MoTE: what is said, what stays, and what it costs.
 
-    python -m moe_patch_recipes.benchmarks.memoe --json runs.jsonl
-    python -m moe_patch_recipes.benchmarks.memoe --json runs.jsonl --edits recipes/facts/1000.jsonl \
+    python -m recipes.benchmarks.memoe --json runs.jsonl
+    python -m recipes.benchmarks.memoe --json runs.jsonl --edits recipes/facts/1000.jsonl \
         --limit 1000 --batch-size 10 --only MEMoE --only MoEEdit --only MoTE
 
 Reliability and generalization are the shares of edited prompts and paraphrases on which greedy decoding says
@@ -23,10 +23,10 @@ import torch
 from rich.table import Table
 
 from moe_patch.apply import apply
+from moe_patch.base.model import Base
+from moe_patch.data.facts import Fact
 from moe_patch.evaluation import Setting, evaluate
-from moe_patch.facts import Fact
 from moe_patch.methods import MethodOptions, get_method
-from moe_patch.model import Base
 from moe_patch.patch import Patch
 
 from ._essence import OtherRelations

@@ -1,6 +1,6 @@
 """Merging into a sharded checkpoint against copying its one touched shard; and kill -9 while it merges.
 
-    python -m moe_patch_recipes.benchmarks.merge --json
+    python -m recipes.benchmarks.merge --json
 
 The checkpoint is synthetic: bf16, every expert stored by itself, eight shards of five layers, all edited
 layers in one. `cold` is the time from the open patch and checkpoint to the folder in its place, with the base
@@ -34,7 +34,7 @@ from transformers import Qwen3MoeConfig
 
 from moe_patch.checkpoint import open_checkpoint, plan_merge
 from moe_patch.checkpoint.staging import LAST
-from moe_patch.facts import Fact
+from moe_patch.data.facts import Fact
 from moe_patch.patch import LayerDelta, Patch, load, save
 
 from . import QWEN3_30B_A3B, Figures, LayerShape, report, timed

@@ -1,7 +1,7 @@
 """The editing methods side by side, and MoTE's ablations: scores, routing, times and sizes, one row a run.
 
-    python -m moe_patch_recipes.benchmarks.methods --json runs.jsonl
-    python -m moe_patch_recipes.benchmarks.methods --json runs.jsonl --limit 200 --only MoTE
+    python -m recipes.benchmarks.methods --json runs.jsonl
+    python -m recipes.benchmarks.methods --json runs.jsonl --limit 200 --only MoTE
 
 Every run builds a patch in sequential batches and evaluates it on its facts. Options come from the recipe
 that fits the model; where it has none for a method, MoEEdit's are taken as far as the method knows them. A
@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from moe_patch.base.model import Base
+from moe_patch.data.facts import Fact
 from moe_patch.evaluation import Report, Setting, evaluate
-from moe_patch.facts import Fact
 from moe_patch.methods import MethodOptions, get_method
-from moe_patch.model import Base
 from moe_patch.patch import Patch, save
 
 from ._runs import Run, command

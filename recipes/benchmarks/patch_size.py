@@ -1,6 +1,6 @@
 """The size of a patch file against the dense deltas it stands for, and how exactly it holds them.
 
-    python -m moe_patch_recipes.benchmarks.patch_size --json
+    python -m recipes.benchmarks.patch_size --json
 
 The dense deltas counted are those of the experts that the facts reach, in the dtype named; the file is a
 whole patch, with facts, residuals and metadata. `optimality` is how far the fp64 solution is from the
@@ -20,10 +20,10 @@ import click
 import torch
 from torch import Tensor
 
-from moe_patch import algebra
-from moe_patch.algebra import Rows
-from moe_patch.facts import Fact
+from moe_patch.data.facts import Fact
 from moe_patch.patch import Fingerprint, LayerDelta, Patch, load, save
+from moe_patch.solve import algebra
+from moe_patch.solve.algebra import Rows
 
 from . import QWEN3_30B_A3B, Figures, LayerShape, report
 

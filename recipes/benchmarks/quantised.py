@@ -1,6 +1,6 @@
 """What is left of an edit in experts of four and of eight bits, by its size and by how many facts it holds.
 
-    python -m moe_patch_recipes.benchmarks.quantised --json
+    python -m recipes.benchmarks.quantised --json
 
 One Gaussian expert in MXFP4 (scales for 32 along d_k) and one in FP8 (e4m3, scales for 128 by 128), d_k as
 wide as GPT-OSS's and Qwen3-30B-A3B's. An edit is the smallest change that adds to the outputs for its keys

@@ -1,6 +1,6 @@
 """The best routing similarity that any edit of the demo model can have on neighbourhood prompts.
 
-    python -m moe_patch_recipes.benchmarks.routing_bound --json
+    python -m recipes.benchmarks.routing_bound --json
 
 The facts' target values are put into the residual stream at the last token of their own subjects, and nothing
 else changes: an edit that does all that it is asked and spills over nowhere. A neighbourhood prompt can still
@@ -19,14 +19,14 @@ import click
 import torch
 from torch import Tensor, nn
 
-from moe_patch.capture import capture_routing
+from moe_patch.base.capture import capture_routing
+from moe_patch.base.model import Base, open_base
+from moe_patch.data.facts import Fact, read_facts
+from moe_patch.data.prompts import Batch, Prompt, PromptStyle, encode_fact, pad_right, pad_token
 from moe_patch.evaluation.routing import jaccard
-from moe_patch.facts import Fact, read_facts
-from moe_patch.model import Base, open_base
-from moe_patch.prompts import Batch, Prompt, PromptStyle, encode_fact, pad_right, pad_token
-from moe_patch.recipes import recipe_for
-from moe_patch.targets import TargetOptions, find_targets
-from moe_patch_recipes.atlas.world import read_world
+from moe_patch.methods.recipes import recipe_for
+from moe_patch.targets.search import TargetOptions, find_targets
+from recipes.training.world import read_world
 
 from . import Figures, report
 

@@ -1,6 +1,6 @@
 """A thousand facts in sequential batches: scores and routing along the edits, with and without protection.
 
-    python -m moe_patch_recipes.benchmarks.sequential --json curve.jsonl --plot curve.png
+    python -m recipes.benchmarks.sequential --json curve.jsonl --plot curve.png
 
 Four builds: keys projected or not, earlier batches protected or not. After some of the batches, the model is
 asked about facts edited so far, evenly spaced ones if there are more than --asked. In the end most subjects
@@ -22,12 +22,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from moe_patch.base.model import Base, open_base
+from moe_patch.data.facts import Fact, read_facts
 from moe_patch.evaluation import Questions, Scores, Setting, compare_routing, measure, record_routing
 from moe_patch.evaluation.routing import Routing
-from moe_patch.facts import Fact, read_facts
 from moe_patch.methods import get_method
-from moe_patch.model import Base, open_base
-from moe_patch.recipes import recipe_for
+from moe_patch.methods.recipes import recipe_for
 
 FACTS = Path(__file__).parents[1] / "facts" / "1000.jsonl"
 SCORES = (

@@ -29,12 +29,12 @@ from typing import TYPE_CHECKING, Any
 import click
 import torch
 
+from moe_patch.base.model import open_base
 from moe_patch.checkpoint import open_checkpoint, plan_merge
-from moe_patch.facts import read_facts
+from moe_patch.data.facts import read_facts
 from moe_patch.methods import get_method
-from moe_patch.model import open_base
+from moe_patch.methods.recipes import recipe_for
 from moe_patch.patch import load, save
-from moe_patch.recipes import recipe_for
 
 from . import Figures, report
 from ._bypass import busy_bypass

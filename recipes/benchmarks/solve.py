@@ -1,6 +1,6 @@
 """The exact solve against the textbook block coordinate descent it replaces, on one layer.
 
-    python -m moe_patch_recipes.benchmarks.solve --json
+    python -m recipes.benchmarks.solve --json
 
 Both minimise the same objective over the same facts. The textbook works in primal space: per expert, it
 forms the d_k x d_k normal matrix, factors it, and solves for a dense (d_m, d_k) delta. By default it gets
@@ -19,8 +19,8 @@ import click
 import torch
 from torch import Tensor
 
-from moe_patch import algebra
-from moe_patch.algebra import Rows
+from moe_patch.solve import algebra
+from moe_patch.solve.algebra import Rows
 
 from . import QWEN3_30B_A3B, Figures, LayerShape, report, timed
 

@@ -1,6 +1,6 @@
 """Many small patches on the demo model: added, solved together, and against one build of all facts.
 
-    python -m moe_patch_recipes.benchmarks.stacking --json
+    python -m recipes.benchmarks.stacking --json
 
 The facts are cut into patches that are built one by one on the bare base. Their stack is combined by `add`
 and by `solve`, without the model, and beside it all facts are built at once. Then facts are dropped from one
@@ -18,12 +18,12 @@ from pathlib import Path
 import click
 from pydantic import BaseModel
 
+from moe_patch.base.model import Base, open_base
+from moe_patch.data.facts import Fact, read_facts
 from moe_patch.evaluation import Setting, evaluate
-from moe_patch.facts import Fact, read_facts
 from moe_patch.methods import Method, get_method
-from moe_patch.model import Base, open_base
+from moe_patch.methods.recipes import recipe_for
 from moe_patch.patch import Patch
-from moe_patch.recipes import recipe_for
 from moe_patch.stack import Stacked, combine, drop
 from moe_patch.stack.compare import compare_patches
 from moe_patch.stack.conflicts import disturbances

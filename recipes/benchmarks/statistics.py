@@ -1,6 +1,6 @@
 """Collecting second moments against a plain forward pass over the same batches.
 
-    python -m moe_patch_recipes.benchmarks.statistics --json
+    python -m recipes.benchmarks.statistics --json
 
 The plain pass is the model as it is opened, logits and all. Statistics are collected once for every MoE
 layer, which is the most they can cost, and once for the layers named, where the pass ends early. The runs
@@ -15,10 +15,10 @@ from pathlib import Path
 import click
 import torch
 
-from moe_patch.corpus import Corpus, padded_batches
-from moe_patch.model import Base, open_base
-from moe_patch.prompts import pad_token
-from moe_patch.statistics import DEFAULT_BATCH_TOKENS, DEFAULT_LENGTH, collect_moments
+from moe_patch.base.model import Base, open_base
+from moe_patch.base.statistics import DEFAULT_BATCH_TOKENS, DEFAULT_LENGTH, collect_moments
+from moe_patch.data.corpus import Corpus, padded_batches
+from moe_patch.data.prompts import pad_token
 
 from . import Figures, report, timed
 

@@ -1,6 +1,6 @@
 """Target values of 50 facts together against one fact at a time without a cache.
 
-    python -m moe_patch_recipes.benchmarks.targets --json
+    python -m recipes.benchmarks.targets --json
 
 One at a time is MEMIT's search as published: for every step of every fact, whole forward passes of the prompt
 and of the essence prompt, with a hook that adds the change at the edited token. Both take the same steps.
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from moe_patch.facts import Fact, read_facts
-from moe_patch.model import Base, open_base
-from moe_patch.prompts import Prompt, encode_essence, encode_fact
-from moe_patch.recipes import recipe_for
-from moe_patch.targets import TargetOptions, find_targets
+from moe_patch.base.model import Base, open_base
+from moe_patch.data.facts import Fact, read_facts
+from moe_patch.data.prompts import Prompt, encode_essence, encode_fact
+from moe_patch.methods.recipes import recipe_for
+from moe_patch.targets.search import TargetOptions, find_targets
 
 from . import Figures, report, timed
 

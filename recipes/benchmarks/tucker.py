@@ -1,6 +1,6 @@
 """Time and memory of decomposing one layer's down projections, and of a whole solve in Tucker coordinates.
 
-    python -m moe_patch_recipes.benchmarks.tucker --json
+    python -m recipes.benchmarks.tucker --json
 
 The layer has Qwen3-30B-A3B's shape and random weights in bf16, with keys of a random covariance to whiten by.
 Memory is the process's peak above what it held with the weights in place, reset before each stage. Nothing is
@@ -18,9 +18,9 @@ import click
 import torch
 from torch import Tensor
 
-from moe_patch.tucker import Decomposition, Rank, WeightTensor, leading, mode_grams, refine
-from moe_patch.tucker_edit import Manifold, compress_rows, expand_rows, solve_core
-from moe_patch.whitening import Whitening, WhiteningKind, square_root
+from moe_patch.solve.tucker import Decomposition, Rank, WeightTensor, leading, mode_grams, refine
+from moe_patch.solve.tucker_edit import Manifold, compress_rows, expand_rows, solve_core
+from moe_patch.solve.whitening import Whitening, WhiteningKind, square_root
 
 from . import QWEN3_30B_A3B, Figures, LayerShape, report, timed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from moe_patch.bypass.contents import read_config
+from moe_patch.bypass.serialization import read_config
 from moe_patch.stack import load_enabled, read_lock
 
 NO_PREFIX_CACHE = "--no-enable-prefix-caching"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.model_executor.models.utils import extract_layer_index
 
-from moe_patch.blocks import with_added
+from moe_patch.base.blocks import with_added
 from moe_patch.bypass import Bypass, read_bypass
 from moe_patch.errors import ConfigError, ModelError, PatchError
 from moe_patch.patch import Patch, check_base

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from moe_patch.apply import apply
 from moe_patch.apply.stack import Stack
+from moe_patch.base.model import wrap
 from moe_patch.bypass import LEAVE_ALONE, Bypass, prompt_lengths, read_bypass
 from moe_patch.errors import BypassError, ModelError, PatchError, WrongBase
-from moe_patch.model import wrap
 from moe_patch.versions import cache_name, returned_cache
 from tests.apply.bypassed import base_of, generated, left_padded, logits_of, one_by_one, patch_of, prompts
 from tests.bypass.bypasses import config, random_bypass

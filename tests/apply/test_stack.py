@@ -14,8 +14,8 @@ from torch import Tensor
 
 import moe_patch
 from moe_patch.apply import apply
+from moe_patch.base.model import Base
 from moe_patch.errors import PatchError, StackError, WrongBase
-from moe_patch.model import Base
 from moe_patch.patch import Patch
 from tests.tiny import tiny_base, tiny_batch, tiny_patch
 

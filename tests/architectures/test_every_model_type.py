@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from moe_patch.apply import apply
-from moe_patch.capture import capture_keys, capture_routing, observe
-from moe_patch.gain import residual_gain
-from moe_patch.model import Base
+from moe_patch.base.capture import capture_keys, capture_routing, observe
+from moe_patch.base.gain import residual_gain
+from moe_patch.base.model import Base
 from tests.tiny import CONFIGS, dense_delta, tiny_base, tiny_batch, tiny_patch
 
 LAYOUTS = {

@@ -8,7 +8,7 @@ import torch
 
 from moe_patch.bypass import Bypass, BypassConfig, Routed, write_bypass
 from moe_patch.patch import Patch
-from tests.patches import delta_patch, fingerprint
+from tests.patch.patches import delta_patch, fingerprint
 
 WIDTH = 32
 

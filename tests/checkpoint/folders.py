@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe_patch.model import Base, wrap
+from moe_patch.base.model import Base, wrap
 from tests.tiny import auto_class, tiny_base, tiny_tokenizer
 
 

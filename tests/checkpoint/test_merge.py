@@ -15,7 +15,7 @@ import torch
 import moe_patch.checkpoint.merge as merging
 from moe_patch.apply import apply
 from moe_patch.checkpoint import Checkpoint, MergePlan, open_checkpoint, plan_merge, read_record, unmerge
-from moe_patch.checkpoint.contents import sha256
+from moe_patch.checkpoint.companions import sha256
 from moe_patch.errors import ConfigError, HashMismatch, ModelError, OutputError, PatchError, WrongBase
 from moe_patch.patch import Patch
 from tests.checkpoint.folders import files, opened, same_bits, saved, state

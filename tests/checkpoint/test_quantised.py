@@ -12,11 +12,11 @@ from packaging.version import Version
 from safetensors import safe_open
 from transformers import FineGrainedFP8Config, Mxfp4Config
 
+from moe_patch.base.model import Base, wrap
 from moe_patch.checkpoint import open_checkpoint, plan_merge, unmerge
 from moe_patch.checkpoint.grid import E2M1, E4M3, Grid
 from moe_patch.checkpoint.quantised import QuantisedSlot
 from moe_patch.errors import ModelError, PatchError
-from moe_patch.model import Base, wrap
 from moe_patch.patch import Patch
 from tests.checkpoint.folders import files, saved
 from tests.checkpoint.quantising import fp8_folder, mxfp4_folder

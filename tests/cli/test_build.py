@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from moe_patch.cli.build import build
-from moe_patch.cli.overrides import merged_options, option_names, parse_setting
 from moe_patch.errors import ConfigError
 from moe_patch.methods import METHODS
 from moe_patch.methods.moeedit import MoEEditOptions
+from moe_patch.methods.overrides import merged_options, option_names, parse_setting
 from moe_patch.patch import load
 from tests.cli.conftest import FACTS, Run
 

@@ -12,7 +12,7 @@ import pytest
 from moe_patch.patch import Patch, load, save
 from moe_patch.stack import read_lock
 from tests.cli.conftest import Run
-from tests.patches import bypass_patch, digest, fingerprint
+from tests.patch.patches import bypass_patch, digest, fingerprint
 from tests.stack.patches import World
 
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from moe_patch.patch import load, save
-from moe_patch.verify import Verdict
+from moe_patch.share.verify import Verdict
 from tests.cli.conftest import Run
 from tests.tiny import tiny_base, tiny_patch
 

@@ -15,9 +15,9 @@ from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from torch import Tensor
 
 import moe_patch
+from moe_patch.base.model import Base
 from moe_patch.evaluation import evaluate
 from moe_patch.methods import get_method
-from moe_patch.model import Base
 from moe_patch.patch import Patch
 from tests.device.simulated import DEVICE, move
 from tests.methods import builds

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from moe_patch.base.model import Base, open_base
 from moe_patch.cli import main
 from moe_patch.doctor import self_test
-from moe_patch.model import Base, open_base
 from tests.device.simulated import DEVICE, move
 
 

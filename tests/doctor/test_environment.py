@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from moe_patch import cache
-from moe_patch.cache import cache_folder, fresh_cache
 from moe_patch.doctor import find_devices, storage, system
 from moe_patch.doctor.environment import without_home
+from moe_patch.io import cache
+from moe_patch.io.cache import cache_folder, fresh_cache
 
 
 def test_the_system_is_that_of_this_process() -> None:

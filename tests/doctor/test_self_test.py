@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch.utils import backend_registration
 
-from moe_patch.cache import cache_folder
 from moe_patch.doctor import run_self_test, stored_reference
 from moe_patch.doctor.report import SelfTest
 from moe_patch.doctor.self_test import measure
+from moe_patch.io.cache import cache_folder
 
 HERE = Path(__file__).parent
 

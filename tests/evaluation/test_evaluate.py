@@ -9,10 +9,10 @@ import torch
 from rich.console import Console
 
 from moe_patch.apply import apply
+from moe_patch.base.model import Base
+from moe_patch.data.facts import Fact
 from moe_patch.errors import EvaluationError, WrongBase
 from moe_patch.evaluation import Questions, Setting, evaluate, measure
-from moe_patch.facts import Fact
-from moe_patch.model import Base
 from moe_patch.patch import Patch
 from tests.tiny import tiny_base, tiny_patch
 

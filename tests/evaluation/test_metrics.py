@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_patch.apply import apply
+from moe_patch.base.model import Base
+from moe_patch.data.facts import Fact
 from moe_patch.errors import EvaluationError
 from moe_patch.evaluation.metrics import Questions, Score, Setting, mean_score, measure, own_answers, wilson
 from moe_patch.evaluation.scoring import continue_greedily
-from moe_patch.facts import Fact
-from moe_patch.model import Base
 from tests.tiny import tiny_base, tiny_patch
 
 PROMPTS = ("The capital of Ys is", "In Ys they speak", "Lyonesse lies in", "Avalon is an island of")

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_patch.apply import apply
+from moe_patch.base.model import Base
 from moe_patch.errors import EvaluationError
 from moe_patch.evaluation.routing import compare_routing, distribution, jaccard, record_routing
-from moe_patch.model import Base
 from tests.tiny import tiny_base, tiny_patch
 
 PROMPTS = ["The capital of Ys is", "Ys", "In Lyonesse they speak", "Avalon is"]

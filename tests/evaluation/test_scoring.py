@@ -6,9 +6,9 @@ import pytest
 import torch
 from tokenizers import processors
 
+from moe_patch.base.model import Base
 from moe_patch.errors import EvaluationError
 from moe_patch.evaluation.scoring import continue_greedily, encode, score_answers
-from moe_patch.model import Base
 from tests.tiny import tiny_base
 
 PAIRS = [

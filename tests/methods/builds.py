@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe_patch.algebra import Rows
-from moe_patch.facts import Fact
+from moe_patch.base.model import Base
+from moe_patch.data.facts import Fact
 from moe_patch.methods import get_method
-from moe_patch.model import Base
 from moe_patch.patch import LayerDelta, Patch
+from moe_patch.solve.algebra import Rows
 
 TEXT = (
     "The bakery opens at seven and closes at noon.",

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from moe_patch.apply import apply
+from moe_patch.base.keys import measure
+from moe_patch.base.model import Base
+from moe_patch.data.prompts import encode_fact
 from moe_patch.methods import editors
-from moe_patch.methods.measure import measure
-from moe_patch.model import Base
-from moe_patch.prompts import encode_fact
-from moe_patch.targets import TargetOptions, find_targets
+from moe_patch.targets.search import TargetOptions, find_targets
 from tests.methods.builds import build, facts
 from tests.tiny import tiny_base
 
@@ -54,6 +54,6 @@ def test_it_is_said_where_there_is_no_factor(caplog: pytest.LogCaptureFixture) -
     base = tiny_base("afmoe")
     with caplog.at_level(logging.WARNING):
         build("moeedit", base, count=1, layers=(1,))
-    (record,) = [record for record in caplog.records if record.name == "moe_patch.gain"]
+    (record,) = [record for record in caplog.records if record.name == "moe_patch.base.gain"]
     assert "layer 1: post_mlp_layernorm follows the experts" in record.message
     assert "may fall short" in record.message

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from moe_patch.base.model import Base, open_base
+from moe_patch.data.facts import Fact, read_facts
 from moe_patch.errors import ConfigError
 from moe_patch.evaluation import evaluate
-from moe_patch.facts import Fact, read_facts
 from moe_patch.methods import get_method
-from moe_patch.model import Base, open_base
+from moe_patch.methods.recipes import recipe_for
 from moe_patch.patch import Patch, load, save
-from moe_patch.recipes import recipe_for
 
 FILE = Path(__file__).parents[2] / "recipes" / "facts" / "50.jsonl"
 MOVED = [fact for fact in read_facts(FILE).facts if fact.id.startswith("country/")][:8]

@@ -14,17 +14,17 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import moe_patch
-from moe_patch.capture import capture_keys
-from moe_patch.corpus import Corpus
+from moe_patch.base.capture import capture_keys
+from moe_patch.base.model import Base, wrap
+from moe_patch.base.statistics import collect_moments
+from moe_patch.data.corpus import Corpus
+from moe_patch.data.facts import Fact
+from moe_patch.data.prompts import Prompt, encode_fact
 from moe_patch.errors import ConfigError, ModelError, TargetError
-from moe_patch.facts import Fact
 from moe_patch.methods import get_method
-from moe_patch.model import Base, wrap
-from moe_patch.nullspace import NullSpace, null_space
 from moe_patch.patch import Patch, load, save
-from moe_patch.prompts import Prompt, encode_fact
-from moe_patch.statistics import collect_moments
-from moe_patch.targets import TargetOptions, context_prefixes, find_targets, target_losses
+from moe_patch.solve.nullspace import NullSpace, null_space
+from moe_patch.targets.search import TargetOptions, context_prefixes, find_targets, target_losses
 from tests.methods.builds import corpus, facts, snapshot, unchanged
 from tests.taught import ANSWERS, STRONG, answer, edit, said, taught_base
 from tests.tiny import CONFIGS, dense_delta, tiny_base

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import moe_patch
-from moe_patch.algebra import Rows, response
-from moe_patch.facts import Fact
+from moe_patch.base.model import Base
+from moe_patch.data.facts import Fact
 from moe_patch.methods import get_method
-from moe_patch.model import Base
 from moe_patch.patch import LayerDelta, Patch
-from moe_patch.targets import TargetOptions, target_losses
+from moe_patch.solve.algebra import Rows, response
+from moe_patch.targets.search import TargetOptions, target_losses
 from tests.methods.builds import facts, rows_of
 from tests.taught import STRONG, edit, said, taught_base
 from tests.tiny import tiny_base

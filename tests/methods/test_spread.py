@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from moe_patch.algebra import kernel, response, ridge_solve
-from moe_patch.corpus import Corpus
+from moe_patch.base.statistics import collect_moments
+from moe_patch.data.corpus import Corpus
 from moe_patch.errors import ConfigError
 from moe_patch.methods import get_method
-from moe_patch.nullspace import null_space
 from moe_patch.patch import load, save
-from moe_patch.statistics import collect_moments
+from moe_patch.solve.algebra import kernel, response, ridge_solve
+from moe_patch.solve.nullspace import null_space
 from tests.methods.builds import build, corpus, facts, rows_of, snapshot, unchanged
 from tests.tiny import dense_delta, tiny_base
 

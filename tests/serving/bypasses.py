@@ -9,7 +9,7 @@ import torch
 
 import moe_patch
 from moe_patch.bypass import Bypass, Routed, prompt_lengths, write_bypass
-from moe_patch.facts import Fact
+from moe_patch.data.facts import Fact
 from moe_patch.patch import Patch, save
 from tests.bypass.bypasses import random_bypass
 from tests.serving.engines import PROMPTS, Engine, base, greedy, start

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 from vllm import LLM, SamplingParams
 
+from moe_patch.base.model import Base, open_base
 from moe_patch.checkpoint.folder import find_folder
-from moe_patch.model import Base, open_base
 from tests.checkpoint.folders import saved
 
 MODELS = ("qwen3_moe", "mixtral", "gpt_oss", "atlas")

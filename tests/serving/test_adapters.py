@@ -14,9 +14,9 @@ from torch import Tensor
 from vllm.lora.layers.fused_moe import FusedMoEWithLoRA
 from vllm.lora.request import LoRARequest
 
-from moe_patch.apply.lora import to_lora
-from moe_patch.apply.lora_forms import form_for, usual_shape
 from moe_patch.checkpoint import open_checkpoint
+from moe_patch.export.lora import to_lora
+from moe_patch.export.lora_forms import form_for, usual_shape
 from moe_patch.patch import Patch
 from tests.serving.engines import Engine, base, folder, start
 from tests.tiny import dense_delta, tiny_patch

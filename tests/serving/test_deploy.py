@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from moe_patch.cli.serve import serve
-from moe_patch_serving.weight_version import Loaded, weight_version
-from tests.patches import digest
+from moe_patch_serving.api.weight_version import Loaded, weight_version
+from tests.patch.patches import digest
 
 DEPLOY = Path(__file__).parents[2] / "serving" / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"

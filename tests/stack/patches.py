@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from moe_patch.algebra import Rows, kernel, ridge_solve, select, sort_rows
-from moe_patch.facts import Fact
+from moe_patch.data.facts import Fact
 from moe_patch.patch import LayerDelta, Patch
+from moe_patch.solve.algebra import Rows, kernel, ridge_solve, select, sort_rows
 from moe_patch.stack import Stacked
-from tests.patches import D_KEY, D_MODEL, NUM_EXPERTS, fingerprint
+from tests.patch.patches import D_KEY, D_MODEL, NUM_EXPERTS, fingerprint
 
 RIDGE = 0.05
 

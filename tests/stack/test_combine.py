@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from moe_patch.algebra import block_coordinate_descent, one_left_per_row
 from moe_patch.errors import PatchError, StackError
 from moe_patch.patch import LayerDelta, Patch, load, save
+from moe_patch.solve.algebra import block_coordinate_descent, one_left_per_row
 from moe_patch.stack import combine, drop
-from tests.patches import bypass_patch, delta_patch, digest, fingerprint
+from tests.patch.patches import bypass_patch, delta_patch, digest, fingerprint
 from tests.stack.patches import World, dense, stacked
 
 CLOSE = {"atol": 2e-6, "rtol": 2e-5}

@@ -14,7 +14,7 @@ from moe_patch.patch.schema import BaseRecord
 from moe_patch.stack import Entry, Lock, change_lock, create_lock, read_lock, undo_lock
 from moe_patch.stack.lockfile import lock_text, parse_lock
 from moe_patch.stack.operations import add, enable, find, move, remove, set_combine
-from tests.patches import digest
+from tests.patch.patches import digest
 
 
 def base(*layers: int, config: int = 1, experts: int = 100) -> BaseRecord:

@@ -10,8 +10,8 @@ import pytest
 from moe_patch.errors import StackError
 from moe_patch.patch import Patch, save
 from moe_patch.stack import Lock, create_lock, operations, resolve_parts, resolve_stack
-from moe_patch.stack.contents import base_record, entry_for
-from tests.patches import bypass_patch, facts
+from moe_patch.stack.members import base_record, entry_for
+from tests.patch.patches import bypass_patch, facts
 from tests.stack.patches import World
 
 

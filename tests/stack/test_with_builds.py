@@ -7,18 +7,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from moe_patch.algebra import kernel, response
 from moe_patch.apply import apply
+from moe_patch.base.model import Base
 from moe_patch.errors import ConfigError, PatchError
 from moe_patch.methods import METHODS, get_method
 from moe_patch.methods.beneath import Beneath
-from moe_patch.model import Base
 from moe_patch.patch import LayerDelta, Patch
+from moe_patch.solve.algebra import kernel, response
 from moe_patch.stack import combine, drop
 from moe_patch.stack.foundation import foundation
 from moe_patch.stack.layers import delta_rows
 from tests.methods.builds import facts
-from tests.patches import digest
+from tests.patch.patches import digest
 from tests.stack.patches import stacked
 from tests.tiny import tiny_base
 

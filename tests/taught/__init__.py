@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from moe_patch.facts import Fact
-from moe_patch.model import Base, wrap
+from moe_patch.base.model import Base, wrap
+from moe_patch.data.facts import Fact
 from tests.tiny import tiny_tokenizer
 
 MODEL = Path(__file__).parent / "model"

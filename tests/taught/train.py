@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moe_patch.model import Base
+from moe_patch.base.model import Base
 from tests.taught import ANSWERS, MODEL, SUBJECTS, answer
 from tests.tiny import PAD, tiny_base
 

@@ -38,7 +38,7 @@ def server_options(command: F) -> F:
 def servers_of(urls: Sequence[str], token_file: Path | None) -> list[Server]:
     """The servers that `server_options` describe."""
     from moe_patch.cli.live.client import Server
-    from moe_patch_serving.settings import TOKEN, TOKEN_FILE, read_token
+    from moe_patch_serving.api.settings import TOKEN, TOKEN_FILE, read_token
 
     environment = dict(os.environ)
     if token_file is not None:

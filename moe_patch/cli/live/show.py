@@ -38,7 +38,7 @@ def version(stack: Path, as_json: bool) -> None:
 
     Probes of a fleet wait for it: GET /moe_patch/ready?version=...
     """
-    from moe_patch_serving.weight_version import loaded_from, weight_version
+    from moe_patch_serving.api.weight_version import loaded_from, weight_version
 
     found = weight_version(loaded_from(stack), ())
     if as_json:

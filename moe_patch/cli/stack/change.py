@@ -125,7 +125,7 @@ def _grown(
     from moe_patch.patch import load
     from moe_patch.stack import operations
     from moe_patch.stack.check import refuse_contradictions
-    from moe_patch.stack.contents import base_record, entry_for
+    from moe_patch.stack.members import base_record, entry_for
 
     for offset, path in enumerate(paths):
         patch = load(path)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from moe_patch.facts import Fact, read_facts
+from moe_patch.data.facts import Fact, read_facts
 from moe_patch.patch import load, save
-from tests import hub_server
-from tests.hub_server import Hub
+from tests.share import hub_server
+from tests.share.hub_server import Hub
 
 if TYPE_CHECKING:
     from tests.serving.live.server import Running

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from moe_patch.patch import load
-from moe_patch_serving.weight_version import Loaded, weight_version
+from moe_patch_serving.api.weight_version import Loaded, weight_version
 from tests.serving.live.conftest import Patches
 from tests.serving.live.server import COMMAND, TOKEN, Running
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from moe_patch.patch import load
-from tests.hub_server import Files, Hub
 from tests.serving.live.conftest import Patches, tampered
 from tests.serving.live.server import COMMAND, TOKEN, Running, refused
+from tests.share.hub_server import Files, Hub
 
 NAME = "allowed/capitals"
 

@@ -1,0 +1,30 @@
+"""One expert's weight with deltas added: the same arithmetic in memory and on the disk, to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from moe_patch.base.experts import Delta
+
+
+def patched(weight: Tensor, expert: int, deltas: Iterable[Delta], *, columns: slice | None = None) -> Tensor:
+    """An expert's weight with deltas added to it, in their order, not yet rounded to the weight's dtype.
+
+    Args:
+        weight: (d_m, d_k), or what is kept of it where only some columns are; it is left as it is.
+        columns: those that `weight` has of the deltas' d_k; all unless given.
+
+    Returns:
+        the sum, contiguous and of the shape of `weight`, in the wider of its dtype and fp32, on its device.
+    """
+    dtype = torch.promote_types(torch.float32, weight.dtype)
+    total = weight.to(dtype, copy=True, memory_format=torch.contiguous_format)
+    for delta in deltas:
+        rows = (delta.expert == expert).nonzero().squeeze(1)  # (n,)
+        left = delta.left[delta.fact[rows].long()].to(weight.device, dtype)  # (n, d_m)
+        right = delta.right[rows][:, columns or slice(None)].to(weight.device, dtype)  # (n, d_k)
+        total.addmm_(left.T, right)  # in one pass: memory, not arithmetic, is what takes the time
+    return total

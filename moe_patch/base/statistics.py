@@ -1,0 +1,146 @@
+"""Second moments of the keys that preserved text sends to each expert.
+
+One forward pass over the text, as far as the last layer asked for; no key is kept. Each expert's sum of k
+k^T is over the tokens that its router sent to it, gates left out, and is counted in tokens, so that the
+mean does not depend on how the text was batched. Padding never counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moe_patch.apply import occupied
+from moe_patch.base.capture import observe
+from moe_patch.base.model import Base, MoELayer
+from moe_patch.data.corpus import Corpus, padded_batches
+from moe_patch.data.prompts import pad_token
+from moe_patch.errors import StatisticsError
+from moe_patch.io import cache
+
+DEFAULT_LENGTH = 512
+DEFAULT_BATCH_TOKENS = 8192
+
+#: Called as progress(tokens done, tokens in all).
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moments:
+    """What one layer's experts saw of the text."""
+
+    layer: int
+    second: Tensor  # (E, d_k, d_k) fp32: sum of k k^T over an expert's tokens
+    tokens: Tensor  # (E,) int64: how many tokens reached each expert
+
+    def mean(self, expert: int) -> Tensor:
+        """E[k k^T] over the expert's tokens, (d_k, d_k) fp64; NaN for an expert that no token reached."""
+        return self.second[expert].double() / self.tokens[expert]
+
+
+class _Accumulator:
+    """An observer that adds up what it hears."""
+
+    def __init__(self, layer: MoELayer) -> None:
+        shape = (layer.num_experts, layer.d_key, layer.d_key)
+        self.second = torch.zeros(shape, device=layer.device)  # (E, d_k, d_k) fp32
+        self.tokens = [0] * layer.num_experts
+
+    def __call__(self, expert: int, token: Tensor, slot: Tensor, key: Tensor, gate: Tensor) -> None:
+        key = key.float()  # (n, d_k)
+        self.second[expert].addmm_(key.T, key)
+        self.tokens[expert] += len(key)
+
+
+def collect_moments(
+    base: Base,
+    corpus: Corpus,
+    layers: Iterable[int],
+    *,
+    max_tokens: int | None = None,
+    length: int = DEFAULT_LENGTH,
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    use_cache: bool = True,
+    progress: Progress | None = None,
+) -> dict[int, Moments]:
+    """The second moments of every expert of `layers` over the corpus, from the cache where it has them.
+
+    Args:
+        base: the model, run as it is.
+        corpus: preserved text.
+        layers: decoder indices of MoE layers.
+        max_tokens: use only the first so many tokens of the corpus.
+        length: longer texts are cut into sequences of so many tokens.
+        batch_tokens: tokens in one forward pass, padding included.
+        use_cache: read and write the cache.
+        progress: called after each batch; not called where everything was cached.
+
+    Raises:
+        ModelError: a layer is dense or out of range.
+        StatisticsError: the corpus gives no tokens, or the model has a patch on.
+    """
+    wanted = sorted(set(layers))
+    addresses = (
+        {layer: _address(base, corpus, layer, max_tokens, length) for layer in wanted} if use_cache else {}
+    )
+    stored = {layer: _cached(layer, address) for layer, address in addresses.items()}
+    found = {layer: moments for layer, moments in stored.items() if moments is not None}
+    if missing := [layer for layer in wanted if layer not in found]:
+        if state := occupied(base):  # other keys, which must not be cached as those of the base
+            raise StatisticsError(f"{state}: end that, then collect")
+        sequences = list(corpus.sequences(base.tokenizer, max_tokens=max_tokens, length=length))
+        found |= _collect(base, sequences, missing, batch_tokens, progress)
+        for layer in missing if use_cache else ():
+            moments = found[layer]
+            cache.store("moments", addresses[layer], {"second": moments.second, "tokens": moments.tokens})
+    return {layer: found[layer] for layer in wanted}
+
+
+def _collect(
+    base: Base, sequences: list[list[int]], layers: list[int], batch_tokens: int, progress: Progress | None
+) -> dict[int, Moments]:
+    total = sum(map(len, sequences))
+    if not total:
+        raise StatisticsError(
+            "the corpus gives no tokens: allow more tokens, or give a corpus with text in it"
+        )
+    accumulators = {layer: _Accumulator(base.layer(layer)) for layer in layers}
+    done = 0
+    with observe(base, accumulators) as watch:
+        for ids, mask in padded_batches(sequences, batch_tokens, pad_token(base.tokenizer)):
+            watch.forward(ids, mask)
+            done += int(mask.sum())
+            if progress is not None:
+                progress(done, total)
+    return {
+        layer: Moments(layer, accumulator.second.cpu(), torch.tensor(accumulator.tokens))
+        for layer, accumulator in accumulators.items()
+    }
+
+
+def _address(base: Base, corpus: Corpus, layer: int, max_tokens: int | None, length: int) -> dict[str, Any]:
+    """Everything that a layer's moments depend on.
+
+    Keys depend on every layer below, so their experts are part of it; the first ids stand for the tokenizer.
+    """
+    below = [index for index in base.layers if index <= base.layer(layer).index]
+    first = base.tokenizer(list(corpus.texts[:16]), truncation=True, max_length=length)["input_ids"]
+    return {
+        "version": 1,
+        "base": asdict(base.fingerprint(below)),
+        "layer": layer,
+        "dtype": str(base.layer(layer).dtype),
+        "corpus": corpus.hash,
+        "first_ids": first,
+        "max_tokens": max_tokens,
+        "length": length,
+    }
+
+
+def _cached(layer: int, address: dict[str, Any]) -> Moments | None:
+    tensors = cache.load("moments", address)
+    return None if tensors is None else Moments(layer, tensors["second"], tensors["tokens"])

@@ -1,0 +1,110 @@
+"""A bypass as part of a patch, read from files by strangers: config and tensors are held to one another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from pydantic import JsonValue, ValidationError
+from torch import Tensor
+
+from moe_patch.bypass.config import BypassConfig
+from moe_patch.bypass.module import Bypass
+from moe_patch.errors import MalformedMetadata, MalformedTensor, NotFinite, PatchError
+from moe_patch.io import strict_json
+from moe_patch.patch.patch import Patch
+
+KEY = "bypass"  # of the config among a patch's hyper-parameters
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Routed:
+    """What the build decided for each fact of the patch."""
+
+    expert: Tensor  # (T,) int32, the expert that the fact was given to
+    gece: Tensor  # (T,) fp32, how frequent what it is about is; see moe_patch.methods.frequency
+
+
+def write_bypass(bypass: Bypass, routed: Routed) -> tuple[dict[str, JsonValue], dict[str, Tensor]]:
+    """What goes among a patch's hyper-parameters, and its `Patch.bypass` tensors; both are copies."""
+    layer = bypass.config.layer
+    tensors = {f"{layer}.{name}": tensor.detach().clone() for name, tensor in bypass.state_dict().items()}
+    tensors |= {f"{layer}.facts.expert": routed.expert.int(), f"{layer}.facts.gece": routed.gece.float()}
+    return {KEY: bypass.config.model_dump(mode="json")}, tensors
+
+
+def read_bypass(patch: Patch) -> Bypass:
+    """The bypass of a patch, in fp32 on the CPU and ready to run.
+
+    The patch's tensors are shared and not copied.
+
+    Raises:
+        PatchError: the patch is of another kind.
+        MalformedMetadata: its hyper-parameters hold no valid config, or one of another layer than its base's.
+        MalformedTensor: a tensor is missing, unexpected, or of another dtype or shape than the config says.
+        NotFinite: a tensor holds NaN or an infinity.
+    """
+    config = read_config(patch)
+    with torch.device("meta"):  # sizes only: the config may ask for more than there is memory
+        bypass = Bypass(config)
+    _check(patch.bypass, _expected(bypass, len(patch.facts)))
+    state = {name: patch.bypass[f"{config.layer}.{name}"] for name in bypass.state_dict()}
+    bypass.load_state_dict(state, assign=True)
+    return bypass.requires_grad_(False).eval()
+
+
+def read_routed(patch: Patch) -> Routed:
+    """Which expert each fact of the patch was given to; raises as `read_bypass`."""
+    config = read_config(patch)
+    with torch.device("meta"):
+        bypass = Bypass(config)
+    _check(patch.bypass, _expected(bypass, len(patch.facts)))
+    routed = Routed(patch.bypass[f"{config.layer}.facts.expert"], patch.bypass[f"{config.layer}.facts.gece"])
+    if bool(((routed.expert < 0) | (routed.expert >= config.experts)).any()):
+        raise MalformedTensor(f"bypass.{config.layer}.facts.expert: expected 0 to {config.experts - 1}")
+    return routed
+
+
+def read_config(patch: Patch) -> BypassConfig:
+    """The config of a patch of kind bypass; raises PatchError and MalformedMetadata as `read_bypass`."""
+    if patch.kind != "bypass":
+        raise PatchError(f"expected a patch of kind bypass, found one of kind {patch.kind}")
+    try:
+        config = BypassConfig.model_validate(patch.hyperparameters.get(KEY))
+    except ValidationError as error:
+        raise MalformedMetadata(f"hyperparameters.{KEY}: {strict_json.reason(error)}") from error
+    if patch.base.experts.keys() != {config.layer}:
+        found = ", ".join(map(str, sorted(patch.base.experts))) or "none"
+        raise MalformedMetadata(
+            f"hyperparameters.{KEY}.layer: is {config.layer}, but the base's layers are {found}"
+        )
+    return config
+
+
+def _expected(bypass: Bypass, facts: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Dtype and shape of every tensor, by its name in `Patch.bypass`."""
+    layer = bypass.config.layer
+    expected = {
+        f"{layer}.{name}": (torch.float32, tuple(tensor.shape))
+        for name, tensor in bypass.state_dict().items()
+    }
+    expected[f"{layer}.facts.expert"] = torch.int32, (facts,)
+    expected[f"{layer}.facts.gece"] = torch.float32, (facts,)
+    return expected
+
+
+def _check(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+) -> None:
+    if unknown := sorted(tensors.keys() - expected.keys()):
+        raise MalformedTensor(f"bypass.{unknown[0]}: no such tensor in a bypass of this config")
+    for name, (dtype, shape) in expected.items():
+        if name not in tensors:
+            raise MalformedTensor(f"bypass.{name}: expected {dtype} of shape {shape}, but it is missing")
+        found = tensors[name]
+        if (found.dtype, tuple(found.shape)) != (dtype, shape):
+            there = f"{found.dtype} of {tuple(found.shape)}"
+            raise MalformedTensor(f"bypass.{name}: expected {dtype} of shape {shape}, found {there}")
+        if found.is_floating_point() and not bool(found.isfinite().all()):
+            raise NotFinite(f"bypass.{name}: expected finite numbers, found NaN or an infinity")

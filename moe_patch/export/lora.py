@@ -1,0 +1,160 @@
+"""A patch as a LoRA adapter on the experts' down projections.
+
+An expert's delta is a sum of outer products, so its rows are an adapter already: B has the left factors as
+columns, A the right rows. Only where more rows reach an expert than the adapter has ranks is anything
+computed. The rank is then lowered so that the outputs for the expert's own facts change least: with K their
+keys and D K = U S V^T, the best approximation of D K of rank r is U_r U_r^T D K (Eckart and Young 1936),
+which D_r = U_r U_r^T D reaches. How the factors are laid out is for `moe_patch.export.lora_forms`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from moe_patch.apply.weights.survival import Survival
+from moe_patch.base.model import Base
+from moe_patch.checkpoint.staging import Staging
+from moe_patch.errors import PatchError
+from moe_patch.export.lora_forms import Factors, Form, Naming, Packed
+from moe_patch.patch import LayerDelta, Patch
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A patch as an adapter: its rank, what tensors hold it, and what of it a lowered rank has lost.
+
+    `needed` is the rank at which nothing is lost. `room` is the rank that the reader has to be set up for:
+    vLLM's --max-lora-rank takes some values only. `lost` has the share of the worst fact's edit and of the
+    median one's that this rank loses.
+    """
+
+    patch: Patch
+    rank: int
+    needed: int
+    room: int
+    lost: dict[str, float]
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def save(self, out: str | Path) -> None:
+        """Write the adapter to a folder, whole or not at all; OutputError where it exists or cannot be."""
+        staging = Staging(Path(out), {"adapter": self.patch.hash, "config": self.config})
+        with staging.opened():
+            with staging.making("adapter_model.safetensors") as path:
+                save_file(self.tensors, path, metadata={"format": "pt", "moe_patch": self.patch.hash})
+            with staging.making("adapter_config.json") as path:
+                path.write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
+
+
+def require_weights(patch: Patch) -> None:
+    """Raise PatchError for a patch that changes no expert weights, and is therefore no adapter."""
+    if patch.kind != "delta":
+        raise PatchError(f"a patch of kind {patch.kind!r} does not change expert weights: it is no adapter")
+
+
+def to_lora(
+    patch: Patch,
+    base: Base,
+    *,
+    form: Form | None = None,
+    max_rank: int | None = None,
+    truncate: bool = False,
+    name_of: Naming | None = None,
+) -> Adapter:
+    """The adapter that adds what the patch adds.
+
+    Args:
+        base: the model it is for; its weights are not looked at, and may be on the meta device.
+        form: how it is laid out, `lora_forms.form_for(reader, shape)`; None is PEFT's packed form.
+        max_rank: the highest rank that the consumer takes; None is as high as the patch needs.
+        truncate: lower the rank to `max_rank` where the patch needs more, instead of refusing it.
+        name_of: what split forms call the down projection of (layer, expert), without ".weight"; None is
+            the name that it would have in memory if it were a module.
+
+    Raises:
+        PatchError: the patch does not change expert weights, or needs a higher rank; the message says which
+            one, and what the best truncation would lose.
+        ModelError: the base has no such layers.
+    """
+    form = form or Packed()
+    require_weights(patch)
+    needed = max(_needed(delta, expert) for delta in patch.layers.values() for expert in delta.experts())
+    rank = needed if max_rank is None else min(needed, max_rank)
+    room = form.room(rank)
+    factors = {
+        (layer, expert): _factors(delta, expert, rank)
+        for layer, delta in patch.layers.items()
+        for expert in delta.experts()
+    }
+    lost = _lost(patch, factors) if rank < needed else {"worst": 0.0, "median": 0.0}
+    if rank < needed and not truncate:
+        raise PatchError(
+            f"the patch needs rank {needed}, and {max_rank} is the highest allowed; the best adapter of that "
+            f"rank loses {100 * lost['worst']:.2g}% of the worst fact's edit and {100 * lost['median']:.2g}% "
+            "of the median one's: allow the truncation, or merge the patch into a checkpoint"
+        )
+    names = name_of or _name_in_memory(base)
+    layers = [base.layer(index) for index in patch.layers]
+    tensors: dict[str, Tensor] = {}
+    for layer in layers:
+        own = {expert: pair for (index, expert), pair in factors.items() if index == layer.index}
+        tensors |= form.tensors(layer, own, rank, names)
+    config = _config(base, rank) | form.targets(layers, names)
+    return Adapter(patch, rank, needed, room, lost, config, tensors)
+
+
+def _needed(delta: LayerDelta, expert: int) -> int:
+    """A rank at which the expert's delta is exact: its rows, or the smaller side where there are more."""
+    rows = int((delta.expert == expert).sum())
+    return min(rows, delta.left.shape[1], delta.right.shape[1])
+
+
+def _factors(delta: LayerDelta, expert: int, rank: int) -> Factors:
+    """B (d_m, n) and A (n, d_k) of one expert, with n at most `rank`."""
+    chosen = delta.expert == expert
+    left = delta.left[delta.fact[chosen].long()].T  # (d_m, n)
+    right = delta.right[chosen]  # (n, d_k)
+    if left.shape[1] <= rank:
+        return left, right
+    key, _ = delta.rows.of(expert)  # (m, d_k), the facts' own
+    outer, inner = torch.linalg.qr(left.double())  # (d_m, q) and (q, n)
+    small = inner @ right.double()  # (q, d_k): the delta is outer @ small
+    probe = small if rank == _needed(delta, expert) else small @ key.double().T  # (q, d_k or m)
+    turn = torch.linalg.svd(probe, full_matrices=True).U[:, :rank]  # (q, rank)
+    return (outer @ turn).float(), (turn.T @ small).float()
+
+
+def _lost(patch: Patch, factors: Mapping[tuple[int, int], Factors]) -> dict[str, float]:
+    """What of each fact's edit the factors do not give, on the fact's own keys."""
+    survival = Survival(patch)
+    for (layer, expert), (left, right) in factors.items():
+        delta = patch.layers[layer]
+        exact_left, exact_right = _factors(delta, expert, len(delta.expert))
+        survival.add(layer, expert, [delta], exact_left @ exact_right - left @ right)
+    return survival.lost()
+
+
+def _name_in_memory(base: Base) -> Naming:
+    return lambda layer, expert: f"{base.layer(layer).name}.{expert}.down_proj"
+
+
+def _config(base: Base, rank: int) -> dict[str, Any]:
+    """What PEFT is to know of the adapter; alpha equal to the rank is a scale of one."""
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base.name,
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "inference_mode": True,
+    }

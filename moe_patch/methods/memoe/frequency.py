@@ -1,0 +1,142 @@
+"""How frequent the knowledge is that a fact is about: GECE, the generative expected calibration error.
+
+    GECE = |METEOR(pred, ref) - mean token probability| / (alpha * E[grad] . grad)
+
+`pred` is the unedited model's own greedy answer, whose tokens' probabilities are meant; `ref` the fact's true
+answer where it is known, since it is the old knowledge whose frequency is asked for, and else the new one;
+alpha the mean frequency of the words of prompt and reference. The gradient is of the reference's negative
+log-likelihood with respect to one vector that is added to the edited block's output at every token: d_m
+numbers for each fact, from one backward pass for all facts of a batch, since texts in a batch do not touch.
+
+High is rare: a model is badly calibrated on rare knowledge, its words are rare, and its gradient has little
+in common with that of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moe_patch.base.blocks import Block
+from moe_patch.base.model import Base
+from moe_patch.data.facts import Fact
+from moe_patch.data.prompts import Prompt, PromptStyle, encode_fact
+from moe_patch.errors import ConfigError
+from moe_patch.evaluation.scoring import Encoded, continue_greedily
+from moe_patch.methods.memoe.meteor import meteor
+from moe_patch.methods.memoe.trunk import Trunk, answers_of, frozen, mean_by_row
+from moe_patch.targets.tail import plain_logits
+
+_FACTS = 64  # in a pass
+_RAREST = 1e-9  # of word frequencies; wordfreq knows none below, and gives 0 to words that it does not know
+_LEAST_SHARE = 1e-3  # of |E[grad]|^2, its mean over facts, that a fact's product with E[grad] counts at least
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Knowledge:
+    """What GECE is made of, for T facts."""
+
+    meteor: Tensor  # (T,) in 0 to 1
+    probability: Tensor  # (T,) in 0 to 1
+    word_frequency: Tensor  # (T,), alpha
+    gradient: Tensor  # (T, d_m) fp32
+
+
+def gece(knowledge: Knowledge, mean_gradient: Tensor) -> Tensor:
+    """GECE (T,) in fp32.
+
+    A product E[grad] . grad that is negative or next to nothing belongs to knowledge unlike all other; it
+    counts as a thousandth of |E[grad]|^2, which is its mean over the facts.
+
+    Args:
+        mean_gradient: (d_m,), E[grad] over the facts at hand.
+    """
+    product = knowledge.gradient @ mean_gradient  # (T,)
+    product = product.clamp_min(_LEAST_SHARE * float(mean_gradient.square().sum()) or _RAREST)
+    return (knowledge.meteor - knowledge.probability).abs() / (knowledge.word_frequency * product)
+
+
+def rank(values: Tensor, known: Tensor) -> Tensor:
+    """The share of the `known` values (N,) below each of `values` (T,), ties counting half: 0 to 1.
+
+    The losses' tau of 0.6 takes GECE to be on this scale. Its own depends on the model's gradients.
+    """
+    below = (known[None] < values[:, None]).float().mean(1)
+    return below + 0.5 * (known[None] == values[:, None]).float().mean(1)
+
+
+def knowledge_of(
+    base: Base, block: Block, facts: Sequence[Fact], style: PromptStyle, language: str
+) -> Knowledge:
+    """Ask the unedited model; ConfigError where word frequencies or a stemmer are not installed."""
+    references = [fact.target_true or fact.target_new for fact in facts]
+    asked = [replace(fact, target_new=answer) for fact, answer in zip(facts, references, strict=True)]
+    prompts = [encode_fact(base.tokenizer, fact, style) for fact in asked]
+    said = _answers(base, prompts, facts, style)
+    texts = [base.tokenizer.decode(one.ids[one.first :], skip_special_tokens=True) for one in said]
+    pairs = zip(texts, references, strict=True)
+    words = [f"{fact.text} {answer}" for fact, answer in zip(facts, references, strict=True)]
+    return Knowledge(
+        meteor=torch.tensor([meteor(text, reference, language) for text, reference in pairs]),
+        probability=_probabilities(base, said),
+        word_frequency=torch.tensor([word_frequency(text, language) for text in words]),
+        gradient=_gradients(base, block, prompts),
+    )
+
+
+def word_frequency(text: str, language: str) -> float:
+    """The mean frequency of the words of a text, as shares of all words of the language."""
+    try:
+        from wordfreq import word_frequency as share_of  # noqa: PLC0415  (the memoe extra)
+        from wordfreq.tokens import lossy_tokenize  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigError("knowledge frequency needs word frequencies: install moe-patch[memoe]") from error
+    try:
+        shares = [share_of(word, language) for word in lossy_tokenize(text, language)]
+    except LookupError as error:
+        raise ConfigError(f"there are no word frequencies for the language {language!r}") from error
+    return max(_RAREST, sum(shares) / len(shares)) if shares else _RAREST
+
+
+def _answers(
+    base: Base, prompts: Sequence[Prompt], facts: Sequence[Fact], style: PromptStyle
+) -> list[Encoded]:
+    lengths = [len(prompt.ids) - (prompt.target or 0) for prompt in prompts]
+    return continue_greedily(base, [fact.text for fact in facts], lengths, chat=style.chat)
+
+
+@torch.no_grad()
+def _probabilities(base: Base, said: Sequence[Encoded]) -> Tensor:
+    """The mean probability (T,) of the tokens of each answer; 0 for one that ended at once."""
+    found = torch.zeros(len(said))
+    for some in torch.split(torch.arange(len(said)), _FACTS):
+        texts = [Prompt(said[i].ids, 0, said[i].first) for i in some.tolist()]
+        reads, ids = answers_of(texts)
+        if len(ids):
+            chosen = plain_logits(base, texts, reads).float().softmax(-1).cpu().gather(1, ids[:, None])
+            found[some] = mean_by_row(chosen[:, 0], reads, len(texts))
+    return found
+
+
+def _gradients(base: Base, block: Block, prompts: Sequence[Prompt]) -> Tensor:
+    """The gradient (T, d_m) of each reference's mean negative log-likelihood."""
+    trunk = Trunk(base, block, prompts, "block-input")
+    found = []
+    with frozen(base.model), torch.enable_grad():
+        for some in torch.split(torch.arange(len(prompts)), _FACTS):
+            reads, ids = answers_of([prompts[i] for i in some.tolist()])
+            shift = torch.zeros(len(some), 1, block.width, device=block.device, requires_grad=True)
+            logits = trunk.logits(some, reads, _everywhere(shift))
+            nll = F.cross_entropy(logits.float(), ids.to(logits.device), reduction="none")  # (n,)
+            (gradient,) = torch.autograd.grad(mean_by_row(nll, reads, len(some)).sum(), shift)
+            found.append(gradient[:, 0].float().cpu())
+    return torch.cat(found)
+
+
+def _everywhere(shift: Tensor) -> Callable[[Tensor], Tensor]:
+    """A change of the block's output that adds `shift` (B, 1, d_m) at every token."""
+    return lambda x: shift.to(x.dtype).expand_as(x)

@@ -1,0 +1,249 @@
+"""MEMoE: a bypass mixture of experts beside one frozen block, each for knowledge of like frequency.
+
+Facts are divided among the experts by how frequent what they are about is (`frequency`); a router looks at
+the prompt once and sends all of it past one expert, or past none (`moe_patch.bypass`). The losses are in
+`losses`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from pydantic import JsonValue
+from torch import Tensor
+
+from moe_patch.base.blocks import Block, find_block
+from moe_patch.base.model import Base
+from moe_patch.bypass import Bypass, BypassConfig, Routed, read_bypass, read_routed, write_bypass
+from moe_patch.data.corpus import Corpus
+from moe_patch.data.facts import Fact
+from moe_patch.data.prompts import Prompt, encode_fact
+from moe_patch.errors import ConfigError
+from moe_patch.evaluation.scoring import framed
+from moe_patch.methods.base import Method
+from moe_patch.methods.beneath import Beneath
+from moe_patch.methods.memoe.division import divide
+from moe_patch.methods.memoe.frequency import gece, knowledge_of, rank
+from moe_patch.methods.memoe.options import MEMoEOptions
+from moe_patch.methods.memoe.scope import ScopeTexts, scope_texts
+from moe_patch.methods.memoe.training import Texts, Training
+from moe_patch.methods.memoe.trunk import Trunk, frozen
+from moe_patch.patch import Patch, check_base, load
+from moe_patch.progress import Progress
+
+
+class MEMoE(Method[MEMoEOptions]):
+    """The method, in the registry as `memoe`."""
+
+    name = "memoe"
+    pretty_name = "MEMoE"
+    Options = MEMoEOptions
+    edits_dense = True
+
+    @classmethod
+    def reference_url(cls) -> str:
+        """The paper's page."""
+        return "https://openreview.net/forum?id=wEheBGAr5L"
+
+    def build(
+        self, base: Base, facts: Sequence[Fact], options: MEMoEOptions, progress: Progress | None = None
+    ) -> Patch:
+        """Build a patch of kind "bypass".
+
+        Raises:
+            ConfigError: no facts, no layer or no preserved text is given though one is needed, what is to be
+                gone on from is another bypass than the options describe, or a package is missing.
+            ModelError: the layer has no block of its own.
+            StatisticsError: the preserved text cannot be read.
+            TargetError: a fact cannot be tokenised as needed.
+            PatchError: the patch to go on from cannot be read, or is of another base.
+        """
+        return _Build(base, facts, options).run(progress)
+
+    def build_on(
+        self,
+        base: Base,
+        facts: Sequence[Fact],
+        options: MEMoEOptions,
+        beneath: Beneath,
+        progress: Progress | None = None,
+    ) -> Patch:
+        """Refuse: a bypass is trained beside the bare base, and then goes with any stack of deltas."""
+        raise ConfigError(
+            "MEMoE is trained beside the bare base: build without a stack, and apply the two together"
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Beginning:
+    """What a build starts from: a new bypass, or one that knows some facts already."""
+
+    bypass: Bypass
+    facts: tuple[Fact, ...]
+    expert: Tensor  # (T0,)
+    gece: Tensor  # (T0,)
+    parents: tuple[str, ...]
+
+
+class _Build:
+    """One build, from facts to a patch."""
+
+    def __init__(self, base: Base, facts: Sequence[Fact], options: MEMoEOptions) -> None:
+        if not facts:
+            raise ConfigError("there are no facts to build a patch of")
+        if options.layer is None:
+            raise ConfigError(
+                f"no layer for the bypass: name one with --layers; {base.name} has {base.num_layers} of them"
+            )
+        keeping = next((fact.id for fact in facts if fact.keep), None)
+        if keeping is not None and not options.scope_gate:
+            raise ConfigError(
+                f"fact {keeping} asks to keep other answers about its subject, which takes the scope gate: "
+                "leave scope_gate on, or `keep` out"
+            )
+        self._base, self._options, self._layer = base, options, options.layer
+        self._block: Block = find_block(base, options.layer)
+        self._fingerprint = base.fingerprint([options.layer])
+        config = options.config(options.layer, base.hidden_size)
+        self._start = self._beginning(config, facts)
+        self._facts = (*self._start.facts, *facts)
+        self._corpus = _corpus(options)
+
+    def run(self, progress: Progress | None) -> Patch:
+        """Train and pack."""
+        options, known = self._options, len(self._start.facts)
+        texts = self._texts()
+        trunk = Trunk(self._base, self._block, texts.all, options.router_states)
+        bypass = self._start.bypass.to(self._block.device).requires_grad_(True).train()
+        training = Training(bypass, trunk, texts, options)
+        expert, found = self._start.expert, self._start.gece
+        gradients: list[Tensor] = []
+        size = options.batch_size or len(self._facts)
+        total = len(self._facts) - known
+        with frozen(self._base.model), torch.enable_grad():
+            for start in range(known, len(self._facts), size):
+                new = torch.arange(start, min(start + size, len(self._facts)))
+                found = torch.cat([found, self._measured(new, gradients)])
+                expert = torch.cat([expert, self._division(found, expert)])
+                ranks = rank(found, found)
+
+                def report(step: int, new: Tensor = new) -> None:
+                    if progress is not None:
+                        done = (int(new[0]) - known) * options.steps + step * len(new)
+                        progress("training", done, total * options.steps)
+
+                training.learn(new, torch.arange(start), expert, ranks, report)
+        if not options.router_loss:  # nobody told the router where to send them
+            expert = training.choices(torch.arange(len(self._facts)))
+        return self._packed(training, bypass, Routed(expert, found))
+
+    def _packed(self, training: Training, bypass: Bypass, routed: Routed) -> Patch:
+        everyone = torch.arange(len(self._facts))
+        before, after = training.losses(everyone, None), training.losses(everyone, routed.expert)
+        ranks = rank(routed.gece, routed.gece)
+        results: list[dict[str, JsonValue]] = [
+            {
+                "loss_before": float(before[i]),
+                "loss_edited": float(after[i]),
+                "expert": int(routed.expert[i]),
+                "gece": float(routed.gece[i]),
+                "rarity": float(ranks[i]),
+            }
+            for i in range(len(self._facts))
+        ]
+        parameters, tensors = write_bypass(bypass, routed)
+        options: dict[str, JsonValue] = self._options.model_dump(mode="json", exclude={"corpus", "start"})
+        options["corpus_hash"] = self._corpus.hash if self._corpus else None
+        return Patch(
+            kind="bypass",
+            method=MEMoE.name,
+            hyperparameters=options | parameters,
+            base=self._fingerprint,
+            facts=self._facts,
+            results=tuple(results),
+            layers={},
+            parents=self._start.parents,
+            bypass={name: tensor.cpu() for name, tensor in tensors.items()},
+        )
+
+    def _beginning(self, config: BypassConfig, facts: Sequence[Fact]) -> _Beginning:
+        if self._options.start is None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self._options.seed)
+                bypass = Bypass(config)
+            nobody = torch.zeros(0, dtype=torch.int64)
+            return _Beginning(bypass, (), nobody, torch.zeros(0), ())
+        patch = load(self._options.start)
+        check_base(patch, self._fingerprint)
+        bypass, routed = read_bypass(patch), read_routed(patch)
+        if bypass.config != config:
+            raise ConfigError(
+                f"{self._options.start} holds another bypass than is to be built: give the options that it "
+                "was built with, `moe-patch inspect` shows them"
+            )
+        if repeated := {fact.id for fact in patch.facts} & {fact.id for fact in facts}:
+            raise ConfigError(f"{self._options.start} has a fact {min(repeated)!r} already")
+        bypass.load_state_dict(
+            {name: tensor.clone() for name, tensor in bypass.state_dict().items()}, assign=True
+        )
+        return _Beginning(bypass, patch.facts, routed.expert.long(), routed.gece, (patch.hash,))
+
+    def _measured(self, new: Tensor, gradients: list[Tensor]) -> Tensor:
+        """GECE (n,) of new facts; E[grad] is over all facts of this build so far."""
+        options = self._options
+        if not options.needs_frequency:
+            return torch.zeros(len(new))
+        facts = [self._facts[i] for i in new.tolist()]
+        known = knowledge_of(self._base, self._block, facts, options.style, options.language)
+        gradients.append(known.gradient)
+        return gece(known, torch.cat(gradients).mean(0))
+
+    def _division(self, found: Tensor, expert: Tensor) -> Tensor:
+        """The experts of the facts that have none yet, (n,); the others keep theirs."""
+        experts = self._start.bypass.config.experts
+        if not self._options.division or experts == 1:
+            return torch.arange(len(expert), len(found)) % experts
+        return divide(found, experts, self._options.first_share)[len(expert) :]
+
+    def _texts(self) -> Texts:
+        """Everything tokenised: facts with their answers, and the scope's texts."""
+        tokenizer, options = self._base.tokenizer, self._options
+        everything = [encode_fact(tokenizer, fact, options.style) for fact in self._facts]
+        count = len(everything)
+        drawn = ScopeTexts((), ((),) * count, ((),) * count)
+        if self._corpus is not None:
+            drawn = scope_texts(
+                self._corpus.texts,
+                self._facts,
+                preserved=options.preserved,
+                variants=options.variants if options.scope_gate else 0,
+                seed=options.seed,
+            )
+
+        def add(texts: Sequence[str]) -> Tensor:
+            start = len(everything)
+            everything.extend(Prompt(self._ids(text), 0) for text in texts)
+            return torch.arange(start, len(everything))
+
+        preserved = add(drawn.preserved)
+        about, elsewhere = [add(some) for some in drawn.about], [add(some) for some in drawn.elsewhere]
+        kept = [add(fact.kept) for fact in self._facts]
+        return Texts(everything, torch.arange(count), about, preserved, elsewhere, kept)
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        chat = self._options.chat
+        encoded = self._base.tokenizer(framed(self._base, text, chat=chat), add_special_tokens=not chat)
+        return tuple(encoded["input_ids"])
+
+
+def _corpus(options: MEMoEOptions) -> Corpus | None:
+    if not options.needs_text:
+        return None
+    if options.corpus is None:
+        raise ConfigError(
+            "no preserved text to leave alone: give --corpus FILE, or "
+            "--set scope_gate=false --set balance=false"
+        )
+    return Corpus.read(options.corpus)

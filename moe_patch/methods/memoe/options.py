@@ -1,0 +1,105 @@
+"""MEMoE's options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from moe_patch.bypass import BypassConfig
+from moe_patch.bypass.config import RouterKind, RouterStates, Tokens
+from moe_patch.data.prompts import PromptStyle
+from moe_patch.methods.base import MethodOptions
+
+
+def _one_layer(value: Any) -> Any:
+    """A list of one layer is that layer, so that --layers works here too."""
+    if isinstance(value, list | tuple):
+        if len(value) != 1:
+            raise ValueError(f"a bypass runs beside one layer, not {len(value)}")
+        return value[0]
+    return value
+
+
+Layer = Annotated[int | None, BeforeValidator(_one_layer)]
+
+
+class MEMoEOptions(MethodOptions):
+    """Options of MEMoE. Defaults are the paper's where it gives one."""
+
+    layer: Layer = Field(None, description="The decoder layer that the bypass runs beside.")
+    experts: int = Field(5, ge=1, description="How many experts, n.")
+    expert_width: int = Field(64, ge=1, description="Inner width of an expert.")
+    adapter_width: int = Field(64, ge=1, description="Inner width of the router's adapter.")
+    scale: float = Field(1.0, gt=0, description="lambda, the weight of what an expert adds.")
+    alpha: float = Field(1.0, description="Weight of the prompt's attention to its adapted states.")
+    beta: float = Field(1.0, description="Weight of the adapted states' attention to the prompt.")
+    router_states: RouterStates = Field("block-input", description="What the router reads.")
+    tokens: Tokens = Field("all", description="Tokens of a prompt that pass the expert: all, or the last.")
+    scope_gate: bool = Field(True, description="Leave prompts outside of every edit's scope alone.")
+    first_share: float = Field(0.3, ge=0, le=1, description="p, the share of facts of the first expert.")
+    tau: float = Field(0.6, description="Where the adaptive weight is a half.")
+    gamma_1: float = Field(1.0, ge=0, description="Steepness of the adaptive weight.")
+    gamma_2: float = Field(0.5, ge=0, description="Steepness of the balance coefficient.")
+    gamma_3: float = Field(1.5, ge=0, description="Exponent of the focal router guidance.")
+    learning_rate: float = Field(2e-4, gt=0, description="AdamW's learning rate, at its highest.")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay.")
+    warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate rises.")
+    steps: int = Field(100, ge=1, description="Steps for each batch of facts.")
+    batch_size: int | None = Field(None, ge=1, description="Facts learned together; unset: all of them.")
+    facts_per_step: int = Field(32, ge=1, description="New facts in a step.")
+    replay: int = Field(32, ge=0, description="Facts of earlier batches in a step.")
+    balance_prompts: int = Field(16, ge=1, description="Preserved prompts in a step's balance term.")
+    variants: int = Field(12, ge=0, description="Prompts about each fact's subject, and elsewhere, made up.")
+    per_step: int = Field(2, ge=0, description="Of these, how many for each fact are in a step.")
+    preserved: int = Field(512, ge=1, description="Prompts drawn from preserved text.")
+    corpus: Path | None = Field(None, description="Text to preserve, .txt or .jsonl.")
+    language: str = Field("en", description="Language of the facts, for word frequencies and stems.")
+    chat: bool = Field(False, description="Put prompts under the tokenizer's chat template.")
+    start: Path | None = Field(None, description="A MEMoE patch to go on from; its facts are replayed.")
+    seed: int = Field(0, description="Seed of everything random.")
+    single: bool = Field(False, description="Ablation: one adapter as wide as all experts together.")
+    division: bool = Field(True, description="Divide facts by knowledge frequency, or else in turn.")
+    router: RouterKind = Field("dual-attention", description="The router, or the ablation's perceptron.")
+    adaptive: bool = Field(True, description="Weigh the cross entropy by frequency.")
+    balance: bool = Field(True, description="Hold the edited model to the unedited one.")
+    router_loss: bool = Field(True, description="Guide the router to the assigned experts.")
+
+    @model_validator(mode="after")
+    def _one_expert(self) -> MEMoEOptions:
+        if self.single and not self.router_loss:
+            raise ValueError("a single adapter has nothing to guide a router to: leave router_loss on")
+        return self
+
+    @property
+    def style(self) -> PromptStyle:
+        """How facts become text."""
+        return PromptStyle(self.chat, "last")
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether preserved text is used at all."""
+        return self.scope_gate or self.balance
+
+    @property
+    def needs_frequency(self) -> bool:
+        """Whether anything hangs on knowledge frequency."""
+        return (self.division and not self.single) or self.adaptive or self.balance
+
+    def config(self, layer: int, width: int) -> BypassConfig:
+        """The bypass that these options describe."""
+        return BypassConfig(
+            layer=layer,
+            width=width,
+            experts=1 if self.single else self.experts,
+            expert_width=self.expert_width * (self.experts if self.single else 1),
+            adapter_width=self.adapter_width,
+            router=self.router,
+            router_states=self.router_states,
+            tokens=self.tokens,
+            scope_gate=self.scope_gate,
+            scale=self.scale,
+            alpha=self.alpha,
+            beta=self.beta,
+        )

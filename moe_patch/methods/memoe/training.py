@@ -1,0 +1,205 @@
+"""The training of a bypass: one batch of facts after the other, earlier ones replayed, the base frozen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moe_patch.bypass import Bypass, acting
+from moe_patch.data.prompts import Prompt
+from moe_patch.methods.memoe.losses import adaptive_weight, balance_coefficient, divergence, focal
+from moe_patch.methods.memoe.trunk import Trunk, answers_of, mean_by_row
+from moe_patch.targets.tail import Reads
+
+if TYPE_CHECKING:
+    from moe_patch.methods.memoe.options import MEMoEOptions
+
+_BETAS = (0.9, 0.95)
+_TEXTS = 64  # in a pass that only reads
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Texts:
+    """All texts of a build, and which of them is what; T facts, P preserved prompts."""
+
+    all: list[Prompt]
+    facts: Tensor  # (T,)
+    about: list[Tensor]  # T times, prompts of the fact's scope
+    preserved: Tensor  # (P,)
+    elsewhere: list[Tensor]  # T times, the fact's own prompt with other subjects
+    kept: list[Tensor]  # T times, what the fact asks to keep of its subject
+
+
+class Training:
+    """A bypass under training, and what is known of the facts that it has seen."""
+
+    def __init__(self, bypass: Bypass, trunk: Trunk, texts: Texts, options: MEMoEOptions) -> None:
+        self._bypass, self._trunk, self._texts, self._options = bypass, trunk, texts, options
+        self._source = torch.Generator().manual_seed(options.seed)
+        self._last = torch.tensor([len(text.ids) - 1 for text in texts.all])
+        self._unedited = self._last_tokens(texts.preserved) if options.balance else None  # (P, V)
+
+    def learn(
+        self, new: Tensor, earlier: Tensor, expert: Tensor, g: Tensor, report: Callable[[int], None]
+    ) -> None:
+        """Train on facts `new` (n,), replaying `earlier` ones (m,).
+
+        Args:
+            expert: (T,) the expert of every fact seen so far.
+            g: (T,) the rank of its GECE.
+            report: called with the number of steps taken.
+        """
+        options = self._options
+        optimiser = torch.optim.AdamW(
+            self._bypass.parameters(),
+            lr=options.learning_rate,
+            betas=_BETAS,
+            weight_decay=options.weight_decay,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, warm_cosine(options.steps, options.warmup))
+        for step in range(options.steps):
+            facts = torch.cat([self._some(new, options.facts_per_step), self._some(earlier, options.replay)])
+            loss = self._edit_loss(facts, expert, g) + self._router_loss(facts, expert)
+            optimiser.zero_grad()
+            torch.autograd.backward(loss)
+            optimiser.step()
+            schedule.step()
+            report(step + 1)
+
+    @torch.no_grad()
+    def losses(self, facts: Tensor, expert: Tensor | None) -> Tensor:
+        """Negative log-likelihood (n,) of the facts' answers, in nats a token, each through its expert."""
+        found = []
+        for some in torch.split(facts, _TEXTS):
+            reads, ids = self._answers(some)
+            route = None if expert is None else expert[some]
+            logits = self._logits(self._texts.facts[some], reads, route).float()
+            found.append(mean_by_row(_nll(logits, ids), reads, len(some)))
+        return torch.cat(found).cpu()
+
+    @torch.no_grad()
+    def choices(self, facts: Tensor) -> Tensor:
+        """The likeliest expert (n,) of each fact's prompt by the router."""
+        parts = [self._router(self._texts.facts[some]) for some in torch.split(facts, _TEXTS)]
+        return torch.cat(parts)[:, : self._bypass.config.experts].argmax(-1).cpu()
+
+    def _edit_loss(self, facts: Tensor, expert: Tensor, g: Tensor) -> Tensor:
+        """w(g) times the answers' cross entropy, and the balance term on as many preserved prompts."""
+        options, texts = self._options, self._texts
+        reads, ids = self._answers(facts)
+        preserved = self._some(torch.arange(len(texts.preserved)), options.balance_prompts)
+        preserved = preserved if options.balance else preserved[:0]
+        through = torch.arange(len(preserved)) % len(facts)  # the fact whose expert each is sent through
+        rows = torch.cat([texts.facts[facts], texts.preserved[preserved]])
+        route = expert[torch.cat([facts, facts[through]])]
+        held = len(facts) + torch.arange(len(preserved))
+        both = Reads(
+            torch.cat([reads.row, held]),
+            torch.cat([reads.index, self._last[texts.preserved[preserved]]]),
+        )
+        logits = self._logits(rows, both, route).float()  # (n + P', V)
+        nll = mean_by_row(_nll(logits[: len(ids)], ids), reads, len(facts))  # (B,)
+        ranks = g[facts].to(nll.device)
+        weight = adaptive_weight(ranks, options.gamma_1, options.tau) if options.adaptive else 1.0
+        loss = (weight * nll).mean()
+        if len(preserved):
+            assert self._unedited is not None
+            unedited = self._unedited[preserved].to(logits.device)
+            apart = divergence(logits[len(ids) :].log_softmax(-1), unedited)  # (P',)
+            coefficient = balance_coefficient(ranks[through.to(ranks.device)], options.gamma_2)
+            loss = loss + (coefficient * apart).mean()
+        return loss
+
+    def _router_loss(self, facts: Tensor, expert: Tensor) -> Tensor:
+        """Focal guidance to the assigned experts, and past all of them for what is to be left alone."""
+        options, texts = self._options, self._texts
+        inside = [(texts.facts[fact], expert[fact]) for fact in facts.tolist()]
+        outside: list[Tensor] = []
+        if options.scope_gate:
+            for fact in facts.tolist():
+                inside += [(text, expert[fact]) for text in self._some(texts.about[fact], options.per_step)]
+                for beyond_it in (texts.elsewhere[fact], texts.kept[fact]):
+                    outside += list(self._some(beyond_it, options.per_step))
+            outside += list(self._some(texts.preserved, max(len(outside), len(facts))))
+        rows = torch.stack([text for text, _ in inside] + outside)
+        log_r = self._router(rows).log_softmax(-1)  # (n, routes)
+        wanted = torch.stack([route for _, route in inside]).to(log_r.device)  # (n,)
+        within, beyond = log_r[: len(inside)], log_r[len(inside) :]
+        loss = log_r.new_zeros(())
+        if options.router_loss:
+            loss = loss + focal(within.gather(1, wanted[:, None]), options.gamma_3).mean()
+        elif options.scope_gate:  # no guidance to an expert, but still into the scope
+            loss = loss + focal(within[:, :-1].logsumexp(-1), options.gamma_3).mean()
+        if len(beyond):
+            loss = loss + focal(beyond[:, -1], options.gamma_3).mean()
+        return loss
+
+    def _router(self, texts: Tensor) -> Tensor:
+        length = self._trunk.length(texts)
+        prompt = self._trunk.prompt[texts, :length]
+        logits: Tensor = self._bypass.router(self._trunk.states[texts, :length], prompt)
+        return logits
+
+    def _logits(self, texts: Tensor, reads: Reads, route: Tensor | None) -> Tensor:
+        """Logits (n, V) at the reads, each text sent through the expert `route` (B,), or through none."""
+        if route is None:
+            return self._trunk.logits(texts, reads, None)
+        length = self._trunk.length(texts)
+        prompt = self._trunk.prompt[texts, :length]
+        acts = acting(self._trunk.real[texts, :length], prompt, self._options.tokens)[..., None]
+        weight: Tensor | float = 1.0
+        if not self._options.router_loss and torch.is_grad_enabled():
+            route, weight = self._own_choice(texts)
+        chosen = route
+        return self._trunk.logits(
+            texts, reads, lambda x: self._bypass(x, chosen.to(x.device)) * acts * weight
+        )
+
+    def _own_choice(self, texts: Tensor) -> tuple[Tensor, Tensor]:
+        """The router's own likeliest expert (B,), and a weight (B, 1, 1) of one with r's gradient.
+
+        Nobody guides the router here: it learns from what its choices do to the answers.
+        """
+        r = self._router(texts)[:, : self._bypass.config.experts].softmax(-1)
+        best, route = r.max(-1)
+        return route, (best / best.detach())[:, None, None]
+
+    @torch.no_grad()
+    def _last_tokens(self, texts: Tensor) -> Tensor:
+        """Log-probabilities (n, V) of what the unedited model says after each text."""
+        found = [
+            self._trunk.logits(some, Reads(torch.arange(len(some)), self._last[some]), None)
+            .float()
+            .log_softmax(-1)
+            for some in torch.split(texts, _TEXTS)
+        ]
+        return torch.cat(found)
+
+    def _answers(self, facts: Tensor) -> tuple[Reads, Tensor]:
+        return answers_of([self._texts.all[i] for i in self._texts.facts[facts].tolist()])
+
+    def _some(self, items: Tensor, count: int) -> Tensor:
+        """At most `count` of the items, without repeats."""
+        return items[torch.randperm(len(items), generator=self._source)[:count]]
+
+
+def warm_cosine(steps: int, warmup: float) -> Callable[[int], float]:
+    """The learning rate's factor at each step: up in a line for a share of the steps, then down a cosine."""
+    rising = max(1, round(warmup * steps))
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+    return factor
+
+
+def _nll(logits: Tensor, ids: Sequence[int] | Tensor) -> Tensor:
+    return F.cross_entropy(logits, torch.as_tensor(ids, device=logits.device), reduction="none")

@@ -1,0 +1,165 @@
+"""What a frozen base makes of some texts, with a bypass under training beside one block.
+
+Nothing below the block depends on the bypass. What the last layer below puts out, and what the router reads,
+is recorded once for all texts; every step of the training starts from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from moe_patch.base.blocks import Block, block_input, with_added
+from moe_patch.base.capture import run_decoder
+from moe_patch.base.model import Base
+from moe_patch.base.playback import playing_back
+from moe_patch.bypass import prompt_mask
+from moe_patch.bypass.config import RouterStates
+from moe_patch.data.prompts import Prompt, pad_right, pad_token
+from moe_patch.errors import BypassError
+from moe_patch.targets.tail import Reads
+
+BlockChange = Callable[[Tensor], Tensor]
+
+_ROWS = 64  # texts in a pass that records
+
+
+class Trunk:
+    """N texts, and all of the base that they need from the block on.
+
+    Memory is 2 S d_m numbers for each text, S being the length of the longest.
+    """
+
+    def __init__(
+        self, base: Base, block: Block, texts: Sequence[Prompt], router_states: RouterStates
+    ) -> None:
+        """Record; BypassError where the layers below put out more than hidden states."""
+        batch = pad_right(texts, pad_token(base.tokenizer)).to(base.device)
+        self._base, self._block = base, block
+        self._ids, self.real = batch.ids, batch.mask.bool()  # (N, S)
+        lengths = [len(text.ids) if text.target is None else text.target for text in texts]
+        self.prompt = prompt_mask(self.real, torch.tensor(lengths))  # (N, S)
+        self._below = list(base.decoder_layers[: block.index])
+        parts = [self._record(rows, router_states) for rows in torch.split(torch.arange(len(texts)), _ROWS)]
+        hidden = [hidden for hidden, _ in parts if hidden is not None]
+        self._hidden = torch.cat(hidden) if hidden else None  # (N, S, d_m); None where nothing is below
+        self.states = torch.cat([states for _, states in parts])  # (N, S, d_m), what the router reads
+
+    def logits(self, texts: Tensor, reads: Reads, change: BlockChange | None) -> Tensor:
+        """Logits (n, V) at the reads of one pass over some of the texts.
+
+        Args:
+            texts: (B,) which texts are run; the reads' rows count these.
+            change: what is added to the block's output, (B, S, d_m), as a function of its input; None for
+                nothing.
+        """
+        length = self.length(texts)
+        with ExitStack() as stack:
+            if self._hidden is not None:
+                stack.enter_context(playing_back(self._below, self._hidden[texts, :length]))
+            if change is not None:
+                stack.callback(self._hook_in(change).remove)
+            stack.callback(_reading_at(self._base.model, reads).remove)
+            found: Tensor = self._base.model(
+                input_ids=self._ids[texts, :length],
+                attention_mask=self.real[texts, :length].long(),
+                use_cache=False,
+            ).logits
+            return found
+
+    def length(self, texts: Tensor) -> int:
+        """S of a pass over some of the texts: the longest one's number of tokens."""
+        return int(self.real[texts].sum(1).max())
+
+    def _hook_in(self, change: BlockChange) -> RemovableHandle:
+        def add(_module: nn.Module, arguments: Any, named: Any, output: Any) -> Any:
+            return with_added(output, change(block_input(self._block, arguments, named)))
+
+        return self._block.module.register_forward_hook(add, with_kwargs=True)
+
+    @torch.no_grad()
+    def _record(self, rows: Tensor, router_states: RouterStates) -> tuple[Tensor | None, Tensor]:
+        """What the layers below put out and what the router reads, (n, S, d_m) each, for some texts (n,)."""
+        below: list[Any] = []
+        entered: list[Tensor] = []
+        final: list[Any] = []
+        with ExitStack() as stack:
+            if self._below:
+                hook = self._below[-1].register_forward_hook(lambda _module, _inputs, out: below.append(out))
+                stack.callback(hook.remove)
+            stack.callback(
+                self._block.module.register_forward_pre_hook(
+                    lambda _module, arguments, named: entered.append(
+                        block_input(self._block, arguments, named)
+                    ),
+                    with_kwargs=True,
+                ).remove
+            )
+            stack.callback(
+                self._base.decoder.register_forward_hook(
+                    lambda _module, _inputs, out: final.append(out[0])
+                ).remove
+            )
+            last = self._base.num_layers - 1 if router_states == "final" else self._block.index
+            run_decoder(self._base, self._ids[rows], self.real[rows].long(), last)
+        states = final[0] if router_states == "final" else entered[0]
+        if not self._below:
+            return None, states
+        if not isinstance(below[0], Tensor):
+            raise BypassError(
+                f"layer {self._block.index - 1} of {self._base.name} puts out {type(below[0]).__name__}: "
+                "expected hidden states alone, from which a pass can be started"
+            )
+        return below[0], states
+
+
+def _reading_at(model: Any, reads: Reads) -> RemovableHandle:
+    """Run the language modelling head on the reads alone, so that logits are (n, V), until it is removed."""
+    head = model.get_output_embeddings()
+    if head is None:
+        raise BypassError(f"{type(model).__name__} has no language modelling head to train on")
+
+    def narrow(_head: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor]:
+        hidden = arguments[0]  # (B, S, d_m)
+        return (hidden[reads.row.to(hidden.device), reads.index.to(hidden.device)],)
+
+    return head.register_forward_pre_hook(narrow)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Within, no weight of the model asks for a gradient."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+def answers_of(texts: Sequence[Prompt]) -> tuple[Reads, Tensor]:
+    """Where the n answer tokens of some texts are predicted, and their ids (n,)."""
+    row, index, ids = [], [], []
+    for number, text in enumerate(texts):
+        for place in range(len(text.ids) if text.target is None else text.target, len(text.ids)):
+            row.append(number)
+            index.append(place - 1)
+            ids.append(text.ids[place])
+    as_index = torch.int64
+    return Reads(torch.tensor(row, dtype=as_index), torch.tensor(index, dtype=as_index)), torch.tensor(
+        ids, dtype=as_index
+    )
+
+
+def mean_by_row(values: Tensor, reads: Reads, rows: int) -> Tensor:
+    """The mean (B,) of values (n,) at the reads of each of B texts; 0 for one without any."""
+    row = reads.row.to(values.device)
+    count = torch.bincount(row, minlength=rows).clamp_min(1)
+    return values.new_zeros(rows).index_add(0, row, values) / count

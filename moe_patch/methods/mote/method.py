@@ -1,0 +1,188 @@
+"""MoTE, the MoE Tucker Editor (arXiv 2605.16686): solve once for a Tucker core, spread it over the layers.
+
+The last edit layer's delta is sought on the manifold of its own weights' Tucker factors; the mathematics is
+in `moe_patch.solve.tucker_edit`. The core found there goes to every edit layer, divided by L - l + 1, through
+that layer's own factors and projections, so that all layers take the ranks of the last one.
+
+Keys and outputs may be whitened; `moe_patch.solve.whitening` says how. The factors are then those of the
+whitened weights, and lambda weighs the delta by what it does to the keys that text has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from pydantic import Field, JsonValue, model_validator
+from torch import Tensor
+
+from moe_patch.methods.delta import DeltaMethod, DeltaOptions, Ground
+from moe_patch.methods.layer_edit import LayerProblem, LayerSolution
+from moe_patch.methods.spread_edit import SpreadEditor, check_one_shape
+from moe_patch.patch import LayerDelta, Patch
+from moe_patch.progress import Progress
+from moe_patch.solve.algebra import Rows, ridge_value
+from moe_patch.solve.nullspace import NullSpace
+from moe_patch.solve.tucker import Rank, Ranks, decompose, tucker_factors
+from moe_patch.solve.tucker_edit import Manifold, compress_rows, expand_rows, solve_core, truncate
+from moe_patch.solve.whitening import Whitening, WhiteningKind, find_whitening
+
+DEFAULT_RANK_ENERGY = 0.95
+
+
+class MoTEOptions(DeltaOptions):
+    """Options of MoTE. Ridge and whitening are the paper's for Qwen3-30B-A3B."""
+
+    ridge: float = Field(0.1, gt=0, description="lambda.")
+    ranks: tuple[Rank, Rank, Rank] | None = Field(
+        None, description="Tucker ranks of experts, outputs and keys: directions, or shares with a point."
+    )
+    rank_energy: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description=f"Share of the weights that each mode holds, instead of ranks ({DEFAULT_RANK_ENERGY}).",
+    )
+    sweeps: int = Field(0, ge=0, description="Sweeps of HOOI that refine the factors.")
+    whitening: WhiteningKind = Field("in", description="Modes to whiten: none, in (keys), out, both.")
+    whitening_epsilon: float = Field(1e-5, gt=0, description="Added to the second moments' diagonal.")
+    delta_rank: int | None = Field(
+        None, ge=1, description="Left factors kept of each layer's delta; unset: all, and the delta is exact."
+    )
+
+    @model_validator(mode="after")
+    def _one_rank_rule(self) -> MoTEOptions:
+        if self.ranks is not None and self.rank_energy is not None:
+            raise ValueError("give ranks or rank_energy, not both")
+        return self
+
+    @property
+    def without_text(self) -> str:
+        """As of all methods; whitening needs text too."""
+        whitening = "--set whitening=none" if self.whitening != "none" else ""
+        return " ".join(filter(None, (super().without_text, whitening)))
+
+
+@dataclass(frozen=True, slots=True)
+class TuckerSpreader:
+    """Solves for a core in the coordinates of the last layer's manifold, and gives it to other manifolds."""
+
+    manifolds: Mapping[int, Manifold]
+    last: int
+    projections: Mapping[int, NullSpace]
+    ridge: float
+    ridge_relative: bool
+
+    @property
+    def ranks(self) -> Ranks:
+        """(r_e, r_out, r_in), of all layers."""
+        return self.manifolds[self.last].ranks
+
+    def rows(self, rows: Rows) -> Rows:
+        """One row for each fact, its compressed keys (r_e * r_in), as if all were at one expert."""
+        compressed = compress_rows(rows, self.manifolds[self.last]).flatten(1)
+        fact = torch.arange(rows.num_facts)
+        return Rows(compressed, torch.zeros_like(fact), fact, rows.num_facts)
+
+    def residual(self, residual: Tensor) -> Tensor:
+        """(T, r_out): what the manifold can express of the residuals."""
+        return residual.double() @ self.manifolds[self.last].read
+
+    def reached(self, residual: Tensor) -> Tensor:
+        """(T, d_m): that part as vectors again."""
+        return residual.double() @ self.manifolds[self.last].write.T
+
+    def __call__(self, problem: LayerProblem) -> LayerSolution:
+        """The core's left factor for each fact."""
+        compressed = self._compressed(problem.rows.value)
+        scale = compressed.square().sum((1, 2)).mean()  # the mean diagonal of Phi Phi^T
+        ridge = ridge_value(scale.reshape(1, 1), self.ridge, self.ridge_relative)
+        return LayerSolution(solve_core(compressed, problem.residual, ridge), ridge)
+
+    def spread(self, solution: LayerDelta, layer: int) -> tuple[Tensor, Rows]:
+        """The core through a layer's own factors and projections."""
+        manifold = self.manifolds[layer]
+        rows = expand_rows(self._compressed(solution.right.double()), manifold, self.projections.get(layer))
+        return solution.left.double() @ manifold.write.T, rows
+
+    def findings(self) -> dict[str, JsonValue]:
+        """`tucker_ranks`, as they came out."""
+        return {"tucker_ranks": list(self.ranks)}
+
+    def _compressed(self, value: Tensor) -> Tensor:
+        r_e, _, r_in = self.ranks
+        return value.reshape(-1, r_e, r_in)
+
+
+class MoTE(DeltaMethod[MoTEOptions]):
+    """The method, in the registry as `mote`."""
+
+    name = "mote"
+    pretty_name = "MoTE"
+    Options = MoTEOptions
+
+    @classmethod
+    def reference_url(cls) -> str:
+        """The paper on arXiv."""
+        return "https://arxiv.org/abs/2605.16686"
+
+    def editor(self, ground: Ground, options: MoTEOptions, progress: Progress | None) -> SpreadEditor:
+        """The core's solve at the last layer, spread; ConfigError where a rank is out of range."""
+        manifolds = find_manifolds(ground, options, progress)
+        spreader = TuckerSpreader(
+            manifolds, ground.layers[-1], ground.projections, options.ridge, options.ridge_relative
+        )
+        return SpreadEditor(
+            ground.base, ground.layers, spreader, ground.projections, protect_earlier=options.protect_earlier
+        )
+
+    def finished(self, patch: Patch, options: MoTEOptions) -> Patch:
+        """The patch, or its truncation to the rank that the options ask for."""
+        return patch if options.delta_rank is None else truncated(patch, options.delta_rank)
+
+
+def truncated(patch: Patch, rank: int) -> Patch:
+    """The patch with `rank` left factors in each layer; `delta_errors` says what that costs.
+
+    The errors, by layer, are those of all experts' deltas together, relative, in Frobenius norm.
+    """
+    layers = {layer: truncate(delta, rank) for layer, delta in patch.layers.items()}
+    errors: dict[str, JsonValue] = {str(layer): error for layer, (_, error) in layers.items()}
+    return replace(
+        patch,
+        layers={layer: delta for layer, (delta, _) in layers.items()},
+        hyperparameters=patch.hyperparameters | {"delta_errors": errors},
+    )
+
+
+def find_manifolds(
+    ground: Ground, options: MoTEOptions, progress: Progress | None = None
+) -> dict[int, Manifold]:
+    """The manifold of every edit layer, with the ranks that the options give at the last one.
+
+    Raises:
+        ConfigError: a rank is out of range.
+        ModelError: the layers have experts of different numbers or sizes.
+        StatisticsError: a layer is to be whitened by moments that are missing or not finite.
+    """
+    check_one_shape(ground.base, ground.layers)
+    base, last = ground.base, ground.layers[-1]
+    manifolds: dict[int, Manifold] = {}
+    ranks: Ranks | None = None
+    for number, layer in enumerate(reversed(ground.layers)):  # the last one first: it decides the ranks
+        whitening = _whitening(ground, layer, options)
+        if ranks is None:
+            energy = None if options.ranks else options.rank_energy or DEFAULT_RANK_ENERGY
+            ranks = decompose(base, last, whitening).ranks(options.ranks, energy)
+        factors = tucker_factors(base, layer, ranks, whitening, sweeps=options.sweeps)
+        manifolds[layer] = Manifold.of(factors, whitening)
+        if progress is not None:
+            progress("factors", number + 1, len(ground.layers))
+    return manifolds
+
+
+def _whitening(ground: Ground, layer: int, options: MoTEOptions) -> Whitening:
+    return find_whitening(
+        options.whitening, ground.base.layer(layer), ground.moments.get(layer), options.whitening_epsilon
+    )

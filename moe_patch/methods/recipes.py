@@ -1,0 +1,89 @@
+"""Hyper-parameters as data: one YAML file per model, holding the options of each method.
+
+    name: atlas
+    match: {model_type: qwen3_moe, hidden_size: 192}     # fields of the model's text config
+    methods:
+      moeedit: {layers: [0, 1], ridge: 0.001, corpus: corpus.txt}
+
+A recipe is found by name among those that ship with the package, by path, or by its `match` against an opened
+base. A corpus is a file beside the recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from moe_patch.base.model import Base
+from moe_patch.errors import ConfigError
+from moe_patch.io import strict_json
+
+_SUFFIXES = {".yaml", ".yml"}
+
+
+class Recipe(BaseModel):
+    """One recipe file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    match: dict[str, str | int | bool] = Field(min_length=1)
+    methods: dict[str, dict[str, Any]]
+
+    def method_options(self, method: str) -> dict[str, Any]:
+        """The recipe's options for a method; empty where it has none."""
+        return dict(self.methods.get(method, {}))
+
+    def fits(self, base: Base) -> bool:
+        """Whether every field of `match` has the value that the base's text config gives it."""
+        config = base.model.config.get_text_config()
+        return all(getattr(config, field, None) == value for field, value in self.match.items())
+
+
+def shipped_recipes() -> Iterator[Path]:
+    """The recipe files that come with the package, those for the demo model first."""
+    root = Path(str(resources.files("moe_patch.recipes")))
+    yield from sorted(root.glob("atlas/recipe.yaml"))
+    yield from sorted(root.glob("models/*.yaml"))
+
+
+def load_recipe(name: str | Path) -> Recipe:
+    """A recipe by path, or by the name of one that ships with the package.
+
+    Raises:
+        ConfigError: there is none, or the file is not a recipe.
+    """
+    path = Path(name)
+    if path.suffix in _SUFFIXES:
+        return _read(path)
+    known = {recipe.name: recipe for recipe in map(_read, shipped_recipes())}
+    if str(name) not in known:
+        raise ConfigError(f"unknown recipe {str(name)!r}: expected a .yaml file or one of {', '.join(known)}")
+    return known[str(name)]
+
+
+def recipe_for(base: Base) -> Recipe | None:
+    """The first shipped recipe that matches the base's config."""
+    return next((recipe for recipe in map(_read, shipped_recipes()) if recipe.fits(base)), None)
+
+
+def _read(path: Path) -> Recipe:
+    try:
+        recipe = Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except ValidationError as error:
+        raise ConfigError(f"{path} is not a recipe: {strict_json.reason(error)}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path} is not a recipe: it is not YAML in UTF-8: {' '.join(str(error).split())}"
+        ) from error
+    for options in recipe.methods.values():
+        if "corpus" in options:
+            options["corpus"] = path.parent / str(options["corpus"])
+    return recipe

@@ -1,0 +1,252 @@
+"""What a patch is: low-rank changes to experts, the facts they stand for, and the base they belong to."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+from pydantic import JsonValue
+from torch import Tensor
+
+from moe_patch.data.facts import Fact, fact_json
+from moe_patch.errors import PatchError, WrongBase
+from moe_patch.patch.schema import FORMAT, Kind, Metadata, content_hash
+from moe_patch.solve.algebra import Rows
+
+_TOOLS = ("moe-patch", "torch", "transformers")
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What identifies a base model to a patch that edits some of its layers.
+
+    `config` is the SHA-256 of its settled config; `index` of the shapes of all its MoE layers. For each
+    edited layer, `experts` is the SHA-256 of its down projections and `shapes` is (E, d_m, d_k). All hashes
+    are "sha256:" and 64 hexadecimal digits.
+    """
+
+    model_type: str
+    config: str
+    index: str
+    experts: dict[int, str]
+    shapes: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerDelta:
+    """What a patch adds to the experts of one layer, and what solving it again needs.
+
+    The delta of expert j is the sum of outer(left[fact[i]], right[i]) over the rows i with expert[i] == j, of
+    shape (d_m, d_k). Rows ascend by (expert, fact), without repeats.
+    """
+
+    left: Tensor  # (R, d_m) fp32; R is the number of facts, or of rows for a method with a left for each row
+    right: Tensor  # (nnz, d_k) fp32
+    expert: Tensor  # (nnz,) int32
+    fact: Tensor  # (nnz,) int32, a row of left
+    residual: Tensor | None  # (T, d_m) fp32: what the layer was asked to add for each fact
+    keys: Rows | None  # the facts' own rows g k~, where right, expert and fact are not these
+    ridge: float  # lambda, absolute
+
+    @property
+    def rows(self) -> Rows:
+        """The facts' own rows g k~, which solving again, protection and removal start from."""
+        if self.keys is not None:
+            return self.keys
+        return Rows(self.right, self.expert.long(), self.fact.long(), num_facts=len(self.left))
+
+    def experts(self) -> list[int]:
+        """The experts that this changes, ascending."""
+        return [int(expert) for expert in torch.unique_consecutive(self.expert)]
+
+
+def _tools() -> dict[str, str]:
+    """The versions of what builds a patch, by distribution name, and of Python."""
+    found = {"python": ".".join(str(part) for part in sys.version_info[:3])}
+    for name in _TOOLS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # a source tree that is on the path but not installed
+            found[name] = "unknown"
+    return found
+
+
+def _now() -> str:
+    """The present in UTC to the second; or SOURCE_DATE_EPOCH, for builds that can be repeated."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    moment = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
+    return moment.isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Patch:
+    """A change to what one base says about a set of facts.
+
+    `results` holds one JSON object for each fact, of what the build says about it, or nothing at all.
+    `bypass` holds the tensors of a patch of kind "bypass", which has no `layers`. `parents` are the hashes
+    of the patches that this one was made from. Two patches are the same if their hashes are.
+    """
+
+    kind: Kind
+    method: str
+    hyperparameters: dict[str, JsonValue]
+    base: Fingerprint
+    facts: tuple[Fact, ...]
+    results: tuple[dict[str, JsonValue], ...]
+    layers: dict[int, LayerDelta]
+    tools: dict[str, str] = field(default_factory=_tools)
+    created: str = field(default_factory=_now)
+    parents: tuple[str, ...] = ()
+    bypass: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over everything in the patch, as "sha256:..."."""
+        return content_hash(self.body(), self.tensors())
+
+    @property
+    def chat(self) -> bool:
+        """Whether its prompts were put under the tokenizer's chat template when it was built."""
+        targets = self.hyperparameters.get("targets")
+        options = targets if isinstance(targets, dict) else self.hyperparameters
+        return bool(options.get("chat"))
+
+    def body(self) -> dict[str, JsonValue]:
+        """The metadata of the patch but for its hash, as the file has it."""
+        base = self.base
+        return {
+            "format": FORMAT,
+            "kind": self.kind,
+            "method": self.method,
+            "hyperparameters": self.hyperparameters,
+            "base": {
+                "model_type": base.model_type,
+                "config": base.config,
+                "index": base.index,
+                "layers": {
+                    str(layer): {"experts": experts, "shape": list(_shape(base, layer))}
+                    for layer, experts in base.experts.items()
+                },
+            },
+            "facts": [fact_json(fact) for fact in self.facts],
+            "results": list(self.results),
+            "layers": {str(layer): {"ridge": float(delta.ridge)} for layer, delta in self.layers.items()},
+            "tools": dict(self.tools),
+            "created": self.created,
+            "parents": list(self.parents),
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of the patch by their names in the file, contiguous and on the CPU."""
+        named: dict[str, Tensor] = {}
+        for layer, delta in self.layers.items():
+            named |= _delta_tensors(layer, delta)
+        named |= {f"bypass.{name}": tensor for name, tensor in self.bypass.items()}
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
+
+
+def assemble(metadata: Metadata, tensors: Mapping[str, Tensor]) -> Patch:
+    """The patch that checked metadata and tensors describe."""
+    facts = metadata.read_facts()
+    layers = {
+        int(layer): _delta(int(layer), tensors, len(facts), record.ridge)
+        for layer, record in metadata.layers.items()
+    }
+    base = metadata.base
+    return Patch(
+        kind=metadata.kind,
+        method=metadata.method,
+        hyperparameters=metadata.hyperparameters,
+        base=Fingerprint(
+            model_type=base.model_type,
+            config=base.config,
+            index=base.index,
+            experts={int(layer): record.experts for layer, record in base.layers.items()},
+            shapes={int(layer): record.sides for layer, record in base.layers.items()},
+        ),
+        facts=facts,
+        results=tuple(metadata.results),
+        layers=dict(sorted(layers.items())),
+        tools=metadata.tools,
+        created=metadata.created,
+        parents=tuple(metadata.parents),
+        bypass={
+            name.removeprefix("bypass."): value
+            for name, value in tensors.items()
+            if name.startswith("bypass.")
+        },
+    )
+
+
+def check_base(patch: Patch, found: Fingerprint) -> None:
+    """Raise WrongBase unless `found` fingerprints the base that the patch was built for.
+
+    The message names everything that differs: architecture, config, sizes, and the layers whose expert
+    weights are others. `found` has to cover the layers that the patch edits.
+    """
+    wanted = patch.base
+    differences = []
+    if found.model_type != wanted.model_type:
+        differences.append(f"its architecture is {found.model_type}, not {wanted.model_type}")
+    if found.index != wanted.index:
+        differences.append("its MoE layers have other numbers or sizes")
+    if found.config != wanted.config:
+        differences.append("its config differs")
+    others = [
+        str(layer) for layer in sorted(wanted.experts) if found.experts.get(layer) != wanted.experts[layer]
+    ]
+    if others:
+        noun = "layer" if len(others) == 1 else "layers"
+        differences.append(f"the expert weights of {noun} {', '.join(others)} differ")
+    if differences:
+        raise WrongBase(
+            f"the patch was built for another base than this model: {'; '.join(differences)}. "
+            "Open the model that the patch was built on, unedited and of the same revision"
+        )
+
+
+def _shape(base: Fingerprint, layer: int) -> tuple[int, int, int]:
+    if layer not in base.shapes:
+        raise PatchError(f"the fingerprint of the base has no shape (E, d_m, d_k) for layer {layer}")
+    return base.shapes[layer]
+
+
+def _delta_tensors(layer: int, delta: LayerDelta) -> dict[str, Tensor]:
+    named = {
+        f"delta.{layer}.left": delta.left,
+        f"delta.{layer}.right": delta.right,
+        f"delta.{layer}.expert": delta.expert,
+        f"delta.{layer}.fact": delta.fact,
+    }
+    if delta.residual is not None:
+        named[f"solve.{layer}.residual"] = delta.residual
+    if delta.keys is not None:
+        named[f"solve.{layer}.key"] = delta.keys.value.float()
+        named[f"solve.{layer}.expert"] = delta.keys.expert.int()
+        named[f"solve.{layer}.fact"] = delta.keys.fact.int()
+    return named
+
+
+def _delta(layer: int, tensors: Mapping[str, Tensor], num_facts: int, ridge: float) -> LayerDelta:
+    keys = None
+    if f"solve.{layer}.key" in tensors:
+        keys = Rows(
+            tensors[f"solve.{layer}.key"],
+            tensors[f"solve.{layer}.expert"].long(),
+            tensors[f"solve.{layer}.fact"].long(),
+            num_facts=num_facts,
+        )
+    return LayerDelta(
+        left=tensors[f"delta.{layer}.left"],
+        right=tensors[f"delta.{layer}.right"],
+        expert=tensors[f"delta.{layer}.expert"],
+        fact=tensors[f"delta.{layer}.fact"],
+        residual=tensors.get(f"solve.{layer}.residual"),
+        keys=keys,
+        ridge=ridge,
+    )

@@ -1,0 +1,160 @@
+"""What an expert's preserved keys span, and the projection of new keys away from it.
+
+P_j = I - U_j U_j^T, where U_j holds the eigenvectors of expert j's mean second moment E[k k^T] that count
+as used:
+
+* `tau`, the rule of AlphaEdit (arXiv 2410.02355) and MoEEdit: every eigenvalue above tau, which is in the
+  square of the keys' own unit. The moment is the mean over the tokens that reached the expert, not the sum
+  and not the covariance: keys are not centred and not weighted by their gates. What tau keeps therefore
+  depends on the model's scale.
+* `energy`: the fewest eigenvectors that hold this share of the trace. It does not depend on scale.
+
+Only U_j is kept. A projector would be d_k x d_k for every expert, however few directions are used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from moe_patch.base.statistics import Moments
+from moe_patch.errors import ConfigError, StatisticsError
+from moe_patch.solve.algebra import Rows
+
+Unseen = Literal["protect", "edit", "error"]
+Rule = Literal["tau", "energy"]
+
+DEFAULT_TAU = 0.02
+DEFAULT_MIN_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NullSpace:
+    """The used directions of one layer's experts, and which experts had too few tokens to tell."""
+
+    layer: int
+    basis: dict[int, Tensor]  # expert -> U_j (d_k, r_j) fp64, orthonormal columns
+    tokens: Tensor  # (E,) int64, as counted
+    unseen: tuple[int, ...]  # experts with fewer than `min_tokens` tokens
+    rule: str  # "tau 0.02" or the like, for reports
+
+    def project(self, expert: int, keys: Tensor) -> Tensor:
+        """P_j k for keys (n, d_k) of one expert, computed in fp64 and returned in the keys' dtype."""
+        basis = self.basis[expert].to(keys.device)  # (d_k, r_j)
+        wide = keys.double()
+        return (wide - (wide @ basis) @ basis.T).to(keys.dtype)
+
+    def project_rows(self, rows: Rows) -> Rows:
+        """The rows g P_j k from the rows g k."""
+        value = torch.empty_like(rows.value)  # (nnz, d_k)
+        for expert, block in rows.blocks():
+            value[block] = self.project(expert, rows.value[block])
+        return Rows(value, rows.expert, rows.fact, rows.num_facts)
+
+    @property
+    def ranks(self) -> dict[int, int]:
+        """How many directions each expert uses; d_k where it is wholly protected."""
+        return {expert: basis.shape[1] for expert, basis in self.basis.items()}
+
+    def summary(self) -> dict[str, Any]:
+        """What a report says of this layer, as JSON values."""
+        ranks, width = sorted(self.ranks.values()), next(iter(self.basis.values())).shape[0]
+        return {
+            "layer": self.layer,
+            "rule": self.rule,
+            "width": width,
+            "rank_median": ranks[len(ranks) // 2],
+            "rank_min": ranks[0],
+            "rank_max": ranks[-1],
+            "tokens_min": int(self.tokens.min()),
+            "unseen": list(self.unseen),
+        }
+
+
+def null_space(
+    moments: Moments,
+    *,
+    tau: float | None = None,
+    energy: float | None = None,
+    unseen: Unseen = "protect",
+    min_tokens: int = DEFAULT_MIN_TOKENS,
+) -> NullSpace:
+    """The used directions of every expert of one layer.
+
+    Args:
+        moments: second moments of the layer's keys over preserved text.
+        tau: absolute threshold on the eigenvalues of the mean second moment; 0.02 if neither rule is given.
+        energy: share of the trace to hold, above 0 and at most 1.
+        unseen: what to do with experts that fewer than `min_tokens` tokens reached. "protect" gives them
+            the identity as basis, so that they get no edit; "edit" an empty one, so that they are edited
+            without protection.
+        min_tokens: the fewest tokens that count as seen.
+
+    Raises:
+        ConfigError: both rules are given, or a value is out of range.
+        StatisticsError: an expert is unseen under "error", or its moment has no eigendecomposition.
+    """
+    rule, level = _rule(tau, energy)
+    if unseen not in get_args(Unseen):
+        raise ConfigError(f"unseen is {unseen!r}: expected one of {', '.join(get_args(Unseen))}")
+    if min_tokens < 1:
+        raise ConfigError(f"min_tokens is {min_tokens}: expected at least 1")
+    rare = [expert for expert, tokens in enumerate(moments.tokens.tolist()) if tokens < min_tokens]
+    if rare and unseen == "error":
+        listed = ", ".join(f"{expert} ({int(moments.tokens[expert])})" for expert in rare)
+        raise StatisticsError(
+            f"layer {moments.layer}: fewer than {min_tokens} tokens reached experts {listed}: give more "
+            "preserved text, or choose the policy protect or edit for them"
+        )
+    width = moments.second.shape[-1]
+    for_rare = torch.eye(
+        width, width if unseen == "protect" else 0, dtype=torch.float64
+    )  # (d_k, d_k) or (d_k, 0)
+    basis = {
+        expert: for_rare if expert in rare else _used_directions(moments, expert, rule, level)
+        for expert in range(len(moments.tokens))
+    }
+    return NullSpace(moments.layer, basis, moments.tokens, tuple(rare), f"{rule} {level:g}")
+
+
+def _rule(tau: float | None, energy: float | None) -> tuple[Rule, float]:
+    """Which rule was chosen, and its level."""
+    if tau is not None and energy is not None:
+        raise ConfigError("tau and energy are two rules for one choice: give one of them")
+    if energy is not None:
+        if not 0.0 < energy <= 1.0:
+            raise ConfigError(f"energy is {energy}: expected a share above 0 and at most 1")
+        return "energy", energy
+    tau = DEFAULT_TAU if tau is None else tau
+    if not tau >= 0.0:
+        raise ConfigError(f"tau is {tau}: expected a number of at least 0")
+    return "tau", tau
+
+
+def _used_directions(moments: Moments, expert: int, rule: Rule, level: float) -> Tensor:
+    """The eigenvectors (d_k, r) of the expert's mean second moment that the rule keeps, weakest first."""
+    moment = moments.mean(expert)  # (d_k, d_k)
+    place = f"layer {moments.layer}, expert {expert}"
+    if not bool(torch.isfinite(moment).all()):
+        raise StatisticsError(
+            f"{place}: the second moment of its keys is not finite: look for NaN in the model"
+        )
+    vectors: Tensor
+    try:
+        values, vectors = torch.linalg.eigh(moment)  # (d_k,) ascending, (d_k, d_k)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # documented, but not exported
+        raise StatisticsError(f"{place}: the second moment has no eigendecomposition: {error}") from error
+    rank = _rank(values.flip(0).clamp_min(0.0), rule, level)
+    return vectors[:, len(values) - rank :].clone()  # a view would keep all of them in memory
+
+
+def _rank(values: Tensor, rule: Rule, level: float) -> int:
+    """How many of the descending eigenvalues (d_k,) count as used."""
+    if rule == "tau":
+        return int((values > level).sum())
+    held = values.cumsum(0)  # (d_k,) what the first 1, 2, ... hold
+    total = float(held[-1])
+    return min(int((held < level * total).sum()) + 1, len(values)) if total > 0.0 else 0

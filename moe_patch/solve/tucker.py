@@ -1,0 +1,289 @@
+"""The Tucker decomposition of one layer's down projections (E, d_m, d_k), core x_1 U_e x_2 U_out x_3 U_in.
+
+The factors are those of the higher-order SVD (De Lathauwer et al., 2000): of each mode, the leading
+eigenvectors of that mode's Gram matrix. The Gram matrices are added up from slabs and from single experts, so
+neither an unfolding nor a copy of the tensor is ever made. Sweeps of higher-order orthogonal iteration (HOOI)
+refine the factors for given ranks. The tensor may be taken in whitened bases; see `whitening`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moe_patch.base.model import Base, MoELayer
+from moe_patch.errors import ConfigError, ModelError
+from moe_patch.io import cache
+from moe_patch.solve.whitening import NOT_WHITENED, Root, Whitening
+
+#: A rank: a number of directions if it is an int, a share of the mode's dimension if it is a float.
+Rank = int | float
+Ranks = tuple[int, int, int]
+
+MODES = ("expert", "out", "inner")
+SLAB_BYTES = 128 * 2**20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WeightTensor:
+    """A layer's down projections in whitened bases, read piece by piece in fp32."""
+
+    stacked: Tensor  # (E, d_m, d_k), a view in the base's dtype
+    whitening: Whitening = NOT_WHITENED
+
+    def expert(self, index: int) -> Tensor:
+        """One expert's (d_m, d_k)."""
+        weight = self.stacked[index].float()
+        return _right(_left(weight, self.whitening.out), self.whitening.inner)
+
+    def slabs(self) -> Iterator[tuple[slice, Tensor]]:
+        """All experts' rows (E, c, d_k) for one range of c output dimensions after the other."""
+        experts, d_model, d_key = self.stacked.shape
+        size = max(1, SLAB_BYTES // (4 * experts * d_key))
+        for start in range(0, d_model, size):
+            rows = slice(start, min(start + size, d_model))
+            yield rows, _right(self._rows(rows), self.whitening.inner)
+
+    def _rows(self, rows: slice) -> Tensor:
+        if self.whitening.out is None:
+            return self.stacked[:, rows].float()
+        mix = self.whitening.out.inverse[rows].to(self.stacked.device, torch.float32)  # (c, d_m)
+        return torch.stack([mix @ weight.float() for weight in self.stacked])
+
+
+def _left(weight: Tensor, root: Root | None) -> Tensor:
+    return weight if root is None else root.inverse.to(weight) @ weight
+
+
+def _right(weight: Tensor, root: Root | None) -> Tensor:
+    return weight if root is None else weight @ root.root.to(weight)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Factors:
+    """Orthonormal factors of given ranks, fp64 on the CPU, in the (whitened) bases of the tensor."""
+
+    expert: Tensor  # (E, r_e)
+    out: Tensor  # (d_m, r_out)
+    inner: Tensor  # (d_k, r_in)
+
+    @property
+    def ranks(self) -> Ranks:
+        """(r_e, r_out, r_in)."""
+        return self.expert.shape[1], self.out.shape[1], self.inner.shape[1]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spectrum:
+    """One mode: the eigenvalues and eigenvectors of its Gram matrix, strongest first."""
+
+    values: Tensor  # (d,) fp64
+    vectors: Tensor  # (d, d) fp64, orthonormal columns, each with its largest entry positive
+
+    def rank_for(self, energy: float) -> int:
+        """The fewest directions that hold this share of the tensor's squared norm."""
+        held = self.values.clamp_min(0.0).cumsum(0)
+        return min(int((held < energy * held[-1]).sum()) + 1, len(held))
+
+    def energy(self, rank: int) -> float:
+        """The share of the tensor's squared norm that the first `rank` directions hold."""
+        values = self.values.clamp_min(0.0)
+        return float(values[:rank].sum() / values.sum())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decomposition:
+    """The higher-order SVD at all ranks."""
+
+    expert: Spectrum
+    out: Spectrum
+    inner: Spectrum
+
+    @property
+    def modes(self) -> tuple[Spectrum, Spectrum, Spectrum]:
+        """In the tensor's order."""
+        return self.expert, self.out, self.inner
+
+    def factors(self, ranks: Ranks) -> Factors:
+        """The leading directions of each mode; ConfigError if a mode has fewer."""
+        self.ranks(ranks, None)
+        return Factors(*(mode.vectors[:, :rank] for mode, rank in zip(self.modes, ranks, strict=True)))
+
+    def ranks(self, ranks: tuple[Rank, Rank, Rank] | None, energy: float | None) -> Ranks:
+        """Ranks (r_e, r_out, r_in) in directions, from either rule.
+
+        Args:
+            ranks: for each mode a number of directions (int) or a share of its dimension (float).
+            energy: share of the squared norm that each mode is to hold.
+
+        Raises:
+            ConfigError: neither or both are given, or a rank is out of range.
+        """
+        if (ranks is None) == (energy is None):
+            raise ConfigError("give either ranks or the energy that they should hold")
+        if energy is not None:
+            if not 0.0 < energy <= 1.0:
+                raise ConfigError(f"the energy to hold is {energy}: expected a share above 0 and at most 1")
+            return tuple(mode.rank_for(energy) for mode in self.modes)  # type: ignore[return-value]
+        assert ranks is not None
+        sizes = (len(mode.values) for mode in self.modes)
+        return tuple(map(_directions, MODES, ranks, sizes))  # type: ignore[return-value]
+
+
+def _directions(mode: str, rank: Rank, size: int) -> int:
+    directions = rank if isinstance(rank, int) else math.ceil(rank * size)
+    if not 1 <= directions <= size:
+        raise ConfigError(
+            f"rank {rank} of mode {mode!r} is out of range: expected 1 to {size}, or a share above 0 and at "
+            "most 1.0"
+        )
+    return directions
+
+
+def decompose(base: Base, layer: int, whitening: Whitening, *, use_cache: bool = True) -> Decomposition:
+    """The higher-order SVD of a layer's down projections, from the cache where it has it.
+
+    Raises:
+        ModelError: the layer is dense or out of range, has a patch merged, or its weights are not finite.
+    """
+    address = _address(base, layer, whitening)
+    stored = cache.load("tucker", address) if use_cache else None
+    if stored is not None:
+        return Decomposition(
+            *(Spectrum(stored[f"{mode}.values"], stored[f"{mode}.vectors"]) for mode in MODES)
+        )
+    with _base_weights(base.layer(layer)) as stacked:
+        grams = mode_grams(WeightTensor(stacked, whitening))
+    if not all(bool(torch.isfinite(gram).all()) for gram in grams):
+        raise ModelError(f"{base.layer(layer).name}: the down projections are not finite")
+    spectra = [leading(gram) for gram in grams]
+    if use_cache:
+        cache.store("tucker", address, _named(spectra))
+    return Decomposition(*spectra)
+
+
+@contextmanager
+def _base_weights(layer: MoELayer) -> Iterator[Tensor]:
+    """The down projections, refused if a patch is merged: the cache is addressed by the base without it."""
+    if layer.originals:
+        raise ModelError(f"{layer.name} has a patch merged: take it off, then decompose")
+    with layer.weights() as stacked:
+        yield stacked
+
+
+def _named(spectra: list[Spectrum]) -> dict[str, Tensor]:
+    named = {f"{mode}.values": spectrum.values for mode, spectrum in zip(MODES, spectra, strict=True)}
+    return named | {
+        f"{mode}.vectors": spectrum.vectors for mode, spectrum in zip(MODES, spectra, strict=True)
+    }
+
+
+def mode_grams(tensor: WeightTensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The Gram matrices (E, E), (d_m, d_m) and (d_k, d_k) of the tensor's three unfoldings, fp64 on the CPU.
+
+    Products are fp32 and sums fp64. Beyond the weights it takes a few slabs and twice the matrices.
+    """
+    sizes, device = tensor.stacked.shape, tensor.stacked.device
+    expert, out, inner = (torch.zeros(n, n, dtype=torch.float64, device=device) for n in sizes)
+    for _, slab in tensor.slabs():  # (E, c, d_k)
+        flat, tall = slab.flatten(1), slab.flatten(0, 1)  # (E, c * d_k), (E * c, d_k)
+        expert += flat @ flat.T
+        inner += tall.T @ tall
+    for index in range(sizes[0]):
+        weight = tensor.expert(index)  # (d_m, d_k)
+        out += weight @ weight.T
+    return expert.cpu(), out.cpu(), inner.cpu()
+
+
+def leading(gram: Tensor) -> Spectrum:
+    """The spectrum of a Gram matrix (d, d), with signs that do not depend on the eigensolver."""
+    values, vectors = torch.linalg.eigh(gram)
+    values, vectors = values.flip(0), vectors.flip(1)
+    largest = vectors.abs().argmax(0, keepdim=True)  # (1, d)
+    return Spectrum(values, (vectors * vectors.gather(0, largest).sign()).contiguous())
+
+
+def refine(tensor: WeightTensor, factors: Factors, sweeps: int) -> Factors:
+    """Factors of the same ranks after sweeps of higher-order orthogonal iteration, each mode in turn.
+
+    The squared norm of the core, which is what the decomposition keeps, never falls. Beyond the weights a
+    sweep takes about three times the tensor compressed in two of its modes.
+    """
+    for _ in range(sweeps):
+        for mode, rank in zip(MODES, factors.ranks, strict=True):
+            compressed = compress(tensor, factors, skip=mode)
+            unfolded = compressed.movedim(MODES.index(mode), 0).flatten(1)  # (d, product of the other ranks)
+            gram = (unfolded @ unfolded.T).double().cpu()
+            factors = replace(factors, **{mode: leading(gram).vectors[:, :rank]})
+    return factors
+
+
+def compress(tensor: WeightTensor, factors: Factors, skip: str | None = None) -> Tensor:
+    """The tensor in the coordinates of the factors, but for the mode `skip`: the core if that is None.
+
+    Returns:
+        (E or r_e, d_m or r_out, d_k or r_in) fp32 on the tensor's device.
+    """
+    expert, out, inner = (
+        None if mode == skip else getattr(factors, mode).to(tensor.stacked.device, torch.float32)
+        for mode in MODES
+    )
+    slabs: list[Tensor] = []
+    total: Tensor | None = None
+    for rows, slab in tensor.slabs():  # (E, c, d_k)
+        part = slab if inner is None else slab @ inner
+        if expert is not None:
+            part = torch.tensordot(expert.T, part, dims=1)  # (r_e, c, d_k or r_in)
+        if out is None:
+            slabs.append(part)
+        else:
+            mixed = out[rows].T @ part  # (., r_out, .)
+            total = mixed if total is None else total.add_(mixed)
+    return torch.cat(slabs, dim=1) if total is None else total
+
+
+def tucker_factors(
+    base: Base, layer: int, ranks: Ranks, whitening: Whitening, *, sweeps: int = 0, use_cache: bool = True
+) -> Factors:
+    """The factors of a layer at given ranks, refined by `sweeps` of HOOI; both steps are cached.
+
+    Raises:
+        ModelError: as `decompose`.
+    """
+    factors = decompose(base, layer, whitening, use_cache=use_cache).factors(ranks)
+    if not sweeps:
+        return factors
+    address = _address(base, layer, whitening) | {"ranks": list(ranks), "sweeps": sweeps}
+    stored = cache.load("tucker", address) if use_cache else None
+    if stored is not None:
+        return Factors(**{mode: stored[mode] for mode in MODES})
+    with _base_weights(base.layer(layer)) as stacked:
+        factors = refine(WeightTensor(stacked, whitening), factors, sweeps)
+    if use_cache:
+        cache.store("tucker", address, {mode: getattr(factors, mode).contiguous() for mode in MODES})
+    return factors
+
+
+def _address(base: Base, layer: int, whitening: Whitening) -> dict[str, Any]:
+    """Everything that a layer's decomposition depends on."""
+    return {
+        "version": 1,
+        "base": asdict(base.fingerprint([layer])),
+        "layer": layer,
+        "dtype": str(base.layer(layer).dtype),
+        "whitening": {"in": _digest(whitening.inner), "out": _digest(whitening.out)},
+    }
+
+
+def _digest(root: Root | None) -> str | None:
+    """Which second moment a mode is whitened by."""
+    if root is None:
+        return None
+    return hashlib.sha256(root.root.float().numpy().tobytes()).hexdigest()

@@ -1,0 +1,109 @@
+"""Bases in which a mode of a layer's down projections has unit second moment, and the way back.
+
+An expert computes y = W k. In whitened bases
+
+    k' = C_in^(-1/2) k,   y' = C_out^(-1/2) y,   W' = C_out^(-1/2) W C_in^(1/2),   y' = W' k'
+
+so a delta D' found there is recoloured as D = C_out^(1/2) D' C_in^(-1/2). Its Frobenius norm then measures
+what it does to the keys and outputs that text really has: with `in`, ||D'||^2 = tr(D C_in D^T) is MEMIT's
+preservation term (arXiv 2210.07229, equation 8), which makes lambda independent of the keys' scale.
+
+The second moments are one for the whole mode, as a Tucker decomposition has one factor for a mode:
+
+* `in`, (d_k, d_k): the mean of k k^T over the routed (token, expert) pairs of preserved text, gates left out.
+* `out`, (d_m, d_m): the mean of y y^T over the same pairs, y = W_j k being what the expert's down projection
+  puts out before its bias and its gate. It follows from the keys' moments, without another forward pass.
+
+Both get epsilon added to their diagonal, in the square of their own unit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from moe_patch.base.model import MoELayer
+from moe_patch.base.statistics import Moments
+from moe_patch.errors import StatisticsError
+
+WhiteningKind = Literal["none", "in", "out", "both"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Root:
+    """The symmetric square root of one mode's second moment, and its inverse."""
+
+    root: Tensor  # (d, d) fp64: (C + epsilon I)^(1/2)
+    inverse: Tensor  # (d, d) fp64: (C + epsilon I)^(-1/2)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Whitening:
+    """The whitened bases of one layer; None leaves a mode as it is."""
+
+    inner: Root | None = None  # of keys, d_k
+    out: Root | None = None  # of outputs, d_m
+
+
+NOT_WHITENED = Whitening()
+
+
+def find_whitening(
+    kind: WhiteningKind, layer: MoELayer, moments: Moments | None, epsilon: float
+) -> Whitening:
+    """The whitened bases of a layer.
+
+    Args:
+        kind: which modes to whiten.
+        layer: whose down projections give the outputs from the keys.
+        moments: of the layer's keys over preserved text; only "none" does without.
+        epsilon: added to the diagonals, positive.
+
+    Raises:
+        StatisticsError: no moments, no tokens in them, or moments that are not finite.
+    """
+    if kind == "none":
+        return NOT_WHITENED
+    if moments is None or not int(moments.tokens.sum()):
+        raise StatisticsError(
+            f"layer {layer.index}: whitening {kind!r} needs the second moments of preserved text: give a "
+            "corpus, or whiten nothing"
+        )
+    return Whitening(
+        inner=square_root(key_moment(moments), epsilon) if kind in {"in", "both"} else None,
+        out=square_root(output_moment(moments, layer), epsilon) if kind in {"out", "both"} else None,
+    )
+
+
+def key_moment(moments: Moments) -> Tensor:
+    """The mean of k k^T over all routed pairs of the layer, (d_k, d_k) fp64."""
+    return moments.second.sum(0, dtype=torch.float64) / moments.tokens.sum()
+
+
+def output_moment(moments: Moments, layer: MoELayer) -> Tensor:
+    """The mean of y y^T over all routed pairs, y = W_j k without bias, (d_m, d_m) fp64."""
+    total = torch.zeros(layer.d_model, layer.d_model, dtype=torch.float64, device=layer.device)
+    with layer.weights() as stacked:
+        for expert, second in enumerate(moments.second):
+            weight = stacked[expert].float()  # (d_m, d_k)
+            total += weight @ second.to(weight) @ weight.T
+    return total.cpu() / moments.tokens.sum()
+
+
+def square_root(second: Tensor, epsilon: float) -> Root:
+    """The roots of a symmetric second moment (d, d) with `epsilon` on its diagonal.
+
+    Raises:
+        StatisticsError: it is not finite, or has no eigendecomposition.
+    """
+    if not bool(torch.isfinite(second).all()):
+        raise StatisticsError("a second moment to whiten with is not finite: look for NaN in the model")
+    try:
+        values, vectors = torch.linalg.eigh(second.double())  # (d,), (d, d)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # documented, but not exported
+        raise StatisticsError(f"a second moment to whiten with has no eigendecomposition: {error}") from error
+    scale = (values.clamp_min(0.0) + epsilon).sqrt()  # (d,)
+    return Root(root=(vectors * scale) @ vectors.T, inverse=(vectors / scale) @ vectors.T)

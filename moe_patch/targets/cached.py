@@ -1,0 +1,117 @@
+"""Target values kept in the cache, so that methods and settings which differ only in the solve share them.
+
+An entry is addressed by what the model computes for the batch's own prompts: the residual stream at the
+edited tokens after the layer, and the loss of every target. These follow from every weight below and above,
+and from every delta that is live, so that a patched or fine-tuned model is hardly ever taken for another:
+only if all that differs are experts that the prompts reach once their stream is changed, and not before. So
+an entry is also put to the test: with its values in place, the losses have to be what they were.
+
+That takes a few forward passes, where a search takes one forward and one backward pass a step. Another
+machine, or another number of threads, may compute other last bits, and then searches again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moe_patch.base.keys import measure
+from moe_patch.base.model import Base
+from moe_patch.data.facts import Fact
+from moe_patch.data.prompts import encode_fact
+from moe_patch.io import cache
+from moe_patch.progress import Progress
+from moe_patch.targets.search import (
+    TargetOptions,
+    Targets,
+    facts_together,
+    find_targets,
+    held_prompts,
+    losses_in_place,
+    target_losses,
+)
+
+logger = logging.getLogger(__name__)
+
+LIMIT = 512 * 2**20  # bytes of entries that are kept; 50 facts at a width of 2,048 take 0.8 million
+
+
+def shared_targets(
+    base: Base,
+    facts: Sequence[Fact],
+    layer: int,
+    options: TargetOptions,
+    progress: Progress | None = None,
+    *,
+    prefixes: Sequence[str],
+) -> Targets:
+    """As `find_targets`, from the cache where it has them and the options allow it."""
+    if not options.use_cache:
+        return find_targets(base, facts, layer, options, progress, prefixes=prefixes)
+    address = _address(base, facts, layer, options, prefixes)
+    if (stored := cache.load("targets", address)) is not None:
+        found = _targets(stored)
+        losses = losses_in_place(base, facts, layer, options, found.value, prefixes=prefixes)
+        if all(map(_alike, losses, found.loss_after)):
+            if progress is not None:
+                progress("targets", len(facts) * options.steps, len(facts) * options.steps)
+            return found
+        logger.info("cached target values do not do what they did and are searched again")
+    found = find_targets(base, facts, layer, options, progress, prefixes=prefixes)
+    cache.store("targets", address, _tensors(found), limit=LIMIT)
+    return found
+
+
+def _alike(loss: float, other: float) -> bool:
+    """Whether two losses in nats differ by no more than rounding in half precision can make."""
+    return math.isclose(loss, other, rel_tol=0.01, abs_tol=0.01)
+
+
+def _address(
+    base: Base, facts: Sequence[Fact], layer: int, options: TargetOptions, prefixes: Sequence[str]
+) -> dict[str, Any]:
+    """Everything that target values depend on."""
+    style, groups = options.style, facts_together(facts, options.fact_token)
+    rewrites = [encode_fact(base.tokenizer, fact, style, prefix=p) for fact in facts for p in prefixes]
+    together = ([facts[number] for number in group] for group in groups)
+    held = [prompt for some in together for prompt, _ in held_prompts(base, some, options)]
+    per_pass = options.facts_per_pass * len(prefixes)
+    _, present = measure(base, [*rewrites, *held], [layer], layer, per_pass)  # (N, d_m)
+    computed = hashlib.sha256(present.contiguous().numpy().tobytes())
+    computed.update(repr(target_losses(base, facts, options)).encode())
+    prompts = [[prompt.ids, prompt.edited, prompt.target] for prompt in (*rewrites, *held)]
+    return {
+        "version": 1,
+        "layer": layer,
+        "options": options.model_dump(mode="json", exclude={"use_cache"}),
+        "contexts": len(prefixes),
+        "groups": groups,
+        "prompts": hashlib.sha256(repr(prompts).encode()).hexdigest(),
+        "computed": computed.hexdigest(),
+    }
+
+
+def _tensors(targets: Targets) -> dict[str, Tensor]:
+    return {
+        "value": targets.value.cpu().contiguous(),
+        "start": targets.start.cpu().contiguous(),
+        "loss_before": torch.tensor(targets.loss_before, dtype=torch.float64),
+        "loss_after": torch.tensor(targets.loss_after, dtype=torch.float64),
+        "steps": torch.tensor(targets.steps),
+    }
+
+
+def _targets(stored: dict[str, Tensor]) -> Targets:
+    return Targets(
+        value=stored["value"],
+        start=stored["start"],
+        loss_before=tuple(stored["loss_before"].tolist()),
+        loss_after=tuple(stored["loss_after"].tolist()),
+        steps=tuple(stored["steps"].tolist()),
+    )

@@ -1,0 +1,232 @@
+"""Changes of a running server's patches, one at a time, each wholly or not at all.
+
+A change drains the engine, has all workers make it, forgets cached prefixes, names the weights anew, takes
+requests again, and then asks the server the facts of what was added. If a worker cannot make the change, or
+the server does not say the facts, all workers are brought back to where they were, which their own digests of
+the weights have to confirm. Where even that fails, the engine stays paused: half a patch is not served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from time import perf_counter
+
+from pydantic import JsonValue
+
+from moe_patch_serving.api.engine import Engine, WorkerState
+from moe_patch_serving.api.members import Members, hashes
+from moe_patch_serving.api.metrics import Metrics
+from moe_patch_serving.api.self_test import DEFAULT, Answer, Question, SelfTest, ask
+from moe_patch_serving.api.weight_version import Loaded, weight_version
+from moe_patch_serving.errors import Busy, SelfTestFailed, WorkersDisagree
+
+logger = logging.getLogger("vllm.moe_patch")  # below vLLM's own, and so with its handlers
+
+_SELF_TEST_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A change to make: the state to reach, and what the server has to say then."""
+
+    operation: str
+    wanted: Members
+    questions: Sequence[Question] = ()
+    test: SelfTest = DEFAULT
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change that was made: how long its phases took, in seconds, and what the server said."""
+
+    operation: str
+    version: str
+    seconds: dict[str, float] = field(default_factory=dict)
+    answers: list[Answer] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """What clients are told."""
+        right = sum(answer.right for answer in self.answers)
+        asked: list[JsonValue] = [asdict(answer) for answer in self.answers]
+        rounded: dict[str, JsonValue] = {phase: round(value, 4) for phase, value in self.seconds.items()}
+        return {
+            "operation": self.operation,
+            "version": self.version,
+            "seconds": rounded,
+            "self_test": {"asked": len(asked), "right": right, "answers": asked},
+        }
+
+
+class Coordinator:
+    """What is on a running server, and the only one who changes it."""
+
+    def __init__(self, engine: Engine, loaded: Loaded, metrics: Metrics, drain_seconds: float) -> None:
+        """Start with what was loaded; `start` has to follow before anything else."""
+        self.engine, self.loaded = engine, loaded
+        self.members: Members = ()
+        self.agree = True  # all workers hold the same, known weights
+        self.metrics, self._drain_seconds = metrics, drain_seconds
+        self._weights: dict[str, tuple[str, ...]] = {}  # the workers' digests, by version
+        self._changing = asyncio.Lock()
+
+    @property
+    def version(self) -> str:
+        """The version of the weights."""
+        return weight_version(self.loaded, hashes(self.members))
+
+    async def start(self) -> None:
+        """Hold the workers to what was loaded, and name the weights; WorkersDisagree if they have other."""
+        states = await self.engine.call("moe_patch_state")
+        if any(state.loaded != self.loaded.hashes or state.patches for state in states):
+            raise WorkersDisagree(
+                "the workers did not start with the patches that the server was started with"
+            )
+        await self.engine.name_weights(self.version)
+        self._note(states)
+
+    def alone(self) -> asyncio.Lock:
+        """The lock under which a change is planned and made; Busy while another one is."""
+        if self._changing.locked():
+            raise Busy("another change is under way: try again when it is done")
+        if not self.agree:
+            raise WorkersDisagree("an earlier change left the workers different: start the server again")
+        return self._changing
+
+    async def make(self, plan: Plan) -> Change:
+        """Make a change, and prove it. On any error all is as it was, but for WorkersDisagree.
+
+        The caller holds `alone`.
+
+        Raises:
+            NotDrained: requests did not end in time.
+            MoePatchError: a worker could not make the change; it is of the class that the worker met.
+            SelfTestFailed: the server did not say what it should.
+            WorkersDisagree: and it could not be taken back.
+        """
+        before = self.members
+        seconds = await self._reach(plan.wanted)
+        answers = await self._prove(plan, before, seconds)
+        self.metrics.took(plan.operation, seconds)
+        logger.info("%s: the weights are now %s", plan.operation, self.version)
+        return Change(plan.operation, self.version, seconds, answers)
+
+    async def _prove(self, plan: Plan, before: Members, seconds: dict[str, float]) -> list[Answer]:
+        """What the server says to the plan's questions; if that is not enough, everything is taken back."""
+        started = perf_counter()
+        try:
+            answers = await asyncio.wait_for(ask(self.engine, plan.questions), _SELF_TEST_SECONDS)
+        except TimeoutError:
+            await self._take_back(before)
+            raise SelfTestFailed(
+                f"the server did not answer {len(plan.questions)} questions within {_SELF_TEST_SECONDS:g} s: "
+                f"the {plan.operation} was taken back, and the weights are again {self.version}"
+            ) from None
+        except BaseException:
+            await self._take_back(before)
+            raise
+        seconds["self_test"] = perf_counter() - started
+        right = sum(answer.right for answer in answers)
+        self.metrics.answered(right, len(answers) - right)
+        if plan.test.passed(answers):
+            return answers
+        await self._take_back(before)
+        told: list[JsonValue] = [asdict(answer) for answer in answers]
+        raise SelfTestFailed(
+            f"the server said {right} of {len(answers)} facts, and {plan.test.share:.0%} were asked for: the "
+            f"{plan.operation} was taken back, and the weights are again {self.version}",
+            {"right": right, "asked": len(answers), "answers": told, "version": self.version},
+        )
+
+    async def _take_back(self, before: Members) -> None:
+        """Return to a state after a change that went through; WorkersDisagree if that fails.
+
+        Requests that do not end in time are cut off: they are being answered by weights that failed.
+        """
+        try:
+            await self._reach(before, insist=True)
+        except Exception as error:
+            self._give_up()
+            raise WorkersDisagree(f"the change could not be taken back: {error}") from error
+
+    async def _reach(self, wanted: Members, *, insist: bool = False) -> dict[str, float]:
+        """Drain, bring all workers to a state, name it, and go on; how long draining and the rest took."""
+        started = perf_counter()
+        await self.engine.drain(self._drain_seconds, insist=insist)
+        drained = perf_counter()
+        before = self.members
+        try:
+            states = await self._walk(before, wanted)
+            self._confirm(states, wanted)
+            await self.engine.name_weights(weight_version(self.loaded, hashes(wanted)))
+        except BaseException:
+            await self._restore(before, wanted)
+            raise
+        self.members = wanted
+        await self.engine.resume()
+        self._note(states)
+        return {"drain": drained - started, "apply": perf_counter() - drained}
+
+    async def _walk(self, before: Members, wanted: Members) -> list[WorkerState]:
+        """The calls that lead from one state to another; the workers' states after the last."""
+        present, aim = list(hashes(before)), list(hashes(wanted))
+        states: list[WorkerState] | None = None
+        for gone in [digest for digest in present if digest not in aim]:
+            states = await self.engine.call("moe_patch_remove", gone)
+            present.remove(gone)
+        for position, member in enumerate(wanted):
+            if member.hash not in present:
+                place = min(position, len(present))
+                states = await self.engine.call("moe_patch_add", member.path, member.hash, place + 1)
+                present.insert(place, member.hash)
+        if present != aim:
+            states = await self.engine.call("moe_patch_reorder", aim)
+        return states if states is not None else await self.engine.call("moe_patch_state")
+
+    async def _restore(self, before: Members, wanted: Members) -> None:
+        """Bring workers that got to different points back to `before`, and go on.
+
+        Each call makes sense to some workers only, and the others answer that it does not. What counts is
+        the state they are in afterwards.
+        """
+        try:
+            for member in _without(wanted, before):
+                await self.engine.try_call("moe_patch_remove", member)
+            for position, member in enumerate(before, start=1):
+                await self.engine.try_call("moe_patch_add", member.path, member.hash, position)
+            await self.engine.try_call("moe_patch_reorder", list(hashes(before)))
+            states = await self.engine.call("moe_patch_state")
+            self._confirm(states, before)
+            await self.engine.name_weights(self.version)
+        except Exception as error:
+            self._give_up()
+            raise WorkersDisagree(f"a failed change could not be taken back: {error}") from error
+        await self.engine.resume()
+
+    def _confirm(self, states: Sequence[WorkerState], wanted: Members) -> None:
+        """Raise WorkersDisagree unless all workers are in a state, with the weights it had before."""
+        if any(state.patches != hashes(wanted) for state in states):
+            raise WorkersDisagree("workers have other patches on than they were told to")
+        version = weight_version(self.loaded, hashes(wanted))
+        found = tuple(state.weights for state in states)
+        if self._weights.setdefault(version, found) != found:
+            raise WorkersDisagree(f"the weights are not those that {version} had before")
+
+    def _note(self, states: Sequence[WorkerState]) -> None:
+        self.metrics.stands(
+            loaded=len(self.loaded.hashes),
+            live=len(self.members),
+            kept_bytes=sum(state.bytes_kept for state in states),
+            agree=self.agree,
+        )
+
+    def _give_up(self) -> None:
+        self.agree = False
+        self._note([])
+        logger.critical("workers hold different weights: the engine stays paused, start the server again")
+
+
+def _without(members: Members, others: Members) -> Iterable[str]:
+    return [member.hash for member in members if member not in others]

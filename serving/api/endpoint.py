@@ -1,0 +1,75 @@
+"""What vLLM's API server calls, by the entry point `vllm.endpoint_plugins`, if VLLM_PLUGINS names moe_patch.
+
+This is vLLM's own way to add routes: they are there in production, and not in its developer mode only.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moe_patch.errors import ConfigError
+from moe_patch.patch import load
+from moe_patch_serving.api.coordinator import Coordinator
+from moe_patch_serving.api.engine import Engine
+from moe_patch_serving.api.metrics import Metrics
+from moe_patch_serving.api.operations import Operations
+from moe_patch_serving.api.requests import Doorkeeper
+from moe_patch_serving.api.routes import as_json, guarded, public
+from moe_patch_serving.api.settings import WORKER, read_settings
+from moe_patch_serving.api.weight_version import Loaded, loaded_from
+from moe_patch_serving.errors import LiveError
+from moe_patch_serving.launch.plugin import NAME
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.datastructures import State
+    from vllm.config import VllmConfig
+    from vllm.engine.protocol import EngineClient
+
+
+class LiveEndpoint:
+    """Live patches as an endpoint plugin of vLLM."""
+
+    name = NAME
+    required_tasks = ("generate",)
+
+    def attach_router(self, app: FastAPI) -> None:
+        """Add the routes, and how their errors are told."""
+        app.include_router(guarded)
+        app.include_router(public)
+        app.add_exception_handler(LiveError, as_json)
+
+    async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
+        """Find out what the engine has loaded. ConfigError for an engine that cannot be changed live."""
+        if engine_client is None:
+            raise ConfigError("live patches need an engine, and this server has none")
+        config = engine_client.vllm_config
+        _check(config)
+        settings = read_settings()
+        coordinator = Coordinator(Engine(engine_client), _loaded(config), Metrics(), settings.drain_seconds)
+        await coordinator.start()
+        state.moe_patch = Operations(coordinator, settings.allowed)
+        state.moe_patch_doorkeeper = Doorkeeper(settings.token)
+
+
+def _check(config: VllmConfig) -> None:
+    """One process has to see all requests and all workers, or a change could not be whole."""
+    parallel = config.parallel_config
+    if parallel.worker_extension_cls != WORKER:
+        raise ConfigError(f"live patches need --worker-extension-cls {WORKER}")
+    if parallel.data_parallel_size > 1:
+        raise ConfigError("live patches need one engine: start one server for each data-parallel replica")
+    if parallel._api_process_count > 1:
+        raise ConfigError("live patches need one API server: start vLLM with --api-server-count 1")
+
+
+def _loaded(config: VllmConfig) -> Loaded:
+    """The patches that the load format added, by what it was told."""
+    extra: Any = config.load_config.model_loader_extra_config
+    if config.load_config.load_format != NAME or not isinstance(extra, dict):
+        return Loaded()
+    if "stack" in extra:
+        return loaded_from(Path(extra["stack"]))
+    return Loaded((load(extra["patch"]).hash,))

@@ -1,0 +1,130 @@
+"""What a change of patches asks of vLLM: drain, call all workers, forget cached prefixes, name the weights.
+
+All of it goes through vLLM's `EngineClient`, the interface of its own HTTP handlers, so no developer mode is
+needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from moe_patch import errors
+from moe_patch.errors import MoePatchError
+from moe_patch_serving.errors import NotDrained, PrefixesKept
+
+if TYPE_CHECKING:
+    from vllm.engine.protocol import EngineClient
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """What one worker says of itself; `moe_patch_serving.worker.extension` has the words."""
+
+    patches: tuple[str, ...]
+    loaded: tuple[str, ...]
+    bytes_kept: int
+    layers: tuple[int, ...]
+    weights: str
+
+
+class Engine:
+    """A running vLLM engine, as far as live patches need it."""
+
+    def __init__(self, client: EngineClient) -> None:
+        self._client = client
+        self._requests = 0
+
+    @property
+    def tokenizer(self) -> Any:
+        """The served model's tokenizer."""
+        return self._client.renderer.get_tokenizer()
+
+    @property
+    def room(self) -> int:
+        """How many tokens a prompt and its answer may have together."""
+        return self._client.model_config.max_model_len
+
+    async def drain(self, seconds: float, *, insist: bool = False) -> None:
+        """Let requests under way end, hold new ones back, and forget cached prefixes.
+
+        What takes longer than `seconds` is cut off if one insists. Otherwise everything goes on as before,
+        and NotDrained says so.
+        """
+        try:
+            await asyncio.wait_for(self._client.pause_generation(mode="wait", clear_cache=True), seconds)
+        except TimeoutError:
+            if insist:
+                await self._client.pause_generation(mode="abort", clear_cache=True)
+                return
+            await self._client.resume_generation()
+            raise NotDrained(
+                f"requests under way did not end within {seconds:g} s, and nothing was changed: try again "
+                "later, or limit max_tokens"
+            ) from None
+
+    async def call(self, method: str, *arguments: Any) -> list[WorkerState]:
+        """Call a method of `PatchWorker` on all workers; their states, in rank order.
+
+        Raises the MoePatchError that a worker answered with. Others may then have done what was asked.
+        """
+        answers = await self._client.collective_rpc(method, args=arguments)
+        for rank, answer in enumerate(answers):
+            if "error" in answer:
+                raise _error(answer["error"], rank, len(answers))
+        return [_state(answer) for answer in answers]
+
+    async def try_call(self, method: str, *arguments: Any) -> None:
+        """Call a method on all workers, whether or not it makes sense to each."""
+        await self._client.collective_rpc(method, args=arguments)
+
+    async def name_weights(self, version: str) -> None:
+        """Forget prefixes that other weights computed, and say what the weights are now.
+
+        Raises PrefixesKept where the engine does not forget them.
+        """
+        if not await self._client.reset_prefix_cache(reset_connector=True):
+            raise PrefixesKept("the engine could not forget cached prefixes, which other weights computed")
+        await self._client.update_weight_version(version)
+
+    async def resume(self) -> None:
+        """Take requests again."""
+        await self._client.resume_generation()
+
+    async def weight_version(self) -> str:
+        """What the engine says its weights are."""
+        return await self._client.get_weight_version()
+
+    async def decode(self, prompt: Sequence[int], length: int) -> list[int]:
+        """The next `length` tokens after `prompt`, by greedy decoding."""
+        from vllm import SamplingParams  # noqa: PLC0415  takes seconds; by now the server has it
+        from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
+
+        self._requests += 1
+        sampling = SamplingParams(
+            temperature=0.0, max_tokens=length, output_kind=RequestOutputKind.FINAL_ONLY, detokenize=False
+        )
+        request = f"moe-patch-self-test-{self._requests}"
+        outputs = self._client.generate({"prompt_token_ids": list(prompt)}, sampling, request)
+        return [token async for output in outputs for token in output.outputs[0].token_ids]
+
+
+def _error(answer: dict[str, str], rank: int, ranks: int) -> MoePatchError:
+    """The error that a worker answered with, of the class that it had there."""
+    kind = getattr(errors, answer["type"], MoePatchError)
+    where = f"worker {rank} of {ranks}: " if ranks > 1 else ""
+    if not (isinstance(kind, type) and issubclass(kind, MoePatchError)) or kind is errors.FactError:
+        kind = MoePatchError
+    return kind(f"{where}{answer['message']}")
+
+
+def _state(answer: dict[str, Any]) -> WorkerState:
+    return WorkerState(
+        patches=tuple(answer["patches"]),
+        loaded=tuple(answer["loaded"]),
+        bytes_kept=answer["bytes_kept"],
+        layers=tuple(answer["layers"]),
+        weights=answer["weights"],
+    )

@@ -1,0 +1,144 @@
+"""What clients may ask of a running server: patches on, off, into another order, and one change back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from pydantic import JsonValue
+
+from moe_patch.errors import ConfigError, MoePatchError
+from moe_patch.patch import Patch, load
+from moe_patch_serving.api.allowed import Allowed
+from moe_patch_serving.api.coordinator import Change, Coordinator, Plan
+from moe_patch_serving.api.members import Member, Members, find, hashes
+from moe_patch_serving.api.self_test import Question, SelfTest
+from moe_patch_serving.errors import Conflict, LiveError, NoSuchPatch, PatchRefused
+
+_HISTORY = 100  # states that can be gone back to
+
+
+@dataclass(slots=True)
+class Operations:
+    """The patches of a running server, as its clients see and change them.
+
+    Every operation raises Busy while another one is under way, PatchRefused for what moe_patch refuses, and
+    what `Coordinator.make` raises.
+    """
+
+    coordinator: Coordinator
+    allowed: Allowed
+    history: list[Members] = field(default_factory=list)
+
+    def report(self) -> dict[str, JsonValue]:
+        """What is on, the lowest patch first; what was loaded lies beneath."""
+        live, loaded = self.coordinator.members, self.coordinator.loaded
+        return {
+            "version": self.coordinator.version,
+            "loaded": {"combine": loaded.combine, "patches": list(loaded.hashes)},
+            "patches": [member.to_json() for member in live],
+            "agree": self.coordinator.agree,
+            "changes_to_roll_back": len(self.history),
+        }
+
+    async def add(self, reference: str, position: int | None, test: SelfTest) -> Change:
+        """Put the patch that a path or a Hub reference names on top, or at `position`, counted from 1.
+
+        Raises PlaceNotAllowed or NoSuchPatch for the reference; Conflict where the patch is on already.
+        """
+        with self._attempt("add"):
+            async with self.coordinator.alone():
+                path = await asyncio.to_thread(self.allowed.find, reference)
+                patch = await asyncio.to_thread(load, path)
+                questions = self._questions([patch], test)
+                wanted = self._with(Member.of(patch, path, reference), position)
+                return await self._make(Plan("add", wanted, questions, test))
+
+    async def remove(self, identifier: str) -> Change:
+        """Take the patch off that a hash, the beginning of one, or a name says."""
+        with self._attempt("remove"):
+            async with self.coordinator.alone():
+                gone = self._find(identifier)
+                wanted = tuple(member for member in self.coordinator.members if member is not gone)
+                return await self._make(Plan("remove", wanted))
+
+    async def reorder(self, identifiers: Sequence[str]) -> Change:
+        """Put all patches into another order, the lowest first; Conflict unless each is named once."""
+        with self._attempt("reorder"):
+            async with self.coordinator.alone():
+                wanted = tuple(self._find(identifier) for identifier in identifiers)
+                members = self.coordinator.members
+                if len(wanted) != len(members) or set(wanted) != set(members):
+                    raise Conflict(f"to reorder, name each of the {len(members)} patches that are on once")
+                return await self._make(Plan("reorder", wanted))
+
+    async def rollback(self, test: SelfTest) -> Change:
+        """Undo the last change that was not undone yet; Conflict where there is none."""
+        with self._attempt("rollback"):
+            async with self.coordinator.alone():
+                if not self.history:
+                    raise Conflict("there is no change to roll back")
+                wanted, members = self.history[-1], self.coordinator.members
+                gone = [member for member in wanted if member not in members]
+                back = [await asyncio.to_thread(member.load) for member in gone]
+                plan = Plan("rollback", wanted, self._questions(back, test), test)
+                change = await self.coordinator.make(plan)
+                self.history.pop()
+                return change
+
+    def _with(self, member: Member, position: int | None) -> Members:
+        """What is on with one more patch among it."""
+        members = self.coordinator.members
+        if member.hash in (*hashes(members), *self.coordinator.loaded.hashes):
+            raise Conflict(f"the patch {member.hash} is on already")
+        place = len(members) + 1 if position is None else position
+        if not 1 <= place <= len(members) + 1:
+            raise Conflict(f"there is room at positions 1 to {len(members) + 1}, not at {place}")
+        return (*members[: place - 1], member, *members[place - 1 :])
+
+    def _find(self, identifier: str) -> Member:
+        try:
+            return find(self.coordinator.members, identifier)
+        except NoSuchPatch:
+            if identifier in self.coordinator.loaded.hashes:
+                raise Conflict(
+                    f"{identifier} was loaded with the weights: start the server without it to take it off"
+                ) from None
+            raise
+
+    def _questions(self, patches: Sequence[Patch], test: SelfTest) -> list[Question]:
+        """What to ask of patches; ConfigError where the server has no room for one and its answer."""
+        engine = self.coordinator.engine
+        found = [question for patch in patches for question in test.questions(engine.tokenizer, patch)]
+        for question in found:
+            length = len(question.prompt) + len(question.wanted)
+            if length > engine.room:
+                raise ConfigError(
+                    f"fact {question.fact.id}: with its answer it is {length} tokens long, and this server "
+                    f"has room for {engine.room}: start it with --max-model-len {length} or more"
+                )
+        return found
+
+    async def _make(self, plan: Plan) -> Change:
+        before = self.coordinator.members
+        change = await self.coordinator.make(plan)
+        self.history = [*self.history, before][-_HISTORY:]
+        return change
+
+    @contextmanager
+    def _attempt(self, operation: str) -> Iterator[None]:
+        """Count what becomes of a change, and turn what moe_patch refuses into what clients are told."""
+        outcome = "failed"
+        try:
+            yield
+            outcome = "done"
+        except LiveError as error:
+            outcome = error.code
+            raise
+        except MoePatchError as error:
+            outcome = PatchRefused.code
+            raise PatchRefused(str(error), {"reason": type(error).__name__}) from error
+        finally:
+            self.coordinator.metrics.changed(operation, outcome)

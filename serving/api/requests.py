@@ -1,0 +1,96 @@
+"""What clients send: a token in the header, and a small JSON object in the body."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from typing import Annotated, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from moe_patch.io import strict_json
+from moe_patch_serving.api.self_test import DEFAULT, SelfTest
+from moe_patch_serving.errors import BadRequest, BodyTooLarge, SwitchedOff, Unauthorized
+
+MAX_BODY_BYTES = 64 * 1024
+
+Text = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Tested(_Closed):
+    """How a change is to be proved: how many facts to ask, and the share that has to be answered."""
+
+    facts: Annotated[int, Field(ge=1, le=1024)] = DEFAULT.facts
+    share: Annotated[float, Field(ge=0, le=1)] = DEFAULT.share
+
+    def test(self) -> SelfTest:
+        """The self-test that this describes."""
+        return SelfTest(self.facts, self.share)
+
+
+class Add(_Closed):
+    """A patch to put on: an absolute path on the server, or `hf://org/name@revision`."""
+
+    path: Text
+    position: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    self_test: Tested = Tested()
+
+
+class Reorder(_Closed):
+    """All patches that are on, the lowest first."""
+
+    patches: Annotated[list[Text], Field(max_length=1024)]
+
+
+class Rollback(_Closed):
+    """How to prove that patches which come back are on."""
+
+    self_test: Tested = Tested()
+
+
+Body = TypeVar("Body", bound=_Closed)
+
+
+async def read_body(request: Request, kind: type[Body]) -> Body:
+    """The request's body as `kind`; an empty one is an empty object.
+
+    Raises:
+        BodyTooLarge: it is longer than `MAX_BODY_BYTES`, whatever its header said.
+        BadRequest: it is not strict JSON, or not of this kind.
+    """
+    raw = bytearray()
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > MAX_BODY_BYTES:
+            raise BodyTooLarge(f"the body is longer than {MAX_BODY_BYTES} bytes")
+    try:
+        value = strict_json.parse(raw.decode()) if raw else {}
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise BadRequest(strict_json.reason(error)) from error
+    except ValueError as error:  # which a UnicodeDecodeError is too
+        raise BadRequest(f"the body is not strict JSON: {error}") from error
+
+
+class Doorkeeper:
+    """Lets those in who know the token; comparing takes the same time however much of a guess is right."""
+
+    def __init__(self, token: str | None) -> None:
+        self._digest = None if token is None else _digest(token)
+
+    def check(self, request: Request) -> None:
+        """Raise Unauthorized unless the request has the token, SwitchedOff where there is none to have."""
+        if self._digest is None:
+            raise SwitchedOff("live changes are off: start the server with MOE_PATCH_TOKEN or a token file")
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not secrets.compare_digest(_digest(token), self._digest):
+            raise Unauthorized("expected the header `Authorization: Bearer TOKEN` with this server's token")
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()

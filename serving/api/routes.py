@@ -1,0 +1,99 @@
+"""The HTTP interface of live patches: JSON in and out, errors as {"error": {code, message, details}}."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse
+
+from moe_patch_serving.api.coordinator import Change
+from moe_patch_serving.api.operations import Operations
+from moe_patch_serving.api.requests import Add, Doorkeeper, Reorder, Rollback, read_body
+from moe_patch_serving.errors import LiveError, Unauthorized
+
+PREFIX = "/moe_patch"
+
+_running: set[asyncio.Task[Change]] = set()
+
+
+def _enter(request: Request) -> None:
+    doorkeeper: Doorkeeper = request.app.state.moe_patch_doorkeeper
+    doorkeeper.check(request)
+
+
+def _operations(request: Request) -> Operations:
+    operations: Operations = request.app.state.moe_patch
+    return operations
+
+
+guarded = APIRouter(prefix=PREFIX, tags=["moe_patch"], dependencies=[Depends(_enter)])
+public = APIRouter(prefix=PREFIX, tags=["moe_patch"])
+
+
+@guarded.get("/stack")
+async def stack(request: Request) -> JSONResponse:
+    """What is on."""
+    return JSONResponse(_operations(request).report())
+
+
+@guarded.post("/patches")
+async def add(request: Request) -> JSONResponse:
+    """Put a patch on."""
+    body = await read_body(request, Add)
+    operations = _operations(request)
+    return await _made(operations, operations.add(body.path, body.position, body.self_test.test()), 201)
+
+
+@guarded.delete("/patches/{identifier}")
+async def remove(request: Request, identifier: str) -> JSONResponse:
+    """Take a patch off."""
+    operations = _operations(request)
+    return await _made(operations, operations.remove(identifier))
+
+
+@guarded.post("/reorder")
+async def reorder(request: Request) -> JSONResponse:
+    """Put all patches into another order."""
+    body = await read_body(request, Reorder)
+    operations = _operations(request)
+    return await _made(operations, operations.reorder(body.patches))
+
+
+@guarded.post("/rollback")
+async def rollback(request: Request) -> JSONResponse:
+    """Undo the last change."""
+    body = await read_body(request, Rollback)
+    operations = _operations(request)
+    return await _made(operations, operations.rollback(body.self_test.test()))
+
+
+@public.get("/ready")
+async def ready(request: Request) -> JSONResponse:
+    """For probes, without a token: 200 if the weights are good, and those of ?version=... if it is given."""
+    coordinator = _operations(request).coordinator
+    wanted = request.query_params.get("version")
+    good = coordinator.agree and wanted in {None, coordinator.version}
+    content = {"ready": good, "version": coordinator.version}
+    return JSONResponse(content, status_code=200 if good else 503)
+
+
+async def _made(
+    operations: Operations, change: Coroutine[Any, Any, Change], status: int = 200
+) -> JSONResponse:
+    """Make a change to its end, also if the client goes away meanwhile."""
+    task = asyncio.create_task(change)
+    _running.add(task)  # the loop itself holds tasks weakly
+    task.add_done_callback(_running.discard)
+    done = await asyncio.shield(task)
+    return JSONResponse(done.to_json() | {"stack": operations.report()}, status_code=status)
+
+
+async def as_json(request: Request, error: Exception) -> JSONResponse:
+    """An error as clients see it."""
+    assert isinstance(error, LiveError)
+    headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorized) else None
+    content = {"error": {"code": error.code, "message": str(error), "details": error.details}}
+    return JSONResponse(content, status_code=error.status, headers=headers)

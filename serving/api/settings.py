@@ -1,0 +1,72 @@
+"""What a server is told about live changes, by its environment: all users see a process's arguments."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from moe_patch.errors import ConfigError
+from moe_patch_serving.api.allowed import Allowed, parse_allowed
+
+TOKEN = "MOE_PATCH_TOKEN"
+TOKEN_FILE = "MOE_PATCH_TOKEN_FILE"
+ALLOW = "MOE_PATCH_ALLOW"
+DRAIN_SECONDS = "MOE_PATCH_DRAIN_SECONDS"
+
+WORKER = "moe_patch_serving.worker.PatchWorker"
+"""What vLLM has to mix into its workers."""
+
+SHORTEST_TOKEN = 16
+_DRAIN_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Who may change a running server, with what, and how long a change waits for requests to end.
+
+    `token` is None where nobody may.
+    """
+
+    token: str | None = field(default=None, repr=False)
+    allowed: Allowed = field(default_factory=Allowed)
+    drain_seconds: float = _DRAIN_SECONDS
+
+
+def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """The settings that the environment spells; ConfigError where it spells none.
+
+    MOE_PATCH_TOKEN or MOE_PATCH_TOKEN_FILE has the bearer token, MOE_PATCH_ALLOW the places that patches may
+    come from, one on a line, MOE_PATCH_DRAIN_SECONDS the longest wait for requests under way.
+    """
+    places = [place for place in environment.get(ALLOW, "").splitlines() if place]
+    return Settings(read_token(environment), parse_allowed(places), _seconds(environment))
+
+
+def read_token(environment: Mapping[str, str] = os.environ) -> str | None:
+    """The token that the environment holds or names a file of; None where it says nothing of one."""
+    token, file = environment.get(TOKEN), environment.get(TOKEN_FILE)
+    if token is None and file is not None:
+        try:
+            token = Path(file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{TOKEN_FILE}: {file} cannot be read: {error}") from error
+    if token is None:
+        return None
+    if len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError(
+            f"{TOKEN}: expected at least {SHORTEST_TOKEN} printable ASCII characters without a space"
+        )
+    return token
+
+
+def _seconds(environment: Mapping[str, str]) -> float:
+    value = environment.get(DRAIN_SECONDS)
+    try:
+        seconds = _DRAIN_SECONDS if value is None else float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ConfigError(f"{DRAIN_SECONDS}: expected a number of seconds above 0, found {value!r}")
+    return seconds

@@ -1,0 +1,126 @@
+"""The vLLM command that serves a model with its patches, and the environment it runs in."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from moe_patch.checkpoint.folder import find_folder
+from moe_patch.errors import ConfigError
+from moe_patch.export.lora_forms import form_for
+from moe_patch.versions import check_vllm
+from moe_patch_serving.api.settings import ALLOW, TOKEN_FILE, WORKER, read_settings
+from moe_patch_serving.bypass.flags import stack_flags
+from moe_patch_serving.launch.plugin import NAME
+
+_PLUGIN_GROUPS = (
+    "vllm.general_plugins",
+    "vllm.io_processor_plugins",
+    "vllm.platform_plugins",
+    "vllm.stat_logger_plugins",
+)  # that load all there is until VLLM_PLUGINS names some
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What to serve: a model, by name or folder, the stack in its weights, and adapters by name.
+
+    `allow` are the places that live patches may come from, `arguments` go to vLLM as they are and win over
+    what is derived here.
+    """
+
+    model: str | None = None
+    stack: Path | None = None
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+    allow: Sequence[str] = ()
+    token_file: Path | None = None
+    arguments: Sequence[str] = ()
+
+    def command(self) -> list[str]:
+        """The command line; ConfigError for a vLLM that is missing or not supported, or for bad adapters.
+
+        -P keeps the folder that it is started in from being imported from.
+        """
+        check_vllm()
+        command = [sys.executable, "-P", "-m", "vllm.entrypoints.cli.main", "serve", *self._model()]
+        command += ["--worker-extension-cls", WORKER, "--api-server-count", "1"]
+        if self.stack is not None:
+            extra = json.dumps({"stack": str(self.stack.resolve())})
+            command += ["--load-format", NAME, "--model-loader-extra-config", extra]
+            command += stack_flags(self.stack)
+        return [*command, *_adapter_arguments(self.adapters), *self.arguments]
+
+    def _model(self) -> list[str]:
+        """The model, as vLLM finds it. The demo model is in this package; vLLM would round its fp32."""
+        if self.model is not None and (self.model != "atlas" or Path(self.model).is_dir()):
+            return [self.model]
+        return [str(find_folder(None)), "--served-model-name", "atlas", "--dtype", "float32"]
+
+    def environment(self, present: Mapping[str, str] = os.environ) -> dict[str, str]:
+        """The environment: which plugins to load, and what `moe_patch_serving.api.settings` reads.
+
+        Raises ConfigError for settings that the server would refuse, before it takes minutes to start.
+        """
+        environment = dict(present)
+        environment["VLLM_PLUGINS"] = _plugins(present.get("VLLM_PLUGINS"))
+        if self.token_file is not None:
+            environment[TOKEN_FILE] = str(self.token_file.resolve())
+        places = [place if place.startswith("hf://") else str(Path(place).resolve()) for place in self.allow]
+        if self.stack is not None:
+            places.append(str(self.stack.resolve().parent))
+        if places:
+            environment[ALLOW] = "\n".join(places)
+        read_settings(environment)
+        return environment
+
+
+def _plugins(named: str | None) -> str:
+    """VLLM_PLUGINS with this project's in it. vLLM loads routes of plugins that are named there only.
+
+    Where none were named, all that are installed have to be: naming one would switch the others off.
+    """
+    names = named.split(",") if named is not None else _installed_plugins()
+    return ",".join(dict.fromkeys([*names, NAME]))
+
+
+def _installed_plugins() -> list[str]:
+    return [plugin.name for group in _PLUGIN_GROUPS for plugin in entry_points(group=group)]
+
+
+def _adapter_arguments(adapters: Mapping[str, Path]) -> list[str]:
+    """What vLLM is told of adapters: their names and folders, and room for the highest rank among them."""
+    if not adapters:
+        return []
+    room = form_for("vllm", "split").room(max(_rank(folder) for folder in adapters.values()))
+    modules = [f"{name}={folder.resolve()}" for name, folder in adapters.items()]
+    return [
+        "--enable-lora",
+        "--max-lora-rank",
+        str(room),
+        "--max-loras",
+        str(len(adapters)),
+        "--lora-modules",
+        *modules,
+    ]
+
+
+def _rank(folder: Path) -> int:
+    """The rank of an adapter, by its config."""
+    path = folder / "adapter_config.json"
+    try:
+        config: Any = json.loads(path.read_text(encoding="utf-8"))
+        rank = config["r"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{folder} is no adapter: {path.name} is missing or says no rank; write one with "
+            "`moe-patch export --format vllm-lora`"
+        ) from error
+    if not isinstance(rank, int) or rank < 1:
+        raise ConfigError(f"{path}: r: expected a rank from 1 up, found {rank!r}")
+    return rank

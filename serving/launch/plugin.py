@@ -1,0 +1,52 @@
+"""What vLLM calls in each of its processes, by the entry point `vllm.general_plugins`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from functools import cache
+
+logger = logging.getLogger(__name__)
+
+NAME = "moe_patch"
+"""What the load format and the weight-transfer backend are called."""
+
+DISABLE = "MOE_PATCH_DISABLE"
+"""The environment variable that switches the plugin off."""
+
+
+def register() -> None:
+    """Make the load format and the weight-transfer backend `moe_patch` known to vLLM.
+
+    vLLM calls this once or more in every process. With MOE_PATCH_DISABLE=1 it does nothing; with a vLLM that
+    is not supported it logs why and does nothing, so that commands which need no patches go on working.
+    """
+    if not disabled(os.environ):
+        _register()
+
+
+def disabled(environment: Mapping[str, str]) -> bool:
+    """Whether the environment switches the plugin off."""
+    return environment.get(DISABLE, "0") not in {"", "0"}
+
+
+@cache
+def _register() -> None:
+    from moe_patch.errors import ConfigError
+    from moe_patch.versions import check_vllm
+
+    try:
+        check_vllm()
+    except ConfigError as error:
+        logger.warning("moe-patch stays off: %s", error)
+        return
+    from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+    from vllm.model_executor.model_loader import register_model_loader
+
+    from moe_patch_serving.load.loader import PatchLoader
+
+    register_model_loader(NAME)(PatchLoader)
+    WeightTransferEngineFactory.register_engine(
+        NAME, "moe_patch_serving.worker.transfer", "PatchTransferEngine"
+    )

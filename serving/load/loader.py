@@ -1,0 +1,113 @@
+"""The load format `moe_patch`: vLLM's own loader, with a patch added to the weights on their way.
+
+    vllm serve BASE --load-format moe_patch --model-loader-extra-config '{"stack": "moe-patch.stack"}'
+
+Tensors are changed before vLLM shards, packs or quantises them, so that nothing here depends on how it does.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import weakref
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
+
+from moe_patch.errors import ConfigError
+from moe_patch.patch import load
+from moe_patch.stack import Parts, resolve_parts
+from moe_patch_serving.bypass.install import install_bypass, prepare_bypass
+from moe_patch_serving.load.stream import PatchedStream
+from moe_patch_serving.source import served_checkpoint
+
+if TYPE_CHECKING:
+    from vllm.config import ModelConfig, VllmConfig
+    from vllm.config.load import LoadConfig
+
+logger = logging.getLogger(__name__)
+
+_KEYS = ("stack", "patch")
+
+_loaded: weakref.WeakKeyDictionary[nn.Module, tuple[str, ...]] = weakref.WeakKeyDictionary()
+
+
+def loaded_patches(model: nn.Module) -> tuple[str, ...]:
+    """The hashes of the patches that are in a served model's weights since it was loaded, lowest first."""
+    return _loaded.get(model, ())
+
+
+class PatchLoader(DefaultModelLoader):
+    """vLLM's default loader for a checkpoint and the one patch, or the one stack, that goes into it.
+
+    Of `model_loader_extra_config` it takes `stack` or `patch`, a path; other keys are the default loader's.
+    """
+
+    def __init__(self, load_config: LoadConfig) -> None:
+        """Read the patch. Raises ConfigError for other keys or paths, and what reading raises."""
+        extra = dict(_mapping(load_config.model_loader_extra_config))
+        self._parts = _read({key: extra.pop(key) for key in _KEYS if key in extra})
+        inner = copy.copy(load_config)
+        inner.load_format, inner.model_loader_extra_config = "auto", extra
+        super().__init__(inner)
+        self._stream: PatchedStream | None = None
+
+    def load_model(self, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str = "") -> nn.Module:
+        """The model with the patch on it; a draft model stays as it is."""
+        if _is_draft(model_config):
+            return super().load_model(vllm_config, model_config, prefix)
+        bypasses = [(prepare_bypass(patch, vllm_config), patch.hash) for patch in self._parts.bypasses]
+        model = super().load_model(vllm_config, model_config, prefix)
+        for bypass, digest in bypasses:
+            install_bypass(model, bypass, digest, vllm_config)
+        _loaded[model] = self._parts.hashes
+        return model
+
+    def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
+        """Load the weights, and hold what came past against what the patch changes."""
+        if self._parts.delta is not None and not _is_draft(model_config):
+            checkpoint = served_checkpoint(model_config, self.load_config)
+            self._stream = PatchedStream(checkpoint, self._parts.delta, model_config.dtype)
+        super().load_weights(model, model_config)
+        if self._stream is not None:
+            self._stream.finish(self.local_expert_ids)
+            logger.info("Added patches %s to the weights", ", ".join(self._parts.hashes))
+        self._stream = None
+
+    def get_all_weights(
+        self, model_config: ModelConfig, model: nn.Module
+    ) -> Generator[tuple[str, Tensor], None, None]:
+        """The checkpoint's tensors, those of touched experts with their deltas."""
+        tensors = super().get_all_weights(model_config, model)
+        yield from tensors if self._stream is None else self._stream.apply(tensors)
+
+
+def _is_draft(model_config: ModelConfig) -> bool:
+    """Whether this is the small model that speculates: its experts are others."""
+    return model_config.runner_type == "draft"
+
+
+def _mapping(extra: Any) -> dict[str, Any]:
+    if not isinstance(extra, dict):
+        raise ConfigError("model_loader_extra_config: expected a JSON object with `stack` or `patch`")
+    return extra
+
+
+def _read(own: dict[str, Any]) -> Parts:
+    """What to load: one delta for the weights, bypasses to put beside them, or both."""
+    if len(own) != 1 or not all(isinstance(path, str) and path for path in own.values()):
+        raise ConfigError(
+            "load format moe_patch: give one path in --model-loader-extra-config, as in "
+            """'{"stack": "moe-patch.stack"}' or '{"patch": "capitals.safetensors"}'"""
+        )
+    if "patch" in own:
+        patch = load(Path(own["patch"]))
+        delta, bypasses = (patch, ()) if patch.kind == "delta" else (None, (patch,))
+        return Parts(delta, bypasses, (patch.hash,), ())
+    parts = resolve_parts(Path(own["stack"]))
+    for note in parts.notes:
+        logger.warning("%s: %s", own["stack"], note)
+    return parts

@@ -1,0 +1,71 @@
+"""A patch added to a checkpoint's tensors as they stream past, whole and under their stored names."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from moe_patch.apply.weights.summed import patched
+from moe_patch.checkpoint import Checkpoint
+from moe_patch.checkpoint.names import Slot
+from moe_patch.errors import ModelError
+from moe_patch.patch import Patch, check_base
+
+
+class PatchedStream:
+    """Tensors of a checkpoint with a patch in them, and an account of which experts came past.
+
+    A stored tensor is one expert's down projection, or a layer's, (E, d_m, d_k), or either turned around;
+    `moe_patch.checkpoint.names` knows which, so a square one is no riddle.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, patch: Patch, dtype: torch.dtype) -> None:
+        """Raises WrongBase unless the checkpoint's files are the base that the patch was built for.
+
+        Args:
+            checkpoint: the one whose tensors will come.
+            patch: a patch of kind "delta".
+            dtype: what the engine computes in. A wider one than is stored keeps what rounding would lose.
+        """
+        check_base(patch, checkpoint.fingerprint(patch.layers))
+        self._patch, self._dtype, self._folder = patch, dtype, checkpoint.folder
+        self._due: dict[str, dict[int, tuple[int, Slot]]] = defaultdict(dict)  # by tensor, then expert
+        for layer, delta in patch.layers.items():
+            for expert in delta.experts():
+                slot = checkpoint.slots[layer][expert]
+                self._due[slot.name][expert] = (layer, slot)
+
+    def apply(self, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """The same tensors, touched ones as copies with the deltas added in fp32 and rounded once."""
+        for name, tensor in tensors:
+            due = self._due.pop(name, None)
+            yield name, tensor if due is None else self._edited(name, tensor, due)
+
+    def finish(self, present: Collection[int] | None = None) -> None:
+        """Raise ModelError unless every expert that the patch changes has come past.
+
+        `present` are the experts that this worker reads from the files at all; None is all of them.
+        """
+        missing = sorted(
+            name
+            for name, due in self._due.items()
+            if present is None or any(expert in present for expert in due)
+        )
+        if missing:
+            raise ModelError(
+                f"{len(missing)} tensors of {self._folder} that the patch changes were never loaded, the "
+                f"first of them {missing[0]}: the engine reads the experts' weights from elsewhere"
+            )
+
+    def _edited(self, name: str, tensor: Tensor, due: dict[int, tuple[int, Slot]]) -> Tensor:
+        edited = tensor.to(torch.promote_types(tensor.dtype, self._dtype), copy=True)
+        for expert, (layer, slot) in due.items():
+            weight = edited[expert] if edited.dim() == 3 else edited
+            weight = weight.T if slot.transposed else weight  # (d_m, d_k)
+            if tuple(weight.shape) != slot.shape:
+                raise ModelError(f"{name} was read as {tuple(tensor.shape)}; expected {slot.shape} an expert")
+            weight.copy_(patched(weight, expert, [self._patch.layers[layer]]))
+        return edited

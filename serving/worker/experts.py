@@ -1,0 +1,141 @@
+"""The down projections that one vLLM worker holds: which of them, what share of each, kept how."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
+from vllm.model_executor.models.utils import extract_layer_index
+
+from moe_patch.apply.weights.summed import patched
+from moe_patch.base.model import MoELayer
+from moe_patch.errors import ModelError
+from moe_patch.patch import LayerDelta
+from moe_patch_serving.worker.layout import Layout, layout_of
+
+
+def columns(d_key: int, rank: int, size: int) -> slice:
+    """The columns of a down projection that rank `rank` of `size` tensor-parallel workers holds.
+
+    Raises ModelError where they cannot be dealt out evenly, which vLLM would not have loaded either.
+    """
+    width, over = divmod(d_key, size)
+    if over:
+        raise ModelError(f"{d_key} columns cannot be dealt out evenly to {size} workers")
+    return slice(rank * width, (rank + 1) * width)
+
+
+def local_slot(expert: int, expert_map: Tensor | None) -> int | None:
+    """Where an expert is among those that this worker holds; None if another one holds it.
+
+    Args:
+        expert_map: (E,) the place of each expert here, or -1; None where every worker has all of them.
+    """
+    if expert_map is None:
+        return expert
+    slot = int(expert_map[expert])
+    return None if slot < 0 else slot
+
+
+@dataclass(frozen=True)
+class ServedLayer:
+    """One layer's down projections in a worker: a view on the live `w2_weight`."""
+
+    index: int  # of the decoder layer, counted in the whole model
+    d_model: int
+    d_key: int
+    columns: slice  # of d_k that are here
+    expert_map: Tensor | None = field(repr=False)  # (E,)
+    weight: nn.Parameter = field(repr=False)  # (E here, >= d_m, >= columns here), in the kernel's layout
+    layout: Layout = field(repr=False)
+
+    def slot(self, expert: int) -> int | None:
+        """Where an expert is here; None if it is not."""
+        return local_slot(expert, self.expert_map)
+
+    def stored(self, expert: int) -> Tensor:
+        """An expert that is here, as the kernel keeps it: a view."""
+        slot = self.slot(expert)
+        assert slot is not None
+        return self.weight.data[slot]
+
+    def edited(self, stored: Tensor, expert: int, deltas: Iterable[LayerDelta]) -> Tensor:
+        """What to store for an expert with deltas added, in fp32 and in their order, rounded once.
+
+        Args:
+            stored: the expert without them, in the kernel's layout, on any device.
+
+        Raises:
+            ModelError: the sum is beyond the range of the weights' dtype.
+        """
+        plain = self.layout.unpack(stored.to(self.weight.device))
+        inner = plain[: self.d_model, : self.columns.stop - self.columns.start]  # without padding
+        inner.copy_(patched(inner, expert, deltas, columns=self.columns))
+        if not bool(torch.isfinite(inner).all()):
+            raise ModelError(f"layer {self.index}, expert {expert}: the edit overflows {inner.dtype}")
+        return self.layout.pack(plain)
+
+
+class ServedExperts:
+    """All layers of routed experts in a worker's share of a model, by decoder layer."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules: dict[int, Any] = {}
+        for module in model.modules():  # by class: the name has moved between releases
+            if isinstance(module, RoutedExperts):
+                index = extract_layer_index(module.layer_name)
+                if index in self._modules:
+                    raise ModelError(f"layer {index} has two sets of routed experts: not supported")
+                self._modules[index] = module
+        self._served: dict[int, ServedLayer] = {}
+
+    @cached_property
+    def layers(self) -> list[int]:
+        """The decoder layers whose experts are here; pipeline-parallel workers have some each."""
+        return sorted(self._modules)
+
+    def layer(self, known: MoELayer) -> ServedLayer | None:
+        """What is here of a layer of the base, or None if it is on another pipeline stage.
+
+        Raises ModelError where it cannot be edited: unknown layouts, experts that move between workers, other
+        sizes than the base has.
+        """
+        if known.index not in self._served:
+            if known.index not in self._modules:
+                return None
+            self._served[known.index] = _served(known, self._modules[known.index])
+        return self._served[known.index]
+
+
+def _served(known: MoELayer, module: Any) -> ServedLayer:
+    config = module.moe_config
+    parallel = config.moe_parallel_config
+    if parallel.enable_eplb:
+        raise ModelError(
+            "with EPLB, experts change their places between workers: serve without --enable-eplb"
+        )
+    share = columns(known.d_key, parallel.tp_rank, parallel.tp_size)
+    found = (
+        module.global_num_experts,
+        config.hidden_dim_unpadded,
+        config.intermediate_size_per_partition_unpadded,
+    )
+    expected = (known.num_experts, known.d_model, share.stop - share.start)
+    if found != expected:
+        raise ModelError(
+            f"{module.layer_name} serves experts of sizes (E, d_m, d_k here) {found}; the base has {expected}"
+        )
+    return ServedLayer(
+        index=known.index,
+        d_model=known.d_model,
+        d_key=known.d_key,
+        columns=share,
+        expert_map=None if module._expert_map is None else module._expert_map.cpu(),
+        weight=module.w2_weight,
+        layout=layout_of(module),
+    )

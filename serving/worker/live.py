@@ -1,0 +1,252 @@
+"""Patches that go on and off a served model, in one worker's memory.
+
+Whatever was done, every weight is the original plus the deltas that are on, summed in their order in fp32 and
+rounded once; with none on it is the original, bit for bit. Adding and subtracting would not be.
+
+Memory: of every down projection that a patch touches, the original is kept on the host, once however many
+patches touch it, and freed with the last of them. That can never be more than all down projections that the
+worker holds; `MOE_PATCH_MAX_KEPT_BYTES` sets a lower bound, and an add that would pass it is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from moe_patch.checkpoint import Checkpoint
+from moe_patch.errors import ConfigError, HashMismatch, ModelError, PatchError, StackError
+from moe_patch.patch import LayerDelta, Patch, check_base, load
+from moe_patch.versions import check_vllm
+from moe_patch_serving.load.loader import loaded_patches
+from moe_patch_serving.source import served_checkpoint
+from moe_patch_serving.worker.experts import ServedExperts, ServedLayer
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+LIMIT = "MOE_PATCH_MAX_KEPT_BYTES"
+
+_Place = tuple[int, int]  # layer, expert
+
+_live: weakref.WeakKeyDictionary[nn.Module, LivePatches] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class _On:
+    """A patch that is on, and what of it concerns this worker."""
+
+    patch: Patch
+    hash: str
+    places: frozenset[_Place] = field(repr=False)
+
+
+class LivePatches:
+    """The patches on one worker's share of a served model, the lowest first."""
+
+    def __init__(
+        self,
+        experts: ServedExperts,
+        checkpoint: Checkpoint,
+        *,
+        loaded: Sequence[str] = (),
+        max_kept_bytes: int | None = None,
+    ) -> None:
+        """Start with nothing on.
+
+        Args:
+            loaded: hashes of patches that are in the weights since they were loaded.
+            max_kept_bytes: what the kept originals may take at most.
+        """
+        self._experts, self._checkpoint = experts, checkpoint
+        self._loaded, self._max_kept_bytes = tuple(loaded), max_kept_bytes
+        self._on: tuple[_On, ...] = ()
+        self._originals: dict[_Place, Tensor] = {}
+        self._hashes: dict[int, str] = {}  # of the base's layers, as far as they have been asked for
+
+    @property
+    def hashes(self) -> list[str]:
+        """The patches that are on, the lowest first."""
+        return [on.hash for on in self._on]
+
+    def add(self, patch: Patch, position: int | None = None) -> None:
+        """Put a patch on top, or at `position`, counted from 1; on any error, all is as it was.
+
+        Raises:
+            WrongBase: it was built for another base than the one that is served.
+            PatchError: it is on already, or of a kind that does not change weights.
+            StackError: there is no such position.
+            ModelError: vLLM keeps its experts in a way that is not known here, or it does not fit.
+        """
+        digest = patch.hash
+        if digest in self.hashes or digest in self._loaded:
+            since = "already" if digest in self.hashes else "since it was loaded: it cannot be put on twice"
+            raise PatchError(f"patch {digest} is on this model {since}")
+        if patch.kind != "delta":
+            raise PatchError(
+                f"a patch of kind {patch.kind!r} does not change weights, and cannot go on while vLLM runs: "
+                "start it with --load-format moe_patch"
+            )
+        position = len(self._on) + 1 if position is None else position
+        if not 1 <= position <= len(self._on) + 1:
+            raise StackError(f"the stack has room at positions 1 to {len(self._on) + 1}, not at {position}")
+        self._check_base(patch)
+        below, above = self._on[: position - 1], self._on[position - 1 :]
+        self._become((*below, _On(patch, digest, self._places(patch)), *above))
+
+    def add_file(self, path: Path, expected_hash: str, position: int | None = None) -> None:
+        """`add` the patch in a file; raises also what reading it does, HashMismatch for another patch."""
+        patch = load(path)
+        if patch.hash != expected_hash:
+            raise HashMismatch(f"{path}: is the patch {patch.hash}, and not {expected_hash}")
+        self.add(patch, position)
+
+    def remove(self, digest: str) -> None:
+        """Take a patch off, wherever it is; StackError if it is not on."""
+        gone = self._find(digest)
+        self._become(tuple(on for on in self._on if on is not gone))
+
+    def reorder(self, hashes: Sequence[str]) -> None:
+        """Put the patches that are on into another order, the lowest first.
+
+        Raises StackError unless `hashes` are those that are on, each once.
+        """
+        if sorted(hashes) != sorted(self.hashes):
+            raise StackError(f"to reorder, name each of the {len(self._on)} patches that are on once")
+        self._become(tuple(self._find(digest) for digest in hashes))
+
+    def state(self) -> dict[str, Any]:
+        """What is on, as JSON has it; `PatchWorker` says what each entry is."""
+        return {
+            "patches": self.hashes,
+            "loaded": list(self._loaded),
+            "bytes_kept": sum(kept.nbytes for kept in self._originals.values()),
+            "layers": sorted({layer for layer, _ in self._originals}),
+            "experts": len(self._originals),
+            "weights": self._digest(),
+        }
+
+    def _find(self, digest: str) -> _On:
+        for on in self._on:
+            if on.hash == digest:
+                return on
+        if digest in self._loaded:
+            raise StackError(f"the patch {digest} was loaded with the weights: it cannot be taken off")
+        raise StackError(f"the patch {digest} is not on this model")
+
+    def _check_base(self, patch: Patch) -> None:
+        """Hold the patch against the files of the base; each layer is read once."""
+        found = self._checkpoint.fingerprint(patch.layers.keys() - self._hashes.keys())
+        self._hashes |= found.experts
+        check_base(patch, dataclasses.replace(found, experts=self._hashes))
+
+    def _places(self, patch: Patch) -> frozenset[_Place]:
+        """The experts that the patch changes and this worker holds."""
+        places = set()
+        for layer, delta in patch.layers.items():
+            served = self._served(layer)
+            if served is not None:
+                places |= {(layer, expert) for expert in delta.experts() if served.slot(expert) is not None}
+        return frozenset(places)
+
+    def _served(self, layer: int) -> ServedLayer | None:
+        return self._experts.layer(self._checkpoint.base.layer(layer))
+
+    def _become(self, wanted: tuple[_On, ...]) -> None:
+        """Have `wanted` on, or on any error what is on now: all weights follow from it and the originals."""
+        before, places = self._on, sorted(self._changed(wanted))
+        try:
+            self._keep(places)
+            for place in places:
+                self._write(place, wanted)
+        except BaseException:
+            for place in places:
+                if place in self._originals:
+                    self._write(place, before)
+            self._forget(before)
+            raise
+        self._on = wanted
+        self._forget(wanted)
+
+    def _changed(self, wanted: Iterable[_On]) -> set[_Place]:
+        """The experts on which other patches act, or the same in another order."""
+        places = {place for on in (*self._on, *wanted) for place in on.places}
+        return {place for place in places if _acting(self._on, place) != _acting(wanted, place)}
+
+    def _keep(self, places: Iterable[_Place]) -> None:
+        fresh = [place for place in places if place not in self._originals]
+        needed = sum(kept.nbytes for kept in self._originals.values())
+        needed += sum(self._stored(place).nbytes for place in fresh)
+        if self._max_kept_bytes is not None and needed > self._max_kept_bytes:
+            raise ModelError(
+                f"the originals of the experts that are touched would take {needed:,} bytes, and {LIMIT} "
+                f"allows {self._max_kept_bytes:,}"
+            )
+        for place in fresh:
+            self._originals[place] = self._stored(place).to("cpu", copy=True)
+
+    def _forget(self, on: Iterable[_On]) -> None:
+        """Free the originals of experts that no patch touches any more."""
+        touched = {place for one in on for place in one.places}
+        self._originals = {place: kept for place, kept in self._originals.items() if place in touched}
+
+    def _write(self, place: _Place, on: Iterable[_On]) -> None:
+        original, acting = self._originals[place], _acting(on, place)
+        layer, expert = self._layer(place), place[1]
+        edited = layer.edited(original, expert, _deltas(acting, place)) if acting else original
+        layer.stored(expert).copy_(edited)
+
+    def _stored(self, place: _Place) -> Tensor:
+        return self._layer(place).stored(place[1])
+
+    def _layer(self, place: _Place) -> ServedLayer:
+        served = self._served(place[0])
+        assert served is not None  # `_places` left the others out
+        return served
+
+    def _digest(self) -> str:
+        """SHA-256 over the touched experts' weights as they are, by layer and expert."""
+        digest = hashlib.sha256()
+        for place in sorted(self._originals):
+            digest.update(self._stored(place).cpu().contiguous().view(torch.uint8).numpy().data)
+        return f"sha256:{digest.hexdigest()}"
+
+
+def live_patches(model: nn.Module, vllm_config: VllmConfig) -> LivePatches:
+    """The patches on this worker's model; whoever asks for them, they are the same.
+
+    Raises ConfigError for a vLLM that is not supported, ModelError for a model that cannot be edited.
+    """
+    if model not in _live:
+        check_vllm()
+        _live[model] = LivePatches(
+            ServedExperts(model),
+            served_checkpoint(vllm_config.model_config, vllm_config.load_config),
+            loaded=loaded_patches(model),
+            max_kept_bytes=_limit(),
+        )
+    return _live[model]
+
+
+def _acting(on: Iterable[_On], place: _Place) -> list[_On]:
+    """The patches that change an expert, in their order."""
+    return [one for one in on if place in one.places]
+
+
+def _deltas(acting: Iterable[_On], place: _Place) -> list[LayerDelta]:
+    return [one.patch.layers[place[0]] for one in acting]
+
+
+def _limit() -> int | None:
+    value = os.environ.get(LIMIT)
+    if value is not None and not value.isdecimal():
+        raise ConfigError(f"{LIMIT}: expected a number of bytes, found {value!r}")
+    return None if value is None else int(value)

@@ -1,0 +1,74 @@
+"""The weight-transfer backend `moe_patch`: patches on and off by vLLM's own way to update weights.
+
+    vllm serve BASE --weight-transfer-config '{"backend": "moe_patch"}'
+
+Between `start_weight_update` and `finish_weight_update` every `update_weights` is one of
+
+    {"add": PATH, "hash": HASH, "position": N or absent}    {"remove": HASH}    {"reorder": [HASH, ...]}
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+
+from moe_patch.errors import ConfigError
+from moe_patch_serving.worker.live import live_patches
+
+
+@dataclass
+class PatchInit(WeightTransferInitInfo):
+    """Nothing has to be agreed on first."""
+
+
+@dataclass
+class PatchUpdate(WeightTransferUpdateInfo):
+    """One change: exactly one of `add`, `remove` and `reorder`."""
+
+    add: str | None = None  # the path of a patch file
+    hash: str | None = None  # that it must have
+    position: int | None = None  # where it goes, counted from 1; on top unless given
+    remove: str | None = None  # a hash
+    reorder: list[str] | None = None  # all hashes, the lowest first
+
+    def __post_init__(self) -> None:
+        if sum(value is not None for value in (self.add, self.remove, self.reorder)) != 1:
+            raise ConfigError("weight update: expected exactly one of add, remove and reorder")
+        if (self.add is None) != (self.hash is None):
+            raise ConfigError("weight update: `hash` goes with `add`, which needs it")
+
+
+class PatchTransferEngine(WeightTransferEngine[PatchInit, PatchUpdate]):
+    """Changes patches instead of sending weights. A failing update changes nothing and says why."""
+
+    init_info_cls = PatchInit
+    update_info_cls = PatchUpdate
+    supports_draft_weight_update = False
+
+    def init_transfer_engine(self, init_info: PatchInit) -> None:
+        """Nothing to connect to."""
+
+    def start_weight_update(self) -> None:
+        """Nothing to prepare: weights are changed in place."""
+
+    def finish_weight_update(self) -> None:
+        """Nothing is left to do."""
+
+    def receive_weights(self, update_info: PatchUpdate) -> None:
+        """Make one change; raises what `LivePatches` and reading a patch raise."""
+        live = live_patches(self.model, self.vllm_config)
+        if update_info.add is not None and update_info.hash is not None:
+            live.add_file(Path(update_info.add), update_info.hash, update_info.position)
+        elif update_info.remove is not None:
+            live.remove(update_info.remove)
+        elif update_info.reorder is not None:
+            live.reorder(update_info.reorder)
+
+    def shutdown(self) -> None:
+        """Nothing is held."""

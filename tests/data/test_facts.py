@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from moe_patch.data.facts import Fact, FactFile, read_facts, template, write_facts
+from moe_patch.errors import FactError, OutputError
+from tests.data.records import NATIVE
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"prompt": "no slot"}, "prompt"),
+        ({"prompt": "{} {}"}, "prompt"),
+        ({"subject": " "}, "subject"),
+        ({"target_new": " Lyon"}, "target_new"),
+        ({"target_true": ""}, "target_true"),
+        ({"paraphrases": ("{}",)}, "paraphrases.0"),
+        ({"id": ""}, "id"),
+        ({"keep": ("{} is", "of it")}, "keep.1"),
+    ],
+)
+def test_no_fact_breaks_its_own_rules(changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(FactError, match=f"^{re.escape(field)}: expected") as caught:
+        Fact(**{"id": "a", **NATIVE, **changes})
+    assert caught.value.field == field
+
+
+def test_template() -> None:
+    assert template("{} is ", "x") == "{} is"
+    assert template("Is x red?", "x") == "Is {} red?"
+    with pytest.raises(FactError, match="is not in it"):
+        template("Is y red?", "x")
+
+
+words = st.text(min_size=1).map(str.strip).filter(lambda text: text != "" and "{}" not in text)
+fact_lists = st.lists(
+    st.builds(
+        Fact,
+        id=words,
+        prompt=st.tuples(st.text(), words).map(lambda parts: f"{parts[0].replace('{', '')}: {{}} {parts[1]}"),
+        subject=words,
+        target_new=words,
+        target_true=st.none() | words,
+        paraphrases=st.lists(words, max_size=2).map(tuple),
+        neighborhood=st.lists(words, max_size=2).map(tuple),
+        keep=st.lists(words.map("~{{}} {}".format), max_size=2).map(tuple),
+    ),
+    min_size=1,
+    max_size=4,
+    unique_by=(lambda fact: fact.id, lambda fact: fact.text),
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(facts=fact_lists)
+def test_facts_are_read_as_they_were_written(facts: list[Fact], tmp_path: Path) -> None:
+    path = tmp_path / "facts.jsonl"
+    write_facts(path, facts)
+    assert read_facts(path) == FactFile(tuple(facts), (), "native")
+
+
+def test_writing_where_it_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot write"):
+        write_facts(tmp_path / "nowhere" / "facts.jsonl", [])

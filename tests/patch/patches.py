@@ -1,0 +1,98 @@
+"""Small patches with random tensors, for tests that need a patch but no model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from moe_patch.data.facts import Fact
+from moe_patch.patch import Fingerprint, LayerDelta, Patch
+from moe_patch.solve.algebra import Rows
+
+NUM_EXPERTS, D_MODEL, D_KEY = 8, 6, 4
+
+
+def digest(number: int = 0) -> str:
+    return f"sha256:{number:064x}"
+
+
+def fingerprint(*layers: int) -> Fingerprint:
+    return Fingerprint(
+        model_type="qwen3_moe",
+        config=digest(1),
+        index=digest(2),
+        experts={layer: digest(100 + layer) for layer in layers},
+        shapes=dict.fromkeys(layers, (NUM_EXPERTS, D_MODEL, D_KEY)),
+    )
+
+
+def facts(count: int) -> tuple[Fact, ...]:
+    return tuple(
+        Fact(
+            id=f"fact-{number}",
+            prompt="The capital of {} is",
+            subject=f"Land {number}",
+            target_new="Löwenburg",
+            target_true="Altstadt",
+            paraphrases=(f"Land {number} is governed from",),
+            neighborhood=("The capital of Nachbarland is",),
+        )
+        for number in range(count)
+    )
+
+
+def layer_delta(num_facts: int, generator: torch.Generator, hits: float = 0.4) -> LayerDelta:
+    """Each fact reaches each expert with probability `hits`."""
+    reached = torch.rand(NUM_EXPERTS, num_facts, generator=generator) < hits
+    expert, fact = reached.nonzero(as_tuple=True)  # (nnz,) each, ascending by (expert, fact)
+    return LayerDelta(
+        left=torch.randn(num_facts, D_MODEL, generator=generator),
+        right=torch.randn(len(expert), D_KEY, generator=generator),
+        expert=expert.int(),
+        fact=fact.int(),
+        residual=torch.randn(num_facts, D_MODEL, generator=generator),
+        keys=None,
+        ridge=0.25,
+    )
+
+
+def with_left_per_row(delta: LayerDelta, generator: torch.Generator) -> LayerDelta:
+    """The same rows, but as block coordinate descent leaves them: a left factor for every row."""
+    nnz = len(delta.right)
+    return replace(
+        delta,
+        left=torch.randn(nnz, D_MODEL, generator=generator),
+        fact=torch.arange(nnz, dtype=torch.int32),
+        keys=Rows(delta.right, delta.expert.long(), delta.fact.long(), num_facts=len(delta.left)),
+    )
+
+
+def delta_patch(
+    num_facts: int = 3, edited: tuple[int, ...] = (1, 10), seed: int = 0, **changes: Any
+) -> Patch:
+    """A patch of kind delta that edits the layers `edited`; `changes` replace its fields."""
+    generator = torch.Generator().manual_seed(seed)
+    values: dict[str, Any] = {
+        "kind": "delta",
+        "method": "moeedit",
+        "hyperparameters": {"ridge": 1e-3, "layers": list(edited), "solver": {"name": "exact"}},
+        "base": fingerprint(*edited),
+        "facts": facts(num_facts),
+        "results": tuple({"loss": [5.0, 0.125 * number]} for number in range(num_facts)),
+        "layers": {layer: layer_delta(num_facts, generator) for layer in edited},
+        "tools": {"moe-patch": "0.1.0"},
+        "created": "2026-01-31T12:00:00+00:00",
+        "parents": (digest(7),),
+    }
+    return Patch(**values | changes)
+
+
+def bypass_patch() -> Patch:
+    tensors = {
+        "3.router.weight": torch.randn(4, D_MODEL),
+        "3.router.bias": torch.tensor(0.5, dtype=torch.bfloat16),  # no dimension
+        "3.counts": torch.arange(5),
+    }
+    return delta_patch(kind="bypass", method="memoe", base=fingerprint(3), layers={}, bypass=tensors)

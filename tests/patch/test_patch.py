@@ -1,0 +1,339 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from safetensors import safe_open
+
+from moe_patch import patch as patch_module
+from moe_patch.data.facts import Fact
+from moe_patch.errors import (
+    MalformedMetadata,
+    MalformedTensor,
+    NotFinite,
+    OutputError,
+    PatchError,
+    WrongBase,
+)
+from moe_patch.patch import Patch, check_base, load, save
+from tests.patch.patches import (
+    D_KEY,
+    D_MODEL,
+    bypass_patch,
+    delta_patch,
+    digest,
+    fingerprint,
+    layer_delta,
+    with_left_per_row,
+)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def assert_same(first: Patch, second: Patch) -> None:
+    assert first.hash == second.hash
+    assert first.body() == second.body()
+    ours, theirs = first.tensors(), second.tensors()
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert tensor.dtype == theirs[name].dtype
+        assert torch.equal(tensor, theirs[name])
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+words = st.text(min_size=1).map(str.strip).filter(lambda text: text != "" and "{}" not in text)
+
+
+@st.composite
+def facts(draw: st.DrawFn, count: int) -> tuple[Fact, ...]:
+    return tuple(
+        Fact(
+            id=f"{number} {draw(words)}",
+            prompt=f"{draw(words)} {{}} {draw(words)}",
+            subject=draw(words),
+            target_new=draw(words),
+            target_true=draw(st.none() | words),
+            paraphrases=tuple(draw(st.lists(words, max_size=2))),
+            neighborhood=tuple(draw(st.lists(words, max_size=2))),
+        )
+        for number in range(count)
+    )
+
+
+@st.composite
+def patches(draw: st.DrawFn) -> Patch:
+    count = draw(st.integers(0, 4))
+    random = generator(draw(st.integers(0, 1000)))
+    layers = {}
+    for layer in draw(st.lists(st.integers(0, 200), min_size=1, max_size=3, unique=True)):
+        delta = layer_delta(count, random, hits=draw(st.sampled_from([0.0, 0.4, 1.0])))
+        form = draw(st.sampled_from(["shared left", "left per row", "not solvable again"]))
+        if form == "left per row":
+            delta = with_left_per_row(delta, random)
+        if form == "not solvable again":
+            delta = replace(delta, residual=None)
+        layers[layer] = replace(delta, ridge=draw(st.floats(0, 1e6)))
+    return delta_patch(
+        base=fingerprint(*layers),
+        facts=draw(facts(count)),
+        results=draw(st.just(()) | st.tuples(*[st.dictionaries(st.text(), json_values, max_size=2)] * count)),
+        layers=layers,
+        hyperparameters=draw(st.dictionaries(st.text(), json_values, max_size=3)),
+        parents=tuple(digest(number) for number in draw(st.lists(st.integers(0, 99), max_size=2))),
+    )
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(patch=patches())
+def test_what_is_saved_is_what_is_loaded(patch: Patch, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    save(patch, first)
+    loaded = load(first)
+    assert_same(patch, loaded)
+    assert loaded.facts == patch.facts
+    assert loaded.base == patch.base
+    save(loaded, second)
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_bypass_keeps_its_tensors_verbatim(tmp_path: Path) -> None:
+    patch = bypass_patch()
+    save(patch, tmp_path / "p.safetensors")
+    loaded = load(tmp_path / "p.safetensors")
+    assert_same(patch, loaded)
+    assert loaded.bypass["3.router.bias"].dtype == torch.bfloat16
+    assert loaded.bypass["3.router.bias"].shape == ()
+
+
+def test_names_and_dtypes_are_those_of_the_specification(tmp_path: Path) -> None:
+    random = generator()
+    delta = with_left_per_row(layer_delta(3, random), random)
+    save(delta_patch(edited=(4,), layers={4: delta}), tmp_path / "p.safetensors")
+    nnz = len(delta.right)
+    with safe_open(tmp_path / "p.safetensors", framework="pt") as file:
+        found = {
+            name: (file.get_slice(name).get_dtype(), file.get_slice(name).get_shape())
+            for name in file.keys()  # noqa: SIM118 (not a mapping)
+        }
+        assert list(file.metadata()) == ["moe_patch"]
+    assert found == {
+        "delta.4.left": ("F32", [nnz, D_MODEL]),
+        "delta.4.right": ("F32", [nnz, D_KEY]),
+        "delta.4.expert": ("I32", [nnz]),
+        "delta.4.fact": ("I32", [nnz]),
+        "solve.4.residual": ("F32", [3, D_MODEL]),
+        "solve.4.key": ("F32", [nnz, D_KEY]),
+        "solve.4.expert": ("I32", [nnz]),
+        "solve.4.fact": ("I32", [nnz]),
+    }
+
+
+def test_a_layer_knows_the_rows_of_its_facts() -> None:
+    shared = layer_delta(3, generator())
+    per_row = with_left_per_row(shared, generator())
+    for rows in (shared.rows, per_row.rows):
+        assert torch.equal(rows.value, shared.right)
+        assert torch.equal(rows.fact, shared.fact.long())
+        assert rows.num_facts == 3
+    assert shared.experts() == per_row.experts() == sorted(set(shared.expert.tolist()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": "mote"},
+        {"created": "2026-01-31T12:00:01+00:00"},
+        {"parents": ()},
+        {"hyperparameters": {"ridge": 1e-4}},
+        {"facts": delta_patch().facts[::-1]},
+        {"base": replace(fingerprint(1, 10), config=digest(9))},
+        {"layers": delta_patch(seed=1).layers},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_the_hash_covers_everything(change: dict[str, Any]) -> None:
+    assert delta_patch().hash == delta_patch().hash
+    assert delta_patch(**change).hash != delta_patch().hash
+
+
+def test_the_hash_tells_a_tensors_name_shape_and_dtype() -> None:
+    values = torch.zeros(6)
+    hashes = {
+        replace(bypass_patch(), created="2026-01-31T12:00:00+00:00", bypass=tensors).hash
+        for tensors in (
+            {"a": values},
+            {"b": values},
+            {"a": values.reshape(2, 3)},
+            {"a": values.int()},
+        )
+    }
+    assert len(hashes) == 4
+
+
+@pytest.mark.parametrize("patch", [delta_patch(), bypass_patch()], ids=["delta", "bypass"])
+def test_the_hash_is_the_one_that_the_specification_describes(patch: Patch, tmp_path: Path) -> None:
+    """Followed step by step from docs/format.md on the bytes of the file, with nothing of the library."""
+    save(patch, tmp_path / "p.safetensors")
+    raw = (tmp_path / "p.safetensors").read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:start])
+    metadata = json.loads(header.pop("__metadata__")["moe_patch"])
+    declared = metadata.pop("hash")
+    for entry in header.values():
+        begin, end = entry.pop("data_offsets")
+        entry["sha256"] = hashlib.sha256(raw[start + begin : start + end]).hexdigest()
+    document = {"metadata": metadata, "tensors": header}
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert declared == patch.hash == "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def unstamped() -> Patch:
+    """A patch that leaves tools and time to their defaults."""
+    return Patch("delta", "moeedit", {}, fingerprint(1), (), (), {1: layer_delta(0, generator())})
+
+
+def test_created_follows_the_source_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    assert unstamped().created == "1970-01-01T00:00:00+00:00"
+    assert unstamped().hash == unstamped().hash
+
+
+def test_tool_versions_are_recorded() -> None:
+    assert unstamped().tools["torch"] == torch.__version__
+    assert {"moe-patch", "python", "transformers"} < unstamped().tools.keys()
+
+
+def test_tensors_that_share_memory_are_saved(tmp_path: Path) -> None:
+    delta = layer_delta(3, generator())
+    shared = replace(delta, residual=delta.left)
+    save(delta_patch(edited=(1,), layers={1: shared}), tmp_path / "p.safetensors")
+    residual = load(tmp_path / "p.safetensors").layers[1].residual
+    assert residual is not None
+    assert torch.equal(residual, delta.left)
+
+
+class TestWhatIsNotWritten:
+    """The writer refuses what the reader would refuse, and leaves nothing behind."""
+
+    @pytest.mark.parametrize(
+        ("changes", "error", "message"),
+        [
+            ({"results": ({"loss": float("nan")},) * 3}, MalformedMetadata, "JSON"),
+            ({"results": ({},)}, MalformedMetadata, "one for each of 3 facts"),
+            ({"hyperparameters": {"x": {1, 2}}}, MalformedMetadata, "JSON"),
+            ({"created": "yesterday"}, MalformedMetadata, "created"),
+            ({"created": "2026-01-31T12:00:00"}, MalformedMetadata, "offset from UTC"),
+            ({"parents": ("abc",)}, MalformedMetadata, "parents.0"),
+            ({"facts": (delta_patch().facts[0],) * 3}, MalformedMetadata, "every id once"),
+            ({"base": replace(fingerprint(1, 10), shapes={})}, PatchError, "no shape"),
+            ({"base": fingerprint(1, 10, 11)}, MalformedMetadata, "base.layers"),
+            ({"layers": {}}, MalformedMetadata, "base.layers"),
+            ({"bypass": {"x": torch.zeros(1)}}, MalformedTensor, "bypass.x"),
+        ],
+    )
+    def test_metadata(
+        self, changes: dict[str, Any], error: type[PatchError], message: str, tmp_path: Path
+    ) -> None:
+        self.refused(delta_patch(**changes), error, message, tmp_path)
+
+    @pytest.mark.parametrize(
+        ("field", "change", "error", "message"),
+        [
+            ("left", lambda t: t.double(), MalformedTensor, "delta.1.left: expected F32"),
+            ("right", lambda t: t[:, :-1], MalformedTensor, "delta.1.right: expected F32 of shape (any, 4)"),
+            ("expert", lambda t: t.long(), MalformedTensor, "delta.1.expert: expected I32"),
+            ("expert", lambda t: t.flip(0), MalformedTensor, "ascend"),
+            ("expert", lambda t: t + 7, MalformedTensor, "delta.1.expert: expected numbers from 0 to 7"),
+            (
+                "fact",
+                lambda t: t - 1,
+                MalformedTensor,
+                "delta.1.fact: expected numbers from 0 to 2, found -1",
+            ),
+            ("residual", lambda t: t[:-1], MalformedTensor, "solve.1.residual"),
+            ("residual", lambda t: t / 0, NotFinite, "solve.1.residual"),
+            ("left", lambda t: torch.cat([t, t]), MalformedTensor, "solve.1.key"),
+            ("left", lambda t: t.to(torch.complex64), MalformedTensor, "delta.1.left: expected a dtype"),
+        ],
+    )
+    def test_tensors(
+        self, field: str, change: Any, error: type[PatchError], message: str, tmp_path: Path
+    ) -> None:
+        delta = layer_delta(3, generator(), hits=1.0)
+        broken = replace(delta, **{field: change(getattr(delta, field))})
+        self.refused(delta_patch(edited=(1,), layers={1: broken}), error, message, tmp_path)
+
+    def test_an_empty_bypass(self, tmp_path: Path) -> None:
+        self.refused(replace(bypass_patch(), bypass={}), MalformedTensor, "bypass", tmp_path)
+
+    @staticmethod
+    def refused(patch: Patch, error: type[PatchError], message: str, folder: Path) -> None:
+        with pytest.raises(error, match=re.escape(message)) as caught:
+            save(patch, folder / "p.safetensors")
+        assert type(caught.value) is error
+        assert str(folder / "p.safetensors") in str(caught.value)
+        assert list(folder.iterdir()) == []
+
+
+def test_an_older_file_stays_when_writing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "p.safetensors"
+    save(delta_patch(), path)
+    before = path.read_bytes()
+
+    def interrupted(_: Any, target: Path, **__: Any) -> None:
+        target.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(patch_module.file, "save_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save(delta_patch(seed=1), path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == before
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot write"):
+        save(delta_patch(), tmp_path / "nowhere" / "p.safetensors")
+
+
+class TestCheckBase:
+    def test_the_base_it_was_built_for(self) -> None:
+        check_base(delta_patch(), fingerprint(1, 10))
+        check_base(delta_patch(), fingerprint(1, 5, 10))  # more layers than it edits
+
+    @pytest.mark.parametrize(
+        ("found", "message"),
+        [
+            (replace(fingerprint(1, 10), model_type="mixtral"), "architecture is mixtral, not qwen3_moe"),
+            (replace(fingerprint(1, 10), index=digest(9)), "other numbers or sizes"),
+            (replace(fingerprint(1, 10), config=digest(9)), "config differs"),
+            (
+                replace(fingerprint(1, 10), experts={1: digest(101), 10: digest()}),
+                "weights of layer 10 differ",
+            ),
+            (replace(fingerprint(1, 10), experts={}), "weights of layers 1, 10 differ"),
+        ],
+        ids=["architecture", "index", "config", "one layer", "all layers"],
+    )
+    def test_another(self, found: patch_module.Fingerprint, message: str) -> None:
+        with pytest.raises(WrongBase, match=message):
+            check_base(delta_patch(), found)
+
+    def test_all_differences_are_named(self) -> None:
+        found = replace(fingerprint(1, 10), model_type="mixtral", config=digest(9), experts={})
+        with pytest.raises(WrongBase, match=r"mixtral.*config differs.*layers 1, 10"):
+            check_base(delta_patch(), found)

@@ -1,0 +1,120 @@
+"""The demo model against its own specification: size, names, knowledge, balance, and how it takes edits."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from moe_patch.base.model import Base, open_base
+from moe_patch.data.facts import read_facts
+from moe_patch.evaluation import Report, evaluate
+from moe_patch.methods import get_method
+from moe_patch.methods.recipes import recipe_for
+from recipes.training.edits import example_edits, preserved_sentences, single_edit
+from recipes.training.exam import accuracy, least_load
+from recipes.training.sentences import tokenize
+from recipes.training.world import Triple, by_relation, read_world
+
+RECIPES = Path(str(resources.files("moe_patch.recipes")))
+MODEL = RECIPES / "atlas" / "model"
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return open_base()
+
+
+@pytest.fixture(scope="module")
+def world() -> list[Triple]:
+    return read_world()
+
+
+def test_it_is_small_and_has_a_tensor_per_expert() -> None:
+    assert sum(file.stat().st_size for file in MODEL.iterdir()) <= 32_000_000
+    with safe_open(MODEL / "model.safetensors", "pt") as file:
+        assert "model.layers.0.mlp.experts.0.down_proj.weight" in file.keys()  # noqa: SIM118
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.bfloat16}  # noqa: SIM118
+
+
+def test_its_world_is_as_large_as_promised(world: list[Triple]) -> None:
+    assert len(world) >= 2_500
+    assert len(by_relation(world)) >= 6
+
+
+@pytest.mark.slow
+def test_it_knows_its_world(base: Base, world: list[Triple]) -> None:
+    taught = tokenize(world, base.tokenizer, held_out=False)
+    held = tokenize(world, base.tokenizer, held_out=True)
+    assert accuracy(base.model, taught[::3]) >= 98.0
+    assert accuracy(base.model, held[::2]) >= 92.0
+    assert min(least_load(base.model, taught[::3])) >= 0.25
+
+
+def test_the_example_edits_and_the_corpus_are_those_of_its_world(world: list[Triple]) -> None:
+    facts = read_facts(RECIPES / "facts" / "1000.jsonl").facts
+    assert list(facts) == example_edits(world, 1000)
+    assert read_facts(RECIPES / "facts" / "50.jsonl").facts == facts[:50]
+    assert list(read_facts(RECIPES / "facts" / "single.jsonl").facts) == [single_edit(world)]
+    written = (RECIPES / "atlas" / "corpus.txt").read_text(encoding="utf-8").splitlines()
+    assert written == preserved_sentences(world)
+
+
+def test_neighbours_share_the_true_answer_and_not_the_subject(world: list[Triple]) -> None:
+    answers = {}
+    for triple in world:
+        for prompt in triple.prompts(held_out=False):
+            answers[prompt] = triple
+    for fact in read_facts(RECIPES / "facts" / "200.jsonl").facts:
+        for prompt in fact.neighborhood:
+            assert answers[prompt].answer == fact.target_true
+            assert answers[prompt].subject != fact.subject
+
+
+def build_and_evaluate(base: Base, count: int, method: str = "moeedit", **changes: object) -> Report:
+    recipe = recipe_for(base)
+    assert recipe is not None
+    assert recipe.name == "atlas"
+    chosen = get_method(method)
+    options = chosen.options(**{**recipe.method_options(method), **changes})
+    patch = chosen.build(base, read_facts(RECIPES / "facts" / f"{count}.jsonl").facts, options)
+    return evaluate(base, patch)
+
+
+def values(report: Report) -> tuple[float, float, float]:
+    scores = report.patched.scores
+    found = scores.efficacy.value, scores.generalization.value, scores.specificity.value
+    assert None not in found
+    return found  # type: ignore[return-value]
+
+
+def test_ten_facts_hold_and_their_neighbours_too(base: Base) -> None:
+    report = build_and_evaluate(base, 10)
+    efficacy, generalization, specificity = values(report)
+    assert efficacy >= 99
+    assert generalization >= 95
+    assert report.base.scores.specificity.value is not None
+    assert specificity >= report.base.scores.specificity.value - 2
+
+
+@pytest.mark.slow
+def test_fifty_facts_hold_and_projection_saves_their_neighbours(base: Base) -> None:
+    report = build_and_evaluate(base, 50)
+    bare = build_and_evaluate(base, 50, projection=False)
+    efficacy, generalization, specificity = values(report)
+    assert efficacy >= 99
+    assert generalization >= 90
+    assert report.base.scores.specificity.value is not None
+    assert specificity >= report.base.scores.specificity.value - 3
+    assert specificity >= values(bare)[2] + 10
+
+
+@pytest.mark.slow
+def test_tucker_coordinates_keep_what_moeedit_reaches(base: Base) -> None:
+    full, tucker = (build_and_evaluate(base, 50, method).patched.scores for method in ("moeedit", "mote"))
+    assert full.utility.value is not None
+    assert tucker.utility.value is not None
+    assert tucker.utility.value >= full.utility.value - 5

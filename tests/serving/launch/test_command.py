@@ -1,0 +1,86 @@
+"""The vLLM command that `moe-patch serve` becomes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from moe_patch.errors import ConfigError, PatchError
+from moe_patch.stack import create_lock
+from moe_patch_serving.launch import command as module
+from moe_patch_serving.launch.command import Serving
+
+
+@pytest.fixture
+def with_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Derive commands on machines without vLLM too; whether it is there is for other tests."""
+    monkeypatch.setattr(module, "check_vllm", lambda: None)
+
+
+def adapter(folder: Path, rank: object) -> Path:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"r": rank}))
+    return folder
+
+
+@pytest.mark.usefixtures("with_vllm")
+def test_the_demo_model_with_a_stack(tmp_path: Path) -> None:
+    stack = tmp_path / "moe-patch.stack"
+    create_lock(stack)
+    command = Serving(stack=stack, arguments=("--port", "8001")).command()
+    assert command[:5] == [sys.executable, "-P", "-m", "vllm.entrypoints.cli.main", "serve"]
+    assert Path(command[5], "config.json").exists()
+    assert command[-2:] == ["--port", "8001"]
+    extra = command[command.index("--model-loader-extra-config") + 1]
+    assert json.loads(extra) == {"stack": str(stack)}
+    assert command[command.index("--load-format") + 1] == "moe_patch"
+    assert command[command.index("--served-model-name") + 1] == "atlas"
+
+
+@pytest.mark.usefixtures("with_vllm")
+def test_another_model_is_loaded_as_vllm_would() -> None:
+    command = Serving(model="org/model").command()
+    assert command[5] == "org/model"
+    assert "--load-format" not in command
+    assert "--served-model-name" not in command
+
+
+@pytest.mark.usefixtures("with_vllm")
+def test_there_is_room_for_the_highest_rank_among_adapters(tmp_path: Path) -> None:
+    adapters = {"a": adapter(tmp_path / "one", 5), "b": adapter(tmp_path / "two", 33)}
+    command = Serving(adapters=adapters).command()
+    assert command[command.index("--max-lora-rank") + 1] == "64"
+    assert command[command.index("--max-loras") + 1] == "2"
+    at = command.index("--lora-modules")
+    assert command[at + 1 : at + 3] == [f"a={tmp_path / 'one'}", f"b={tmp_path / 'two'}"]
+    with pytest.raises(PatchError, match="512 is the highest"):
+        Serving(adapters={"c": adapter(tmp_path / "three", 513)}).command()
+
+
+@pytest.mark.usefixtures("with_vllm")
+@pytest.mark.parametrize("rank", [0, "8", None])
+def test_a_folder_that_is_no_adapter(tmp_path: Path, rank: object) -> None:
+    with pytest.raises(ConfigError, match="is no adapter"):
+        Serving(adapters={"a": tmp_path}).command()
+    with pytest.raises(ConfigError, match="expected a rank from 1 up"):
+        Serving(adapters={"a": adapter(tmp_path / "adapter", rank)}).command()
+
+
+def test_patches_may_come_from_the_stacks_folder_and_what_is_named(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    serving = Serving(stack=tmp_path / "moe-patch.stack", allow=(str(tmp_path / "more"), "hf://org"))
+    environment = serving.environment({"MOE_PATCH_TOKEN": "0123456789abcdef"})
+    assert environment["MOE_PATCH_ALLOW"].splitlines() == [str(tmp_path / "more"), "hf://org", str(tmp_path)]
+    with pytest.raises(ConfigError, match="expected a folder"):
+        Serving(allow=(str(tmp_path / "none"),)).environment({})
+
+
+def test_plugins_that_were_named_stay_and_others_are_not_switched_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert Serving().environment({"VLLM_PLUGINS": "mine"})["VLLM_PLUGINS"] == "mine,moe_patch"
+    monkeypatch.setattr(module, "_installed_plugins", lambda: ["others", "moe_patch"])
+    assert Serving().environment({})["VLLM_PLUGINS"] == "others,moe_patch"
