@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moe_patch.apply import apply
     from moe_patch.apply.stack import Stack
-    from moe_patch.base.model import Base, open_base, wrap
-    from moe_patch.data.facts import Fact, read_facts, write_facts
+    from moe_patch.base.model import Base
+    from moe_patch.base.opening import open_base, wrap
+    from moe_patch.data.fact_file import read_facts, write_facts
+    from moe_patch.data.facts import Fact
     from moe_patch.errors import MoePatchError
     from moe_patch.evaluation import evaluate
     from moe_patch.methods import get_method
@@ -55,11 +57,11 @@ _HOME = {
     "evaluate": "evaluation",
     "get_method": "methods",
     "load": "patch",
-    "open_base": "base.model",
-    "read_facts": "data.facts",
+    "open_base": "base.opening",
+    "read_facts": "data.fact_file",
     "save": "patch",
-    "wrap": "base.model",
-    "write_facts": "data.facts",
+    "wrap": "base.opening",
+    "write_facts": "data.fact_file",
 }
 
 

@@ -113,3 +113,7 @@ class BadSignature(PatchError):
 
 class WrongBase(PatchError):
     """The patch was built for another base model."""
+
+
+class SolveError(MoePatchError):
+    """A layer's system cannot be posed or solved: shapes do not fit, or it is not positive definite."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from moe_patch.base.model import _NOT_EDITABLE
+from moe_patch.base.opening import _NOT_EDITABLE
 from moe_patch.cli import main
 from tests.tiny import _CONFIGS
 

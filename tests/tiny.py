@@ -13,7 +13,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from moe_patch.base.model import Base, MoELayer, wrap
+from moe_patch.base.model import Base
+from moe_patch.base.moe import MoELayer
+from moe_patch.base.opening import wrap
 from moe_patch.data.facts import Fact
 from moe_patch.patch import LayerDelta, Patch
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import weakref
 from contextlib import ExitStack
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from torch import nn
 
@@ -14,18 +13,18 @@ from moe_patch.apply.hook import hook
 from moe_patch.apply.merge import merge
 from moe_patch.apply.weights.rounding import Rounding
 from moe_patch.apply.weights.survival import STATED_LOSS
-from moe_patch.base.experts import IMPLEMENTATION, Handle
-from moe_patch.base.model import Base, wrap
+from moe_patch.base.experts import Handle
+from moe_patch.base.model import Base
+from moe_patch.base.occupied import hashes_on
+from moe_patch.base.opening import wrap
 from moe_patch.errors import ConfigError, PatchError
 from moe_patch.patch import Patch, check_base
 
-__all__ = ["Applied", "Handle", "Mode", "Rounding", "apply", "layers_of", "occupied"]
+__all__ = ["Applied", "Handle", "Mode", "Rounding", "apply", "layers_of"]
 
 logger = logging.getLogger(__name__)
 
 Mode = Literal["merge", "hook"]
-
-_hashes_on: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
 
 
 class Applied(Handle):
@@ -68,7 +67,7 @@ def apply(
     if mode not in get_args(Mode):
         raise ConfigError(f"mode {mode!r} is unknown; choose from {', '.join(get_args(Mode))}")
     base = model if isinstance(model, Base) else wrap(model, None, allow_dense=patch.kind == "bypass")
-    on = _hashes_on.setdefault(base.model, set())
+    on = hashes_on.setdefault(base.model, set())
     if patch.hash in on:
         raise PatchError(f"patch {patch.hash} is on this model already: remove it first")
     if check:
@@ -103,17 +102,3 @@ def layers_of(base: Base, patch: Patch) -> set[int]:
         for layer in patch.base.experts
         if layer in base.layers or (patch.kind == "bypass" and layer < base.num_layers)
     }
-
-
-def occupied(base: Base) -> str | None:
-    """What keeps the model from being the bare base, in words: a patch that is on, or an observer; or None.
-
-    What is measured then would pass for the base's own.
-    """
-    if hashes := _hashes_on.get(base.model):
-        return f"{base.name} has a patch on ({min(hashes)})"
-    for layer in base.layers.values():
-        config: Any = layer.experts.config
-        if layer.originals or config._experts_implementation == IMPLEMENTATION:
-            return f"{layer.name} has a patch on or is being observed"
-    return None

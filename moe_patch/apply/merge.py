@@ -13,7 +13,8 @@ from moe_patch.apply.weights.rounding import Rounding, round_on_keys
 from moe_patch.apply.weights.summed import patched
 from moe_patch.apply.weights.survival import Survival
 from moe_patch.base.experts import Handle, check_fit
-from moe_patch.base.model import Base, MoELayer
+from moe_patch.base.model import Base
+from moe_patch.base.moe import MoELayer
 from moe_patch.errors import ModelError
 from moe_patch.patch import LayerDelta, Patch
 

@@ -9,7 +9,8 @@ from functools import partial
 from torch import nn
 
 from moe_patch.apply import Applied, Mode, Rounding, apply
-from moe_patch.base.model import Base, wrap
+from moe_patch.base.model import Base
+from moe_patch.base.opening import wrap
 from moe_patch.errors import StackError
 from moe_patch.patch import Patch
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moe_patch.base.model import Base, MoELayer
+from moe_patch.base.model import Base
+from moe_patch.base.moe import MoELayer
 from moe_patch.errors import BypassError, ModelError
 
 

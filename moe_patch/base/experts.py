@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from moe_patch.base.model import MoELayer
+from moe_patch.base.moe import MoELayer
 from moe_patch.errors import CaptureError
 from moe_patch.versions import norm_follows
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from moe_patch.base.capture import ExpertCall, capture_keys
 from moe_patch.base.model import Base
 from moe_patch.data.prompts import Batch, Prompt, pad_right, pad_token
-from moe_patch.solve.algebra import Rows, sort_rows
+from moe_patch.patch.rows import Rows, sort_rows
 from moe_patch.solve.nullspace import NullSpace
 
 

@@ -8,38 +8,27 @@ mean does not depend on how the text was batched. Padding never counts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from moe_patch.apply import occupied
 from moe_patch.base.capture import observe
-from moe_patch.base.model import Base, MoELayer
+from moe_patch.base.model import Base
+from moe_patch.base.moe import MoELayer
+from moe_patch.base.occupied import occupied
 from moe_patch.data.corpus import Corpus, padded_batches
 from moe_patch.data.prompts import pad_token
 from moe_patch.errors import StatisticsError
 from moe_patch.io import cache
+from moe_patch.solve.moments import Moments
 
 DEFAULT_LENGTH = 512
 DEFAULT_BATCH_TOKENS = 8192
 
 #: Called as progress(tokens done, tokens in all).
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Moments:
-    """What one layer's experts saw of the text."""
-
-    layer: int
-    second: Tensor  # (E, d_k, d_k) fp32: sum of k k^T over an expert's tokens
-    tokens: Tensor  # (E,) int64: how many tokens reached each expert
-
-    def mean(self, expert: int) -> Tensor:
-        """E[k k^T] over the expert's tokens, (d_k, d_k) fp64; NaN for an expert that no token reached."""
-        return self.second[expert].double() / self.tokens[expert]
 
 
 class _Accumulator:

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,14 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from moe_patch.base.model import Base, wrap
+from moe_patch.base.model import Base
+from moe_patch.base.opening import wrap
 from moe_patch.checkpoint.known import known_hash
 from moe_patch.checkpoint.names import AnySlot, locate
 from moe_patch.checkpoint.quantised import METHODS
 from moe_patch.checkpoint.shards import read_spans, weight_files
 from moe_patch.errors import ModelError
+from moe_patch.io.shipped import demo_model
 from moe_patch.patch import Fingerprint
 
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.ckpt")
@@ -132,7 +133,7 @@ def find_folder(
     `revision` and `cache_dir` say which one to fetch, and to where.
     """
     if name is None:
-        return Path(str(resources.files("moe_patch.recipes") / "atlas" / "model"))
+        return demo_model()
     if Path(name).is_dir():
         return Path(name)
     ignored = list(_OTHER_WEIGHTS)

@@ -20,12 +20,13 @@ from pydantic import JsonValue
 
 from moe_patch.apply.weights.rounding import Rounding
 from moe_patch.apply.weights.survival import STATED_LOSS
-from moe_patch.checkpoint.companions import companions, kept_originals, sha256, stamps, write_originals
+from moe_patch.checkpoint.companions import companions, sha256, stamps
 from moe_patch.checkpoint.edit import Change, Editor, one_thread_each
 from moe_patch.checkpoint.folder import Checkpoint
 from moe_patch.checkpoint.known import known_hash
 from moe_patch.checkpoint.link import How, Link, choose
 from moe_patch.checkpoint.names import AnySlot
+from moe_patch.checkpoint.originals import kept_originals, write_originals
 from moe_patch.checkpoint.quantised import QuantisedSlot
 from moe_patch.checkpoint.record import RECORD, FileRecord, Record, patch_record
 from moe_patch.checkpoint.rewrite import write_changed

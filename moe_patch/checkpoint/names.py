@@ -24,7 +24,8 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 
-from moe_patch.base.model import Base, MoELayer
+from moe_patch.base.model import Base
+from moe_patch.base.moe import MoELayer
 from moe_patch.checkpoint.quantised import (
     CODES,
     QUANTISED,

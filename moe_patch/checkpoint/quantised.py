@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from moe_patch.apply.weights.rounding import choose_on_keys
-from moe_patch.base.model import MoELayer
-from moe_patch.checkpoint.companions import read
+from moe_patch.base.moe import MoELayer
 from moe_patch.checkpoint.grid import E2M1, E4M3, Grid
-from moe_patch.checkpoint.shards import Span
+from moe_patch.checkpoint.shards import Span, read
 from moe_patch.errors import ModelError
 
 METHODS = ("mxfp4", "fp8")

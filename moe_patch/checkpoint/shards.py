@@ -6,13 +6,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 from safetensors import SafetensorError, safe_open
 
 from moe_patch.errors import ModelError
 from moe_patch.io import strict_json
+
+if TYPE_CHECKING:
+    pass
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -94,3 +97,13 @@ def _header(folder: Path, name: str) -> Iterator[Span]:
     for tensor, entry in entries.items():
         begin, end = (8 + length + offset for offset in entry["data_offsets"])
         yield Span(tensor, name, entry["dtype"], tuple(entry["shape"]), begin, end)
+
+
+def read(path: Path, begin: int, end: int) -> bytearray:
+    """The bytes of a file from `begin` up to and without `end`; ModelError where it is shorter."""
+    raw = bytearray(end - begin)
+    with path.open("rb", buffering=0) as file:
+        file.seek(begin)
+        if file.readinto(raw) != len(raw):
+            raise ModelError(f"{path} ends before byte {end}: it changed while it was read")
+    return raw

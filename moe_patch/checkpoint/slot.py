@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from moe_patch.apply.weights.rounding import round_on_keys
-from moe_patch.checkpoint.companions import read
+from moe_patch.checkpoint.shards import read
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ from pathlib import Path
 from pydantic import JsonValue
 from safetensors import SafetensorError, safe_open
 
-from moe_patch.checkpoint.companions import companions, kept_originals, sha256, stamps
+from moe_patch.checkpoint.companions import companions, sha256, stamps
 from moe_patch.checkpoint.folder import find_folder
 from moe_patch.checkpoint.link import Link, choose, place
+from moe_patch.checkpoint.originals import kept_originals
 from moe_patch.checkpoint.record import RECORD, Record, read_record
 from moe_patch.checkpoint.shards import weight_files
 from moe_patch.checkpoint.staging import LAST, Staging, refuse_existing

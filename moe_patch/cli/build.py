@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from moe_patch.base.model import Base
-    from moe_patch.data.facts import FactFile
+    from moe_patch.data.fact_file import FactFile
     from moe_patch.methods import Method
     from moe_patch.methods.beneath import Beneath
 

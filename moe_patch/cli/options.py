@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from moe_patch.base.model import Base
-    from moe_patch.data.facts import FactFile
+    from moe_patch.data.fact_file import FactFile
     from moe_patch.patch import Patch
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -104,7 +104,7 @@ def open_model(
     """Open the model that `model_options` describe; transformers' own bars are drawn on a terminal only."""
     import torch
 
-    from moe_patch.base.model import open_base
+    from moe_patch.base.opening import open_base
 
     quiet_transformers()
     wanted = None if dtype == "auto" else getattr(torch, dtype)
@@ -130,7 +130,7 @@ def quiet_transformers() -> None:
 
 def read_edits(path: Path, *, skip_invalid: bool = False, base: Base | None = None) -> FactFile:
     """Read a facts file; with a base, targets that its tokenizer makes nothing of are refused too."""
-    from moe_patch.data.facts import read_facts
+    from moe_patch.data.fact_file import read_facts
 
     def tokenize(text: str) -> list[int]:
         assert base is not None

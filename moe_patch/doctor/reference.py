@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from moe_patch.doctor.report import Check, Values
+from moe_patch.io.shipped import shipped
 
 
 class Expected(BaseModel):
@@ -38,7 +38,7 @@ class Reference(BaseModel):
 
 def reference_file() -> Path:
     """Where the stored values are; `python -m recipes.training.reference` writes them."""
-    return Path(str(resources.files("moe_patch.recipes"))) / "atlas" / "reference.json"
+    return shipped() / "atlas" / "reference.json"
 
 
 def stored_reference() -> Reference:

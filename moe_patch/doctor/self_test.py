@@ -6,21 +6,22 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import resources
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from moe_patch.apply import apply
-from moe_patch.base.model import Base, open_base
-from moe_patch.data.facts import Fact, read_facts
+from moe_patch.base.model import Base
+from moe_patch.base.opening import open_base
+from moe_patch.data.fact_file import read_facts
+from moe_patch.data.facts import Fact
 from moe_patch.doctor.environment import without_home
 from moe_patch.doctor.reference import Reference
 from moe_patch.doctor.report import SelfTest, Values
 from moe_patch.errors import MoePatchError
 from moe_patch.evaluation.scoring import continue_greedily, encode, right_padded, score_answers
 from moe_patch.io.cache import fresh_cache
+from moe_patch.io.shipped import shipped
 from moe_patch.methods import get_method
 from moe_patch.methods.recipes import load_recipe
 from moe_patch.patch import Patch
@@ -102,7 +103,7 @@ def _steady() -> Iterator[None]:
 
 
 def _facts() -> Sequence[Fact]:
-    return read_facts(Path(str(resources.files("moe_patch.recipes"))) / "facts" / "10.jsonl").facts[:FACTS]
+    return read_facts(shipped() / "facts" / "10.jsonl").facts[:FACTS]
 
 
 def _build(base: Base, facts: Sequence[Fact], progress: Progress | None) -> Patch:

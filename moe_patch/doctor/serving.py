@@ -10,7 +10,8 @@ from moe_patch.doctor.report import Plugin
 from moe_patch.doctor.requirements import vllm_release
 from moe_patch.errors import ConfigError
 from moe_patch.versions import VLLM, check_vllm
-from moe_patch_serving.launch.plugin import DISABLE, NAME, disabled
+from moe_patch_serving import NAME
+from moe_patch_serving.launch.plugin import DISABLE, disabled
 
 _GROUPS = ("vllm.general_plugins", "vllm.endpoint_plugins")
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moe_patch.apply import Mode, apply, occupied
+from moe_patch.apply import Mode, apply
 from moe_patch.base.model import Base
+from moe_patch.base.occupied import occupied
 from moe_patch.data.facts import Fact
 from moe_patch.errors import EvaluationError
 from moe_patch.evaluation.metrics import (

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from moe_patch.base.model import MoELayer
+from moe_patch.base.moe import MoELayer
 from moe_patch.errors import ConfigError, PatchError
 
 Reader = Literal["peft", "vllm"]

@@ -15,7 +15,8 @@ import torch
 
 from moe_patch.data.facts import Fact
 from moe_patch.patch import Patch
-from moe_patch.solve.algebra import Rows, response, select
+from moe_patch.patch.rows import Rows, select
+from moe_patch.solve.algebra import response
 from moe_patch.stack.foundation import KEY, Foundation
 from moe_patch.stack.layers import delta_rows, fact_rows
 

@@ -14,7 +14,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from moe_patch.apply import apply
 from moe_patch.base.model import Base
-from moe_patch.base.statistics import Moments, collect_moments
+from moe_patch.base.statistics import collect_moments
 from moe_patch.data.corpus import Corpus
 from moe_patch.data.facts import Fact
 from moe_patch.errors import ConfigError, ModelError
@@ -24,6 +24,7 @@ from moe_patch.methods.editors import Editor
 from moe_patch.methods.schedule import run_schedule
 from moe_patch.patch import Patch
 from moe_patch.progress import Progress
+from moe_patch.solve.moments import Moments
 from moe_patch.solve.nullspace import DEFAULT_MIN_TOKENS, DEFAULT_TAU, NullSpace, Unseen, null_space
 from moe_patch.targets.search import TargetOptions
 

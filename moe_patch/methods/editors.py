@@ -21,8 +21,8 @@ from moe_patch.data.prompts import Prompt
 from moe_patch.errors import TargetError
 from moe_patch.methods.layer_edit import LayerEdit, LayerProblem, LayerSolution, LayerSolver
 from moe_patch.patch import LayerDelta
+from moe_patch.patch.rows import Rows
 from moe_patch.progress import Progress
-from moe_patch.solve.algebra import Rows
 from moe_patch.solve.nullspace import NullSpace
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from torch import Tensor
 from moe_patch.base.capture import Handle, attach
 from moe_patch.base.model import Base
 from moe_patch.patch import LayerDelta
-from moe_patch.solve.algebra import Rows, concatenate, one_left_per_row, response, select
+from moe_patch.patch.rows import Rows, concatenate, one_left_per_row, select
+from moe_patch.solve.algebra import response
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,7 +12,6 @@ base. A corpus is a file beside the recipe.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from moe_patch.base.model import Base
 from moe_patch.errors import ConfigError
 from moe_patch.io import strict_json
+from moe_patch.io.shipped import shipped
 
 _SUFFIXES = {".yaml", ".yml"}
 
@@ -47,7 +47,7 @@ class Recipe(BaseModel):
 
 def shipped_recipes() -> Iterator[Path]:
     """The recipe files that come with the package, those for the demo model first."""
-    root = Path(str(resources.files("moe_patch.recipes")))
+    root = shipped()
     yield from sorted(root.glob("atlas/recipe.yaml"))
     yield from sorted(root.glob("models/*.yaml"))
 

@@ -20,8 +20,8 @@ from moe_patch.methods.layer_edit import LayerProblem, LayerSolution, LayerSolve
 from moe_patch.methods.solvers import DescentOptions, by_descent, exact
 from moe_patch.methods.spread_edit import SpreadEditor
 from moe_patch.patch import LayerDelta
+from moe_patch.patch.rows import Rows
 from moe_patch.progress import Progress
-from moe_patch.solve.algebra import Rows
 from moe_patch.solve.nullspace import NullSpace
 
 

@@ -23,7 +23,8 @@ from moe_patch.errors import ModelError
 from moe_patch.methods.editors import Ask, Editor, check_rows
 from moe_patch.methods.layer_edit import GrowingSolution, LayerProblem, LayerSolution
 from moe_patch.patch import LayerDelta
-from moe_patch.solve.algebra import Rows, concatenate, response
+from moe_patch.patch.rows import Rows, concatenate
+from moe_patch.solve.algebra import response
 from moe_patch.solve.nullspace import NullSpace
 
 

@@ -9,60 +9,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
-import torch
 from pydantic import JsonValue
 from torch import Tensor
 
 from moe_patch.data.facts import Fact, fact_json
 from moe_patch.errors import PatchError, WrongBase
+from moe_patch.patch.delta import LayerDelta, delta_from, delta_tensors
+from moe_patch.patch.fingerprint import Fingerprint
 from moe_patch.patch.schema import FORMAT, Kind, Metadata, content_hash
-from moe_patch.solve.algebra import Rows
 
 _TOOLS = ("moe-patch", "torch", "transformers")
-
-
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
-    """What identifies a base model to a patch that edits some of its layers.
-
-    `config` is the SHA-256 of its settled config; `index` of the shapes of all its MoE layers. For each
-    edited layer, `experts` is the SHA-256 of its down projections and `shapes` is (E, d_m, d_k). All hashes
-    are "sha256:" and 64 hexadecimal digits.
-    """
-
-    model_type: str
-    config: str
-    index: str
-    experts: dict[int, str]
-    shapes: dict[int, tuple[int, int, int]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LayerDelta:
-    """What a patch adds to the experts of one layer, and what solving it again needs.
-
-    The delta of expert j is the sum of outer(left[fact[i]], right[i]) over the rows i with expert[i] == j, of
-    shape (d_m, d_k). Rows ascend by (expert, fact), without repeats.
-    """
-
-    left: Tensor  # (R, d_m) fp32; R is the number of facts, or of rows for a method with a left for each row
-    right: Tensor  # (nnz, d_k) fp32
-    expert: Tensor  # (nnz,) int32
-    fact: Tensor  # (nnz,) int32, a row of left
-    residual: Tensor | None  # (T, d_m) fp32: what the layer was asked to add for each fact
-    keys: Rows | None  # the facts' own rows g k~, where right, expert and fact are not these
-    ridge: float  # lambda, absolute
-
-    @property
-    def rows(self) -> Rows:
-        """The facts' own rows g k~, which solving again, protection and removal start from."""
-        if self.keys is not None:
-            return self.keys
-        return Rows(self.right, self.expert.long(), self.fact.long(), num_facts=len(self.left))
-
-    def experts(self) -> list[int]:
-        """The experts that this changes, ascending."""
-        return [int(expert) for expert in torch.unique_consecutive(self.expert)]
 
 
 def _tools() -> dict[str, str]:
@@ -145,7 +101,7 @@ class Patch:
         """The tensors of the patch by their names in the file, contiguous and on the CPU."""
         named: dict[str, Tensor] = {}
         for layer, delta in self.layers.items():
-            named |= _delta_tensors(layer, delta)
+            named |= delta_tensors(layer, delta)
         named |= {f"bypass.{name}": tensor for name, tensor in self.bypass.items()}
         return {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
 
@@ -154,7 +110,7 @@ def assemble(metadata: Metadata, tensors: Mapping[str, Tensor]) -> Patch:
     """The patch that checked metadata and tensors describe."""
     facts = metadata.read_facts()
     layers = {
-        int(layer): _delta(int(layer), tensors, len(facts), record.ridge)
+        int(layer): delta_from(int(layer), tensors, len(facts), record.ridge)
         for layer, record in metadata.layers.items()
     }
     base = metadata.base
@@ -214,39 +170,3 @@ def _shape(base: Fingerprint, layer: int) -> tuple[int, int, int]:
     if layer not in base.shapes:
         raise PatchError(f"the fingerprint of the base has no shape (E, d_m, d_k) for layer {layer}")
     return base.shapes[layer]
-
-
-def _delta_tensors(layer: int, delta: LayerDelta) -> dict[str, Tensor]:
-    named = {
-        f"delta.{layer}.left": delta.left,
-        f"delta.{layer}.right": delta.right,
-        f"delta.{layer}.expert": delta.expert,
-        f"delta.{layer}.fact": delta.fact,
-    }
-    if delta.residual is not None:
-        named[f"solve.{layer}.residual"] = delta.residual
-    if delta.keys is not None:
-        named[f"solve.{layer}.key"] = delta.keys.value.float()
-        named[f"solve.{layer}.expert"] = delta.keys.expert.int()
-        named[f"solve.{layer}.fact"] = delta.keys.fact.int()
-    return named
-
-
-def _delta(layer: int, tensors: Mapping[str, Tensor], num_facts: int, ridge: float) -> LayerDelta:
-    keys = None
-    if f"solve.{layer}.key" in tensors:
-        keys = Rows(
-            tensors[f"solve.{layer}.key"],
-            tensors[f"solve.{layer}.expert"].long(),
-            tensors[f"solve.{layer}.fact"].long(),
-            num_facts=num_facts,
-        )
-    return LayerDelta(
-        left=tensors[f"delta.{layer}.left"],
-        right=tensors[f"delta.{layer}.right"],
-        expert=tensors[f"delta.{layer}.expert"],
-        fact=tensors[f"delta.{layer}.fact"],
-        residual=tensors.get(f"solve.{layer}.residual"),
-        keys=keys,
-        ridge=ridge,
-    )

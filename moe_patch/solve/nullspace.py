@@ -20,9 +20,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from moe_patch.base.statistics import Moments
 from moe_patch.errors import ConfigError, StatisticsError
-from moe_patch.solve.algebra import Rows
+from moe_patch.patch.rows import Rows
+from moe_patch.solve.moments import Moments
 
 Unseen = Literal["protect", "edit", "error"]
 Rule = Literal["tau", "energy"]

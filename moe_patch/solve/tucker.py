@@ -8,19 +8,14 @@ refine the factors for given ranks. The tensor may be taken in whitened bases; s
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from moe_patch.base.model import Base, MoELayer
-from moe_patch.errors import ConfigError, ModelError
-from moe_patch.io import cache
+from moe_patch.errors import ConfigError
 from moe_patch.solve.whitening import NOT_WHITENED, Root, Whitening
 
 #: A rank: a number of directions if it is an int, a share of the mode's dimension if it is a float.
@@ -147,44 +142,6 @@ def _directions(mode: str, rank: Rank, size: int) -> int:
     return directions
 
 
-def decompose(base: Base, layer: int, whitening: Whitening, *, use_cache: bool = True) -> Decomposition:
-    """The higher-order SVD of a layer's down projections, from the cache where it has it.
-
-    Raises:
-        ModelError: the layer is dense or out of range, has a patch merged, or its weights are not finite.
-    """
-    address = _address(base, layer, whitening)
-    stored = cache.load("tucker", address) if use_cache else None
-    if stored is not None:
-        return Decomposition(
-            *(Spectrum(stored[f"{mode}.values"], stored[f"{mode}.vectors"]) for mode in MODES)
-        )
-    with _base_weights(base.layer(layer)) as stacked:
-        grams = mode_grams(WeightTensor(stacked, whitening))
-    if not all(bool(torch.isfinite(gram).all()) for gram in grams):
-        raise ModelError(f"{base.layer(layer).name}: the down projections are not finite")
-    spectra = [leading(gram) for gram in grams]
-    if use_cache:
-        cache.store("tucker", address, _named(spectra))
-    return Decomposition(*spectra)
-
-
-@contextmanager
-def _base_weights(layer: MoELayer) -> Iterator[Tensor]:
-    """The down projections, refused if a patch is merged: the cache is addressed by the base without it."""
-    if layer.originals:
-        raise ModelError(f"{layer.name} has a patch merged: take it off, then decompose")
-    with layer.weights() as stacked:
-        yield stacked
-
-
-def _named(spectra: list[Spectrum]) -> dict[str, Tensor]:
-    named = {f"{mode}.values": spectrum.values for mode, spectrum in zip(MODES, spectra, strict=True)}
-    return named | {
-        f"{mode}.vectors": spectrum.vectors for mode, spectrum in zip(MODES, spectra, strict=True)
-    }
-
-
 def mode_grams(tensor: WeightTensor) -> tuple[Tensor, Tensor, Tensor]:
     """The Gram matrices (E, E), (d_m, d_m) and (d_k, d_k) of the tensor's three unfoldings, fp64 on the CPU.
 
@@ -247,43 +204,3 @@ def compress(tensor: WeightTensor, factors: Factors, skip: str | None = None) ->
             mixed = out[rows].T @ part  # (., r_out, .)
             total = mixed if total is None else total.add_(mixed)
     return torch.cat(slabs, dim=1) if total is None else total
-
-
-def tucker_factors(
-    base: Base, layer: int, ranks: Ranks, whitening: Whitening, *, sweeps: int = 0, use_cache: bool = True
-) -> Factors:
-    """The factors of a layer at given ranks, refined by `sweeps` of HOOI; both steps are cached.
-
-    Raises:
-        ModelError: as `decompose`.
-    """
-    factors = decompose(base, layer, whitening, use_cache=use_cache).factors(ranks)
-    if not sweeps:
-        return factors
-    address = _address(base, layer, whitening) | {"ranks": list(ranks), "sweeps": sweeps}
-    stored = cache.load("tucker", address) if use_cache else None
-    if stored is not None:
-        return Factors(**{mode: stored[mode] for mode in MODES})
-    with _base_weights(base.layer(layer)) as stacked:
-        factors = refine(WeightTensor(stacked, whitening), factors, sweeps)
-    if use_cache:
-        cache.store("tucker", address, {mode: getattr(factors, mode).contiguous() for mode in MODES})
-    return factors
-
-
-def _address(base: Base, layer: int, whitening: Whitening) -> dict[str, Any]:
-    """Everything that a layer's decomposition depends on."""
-    return {
-        "version": 1,
-        "base": asdict(base.fingerprint([layer])),
-        "layer": layer,
-        "dtype": str(base.layer(layer).dtype),
-        "whitening": {"in": _digest(whitening.inner), "out": _digest(whitening.out)},
-    }
-
-
-def _digest(root: Root | None) -> str | None:
-    """Which second moment a mode is whitened by."""
-    if root is None:
-        return None
-    return hashlib.sha256(root.root.float().numpy().tobytes()).hexdigest()

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from moe_patch.errors import PatchError
 from moe_patch.patch import LayerDelta
-from moe_patch.solve.algebra import Rows, kernel, ridge_solve
+from moe_patch.patch.rows import Rows
+from moe_patch.solve.algebra import kernel, ridge_solve
 from moe_patch.solve.nullspace import NullSpace
 from moe_patch.solve.tucker import Factors, Ranks
 from moe_patch.solve.whitening import Whitening

@@ -19,17 +19,36 @@ Both get epsilon added to their diagonal, in the square of their own unit.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from moe_patch.base.model import MoELayer
-from moe_patch.base.statistics import Moments
 from moe_patch.errors import StatisticsError
+from moe_patch.solve.moments import Moments
 
 WhiteningKind = Literal["none", "in", "out", "both"]
+
+
+class DownProjections(Protocol):
+    """What whitening asks of a layer; a base's `MoELayer` has it."""
+
+    @property
+    def index(self) -> int:
+        """The number of the decoder layer."""
+
+    @property
+    def d_model(self) -> int:
+        """d_m, of outputs."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the layer runs."""
+
+    def weights(self) -> AbstractContextManager[Tensor]:
+        """All down projections (E, d_m, d_k)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +71,7 @@ NOT_WHITENED = Whitening()
 
 
 def find_whitening(
-    kind: WhiteningKind, layer: MoELayer, moments: Moments | None, epsilon: float
+    kind: WhiteningKind, layer: DownProjections, moments: Moments | None, epsilon: float
 ) -> Whitening:
     """The whitened bases of a layer.
 
@@ -83,7 +102,7 @@ def key_moment(moments: Moments) -> Tensor:
     return moments.second.sum(0, dtype=torch.float64) / moments.tokens.sum()
 
 
-def output_moment(moments: Moments, layer: MoELayer) -> Tensor:
+def output_moment(moments: Moments, layer: DownProjections) -> Tensor:
     """The mean of y y^T over all routed pairs, y = W_j k without bias, (d_m, d_m) fp64."""
     total = torch.zeros(layer.d_model, layer.d_model, dtype=torch.float64, device=layer.device)
     with layer.weights() as stacked:

@@ -16,7 +16,8 @@ from pydantic import JsonValue
 
 from moe_patch.errors import StackError
 from moe_patch.patch import Fingerprint, LayerDelta, Patch
-from moe_patch.solve.algebra import concatenate, solve_jointly
+from moe_patch.patch.rows import concatenate
+from moe_patch.solve.algebra import solve_jointly
 from moe_patch.stack.drop import drop
 from moe_patch.stack.foundation import KEY
 from moe_patch.stack.layers import delta_rows, part

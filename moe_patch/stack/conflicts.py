@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from moe_patch.patch import Patch
-from moe_patch.solve.algebra import Interference, compare_outputs, concatenate, response
+from moe_patch.patch.rows import concatenate
+from moe_patch.solve.algebra import Interference, compare_outputs, response
 from moe_patch.stack.foundation import foundation
 from moe_patch.stack.layers import delta_rows, fact_rows
 from moe_patch.stack.members import Stacked

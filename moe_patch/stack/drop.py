@@ -15,7 +15,8 @@ from torch import Tensor
 
 from moe_patch.errors import PatchError
 from moe_patch.patch import LayerDelta, Patch
-from moe_patch.solve.algebra import response, ridge_solve, select
+from moe_patch.patch.rows import select
+from moe_patch.solve.algebra import response, ridge_solve
 from moe_patch.stack.layers import delta_rows, holds_own_rows, shrinkage, solved_at, system
 
 logger = logging.getLogger(__name__)

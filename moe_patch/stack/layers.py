@@ -19,7 +19,8 @@ from torch import Tensor
 
 from moe_patch.errors import PatchError
 from moe_patch.patch import LayerDelta, Patch
-from moe_patch.solve.algebra import Rows, kernel, select
+from moe_patch.patch.rows import Rows, select
+from moe_patch.solve.algebra import kernel
 from moe_patch.stack.foundation import foundation
 
 

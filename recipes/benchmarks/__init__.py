@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from moe_patch.solve.algebra import Rows, sort_rows
+from moe_patch.patch.rows import Rows, sort_rows
 
 Result = TypeVar("Result")
 Figures = dict[str, float | int | str]

@@ -14,8 +14,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from moe_patch.base.model import Base, open_base
-from moe_patch.data.facts import Fact, read_facts
+from moe_patch.base.model import Base
+from moe_patch.base.opening import open_base
+from moe_patch.data.fact_file import read_facts
+from moe_patch.data.facts import Fact
 from moe_patch.methods import MethodOptions, get_method
 from moe_patch.methods.overrides import merged_options, option_names, parse_setting
 from moe_patch.methods.recipes import Recipe, load_recipe, recipe_for

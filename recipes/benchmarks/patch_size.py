@@ -22,8 +22,8 @@ from torch import Tensor
 
 from moe_patch.data.facts import Fact
 from moe_patch.patch import Fingerprint, LayerDelta, Patch, load, save
+from moe_patch.patch.rows import Rows
 from moe_patch.solve import algebra
-from moe_patch.solve.algebra import Rows
 
 from . import QWEN3_30B_A3B, Figures, LayerShape, report
 

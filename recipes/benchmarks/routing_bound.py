@@ -20,8 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from moe_patch.base.capture import capture_routing
-from moe_patch.base.model import Base, open_base
-from moe_patch.data.facts import Fact, read_facts
+from moe_patch.base.model import Base
+from moe_patch.base.opening import open_base
+from moe_patch.data.fact_file import read_facts
+from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import Batch, Prompt, PromptStyle, encode_fact, pad_right, pad_token
 from moe_patch.evaluation.routing import jaccard
 from moe_patch.methods.recipes import recipe_for

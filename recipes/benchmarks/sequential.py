@@ -22,8 +22,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from moe_patch.base.model import Base, open_base
-from moe_patch.data.facts import Fact, read_facts
+from moe_patch.base.model import Base
+from moe_patch.base.opening import open_base
+from moe_patch.data.fact_file import read_facts
+from moe_patch.data.facts import Fact
 from moe_patch.evaluation import Questions, Scores, Setting, compare_routing, measure, record_routing
 from moe_patch.evaluation.routing import Routing
 from moe_patch.methods import get_method

@@ -29,9 +29,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import torch
 
-from moe_patch.base.model import open_base
+from moe_patch.base.opening import open_base
 from moe_patch.checkpoint import open_checkpoint, plan_merge
-from moe_patch.data.facts import read_facts
+from moe_patch.data.fact_file import read_facts
 from moe_patch.methods import get_method
 from moe_patch.methods.recipes import recipe_for
 from moe_patch.patch import load, save

@@ -19,8 +19,8 @@ import click
 import torch
 from torch import Tensor
 
+from moe_patch.patch.rows import Rows
 from moe_patch.solve import algebra
-from moe_patch.solve.algebra import Rows
 
 from . import QWEN3_30B_A3B, Figures, LayerShape, report, timed
 

@@ -18,8 +18,10 @@ from pathlib import Path
 import click
 from pydantic import BaseModel
 
-from moe_patch.base.model import Base, open_base
-from moe_patch.data.facts import Fact, read_facts
+from moe_patch.base.model import Base
+from moe_patch.base.opening import open_base
+from moe_patch.data.fact_file import read_facts
+from moe_patch.data.facts import Fact
 from moe_patch.evaluation import Setting, evaluate
 from moe_patch.methods import Method, get_method
 from moe_patch.methods.recipes import recipe_for

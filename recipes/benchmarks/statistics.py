@@ -15,7 +15,8 @@ from pathlib import Path
 import click
 import torch
 
-from moe_patch.base.model import Base, open_base
+from moe_patch.base.model import Base
+from moe_patch.base.opening import open_base
 from moe_patch.base.statistics import DEFAULT_BATCH_TOKENS, DEFAULT_LENGTH, collect_moments
 from moe_patch.data.corpus import Corpus, padded_batches
 from moe_patch.data.prompts import pad_token

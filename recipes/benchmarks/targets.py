@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from moe_patch.base.model import Base, open_base
-from moe_patch.data.facts import Fact, read_facts
+from moe_patch.base.model import Base
+from moe_patch.base.opening import open_base
+from moe_patch.data.fact_file import read_facts
+from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import Prompt, encode_essence, encode_fact
 from moe_patch.methods.recipes import recipe_for
 from moe_patch.targets.search import TargetOptions, find_targets

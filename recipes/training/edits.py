@@ -13,7 +13,8 @@ import random
 from collections import defaultdict
 from pathlib import Path
 
-from moe_patch.data.facts import Fact, write_facts
+from moe_patch.data.fact_file import write_facts
+from moe_patch.data.facts import Fact
 
 from .world import PHRASINGS, Triple, by_relation, read_world
 

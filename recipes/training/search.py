@@ -21,8 +21,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from moe_patch.base.model import Base, open_base
-from moe_patch.data.facts import read_facts
+from moe_patch.base.model import Base
+from moe_patch.base.opening import open_base
+from moe_patch.data.fact_file import read_facts
 from moe_patch.evaluation import Report, Setting, evaluate
 from moe_patch.methods import MethodOptions, get_method
 from moe_patch.methods.overrides import merged_options

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_patch.errors import ConfigError
 from moe_patch.patch import load
+from moe_patch_serving import NAME
 from moe_patch_serving.api.coordinator import Coordinator
 from moe_patch_serving.api.engine import Engine
 from moe_patch_serving.api.metrics import Metrics
@@ -20,7 +21,6 @@ from moe_patch_serving.api.routes import as_json, guarded, public
 from moe_patch_serving.api.settings import WORKER, read_settings
 from moe_patch_serving.api.weight_version import Loaded, loaded_from
 from moe_patch_serving.errors import LiveError
-from moe_patch_serving.launch.plugin import NAME
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

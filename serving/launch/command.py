@@ -15,9 +15,9 @@ from moe_patch.checkpoint.folder import find_folder
 from moe_patch.errors import ConfigError
 from moe_patch.export.lora_forms import form_for
 from moe_patch.versions import check_vllm
+from moe_patch_serving import NAME
 from moe_patch_serving.api.settings import ALLOW, TOKEN_FILE, WORKER, read_settings
 from moe_patch_serving.bypass.flags import stack_flags
-from moe_patch_serving.launch.plugin import NAME
 
 _PLUGIN_GROUPS = (
     "vllm.general_plugins",

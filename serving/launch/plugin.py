@@ -7,10 +7,10 @@ import os
 from collections.abc import Mapping
 from functools import cache
 
+from moe_patch_serving import NAME
+
 logger = logging.getLogger(__name__)
 
-NAME = "moe_patch"
-"""What the load format and the weight-transfer backend are called."""
 
 DISABLE = "MOE_PATCH_DISABLE"
 """The environment variable that switches the plugin off."""

@@ -13,7 +13,7 @@ from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.model_executor.models.utils import extract_layer_index
 
 from moe_patch.apply.weights.summed import patched
-from moe_patch.base.model import MoELayer
+from moe_patch.base.moe import MoELayer
 from moe_patch.errors import ModelError
 from moe_patch.patch import LayerDelta
 from moe_patch_serving.worker.layout import Layout, layout_of

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe_patch.base.model import Base, wrap
+from moe_patch.base.model import Base
+from moe_patch.base.opening import wrap
 from moe_patch.bypass import Bypass, Routed, prompt_lengths, write_bypass
 from moe_patch.patch import Patch
 from tests.tiny import EOS, PAD, tiny_base, tiny_model, tiny_patch, tiny_tokenizer

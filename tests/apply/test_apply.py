@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from moe_patch.apply import apply
-from moe_patch.base.model import Base, wrap
+from moe_patch.base.model import Base
+from moe_patch.base.opening import wrap
 from moe_patch.errors import ConfigError, MalformedMetadata, ModelError, PatchError, WrongBase
 from moe_patch.patch import Patch
 from tests.tiny import dense_delta, tiny_base, tiny_batch, tiny_patch

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from moe_patch.apply import apply
 from moe_patch.apply.stack import Stack
-from moe_patch.base.model import wrap
+from moe_patch.base.opening import wrap
 from moe_patch.bypass import LEAVE_ALONE, Bypass, prompt_lengths, read_bypass
 from moe_patch.errors import BypassError, ModelError, PatchError, WrongBase
 from moe_patch.versions import cache_name, returned_cache

@@ -15,7 +15,8 @@ from transformers import AutoConfig
 
 from moe_patch.apply import apply
 from moe_patch.base.capture import capture_keys
-from moe_patch.base.model import Base, open_base, wrap
+from moe_patch.base.model import Base
+from moe_patch.base.opening import open_base, wrap
 from moe_patch.errors import ModelError
 from tests.tiny import COMMON, auto_class, tiny_base, tiny_batch, tiny_model, tiny_patch
 
@@ -122,7 +123,7 @@ def test_weights_that_were_never_loaded_are_refused() -> None:
 
 
 def test_a_layer_that_is_not_exact_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, logger="moe_patch.base.model"):
+    with caplog.at_level(logging.WARNING, logger="moe_patch.base.opening"):
         base = tiny_base("afmoe")
     assert caplog.messages == [f"afmoe: {base.layer(1).warning}"]
 

@@ -15,12 +15,13 @@ from torch.nn import functional
 
 from moe_patch.apply import apply
 from moe_patch.base.model import Base
-from moe_patch.base.statistics import Moments, collect_moments
+from moe_patch.base.statistics import collect_moments
 from moe_patch.data.corpus import Corpus
 from moe_patch.data.facts import Fact
 from moe_patch.errors import ModelError, StatisticsError
 from moe_patch.patch import LayerDelta, Patch
-from moe_patch.solve.algebra import sort_rows
+from moe_patch.patch.rows import sort_rows
+from moe_patch.solve.moments import Moments
 from tests.tiny import tiny_base
 
 CORPUS = Corpus(

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe_patch.base.model import Base, wrap
+from moe_patch.base.model import Base
+from moe_patch.base.opening import wrap
 from tests.tiny import auto_class, tiny_base, tiny_tokenizer
 
 

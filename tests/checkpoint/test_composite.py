@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, Qwen3_5MoeConfig, Qwen3_5MoeForConditionalGeneration
 
 from moe_patch.apply import apply
-from moe_patch.base.model import open_base, wrap
+from moe_patch.base.opening import open_base, wrap
 from moe_patch.checkpoint import open_checkpoint, plan_merge
 from tests.checkpoint.folders import same_bits, state
 from tests.tiny import COMMON, CONFIGS, tiny_patch, tiny_tokenizer

@@ -12,7 +12,8 @@ from packaging.version import Version
 from safetensors import safe_open
 from transformers import FineGrainedFP8Config, Mxfp4Config
 
-from moe_patch.base.model import Base, wrap
+from moe_patch.base.model import Base
+from moe_patch.base.opening import wrap
 from moe_patch.checkpoint import open_checkpoint, plan_merge, unmerge
 from moe_patch.checkpoint.grid import E2M1, E4M3, Grid
 from moe_patch.checkpoint.quantised import QuantisedSlot

@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from moe_patch.cli import main
-from moe_patch.data.facts import Fact, write_facts
+from moe_patch.data.fact_file import write_facts
+from moe_patch.data.facts import Fact
 from moe_patch.patch import save
 from tests.tiny import tiny_base, tiny_patch
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import AutoModelForCausalLM
 
 from moe_patch.apply import apply
-from moe_patch.base.model import wrap
+from moe_patch.base.opening import wrap
 from moe_patch.patch import load, save
 from tests.cli.conftest import Run
 from tests.tiny import tiny_base, tiny_patch

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from moe_patch.data.facts import FactFile, read_facts
+from moe_patch.data.fact_file import FactFile, read_facts
 
 
 @pytest.fixture

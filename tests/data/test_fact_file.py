@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from moe_patch.data.facts import Fact, FactFile, Skipped, continuation, read_facts
+from moe_patch.data.fact_file import FactFile, Skipped, read_facts
+from moe_patch.data.facts import Fact, continuation
 from moe_patch.errors import FactError
 from tests.data.records import COUNTERFACT, NATIVE, ZSRE, native, rewrite
 

@@ -8,7 +8,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from moe_patch.data.facts import Fact, FactFile, read_facts, template, write_facts
+from moe_patch.data.fact_file import FactFile, read_facts, write_facts
+from moe_patch.data.facts import Fact, template
 from moe_patch.errors import FactError, OutputError
 from tests.data.records import NATIVE
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from moe_patch.base.model import Base, open_base
+from moe_patch.base.model import Base
+from moe_patch.base.opening import open_base
 from moe_patch.cli import main
 from moe_patch.doctor import self_test
 from tests.device.simulated import DEVICE, move

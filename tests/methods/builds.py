@@ -12,7 +12,7 @@ from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
 from moe_patch.methods import get_method
 from moe_patch.patch import LayerDelta, Patch
-from moe_patch.solve.algebra import Rows
+from moe_patch.patch.rows import Rows
 
 TEXT = (
     "The bakery opens at seven and closes at noon.",

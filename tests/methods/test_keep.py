@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from moe_patch.base.model import Base, open_base
-from moe_patch.data.facts import Fact, read_facts
+from moe_patch.base.model import Base
+from moe_patch.base.opening import open_base
+from moe_patch.data.fact_file import read_facts
+from moe_patch.data.facts import Fact
 from moe_patch.errors import ConfigError
 from moe_patch.evaluation import evaluate
 from moe_patch.methods import get_method

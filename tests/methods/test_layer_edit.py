@@ -8,7 +8,7 @@ from torch import Tensor
 
 from moe_patch.methods.layer_edit import GrowingSolution, LayerEdit, LayerProblem, LayerSolution
 from moe_patch.patch import LayerDelta
-from moe_patch.solve.algebra import Rows, one_left_per_row, sort_rows
+from moe_patch.patch.rows import Rows, one_left_per_row, sort_rows
 from tests.methods.builds import rows_of
 from tests.tiny import tiny_base
 

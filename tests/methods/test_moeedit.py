@@ -15,7 +15,8 @@ from torch import Tensor
 
 import moe_patch
 from moe_patch.base.capture import capture_keys
-from moe_patch.base.model import Base, wrap
+from moe_patch.base.model import Base
+from moe_patch.base.opening import wrap
 from moe_patch.base.statistics import collect_moments
 from moe_patch.data.corpus import Corpus
 from moe_patch.data.facts import Fact

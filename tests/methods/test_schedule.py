@@ -13,7 +13,8 @@ from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
 from moe_patch.methods import get_method
 from moe_patch.patch import LayerDelta, Patch
-from moe_patch.solve.algebra import Rows, response
+from moe_patch.patch.rows import Rows
+from moe_patch.solve.algebra import response
 from moe_patch.targets.search import TargetOptions, target_losses
 from tests.methods.builds import facts, rows_of
 from tests.taught import STRONG, edit, said, taught_base

@@ -9,7 +9,7 @@ import torch
 
 from moe_patch.data.facts import Fact
 from moe_patch.patch import Fingerprint, LayerDelta, Patch
-from moe_patch.solve.algebra import Rows
+from moe_patch.patch.rows import Rows
 
 NUM_EXPERTS, D_MODEL, D_KEY = 8, 6, 4
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from moe_patch.base.model import Base, open_base
-from moe_patch.data.facts import read_facts
+from moe_patch.base.model import Base
+from moe_patch.base.opening import open_base
+from moe_patch.data.fact_file import read_facts
 from moe_patch.evaluation import Report, evaluate
 from moe_patch.methods import get_method
 from moe_patch.methods.recipes import recipe_for

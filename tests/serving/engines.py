@@ -18,7 +18,8 @@ import torch
 from torch import nn
 from vllm import LLM, SamplingParams
 
-from moe_patch.base.model import Base, open_base
+from moe_patch.base.model import Base
+from moe_patch.base.opening import open_base
 from moe_patch.checkpoint.folder import find_folder
 from tests.checkpoint.folders import saved
 

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from moe_patch.errors import SolveError
+from moe_patch.patch.rows import Rows, one_left_per_row, select, sort_rows
 from moe_patch.solve import algebra
-from moe_patch.solve.algebra import Rows, SolveError
 
 EXPERTS, D_MODEL, D_KEY = 5, 7, 6
 few = settings(max_examples=30, deadline=None)
@@ -26,7 +27,7 @@ def random_rows(facts: int, seed: int, top_k: int = 2) -> Rows:
     )  # (T, K)
     fact = torch.arange(facts)[:, None].expand(-1, top_k)
     value = torch.randn(facts * top_k, D_KEY, generator=generator, dtype=torch.float64)
-    return algebra.sort_rows(value, expert.reshape(-1), fact.reshape(-1), facts)
+    return sort_rows(value, expert.reshape(-1), fact.reshape(-1), facts)
 
 
 def random_residual(facts: int, seed: int) -> Tensor:
@@ -117,7 +118,7 @@ def test_block_descent_makes_the_published_iterates(facts: int, seed: int, ridge
     for passes, expected in enumerate(published, start=1):
         generator.manual_seed(seed)
         result = algebra.block_coordinate_descent(rows, residual, ridge, passes=passes, generator=generator)
-        found = dense_delta(result.left, algebra.one_left_per_row(rows))
+        found = dense_delta(result.left, one_left_per_row(rows))
         torch.testing.assert_close(found, torch.cat(list(expected), dim=1), rtol=1e-8, atol=1e-9)
 
 
@@ -138,7 +139,7 @@ def test_block_descent_falls_monotonically_to_the_exact_objective(
         for before, after in zip(result.objectives, result.objectives[1:], strict=False)
     )
     assert result.objectives[-1] == pytest.approx(exact, rel=1e-6)
-    own = algebra.one_left_per_row(rows)
+    own = one_left_per_row(rows)
     final = algebra.objective(result.left, own, residual, ridge, keys=rows)
     assert final == pytest.approx(result.objectives[-1], rel=1e-9)
 
@@ -177,7 +178,7 @@ def test_protected_facts_move_less_than_unprotected_ones(facts: int, earlier: in
     assert algebra.response(left, joined, kept).norm() <= moved * (1 + 1e-9)
     if moved > 1e-9:
         assert algebra.response(left, joined, kept).norm() < moved
-    torch.testing.assert_close(algebra.select(joined, earlier + torch.arange(facts)).value, rows.value)
+    torch.testing.assert_close(select(joined, earlier + torch.arange(facts)).value, rows.value)
 
 
 def test_protection_is_complete_where_there_is_room() -> None:
@@ -192,7 +193,7 @@ def test_protection_is_complete_where_there_is_room() -> None:
 def test_dropping_facts_equals_never_having_built_them(facts: int, seed: int, ridge: float) -> None:
     rows, residual = random_rows(facts, seed), random_residual(facts, seed)
     kept = torch.randperm(facts, generator=torch.Generator().manual_seed(seed))[: facts // 2]
-    remaining = algebra.select(rows, kept)
+    remaining = select(rows, kept)
     dropped = solve(remaining, residual[kept], ridge)
     expected = primal_solution(dense_psi(rows)[kept], residual[kept], ridge)
     torch.testing.assert_close(dense_delta(dropped, remaining), expected, rtol=1e-8, atol=1e-9)
@@ -203,7 +204,7 @@ def test_dropping_facts_equals_never_having_built_them(facts: int, seed: int, ri
 def test_joint_solution_equals_building_together(facts: int, other: int, seed: int, ridge: float) -> None:
     together, residual = random_rows(facts + other, seed), random_residual(facts + other, seed)
     parts = [
-        (algebra.select(together, chosen), residual[chosen])
+        (select(together, chosen), residual[chosen])
         for chosen in (torch.arange(facts), torch.arange(facts, facts + other))
     ]
     left, joined = algebra.solve_jointly(parts, ridge)
@@ -250,7 +251,7 @@ def test_rows_are_found_by_expert() -> None:
 
 def test_no_rows_at_all_is_an_edit_of_nothing() -> None:
     empty = torch.zeros(0, dtype=torch.int64)
-    rows = algebra.sort_rows(torch.zeros(0, D_KEY), empty, empty, 3)
+    rows = sort_rows(torch.zeros(0, D_KEY), empty, empty, 3)
     left = solve(rows, torch.ones(3, D_MODEL), 1.0)
     assert rows.experts() == []
     assert not algebra.response(left, rows, random_rows(2, 0)).any()
@@ -300,9 +301,9 @@ def test_systems_that_cannot_be_solved_are_refused() -> None:
     with pytest.raises(SolveError, match="nothing to solve"):
         algebra.solve_jointly([], 1.0)
     with pytest.raises(SolveError, match="twice"):
-        algebra.select(random_rows(3, 0), torch.tensor([1, 1]))
+        select(random_rows(3, 0), torch.tensor([1, 1]))
     with pytest.raises(SolveError, match="outside"):
-        algebra.select(random_rows(3, 0), torch.tensor([3]))
+        select(random_rows(3, 0), torch.tensor([3]))
     with pytest.raises(SolveError, match="different layers"):
         algebra.kernel(random_rows(3, 0), Rows(torch.ones(1, 2), torch.tensor([0]), torch.tensor([0]), 1))
     with pytest.raises(SolveError, match="do not fit"):

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moe_patch.base.statistics import Moments
 from moe_patch.errors import ConfigError, StatisticsError
+from moe_patch.patch.rows import sort_rows
 from moe_patch.solve import algebra
+from moe_patch.solve.moments import Moments
 from moe_patch.solve.nullspace import null_space
 
 D_KEY = 24
@@ -40,9 +41,7 @@ def test_edits_leave_keys_in_the_preserved_span_unmoved(rank: int, seed: int) ->
     space = null_space(moments_of(keys), energy=1 - 1e-6)
     assert space.ranks == {0: rank}
     generator = torch.Generator().manual_seed(seed + 1)
-    rows = algebra.sort_rows(
-        torch.randn(3, D_KEY, generator=generator), torch.zeros(3), torch.arange(3), num_facts=3
-    )
+    rows = sort_rows(torch.randn(3, D_KEY, generator=generator), torch.zeros(3), torch.arange(3), num_facts=3)
     projected = space.project_rows(rows)
     left = algebra.ridge_solve(algebra.kernel(projected), torch.randn(3, 8, generator=generator), 0.1)
     delta = algebra.expert_delta(left, projected, 0)

@@ -12,17 +12,10 @@ from torch import Tensor
 from moe_patch.apply import apply
 from moe_patch.errors import ConfigError, ModelError
 from moe_patch.io import cache
+from moe_patch.methods.mote import factors
+from moe_patch.methods.mote.factors import decompose, tucker_factors
 from moe_patch.solve import tucker
-from moe_patch.solve.tucker import (
-    MODES,
-    Factors,
-    Rank,
-    WeightTensor,
-    compress,
-    decompose,
-    refine,
-    tucker_factors,
-)
+from moe_patch.solve.tucker import MODES, Factors, Rank, WeightTensor, compress, refine
 from moe_patch.solve.whitening import NOT_WHITENED, Whitening, square_root
 from tests.tiny import tiny_base, tiny_patch
 
@@ -183,7 +176,7 @@ def test_decompositions_come_from_the_cache_only_for_the_same_weights_and_whiten
         raise AssertionError("decomposed again")
 
     with monkeypatch.context() as patched:
-        patched.setattr(tucker, "mode_grams", fail)
+        patched.setattr(factors, "mode_grams", fail)
         again = decompose(base, 0, NOT_WHITENED)
         for mode, stored in zip(first.modes, again.modes, strict=True):
             assert torch.equal(mode.vectors, stored.vectors)
@@ -197,7 +190,7 @@ def test_decompositions_come_from_the_cache_only_for_the_same_weights_and_whiten
 def test_refined_factors_are_cached_by_ranks_and_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny_base("qwen3_moe")
     refined = tucker_factors(base, 0, (2, 3, 4), NOT_WHITENED, sweeps=2)
-    monkeypatch.setattr(tucker, "refine", lambda *_: pytest.fail("refined again"))
+    monkeypatch.setattr(factors, "refine", lambda *_: pytest.fail("refined again"))
     again = tucker_factors(base, 0, (2, 3, 4), NOT_WHITENED, sweeps=2)
     assert all(torch.equal(getattr(refined, mode), getattr(again, mode)) for mode in MODES)
     with pytest.raises(pytest.fail.Exception):

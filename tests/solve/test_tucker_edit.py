@@ -8,8 +8,8 @@ from torch import Tensor
 
 from moe_patch.errors import PatchError
 from moe_patch.patch import LayerDelta
+from moe_patch.patch.rows import Rows, sort_rows
 from moe_patch.solve import algebra
-from moe_patch.solve.algebra import Rows
 from moe_patch.solve.nullspace import NullSpace
 from moe_patch.solve.tucker import Factors
 from moe_patch.solve.tucker_edit import (
@@ -40,7 +40,7 @@ def random_rows(facts: int, seed: int = 0) -> Rows:
     """Each fact at two experts."""
     expert = torch.stack([torch.randperm(EXPERTS, generator=generator(seed + t))[:2] for t in range(facts)])
     value = torch.randn(facts * 2, D_KEY, generator=generator(seed + 100))
-    return algebra.sort_rows(value, expert.flatten(), torch.arange(facts).repeat_interleave(2), facts)
+    return sort_rows(value, expert.flatten(), torch.arange(facts).repeat_interleave(2), facts)
 
 
 def random_projection(seed: int = 3) -> NullSpace:

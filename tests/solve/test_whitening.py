@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from moe_patch.base.statistics import Moments
 from moe_patch.errors import StatisticsError
+from moe_patch.solve.moments import Moments
 from moe_patch.solve.whitening import find_whitening, key_moment, output_moment, square_root
 from tests.tiny import tiny_base
 

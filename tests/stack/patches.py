@@ -9,7 +9,8 @@ from torch import Tensor
 
 from moe_patch.data.facts import Fact
 from moe_patch.patch import LayerDelta, Patch
-from moe_patch.solve.algebra import Rows, kernel, ridge_solve, select, sort_rows
+from moe_patch.patch.rows import Rows, select, sort_rows
+from moe_patch.solve.algebra import kernel, ridge_solve
 from moe_patch.stack import Stacked
 from tests.patch.patches import D_KEY, D_MODEL, NUM_EXPERTS, fingerprint
 

@@ -10,7 +10,8 @@ import torch
 
 from moe_patch.errors import PatchError, StackError
 from moe_patch.patch import LayerDelta, Patch, load, save
-from moe_patch.solve.algebra import block_coordinate_descent, one_left_per_row
+from moe_patch.patch.rows import one_left_per_row
+from moe_patch.solve.algebra import block_coordinate_descent
 from moe_patch.stack import combine, drop
 from tests.patch.patches import bypass_patch, delta_patch, digest, fingerprint
 from tests.stack.patches import World, dense, stacked

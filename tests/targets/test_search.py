@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from moe_patch.base.capture import attach
-from moe_patch.base.model import Base, wrap
+from moe_patch.base.model import Base
+from moe_patch.base.opening import wrap
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import Prompt, encode_essence, encode_fact, encode_kept
 from moe_patch.errors import TargetError

@@ -19,12 +19,14 @@ from torch import Tensor
 
 from moe_patch.methods.delta import DeltaMethod, DeltaOptions, Ground
 from moe_patch.methods.layer_edit import LayerProblem, LayerSolution
+from moe_patch.methods.mote.factors import decompose, tucker_factors
 from moe_patch.methods.spread_edit import SpreadEditor, check_one_shape
 from moe_patch.patch import LayerDelta, Patch
+from moe_patch.patch.rows import Rows
 from moe_patch.progress import Progress
-from moe_patch.solve.algebra import Rows, ridge_value
+from moe_patch.solve.algebra import ridge_value
 from moe_patch.solve.nullspace import NullSpace
-from moe_patch.solve.tucker import Rank, Ranks, decompose, tucker_factors
+from moe_patch.solve.tucker import Rank, Ranks
 from moe_patch.solve.tucker_edit import Manifold, compress_rows, expand_rows, solve_core, truncate
 from moe_patch.solve.whitening import Whitening, WhiteningKind, find_whitening
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from moe_patch.apply import apply
-from moe_patch.base.model import Base, wrap
+from moe_patch.base.model import Base
+from moe_patch.base.opening import wrap
 from moe_patch.bypass import LEAVE_ALONE, read_bypass, read_routed
 from moe_patch.errors import ConfigError, ModelError
 from moe_patch.methods import get_method

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from moe_patch.base.blocks import find_block, with_added
-from moe_patch.base.model import wrap
+from moe_patch.base.opening import wrap
 from moe_patch.data.prompts import Prompt
 from moe_patch.methods.memoe.trunk import Trunk, answers_of, frozen
 from tests.tiny import tiny_model, tiny_tokenizer

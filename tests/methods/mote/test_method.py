@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from moe_patch.apply import apply
-from moe_patch.base.model import Base, wrap
-from moe_patch.base.statistics import Moments, collect_moments
+from moe_patch.base.model import Base
+from moe_patch.base.opening import wrap
+from moe_patch.base.statistics import collect_moments
 from moe_patch.data.corpus import Corpus
 from moe_patch.errors import ConfigError, ModelError
 from moe_patch.methods import get_method
@@ -20,6 +21,7 @@ from moe_patch.methods.delta import Ground
 from moe_patch.methods.mote.method import MoTEOptions, find_manifolds
 from moe_patch.patch import Patch, load, save
 from moe_patch.solve.algebra import kernel, ridge_solve
+from moe_patch.solve.moments import Moments
 from moe_patch.solve.nullspace import NullSpace, null_space
 from moe_patch.solve.tucker_edit import Manifold, compress_rows
 from tests.methods.builds import build, corpus, facts, rows_of, snapshot, unchanged

@@ -22,7 +22,7 @@ from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from moe_patch.base.model import open_base
+from moe_patch.base.opening import open_base
 from moe_patch.patch import save
 from moe_patch_serving.api import coordinator
 from moe_patch_serving.api.endpoint import LiveEndpoint

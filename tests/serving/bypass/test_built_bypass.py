@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_patch.data.facts import read_facts
+from moe_patch.data.fact_file import read_facts
 from moe_patch.methods import get_method
 from moe_patch.patch import Patch
 from moe_patch_serving.api.self_test import DEFAULT

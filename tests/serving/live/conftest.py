@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from moe_patch.data.facts import Fact, read_facts
+from moe_patch.data.fact_file import read_facts
+from moe_patch.data.facts import Fact
 from moe_patch.patch import load, save
 from tests.share import hub_server
 from tests.share.hub_server import Hub

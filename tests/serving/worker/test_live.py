@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import moe_patch
-from moe_patch.base.model import wrap
+from moe_patch.base.opening import wrap
 from moe_patch.errors import ModelError, PatchError, StackError, WrongBase
 from moe_patch.patch import Patch, save
 from moe_patch_serving.source import served_checkpoint

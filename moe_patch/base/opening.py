@@ -1,0 +1,177 @@
+"""Opening a base model, and finding the MoE layers of a live one.
+
+Everything here is read off the live module. Transformers gives the experts class of every MoE model that it
+routes through one interface the same flags (`is_transposed`, `has_gate`, ...). Those flags, and never a shape
+or a model's name, say how the down projections are stored: a square matrix does not tell its orientation.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from moe_patch.base.dense import dense_decoder
+from moe_patch.base.model import Base
+from moe_patch.base.moe import MoELayer
+from moe_patch.errors import ModelError
+from moe_patch.io.shipped import demo_model
+from moe_patch.versions import norm_follows
+
+logger = logging.getLogger(__name__)
+
+_AutoModel: Any = AutoModelForCausalLM  # its annotations leave out what `output_loading_info` adds
+
+_INTERFACE_FLAGS = ("is_transposed", "is_concatenated", "has_bias", "has_gate", "_apply_gate")
+
+_NOT_EDITABLE = {  # families that do not run through the experts interface, with better words for why
+    "llama4": "its routing weights multiply the experts' inputs and not their outputs",
+    "dbrx": "its experts are stacked in one matrix and do not run through the experts interface",
+    "jetmoe": "its experts share one bias and do not run through the experts interface",
+    "longcat_flash": "some of its experts are identities, and none run through the experts interface",
+    "doge": "its experts are rank-one rows of an embedding and have no down projection",
+}
+
+_AFTER_EXPERTS = re.compile(r"post_(mlp|feedforward|feed_forward|ffn|moe)_")
+
+
+def open_base(
+    name: str | Path | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    offload_folder: str | Path | None = None,
+    allow_dense: bool = False,
+) -> Base:
+    """Open a model by name or folder; None is the demo model that ships with the recipes.
+
+    `dtype` None keeps the checkpoint's own. `device_map` and `offload_folder` go to accelerate. Raises
+    ModelError where the model cannot be found or lacks weights, is dense or quantised, or has experts that
+    cannot be edited; a dense one passes with `allow_dense`.
+    """
+    place = str(demo_model()) if name is None else str(name)
+    options: dict[str, Any] = {"dtype": dtype or "auto", "use_safetensors": True, "output_loading_info": True}
+    if device_map is not None:
+        options |= {"device_map": device_map, "offload_folder": offload_folder}
+    try:
+        model, loading = _AutoModel.from_pretrained(place, **options)
+        tokenizer = AutoTokenizer.from_pretrained(place)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(f"cannot open the model {place!r}: {error}") from error
+    if absent := sorted(loading["missing_keys"]):  # transformers has made them up
+        raise ModelError(f"the model {place!r} lacks {len(absent)} weights, the first of them {absent[0]}")
+    return wrap(model.eval(), tokenizer, "atlas" if name is None else place, allow_dense=allow_dense)
+
+
+def wrap(model: nn.Module, tokenizer: Any, name: str | None = None, *, allow_dense: bool = False) -> Base:
+    """A Base around a live model. Raises ModelError if it cannot be edited, and logs why it is not exact.
+
+    A model without experts is refused, unless `allow_dense` says that no weight of one is to be edited.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(f"expected a transformers model, not {type(model).__name__}")
+    config = model.config.get_text_config()
+    found = {path: module for path, module in model.named_modules() if _runs_through_interface(module)}
+    known_as = name or config.name_or_path or config.model_type
+    if not found and allow_dense and _is_dense(model):
+        return Base(model, tokenizer, known_as, {}, dense_decoder(model))
+    if not found:
+        raise ModelError(_why_not(model, config.model_type))
+    blocks, decoder = _decoder(model, found)
+    layers: dict[int, MoELayer] = {}
+    for path, module in found.items():
+        match = re.match(re.escape(blocks) + r"\.(\d+)\.", path)
+        if match is None:
+            continue
+        index = int(match[1])
+        if index in layers:
+            raise ModelError(
+                f"layer {index} has two sets of experts ({layers[index].name}, {path}): not supported"
+            )
+        layers[index] = _describe(index, path, module, decoder[index], config.hidden_size)
+    for warning in sorted({layer.warning for layer in layers.values() if layer.warning}):
+        logger.warning("%s: %s", config.model_type, warning)
+    return Base(model, tokenizer, known_as, layers, decoder)
+
+
+def _runs_through_interface(module: nn.Module) -> bool:
+    return all(hasattr(module, flag) for flag in _INTERFACE_FLAGS) and hasattr(module, "down_proj")
+
+
+def _decoder(model: Any, found: Iterable[str]) -> tuple[str, nn.ModuleList]:
+    """Path and list of the decoder layers that hold experts; the text decoder's where there are several."""
+    candidates: dict[str, nn.ModuleList] = {}
+    for path in found:
+        parts = path.split(".")
+        for depth in range(1, len(parts)):
+            module = model.get_submodule(".".join(parts[:depth]))
+            if isinstance(module, nn.ModuleList):
+                candidates[".".join(parts[:depth])] = module
+                break
+    within = {id(module) for module in model.get_decoder().modules()}
+    text = {path: module for path, module in candidates.items() if id(module) in within} or candidates
+    if len(text) != 1:
+        raise ModelError(
+            f"expected one list of decoder layers with experts, found {sorted(candidates) or 'none'}"
+        )
+    return next(iter(text.items()))
+
+
+def _describe(index: int, path: str, experts: Any, block: nn.Module, hidden_size: int) -> MoELayer:
+    weight = experts.down_proj
+    if type(weight) is not nn.Parameter or not weight.is_floating_point() or weight.element_size() < 2:
+        kind = getattr(weight, "dtype", type(weight).__name__)
+        raise ModelError(
+            f"{path}.down_proj is quantised or sharded ({kind}): open the model in a float dtype"
+        )
+    transposed = bool(experts.is_transposed)
+    num_experts, first, second = weight.shape
+    d_model, d_key = (second, first) if transposed else (first, second)
+    return MoELayer(
+        index=index,
+        name=path,
+        experts=experts,
+        num_experts=num_experts,
+        d_model=d_model,
+        d_key=d_key,
+        layout="in_out" if transposed else "out_in",
+        warning=_inexact(experts, d_model, block, hidden_size),
+    )
+
+
+def _inexact(experts: Any, d_model: int, block: nn.Module, hidden_size: int) -> str | None:
+    """Why adding to the experts' output is not adding as much to the residual stream, or None."""
+    if norm_follows(experts):
+        return "a norm follows every expert, so the closed form is not exact"
+    if d_model != hidden_size:
+        return "a projection follows the experts, so the closed form is not exact in the residual stream"
+    for path, module in block.named_modules():
+        leaf = path.rpartition(".")[2]
+        if _AFTER_EXPERTS.match(leaf):
+            return f"{leaf} follows the experts, so the closed form is not exact"
+        if "HyperConnection" in type(module).__name__:
+            return "hyper-connections mix several residual streams, so the closed form is not exact"
+    return None
+
+
+def _is_dense(model: PreTrainedModel) -> bool:
+    return not any(re.search("moe|expert", type(part).__name__, re.IGNORECASE) for part in model.modules())
+
+
+def _why_not(model: PreTrainedModel, model_type: str) -> str:
+    """Why a model none of whose modules runs through the experts interface cannot be edited."""
+    if _is_dense(model):
+        return f"{model_type} is a dense model: it has no experts to edit"
+    if getattr(model.config, "quantization_config", None) is not None:
+        return f"{model_type} is quantised: open it dequantised, its experts' weights must be floats"
+    for family, reason in _NOT_EDITABLE.items():
+        if model_type.startswith(family):
+            return f"{model_type} cannot be edited: {reason}"
+    return f"{model_type} cannot be edited: its experts do not run through transformers' experts interface"
