@@ -1,4 +1,8 @@
-"""Putting a patch on a model, and taking it off again."""
+"""Putting a patch on a model, and taking it off again.
+
+Imported by `evaluation`, `checkpoint`, `methods` and everything above them. It imports `base`, `bypass` and
+what is below them.
+"""
 
 from __future__ import annotations
 

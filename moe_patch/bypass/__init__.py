@@ -5,7 +5,8 @@
     output = block(x) + bypass(x, route)
 
 Everything here is torch alone, so that an inference engine can use it; `moe_patch.apply.bypass` puts it into
-models of transformers.
+models of transformers. Imported by `apply`, `evaluation`, `methods`, serving and `cli`. It imports `patch`
+and what is below.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Checkpoints on the disk: patches merged into them, and taken out again."""
+"""Checkpoints on the disk: patches merged into them, and taken out again.
+
+Imported by `export`, `share`, serving and `cli`. It imports `apply`, for the arithmetic of weights, and what
+is below.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 Commands import the library when they run, not when they are declared: torch and transformers take seconds to
 import, and `--help` and tab completion need neither. Reports go to standard output; logs and progress go to
 standard error.
+
+Nothing imports this package. It may import everything else.
 """
 
 from __future__ import annotations

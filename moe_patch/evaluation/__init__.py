@@ -1,4 +1,7 @@
-"""What a patch does to a model: efficacy, generalization, specificity, utility, and the routing's shift."""
+"""What a patch does to a model: efficacy, generalization, specificity, utility, and the routing's shift.
+
+Imported by `methods`, `share` and `cli`. It imports `apply` and what is below.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The editing methods. A new one is a file in this folder and one line here."""
+"""The editing methods. A new one is a file in this folder and one line here.
+
+Imported by `cli`, and by the scripts in `recipes/`. It imports everything below but `checkpoint`.
+"""
 
 from __future__ import annotations
 

@@ -6,4 +6,6 @@ whose tokens a step runs, `decisions` what was chosen for whom, `beside` adds wh
 out, by one custom operator in the graph. Two ways lead from vLLM's runners to the rows, `runner` and
 `model_state`. `limits` refuses at start what could not be right, `flags` are the options to start with, and
 `install` puts it all together.
+
+Imported by `load`, `worker` and `launch`. It imports the modules beside the packages.
 """
