@@ -12,6 +12,7 @@
 #                                        NEWEST_TORCH=torch for the newest torch too, which takes gigabytes
 #   make test-quality                    the tests that hold figures, again in the arithmetic of any processor
 #   make test-serving                    the tests that drive a real vLLM, on the CPU; SERVING_ARGS= for slow ones too
+#   make graph                           what the import graph is like: floors, arrows that go back, files in the root
 #   make lock                            renew both locks and the upper bounds in pyproject.toml; with LOCK_ARGS=--keep
 #                                        no more than has to be
 
@@ -45,7 +46,7 @@ BENCHMARKS = $(filter-out $(SERVED),$(patsubst recipes/benchmarks/%.py,%,$(wildc
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-oldest oldest-env test-newest test-quality vllm-env test-serving bench-serving lint bench lock clean help
+.PHONY: demo test test-oldest oldest-env test-newest test-quality vllm-env test-serving bench-serving lint graph bench lock clean help
 .DELETE_ON_ERROR:
 
 help:
@@ -117,6 +118,9 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+graph: $(VENV)/.installed
+	$(BIN)/python .ci/graph.py
 
 bench: $(VENV)/.installed
 	@set -e; for name in $(BENCHMARKS); do \
