@@ -32,6 +32,7 @@ from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import FactToken, Prompt, PromptStyle, encode_essence, encode_fact, encode_kept
 from moe_patch.progress import Progress
+from moe_patch.targets.answers import Answers
 from moe_patch.targets.contexts import generate_contexts
 from moe_patch.targets.tail import Reads, open_pass, plain_logits
 
@@ -143,7 +144,7 @@ def target_losses(base: Base, facts: Sequence[Fact], options: TargetOptions) -> 
     for start in range(0, len(facts), options.facts_per_pass):
         some = facts[start : start + options.facts_per_pass]
         prompts = [encode_fact(base.tokenizer, fact, options.style) for fact in some]
-        answers = _Answers.of(prompts)
+        answers = Answers.of(prompts)
         with torch.no_grad():
             losses += answers.nll(plain_logits(base, prompts, answers.reads)).tolist()
     return losses
@@ -208,33 +209,6 @@ def _in_order(parts: Sequence[Targets], numbers: Sequence[int]) -> Targets:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answers:
-    """The target tokens of some prompts, and where their logits are read."""
-
-    reads: Reads  # n target tokens, each read at the token before it
-    ids: Tensor  # (n,)
-    lengths: Tensor  # (B,) target tokens of each prompt
-
-    @classmethod
-    def of(cls, prompts: Sequence[Prompt]) -> _Answers:
-        row, index, ids = [], [], []
-        for number, prompt in enumerate(prompts):
-            assert prompt.target is not None
-            for place in range(prompt.target, len(prompt.ids)):
-                row.append(number)
-                index.append(place - 1)
-                ids.append(prompt.ids[place])
-        places = torch.tensor(row)
-        return cls(Reads(places, torch.tensor(index)), torch.tensor(ids), torch.bincount(places))
-
-    def nll(self, logits: Tensor) -> Tensor:
-        """Mean negative log-likelihood (B,) of each prompt's target, from logits (n, V) at the reads."""
-        each = F.cross_entropy(logits.float(), self.ids.to(logits.device), reduction="none")  # (n,)
-        share = each / self.lengths[self.reads.row].to(each.device)
-        return each.new_zeros(len(self.lengths)).index_add(0, self.reads.row.to(each.device), share)
-
-
-@dataclass(frozen=True, slots=True)
 class _Group:
     """Facts that share a delta, tokenised."""
 
@@ -258,7 +232,7 @@ class _Losses:
         holds = torch.tensor([len(group.held) for group in groups])
         self._held_by = torch.arange(len(groups)).repeat_interleave(holds)  # (H,)
         self._prefixes = prefixes
-        self._answers = _Answers.of(rewrites)
+        self._answers = Answers.of(rewrites)
         self._owner = torch.cat([self.group.repeat_interleave(prefixes), self._held_by])  # (B,)
         last = torch.tensor([len(prompt.ids) - 1 for prompt in held])
         reads = Reads(

@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from moe_patch.base.blocks import Block
@@ -28,7 +27,8 @@ from moe_patch.data.prompts import Prompt, PromptStyle, encode_fact
 from moe_patch.errors import ConfigError
 from moe_patch.evaluation.scoring import Encoded, continue_greedily
 from moe_patch.methods.memoe.meteor import meteor
-from moe_patch.methods.memoe.trunk import Trunk, answers_of, frozen, mean_by_row
+from moe_patch.methods.memoe.trunk import Trunk, frozen
+from moe_patch.targets.answers import Answers
 from moe_patch.targets.tail import plain_logits
 
 _FACTS = 64  # in a pass
@@ -115,10 +115,10 @@ def _probabilities(base: Base, said: Sequence[Encoded]) -> Tensor:
     found = torch.zeros(len(said))
     for some in torch.split(torch.arange(len(said)), _FACTS):
         texts = [Prompt(said[i].ids, 0, said[i].first) for i in some.tolist()]
-        reads, ids = answers_of(texts)
-        if len(ids):
-            chosen = plain_logits(base, texts, reads).float().softmax(-1).cpu().gather(1, ids[:, None])
-            found[some] = mean_by_row(chosen[:, 0], reads, len(texts))
+        answers = Answers.of(texts)
+        if len(answers.ids):
+            likely = plain_logits(base, texts, answers.reads).float().softmax(-1).cpu()  # (n, V)
+            found[some] = answers.mean(likely.gather(1, answers.ids[:, None])[:, 0])
     return found
 
 
@@ -128,11 +128,10 @@ def _gradients(base: Base, block: Block, prompts: Sequence[Prompt]) -> Tensor:
     found = []
     with frozen(base.model), torch.enable_grad():
         for some in torch.split(torch.arange(len(prompts)), _FACTS):
-            reads, ids = answers_of([prompts[i] for i in some.tolist()])
+            answers = Answers.of([prompts[i] for i in some.tolist()])
             shift = torch.zeros(len(some), 1, block.width, device=block.device, requires_grad=True)
-            logits = trunk.logits(some, reads, _everywhere(shift))
-            nll = F.cross_entropy(logits.float(), ids.to(logits.device), reduction="none")  # (n,)
-            (gradient,) = torch.autograd.grad(mean_by_row(nll, reads, len(some)).sum(), shift)
+            logits = trunk.logits(some, answers.reads, _everywhere(shift))
+            (gradient,) = torch.autograd.grad(answers.nll(logits).sum(), shift)
             found.append(gradient[:, 0].float().cpu())
     return torch.cat(found)
 

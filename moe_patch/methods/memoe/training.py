@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from moe_patch.bypass import Bypass, acting
 from moe_patch.data.prompts import Prompt
 from moe_patch.methods.memoe.losses import adaptive_weight, balance_coefficient, divergence, focal
-from moe_patch.methods.memoe.trunk import Trunk, answers_of, mean_by_row
+from moe_patch.methods.memoe.trunk import Trunk
+from moe_patch.targets.answers import Answers
 from moe_patch.targets.tail import Reads
 
 if TYPE_CHECKING:
@@ -77,10 +77,9 @@ class Training:
         """Negative log-likelihood (n,) of the facts' answers, in nats a token, each through its expert."""
         found = []
         for some in torch.split(facts, _TEXTS):
-            reads, ids = self._answers(some)
+            answers = self._answers(some)
             route = None if expert is None else expert[some]
-            logits = self._logits(self._texts.facts[some], reads, route).float()
-            found.append(mean_by_row(_nll(logits, ids), reads, len(some)))
+            found.append(answers.nll(self._logits(self._texts.facts[some], answers.reads, route)))
         return torch.cat(found).cpu()
 
     @torch.no_grad()
@@ -92,7 +91,8 @@ class Training:
     def _edit_loss(self, facts: Tensor, expert: Tensor, g: Tensor) -> Tensor:
         """w(g) times the answers' cross entropy, and the balance term on as many preserved prompts."""
         options, texts = self._options, self._texts
-        reads, ids = self._answers(facts)
+        answers = self._answers(facts)
+        reads, count = answers.reads, len(answers.ids)
         preserved = self._some(torch.arange(len(texts.preserved)), options.balance_prompts)
         preserved = preserved if options.balance else preserved[:0]
         through = torch.arange(len(preserved)) % len(facts)  # the fact whose expert each is sent through
@@ -104,14 +104,14 @@ class Training:
             torch.cat([reads.index, self._last[texts.preserved[preserved]]]),
         )
         logits = self._logits(rows, both, route).float()  # (n + P', V)
-        nll = mean_by_row(_nll(logits[: len(ids)], ids), reads, len(facts))  # (B,)
+        nll = answers.nll(logits[:count])  # (B,)
         ranks = g[facts].to(nll.device)
         weight = adaptive_weight(ranks, options.gamma_1, options.tau) if options.adaptive else 1.0
         loss = (weight * nll).mean()
         if len(preserved):
             assert self._unedited is not None
             unedited = self._unedited[preserved].to(logits.device)
-            apart = divergence(logits[len(ids) :].log_softmax(-1), unedited)  # (P',)
+            apart = divergence(logits[count:].log_softmax(-1), unedited)  # (P',)
             coefficient = balance_coefficient(ranks[through.to(ranks.device)], options.gamma_2)
             loss = loss + (coefficient * apart).mean()
         return loss
@@ -181,8 +181,8 @@ class Training:
         ]
         return torch.cat(found)
 
-    def _answers(self, facts: Tensor) -> tuple[Reads, Tensor]:
-        return answers_of([self._texts.all[i] for i in self._texts.facts[facts].tolist()])
+    def _answers(self, facts: Tensor) -> Answers:
+        return Answers.of([self._texts.all[i] for i in self._texts.facts[facts].tolist()])
 
     def _some(self, items: Tensor, count: int) -> Tensor:
         """At most `count` of the items, without repeats."""
@@ -199,7 +199,3 @@ def warm_cosine(steps: int, warmup: float) -> Callable[[int], float]:
         return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
     return factor
-
-
-def _nll(logits: Tensor, ids: Sequence[int] | Tensor) -> Tensor:
-    return F.cross_entropy(logits, torch.as_tensor(ids, device=logits.device), reduction="none")

@@ -142,24 +142,3 @@ def frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
-
-
-def answers_of(texts: Sequence[Prompt]) -> tuple[Reads, Tensor]:
-    """Where the n answer tokens of some texts are predicted, and their ids (n,)."""
-    row, index, ids = [], [], []
-    for number, text in enumerate(texts):
-        for place in range(len(text.ids) if text.target is None else text.target, len(text.ids)):
-            row.append(number)
-            index.append(place - 1)
-            ids.append(text.ids[place])
-    as_index = torch.int64
-    return Reads(torch.tensor(row, dtype=as_index), torch.tensor(index, dtype=as_index)), torch.tensor(
-        ids, dtype=as_index
-    )
-
-
-def mean_by_row(values: Tensor, reads: Reads, rows: int) -> Tensor:
-    """The mean (B,) of values (n,) at the reads of each of B texts; 0 for one without any."""
-    row = reads.row.to(values.device)
-    count = torch.bincount(row, minlength=rows).clamp_min(1)
-    return values.new_zeros(rows).index_add(0, row, values) / count

@@ -9,7 +9,8 @@ from torch import Tensor
 from moe_patch.base.blocks import find_block, with_added
 from moe_patch.base.opening import wrap
 from moe_patch.data.prompts import Prompt
-from moe_patch.methods.memoe.trunk import Trunk, answers_of, frozen
+from moe_patch.methods.memoe.trunk import Trunk, frozen
+from moe_patch.targets.answers import Answers
 from tests.tiny import tiny_model, tiny_tokenizer
 
 TEXTS = [Prompt(tuple(range(5, 5 + length)), 0, length - 2) for length in (4, 9, 6)]
@@ -22,8 +23,9 @@ TEXTS = [Prompt(tuple(range(5, 5 + length)), 0, length - 2) for length in (4, 9,
 def test_logits_and_states_are_those_of_a_whole_pass(model_type: str, layer: int) -> None:
     base = wrap(tiny_model(model_type), tiny_tokenizer(), allow_dense=True)
     block = find_block(base, layer)
-    reads, ids = answers_of(TEXTS)
-    assert ids.tolist() == [token for text in TEXTS for token in text.ids[-2:]]
+    answers = Answers.of(TEXTS)
+    reads = answers.reads
+    assert answers.ids.tolist() == [token for text in TEXTS for token in text.ids[-2:]]
     shift = torch.randn(base.hidden_size)
 
     def change(x: Tensor) -> Tensor:

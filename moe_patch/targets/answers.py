@@ -1,0 +1,45 @@
+"""The answers of tokenised prompts: where a model predicts their tokens, and how likely it finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moe_patch.data.prompts import Prompt
+from moe_patch.targets.tail import Reads
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """The answer tokens of B prompts, and where their logits are read."""
+
+    reads: Reads  # n answer tokens, each read at the token before it
+    ids: Tensor  # (n,)
+    lengths: Tensor  # (B,) answer tokens of each prompt; 0 where a model's own answer ended at once
+
+    @classmethod
+    def of(cls, prompts: Sequence[Prompt]) -> Answers:
+        """The answers of prompts that were encoded with one."""
+        row, index, ids = [], [], []
+        for number, prompt in enumerate(prompts):
+            assert prompt.target is not None
+            for place in range(prompt.target, len(prompt.ids)):
+                row.append(number)
+                index.append(place - 1)
+                ids.append(prompt.ids[place])
+        rows, indices, tokens = (torch.tensor(numbers, dtype=torch.int64) for numbers in (row, index, ids))
+        return cls(Reads(rows, indices), tokens, torch.bincount(rows, minlength=len(prompts)))
+
+    def nll(self, logits: Tensor) -> Tensor:
+        """Mean negative log-likelihood (B,) of each prompt's answer, from logits (n, V) at the reads."""
+        return self.mean(F.cross_entropy(logits.float(), self.ids.to(logits.device), reduction="none"))
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean (B,) over each prompt's answer of values (n,) at the reads; 0 for an empty answer."""
+        row = self.reads.row
+        share = values / self.lengths[row].to(values.device)  # (n,)
+        return values.new_zeros(len(self.lengths)).index_add(0, row.to(values.device), share)
