@@ -21,13 +21,14 @@ import torch
 from torch import Tensor
 
 from moe_patch.base.blocks import Block
+from moe_patch.base.freezing import frozen
 from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import Prompt, PromptStyle, encode_fact
 from moe_patch.errors import ConfigError
 from moe_patch.evaluation.scoring import Encoded, continue_greedily
 from moe_patch.methods.memoe.meteor import meteor
-from moe_patch.methods.memoe.trunk import Trunk, frozen
+from moe_patch.methods.memoe.trunk import Trunk
 from moe_patch.targets.answers import Answers
 from moe_patch.targets.tail import plain_logits
 

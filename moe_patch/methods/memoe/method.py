@@ -15,6 +15,7 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from moe_patch.base.blocks import Block, find_block
+from moe_patch.base.freezing import frozen
 from moe_patch.base.model import Base
 from moe_patch.bypass import Bypass, BypassConfig, Routed, read_bypass, read_routed, write_bypass
 from moe_patch.data.corpus import Corpus
@@ -29,7 +30,7 @@ from moe_patch.methods.memoe.frequency import gece, knowledge_of, rank
 from moe_patch.methods.memoe.options import MEMoEOptions
 from moe_patch.methods.memoe.scope import ScopeTexts, scope_texts
 from moe_patch.methods.memoe.training import Texts, Training
-from moe_patch.methods.memoe.trunk import Trunk, frozen
+from moe_patch.methods.memoe.trunk import Trunk
 from moe_patch.patch import Patch, check_base, load
 from moe_patch.progress import Progress
 

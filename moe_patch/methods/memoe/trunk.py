@@ -6,8 +6,8 @@ is recorded once for all texts; every step of the training starts from there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -129,16 +129,3 @@ def _reading_at(model: Any, reads: Reads) -> RemovableHandle:
         return (hidden[reads.row.to(hidden.device), reads.index.to(hidden.device)],)
 
     return head.register_forward_pre_hook(narrow)  # type: ignore[no-any-return]
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Within, no weight of the model asks for a gradient."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)

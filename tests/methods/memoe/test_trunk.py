@@ -9,7 +9,7 @@ from torch import Tensor
 from moe_patch.base.blocks import find_block, with_added
 from moe_patch.base.opening import wrap
 from moe_patch.data.prompts import Prompt
-from moe_patch.methods.memoe.trunk import Trunk, frozen
+from moe_patch.methods.memoe.trunk import Trunk
 from moe_patch.targets.answers import Answers
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -59,12 +59,3 @@ def test_logits_and_states_are_those_of_a_whole_pass(model_type: str, layer: int
 
 def close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_frozen_weights_ask_for_gradients_again_afterwards() -> None:
-    model = tiny_model("llama")
-    next(model.parameters()).requires_grad_(False)
-    before = [parameter.requires_grad for parameter in model.parameters()]
-    with frozen(model):
-        assert not any(parameter.requires_grad for parameter in model.parameters())
-    assert [parameter.requires_grad for parameter in model.parameters()] == before
