@@ -55,6 +55,10 @@ class EvaluationError(MoePatchError):
     """A patch could not be evaluated on these facts."""
 
 
+class NoChatTemplate(TargetError, EvaluationError):
+    """Prompts are to be put under a chat template, to search or to score, and the tokenizer has none."""
+
+
 class StackError(MoePatchError):
     """A stack, or an operation on it, makes no sense: no such patch, another base, facts that contradict."""
 

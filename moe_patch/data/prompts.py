@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from moe_patch.data.facts import SLOT, Fact, continuation
-from moe_patch.errors import TargetError
+from moe_patch.errors import NoChatTemplate, TargetError
 
 FactToken = Literal["subject-last", "last"]
 
@@ -42,8 +42,8 @@ def encode_fact(
     """The fact's prompt, after `prefix`, with its new target behind it unless `answer` is false.
 
     Raises:
-        TargetError: the tokenizer gives no offsets, or has no chat template though one is asked for; or a
-            text has no token for the subject or for the target.
+        NoChatTemplate: the tokenizer has none, though one is asked for.
+        TargetError: the tokenizer gives no offsets, or a text has no token for the subject or the target.
     """
     text = f"{prefix}{fact.text}"
     subject = len(prefix) + fact.prompt.index(SLOT)
@@ -80,20 +80,37 @@ def encode_kept(tokenizer: Any, fact: Fact, style: PromptStyle) -> list[Prompt]:
     return [encode_fact(tokenizer, other, style, answer=False) for other in asked]
 
 
-def _chat_frame(tokenizer: Any, text: str) -> tuple[str, str]:
-    """What the chat template puts before and after a user's message."""
+def framed(tokenizer: Any, text: str, *, chat: bool) -> str:
+    """The text as a model reads it: as it is, or as a user's message under the tokenizer's chat template.
+
+    Raises:
+        NoChatTemplate: the tokenizer has none, though one is asked for.
+    """
+    if not chat:
+        return text
     if not getattr(tokenizer, "chat_template", None):
-        raise TargetError(
-            "the tokenizer has no chat template: build without --chat, or give the tokenizer one"
+        raise NoChatTemplate(
+            "the tokenizer has no chat template: go without (--no-chat), or give the tokenizer one"
         )
     message = [{"role": "user", "content": text}]
-    framed = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-    at = framed.rfind(text)
+    return str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+
+
+def text_ids(tokenizer: Any, text: str, *, chat: bool) -> tuple[int, ...]:
+    """The tokens of a text without an answer, `framed` or not; NoChatTemplate as there."""
+    encoded = tokenizer(framed(tokenizer, text, chat=chat), add_special_tokens=not chat)
+    return tuple(encoded["input_ids"])
+
+
+def _chat_frame(tokenizer: Any, text: str) -> tuple[str, str]:
+    """What the chat template puts before and after a user's message."""
+    whole = framed(tokenizer, text, chat=True)
+    at = whole.rfind(text)
     if at < 0:
         raise TargetError(
             f"the chat template changes the prompt {text!r}, so the subject cannot be found in it"
         )
-    return framed[:at], framed[at + len(text) :]
+    return whole[:at], whole[at + len(text) :]
 
 
 def _encode(

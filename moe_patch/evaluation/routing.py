@@ -16,8 +16,9 @@ from torch import Tensor
 
 from moe_patch.base.capture import ExpertCall, capture_routing
 from moe_patch.base.model import Base
+from moe_patch.data.prompts import text_ids
 from moe_patch.errors import EvaluationError
-from moe_patch.evaluation.scoring import chunks, framed, right_padded
+from moe_patch.evaluation.scoring import chunks, right_padded
 
 #: How one set of prompts is routed: per layer, every real token in the prompts' order.
 Routing = Mapping[int, ExpertCall]
@@ -62,10 +63,7 @@ def record_routing(
 
     Memory is at most 12 K + 4 E bytes for each token and MoE layer.
     """
-    rows = [
-        tuple(base.tokenizer(framed(base, prompt, chat=chat), add_special_tokens=not chat)["input_ids"])
-        for prompt in prompts
-    ]
+    rows = [text_ids(base.tokenizer, prompt, chat=chat) for prompt in prompts]
     parts: dict[int, list[ExpertCall]] = {index: [] for index in base.layers}
     for batch in chunks(rows, batch_size):
         for index, call in capture_routing(base, *right_padded(base, batch)).items():

@@ -16,7 +16,7 @@ from torch import Tensor
 from moe_patch.base.model import Base
 from moe_patch.bypass import prompt_lengths
 from moe_patch.data.facts import continuation
-from moe_patch.data.prompts import pad_token
+from moe_patch.data.prompts import framed, pad_token, text_ids
 from moe_patch.errors import EvaluationError
 from moe_patch.progress import Progress
 
@@ -54,9 +54,10 @@ def encode(base: Base, prompt: str, answer: str, *, chat: bool = False) -> Encod
     """Tokenise the prompt with its answer; a token across the border of the two belongs to the answer.
 
     Raises:
-        EvaluationError: the answer has no token of its own, or `chat` and the tokenizer has no chat template.
+        EvaluationError: the answer has no token of its own.
+        NoChatTemplate: `chat`, and the tokenizer has no chat template.
     """
-    text = framed(base, prompt, chat=chat)
+    text = framed(base.tokenizer, prompt, chat=chat)
     ending = answer if chat else continuation(answer)
     encoded = base.tokenizer(text + ending, return_offsets_mapping=True, add_special_tokens=not chat)
     inside = [i for i, (_, end) in enumerate(encoded["offset_mapping"]) if end > len(text)]
@@ -65,16 +66,6 @@ def encode(base: Base, prompt: str, answer: str, *, chat: bool = False) -> Encod
             f"the answer {answer!r} after {prompt!r} tokenises to nothing that can be predicted"
         )
     return Encoded(tuple(encoded["input_ids"][: inside[-1] + 1]), inside[0])
-
-
-def framed(base: Base, prompt: str, *, chat: bool) -> str:
-    """The prompt as the model is to read it: as it is, or as a user's message under the chat template."""
-    if not chat:
-        return prompt
-    if not getattr(base.tokenizer, "chat_template", None):
-        raise EvaluationError(f"the tokenizer of {base.name} has no chat template: evaluate without chat")
-    message = [{"role": "user", "content": prompt}]
-    return str(base.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
 
 
 def score_answers(
@@ -121,10 +112,7 @@ def continue_greedily(
 ) -> list[Encoded]:
     """Each prompt's ids with the model's own greedy continuation of at most `lengths[i]` tokens behind."""
     encoded = [
-        (
-            tuple(base.tokenizer(framed(base, prompt, chat=chat), add_special_tokens=not chat)["input_ids"]),
-            length,
-        )
+        (text_ids(base.tokenizer, prompt, chat=chat), length)
         for prompt, length in zip(prompts, lengths, strict=True)
     ]
 

@@ -20,9 +20,8 @@ from moe_patch.base.model import Base
 from moe_patch.bypass import Bypass, BypassConfig, Routed, read_bypass, read_routed, write_bypass
 from moe_patch.data.corpus import Corpus
 from moe_patch.data.facts import Fact
-from moe_patch.data.prompts import Prompt, encode_fact
+from moe_patch.data.prompts import Prompt, encode_fact, text_ids
 from moe_patch.errors import ConfigError
-from moe_patch.evaluation.scoring import framed
 from moe_patch.methods.base import Method
 from moe_patch.methods.beneath import Beneath
 from moe_patch.methods.memoe.division import divide
@@ -225,18 +224,13 @@ class _Build:
 
         def add(texts: Sequence[str]) -> Tensor:
             start = len(everything)
-            everything.extend(Prompt(self._ids(text), 0) for text in texts)
+            everything.extend(Prompt(text_ids(tokenizer, text, chat=options.chat), 0) for text in texts)
             return torch.arange(start, len(everything))
 
         preserved = add(drawn.preserved)
         about, elsewhere = [add(some) for some in drawn.about], [add(some) for some in drawn.elsewhere]
         kept = [add(fact.kept) for fact in self._facts]
         return Texts(everything, torch.arange(count), about, preserved, elsewhere, kept)
-
-    def _ids(self, text: str) -> tuple[int, ...]:
-        chat = self._options.chat
-        encoded = self._base.tokenizer(framed(self._base, text, chat=chat), add_special_tokens=not chat)
-        return tuple(encoded["input_ids"])
 
 
 def _corpus(options: MEMoEOptions) -> Corpus | None:
