@@ -98,7 +98,10 @@ def _facts(patch: Patch) -> list[dict[str, Any]]:
 
 
 def _layer(index: int, delta: LayerDelta) -> dict[str, Any]:
-    norms = _expert_norms(delta)
+    from moe_patch.solve.algebra import expert_penalties
+    from moe_patch.stack.layers import delta_rows
+
+    norms = [math.sqrt(square) for square in expert_penalties(delta.left, delta_rows(delta))]
     return {
         "layer": index,
         "experts": len(norms),
@@ -130,17 +133,6 @@ def _bypass_line(bypass: dict[str, Any]) -> str:
         f"{facts} facts; {bypass['router']} router {'with' if bypass['scope_gate'] else 'without'} a scope "
         f"gate; {bypass['parameters']:,} parameters"
     )
-
-
-def _expert_norms(delta: LayerDelta) -> list[float]:
-    """||D_j||_F of every expert touched, from the factors: tr((A A^T)(B B^T)), never a dense delta."""
-    norms = []
-    for expert in delta.experts():
-        chosen = delta.expert == expert
-        right = delta.right[chosen].double()  # (n_e, d_k)
-        left = delta.left[delta.fact[chosen].long()].double()  # (n_e, d_m)
-        norms.append(math.sqrt(max(0.0, float(((left @ left.T) * (right @ right.T)).sum()))))
-    return norms
 
 
 def _dense_bytes(delta: LayerDelta) -> int:

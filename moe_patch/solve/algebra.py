@@ -142,13 +142,19 @@ def response(left: Tensor, rows: Rows, probe: Rows) -> Tensor:
     return kernel(probe, rows) @ left.double()
 
 
-def penalty(left: Tensor, rows: Rows) -> float:
-    """sum_j ||D_j||_F^2, from the factors and without a dense delta."""
-    total = 0.0
+def expert_penalties(left: Tensor, rows: Rows) -> list[float]:
+    """||D_j||_F^2 of each expert that a row reaches, ascending: from the factors, without a dense delta."""
+    found = []
     for _, block in rows.blocks():
         value, factor = rows.value[block].double(), left[rows.fact[block]].double()  # (n_e, d_k), (n_e, d_m)
-        total += float(((value @ value.T) * (factor @ factor.T)).sum())
-    return total
+        square = float(((value @ value.T) * (factor @ factor.T)).sum())
+        found.append(max(0.0, square))  # rounding can take it below zero
+    return found
+
+
+def penalty(left: Tensor, rows: Rows) -> float:
+    """sum_j ||D_j||_F^2."""
+    return sum(expert_penalties(left, rows))
 
 
 def objective(left: Tensor, rows: Rows, residual: Tensor, ridge: float, keys: Rows | None = None) -> float:
