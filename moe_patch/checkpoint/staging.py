@@ -8,7 +8,6 @@ that has its final name is complete. What tells programs that a folder holds a m
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from pydantic import JsonValue
 from moe_patch.checkpoint.link import How, place
 from moe_patch.errors import MoePatchError, OutputError
 from moe_patch.io import strict_json
-from moe_patch.io.files import replacing
+from moe_patch.io.files import replacing, sync_to_disk
 
 LAST = "config.json"  # without it, nothing takes a folder for a model
 
@@ -75,7 +74,7 @@ class Staging:
                     yield
                 refuse_existing(self.out)
                 self.folder.replace(self.out)
-                _sync(self.out.parent)
+                sync_to_disk(self.out.parent)
         except OSError as error:
             raise OutputError(f"cannot write {self.out}: {error.strerror or error}") from error
 
@@ -117,13 +116,3 @@ def _alone(out: Path) -> Iterator[None]:
                 path.unlink(missing_ok=True)
     except Timeout:
         raise OutputError(f"another process is making {out}: wait until it is done") from None
-
-
-def _sync(folder: Path) -> None:
-    if os.name == "nt":  # which cannot open a folder, nor needs to
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -23,9 +23,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
-        _sync(temporary)
+        sync_to_disk(temporary)
         temporary.replace(path)
-        _sync(path.parent)
+        sync_to_disk(path.parent)
     except OSError as error:
         _discard(temporary)
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
@@ -40,12 +40,7 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _discard(temporary: Path) -> None:
-    with suppress(OSError):  # the reason for discarding it is already on its way to the caller
-        temporary.unlink()
-
-
-def _sync(path: Path) -> None:
+def sync_to_disk(path: Path) -> None:
     """Wait until the file or folder is on the disk; Windows cannot open a folder, nor needs to."""
     if os.name == "nt" and path.is_dir():
         return
@@ -54,3 +49,8 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _discard(temporary: Path) -> None:
+    with suppress(OSError):  # the reason for discarding it is already on its way to the caller
+        temporary.unlink()
