@@ -44,7 +44,7 @@ class SelfTest:
 
     def questions(self, tokenizer: Any, patch: Patch) -> list[Question]:
         """What to ask of a patch, from its first fact to its last; TargetError where that has no tokens."""
-        style = PromptStyle(chat=_with_chat(patch))
+        style = PromptStyle(chat=patch.chat)
         found = []
         for fact in _spread(patch.facts, self.facts):
             whole = encode_fact(tokenizer, fact, style)
@@ -82,9 +82,3 @@ def _spread(facts: Sequence[Fact], count: int) -> list[Fact]:
     if len(facts) <= count:
         return list(facts)
     return [facts[place * len(facts) // count] for place in range(count)]
-
-
-def _with_chat(patch: Patch) -> bool:
-    """Whether the patch was built under the tokenizer's chat template."""
-    targets = patch.hyperparameters.get("targets")
-    return bool(targets.get("chat")) if isinstance(targets, dict) else False
