@@ -1,4 +1,4 @@
-"""The closed-form algebra of expert edits: kernels, ridge solves, joint solves, protection and cross-talk.
+"""The closed-form algebra of expert edits: kernels, ridge solves, joint solves and cross-talk.
 
 Everything here is a pure function of tensors. For one layer, minimise over the expert deltas D_j
 
@@ -116,17 +116,6 @@ def solve_jointly(parts: Sequence[tuple[Rows, Tensor]], ridge: float) -> tuple[T
     return ridge_solve(kernel(joined), residual, ridge), joined
 
 
-def protect(rows: Rows, residual: Tensor, earlier: Rows, ridge: float) -> tuple[Tensor, Rows]:
-    """Solve for new facts and ask that earlier facts' outputs stay: their rows join with zero residual.
-
-    Returns:
-        left (T_earlier + T, d_m) and the joined rows, earlier facts first. Their rows carry the correction
-        that cancels the edit on them, so they belong to the resulting delta.
-    """
-    still = residual.new_zeros((earlier.num_facts, residual.shape[1]))  # (T_earlier, d_m)
-    return solve_jointly([(earlier, still), (rows, residual)], ridge)
-
-
 def expert_delta(left: Tensor, rows: Rows, expert: int) -> Tensor:
     """The dense delta (d_m, d_k) of one expert, in left's dtype; zero if no row reaches it."""
     value, fact = rows.of(expert)
@@ -177,22 +166,6 @@ class Interference:
     crosstalk: Tensor  # (T, d_m) fp64: what the other edit adds at this layer
     share: Tensor  # (T,) |crosstalk| / |own edit|: 0 undisturbed, 1 as large as the edit itself
     along: Tensor  # (T,) crosstalk along the own edit, as a share of it: -1 undone, 0 untouched, 1 doubled
-
-
-def interference(
-    left: Tensor, rows: Rows, other_left: Tensor, other_rows: Rows, keys: Rows | None = None
-) -> Interference:
-    """The cross-talk A_2 Psi_2^T Psi_1 that another edit adds to the facts of (left, rows) when both are on.
-
-    Args:
-        left: (R, d_m), the left factor of the edit that is disturbed.
-        rows: its rows.
-        other_left: (R', d_m), the left factor of the edit that disturbs it.
-        other_rows: its rows.
-        keys: the disturbed facts' own rows where they differ from `rows`.
-    """
-    keys = rows if keys is None else keys
-    return compare_outputs(response(left, rows, keys), response(other_left, other_rows, keys))
 
 
 def compare_outputs(own: Tensor, crosstalk: Tensor) -> Interference:

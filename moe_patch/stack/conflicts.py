@@ -22,8 +22,6 @@ from moe_patch.stack.layers import delta_rows, fact_rows
 from moe_patch.stack.members import Stacked
 from moe_patch.stack.overlap import superseded
 
-_TINY = torch.finfo(torch.float64).tiny  # without an own edit a share is 0 or huge, never NaN
-
 
 @dataclass(frozen=True, slots=True)
 class Disturbance:
@@ -76,7 +74,7 @@ def standings(stacked: Sequence[Stacked], combined: Patch) -> list[Standing]:
             for beneath in stacked:
                 if beneath.patch.hash in foundation(member.patch).patches:
                     moved -= _added(beneath.patch, member.patch, layer)
-            share = (moved.norm(dim=1) / alone.norm(dim=1).clamp_min(_TINY))[kept]  # (n,)
+            share = compare_outputs(alone, moved).share[kept]  # (n,)
             worst = int(share.argmax())
             fact = ids[int(kept[worst])]
             found.append(Standing(member.name, layer, fact, float(share[worst]), float(share.median())))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -93,11 +92,6 @@ class ServedExperts:
                     raise ModelError(f"layer {index} has two sets of routed experts: not supported")
                 self._modules[index] = module
         self._served: dict[int, ServedLayer] = {}
-
-    @cached_property
-    def layers(self) -> list[int]:
-        """The decoder layers whose experts are here; pipeline-parallel workers have some each."""
-        return sorted(self._modules)
 
     def layer(self, known: MoELayer) -> ServedLayer | None:
         """What is here of a layer of the base, or None if it is on another pipeline stage.

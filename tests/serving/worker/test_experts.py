@@ -82,7 +82,6 @@ def test_shares_of_an_edit_are_the_edit(tensor_parallel: int, expert_parallel: i
 @pytest.mark.parametrize("model", ["qwen3_moe", "mixtral", "gpt_oss", "atlas"])
 def test_served_weights_are_the_base_s(model: str) -> None:
     experts = ServedExperts(served(model).model)
-    assert experts.layers == sorted(base(model).layers)
     for known in base(model).layers.values():
         layer = experts.layer(known)
         assert layer is not None
@@ -93,7 +92,6 @@ def test_served_weights_are_the_base_s(model: str) -> None:
 
 def test_layers_of_another_pipeline_stage_are_not_here() -> None:
     experts = ServedExperts(nn.ModuleList())
-    assert experts.layers == []
     assert experts.layer(base("qwen3_moe").layer(1)) is None
 
 
