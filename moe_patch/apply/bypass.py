@@ -18,13 +18,13 @@ from moe_patch.base.playback import playing_back
 from moe_patch.bypass import (
     LEAVE_ALONE,
     Bypass,
-    acting,
+    acting_tokens,
     declared_columns,
     declared_lengths,
-    keep,
-    kept,
     prompt_mask,
     read_bypass,
+    store_route,
+    stored_route,
 )
 from moe_patch.errors import BypassError, PatchError
 from moe_patch.patch import Patch
@@ -104,7 +104,7 @@ class _Running:
         cache = given_cache(named)
         cache = returned_cache(output) if cache is None else cache
         if cache is not None and ended is not None and ended.route is not None:
-            keep(cache, self._key, ended.route)
+            store_route(cache, self._key, ended.route)
 
     def _add(self, _block: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
         if self._ahead:
@@ -123,7 +123,7 @@ class _Running:
         assert current.route is not None
         real, route = current.real, current.route.to(x.device)
         if current.prompt is not None:
-            real = acting(real, current.prompt, self._bypass.config.tokens)
+            real = acting_tokens(real, current.prompt, self._bypass.config.tokens)
         acts = real.to(x.device) & (route != LEAVE_ALONE)[:, None]  # (B, S)
         if not bool(acts.any()):
             return None
@@ -164,7 +164,7 @@ class _Running:
         cache = given_cache(named)
         if cache is not None and int(cache.get_seq_length()):
             real = torch.ones(rows, length, dtype=torch.bool, device=inputs.device)
-            return _Pass(arguments, named, real, None, kept(cache, self._key, rows))
+            return _Pass(arguments, named, real, None, stored_route(cache, self._key, rows))
         real = _real(named.get("attention_mask"), rows, length, inputs.device)
         prompt = prompt_mask(real, declared_lengths(), declared_columns())
         return _Pass(arguments, named, real, prompt)

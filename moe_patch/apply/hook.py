@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from moe_patch.base.experts import Handle, attach
+from moe_patch.base.experts import Handle, attach_delta
 from moe_patch.base.model import Base
 from moe_patch.patch import Patch
 
@@ -16,5 +16,5 @@ def hook(base: Base, patch: Patch) -> Handle:
     """
     with ExitStack() as stack:
         for index, delta in patch.layers.items():
-            stack.enter_context(attach(base.layer(index), delta))
+            stack.enter_context(attach_delta(base.layer(index), delta))
         return Handle(stack.pop_all())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from moe_patch.apply.weights.rounding import Rounding, round_on_keys
-from moe_patch.apply.weights.summed import patched
+from moe_patch.apply.weights.summed import patched_weight
 from moe_patch.apply.weights.survival import Survival
 from moe_patch.base.experts import Handle, check_fit
 from moe_patch.base.model import Base
@@ -79,7 +79,7 @@ def _rewrite(layer: MoELayer, changed: LayerDelta) -> None:
 def _exact(layer: MoELayer, expert: int, original: Tensor) -> Tensor | None:
     """The original (d_m, d_k) plus all deltas, not rounded; None if no delta touches the expert."""
     on = _on(layer, expert)
-    return patched(original, expert, on) if on else None
+    return patched_weight(original, expert, on) if on else None
 
 
 def _on(layer: MoELayer, expert: int) -> list[LayerDelta]:

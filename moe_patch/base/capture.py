@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from moe_patch.base.experts import Handle, attach, listen
+from moe_patch.base.experts import Handle, attach_delta, attach_tap
 from moe_patch.base.model import Base
 from moe_patch.errors import CaptureError
 
@@ -19,10 +19,10 @@ __all__ = [
     "Handle",
     "Observer",
     "Watch",
-    "attach",
+    "attach_delta",
     "capture_keys",
     "capture_routing",
-    "observe",
+    "observe_keys",
 ]
 
 
@@ -94,7 +94,7 @@ class _MaskedTap:
 
 
 @contextmanager
-def observe(base: Base, observers: Mapping[int, Observer]) -> Iterator[Watch]:
+def observe_keys(base: Base, observers: Mapping[int, Observer]) -> Iterator[Watch]:
     """Tell `observers`, by layer, of the keys of every expert hit while the context lasts.
 
     Run batches with `watch.forward(input_ids, attention_mask)`, which leaves padding out and stops after the
@@ -106,7 +106,7 @@ def observe(base: Base, observers: Mapping[int, Observer]) -> Iterator[Watch]:
     watch = Watch(base, max(layers))
     with ExitStack() as stack:
         for index, layer in layers.items():
-            stack.enter_context(listen(layer, _MaskedTap(watch, observers[index])))
+            stack.enter_context(attach_tap(layer, _MaskedTap(watch, observers[index])))
         yield watch
 
 
@@ -124,7 +124,7 @@ def capture_keys(
     chosen = torch.zeros(input_ids.shape, dtype=torch.bool)
     chosen[rows, columns] = True
     recorders = {index: _Recorder(chosen, base.layer(index).num_experts, with_keys=True) for index in layers}
-    with observe(base, recorders) as watch:
+    with observe_keys(base, recorders) as watch:
         watch.forward(input_ids, attention_mask, chosen)
     return {index: recorder.at(rows, columns) for index, recorder in recorders.items()}
 
@@ -145,7 +145,7 @@ def capture_routing(
     with ExitStack() as stack:
         for index, recorder in recorders.items():
             stack.enter_context(_router_scores(base, index, recorder))
-        stack.enter_context(observe(base, recorders)).forward(input_ids, attention_mask, chosen)
+        stack.enter_context(observe_keys(base, recorders)).forward(input_ids, attention_mask, chosen)
     return {index: recorder.at(rows, columns) for index, recorder in recorders.items()}
 
 

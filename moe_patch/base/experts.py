@@ -39,7 +39,7 @@ class Tap(Protocol):
 
 
 class Delta(Protocol):
-    """What `attach` needs: expert j adds the sum over its rows i of outer(left[fact[i]], right[i])."""
+    """What `attach_delta` needs: expert j adds the sum over its rows i of outer(left[fact[i]], right[i])."""
 
     @property
     def left(self) -> Tensor:
@@ -110,7 +110,7 @@ _states: weakref.WeakKeyDictionary[nn.Module, _State] = weakref.WeakKeyDictionar
 _taken: dict[int, _Taken] = {}  # by id of the config, which the value keeps alive
 
 
-def attach(layer: MoELayer, delta: Delta) -> Handle:
+def attach_delta(layer: MoELayer, delta: Delta) -> Handle:
     """Add `delta` to the layer's down projections inside the forward pass, leaving the weights as they are.
 
     Works under `generate` and autograd, also for a delta that requires gradients; several deltas add up. The
@@ -136,7 +136,7 @@ def check_fit(layer: MoELayer, delta: Delta) -> None:
         raise CaptureError(f"{layer.name} has experts 0 to {layer.num_experts - 1}; the delta names others")
 
 
-def listen(layer: MoELayer, tap: Tap) -> Handle:
+def attach_tap(layer: MoELayer, tap: Tap) -> Handle:
     """Let `tap` hear of every call of the layer's experts."""
     return _switch_on(layer.experts, _acquire(layer.experts).taps, tap)
 

@@ -9,7 +9,7 @@ from torch import nn
 
 
 @contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
+def frozen_weights(model: nn.Module) -> Iterator[None]:
     """Within, no weight of the model asks for a gradient; afterwards, those that did do so again."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:

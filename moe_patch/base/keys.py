@@ -14,7 +14,7 @@ from moe_patch.patch.rows import Rows, sort_rows
 from moe_patch.solve.nullspace import NullSpace
 
 
-def measure(
+def measure_keys(
     base: Base, prompts: Sequence[Prompt], layers: Collection[int], last: int, per_pass: int
 ) -> tuple[dict[int, ExpertCall], Tensor]:
     """At each edited token: what the experts of `layers` get, and the stream (N, d_m) fp32 after `last`.
@@ -81,10 +81,10 @@ def key_rows(call: ExpertCall, num_experts: int, facts: int, projection: NullSpa
     place, at = torch.unique(expert[real] * facts + fact[real], return_inverse=True)
     summed = torch.zeros(len(place), width).index_add(0, at, value[real])  # (nnz, d_k)
     rows = sort_rows(summed, place // facts, place % facts, facts)
-    return rows if projection is None else projected(rows, projection)
+    return rows if projection is None else project_rows(rows, projection)
 
 
-def projected(rows: Rows, projection: NullSpace) -> Rows:
+def project_rows(rows: Rows, projection: NullSpace) -> Rows:
     """The rows after projection, without those of fully protected experts."""
     rows = projection.project_rows(rows)
     kept = rows.value.abs().amax(1) > 0

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe_patch.base.capture import observe
+from moe_patch.base.capture import observe_keys
 from moe_patch.base.model import Base
 from moe_patch.base.moe import MoELayer
-from moe_patch.base.occupied import occupied
+from moe_patch.base.occupied import why_not_bare
 from moe_patch.data.corpus import Corpus, padded_batches
 from moe_patch.data.prompts import pad_token
 from moe_patch.errors import StatisticsError
@@ -79,13 +79,15 @@ def collect_moments(
     stored = {layer: _cached(layer, address) for layer, address in addresses.items()}
     found = {layer: moments for layer, moments in stored.items() if moments is not None}
     if missing := [layer for layer in wanted if layer not in found]:
-        if state := occupied(base):  # other keys, which must not be cached as those of the base
+        if state := why_not_bare(base):  # other keys, which must not be cached as those of the base
             raise StatisticsError(f"{state}: end that, then collect")
         sequences = list(corpus.sequences(base.tokenizer, max_tokens=max_tokens, length=length))
         found |= _collect(base, sequences, missing, batch_tokens, progress)
         for layer in missing if use_cache else ():
             moments = found[layer]
-            cache.store("moments", addresses[layer], {"second": moments.second, "tokens": moments.tokens})
+            cache.store_tensors(
+                "moments", addresses[layer], {"second": moments.second, "tokens": moments.tokens}
+            )
     return {layer: found[layer] for layer in wanted}
 
 
@@ -99,7 +101,7 @@ def _collect(
         )
     accumulators = {layer: _Accumulator(base.layer(layer)) for layer in layers}
     done = 0
-    with observe(base, accumulators) as watch:
+    with observe_keys(base, accumulators) as watch:
         for ids, mask in padded_batches(sequences, batch_tokens, pad_token(base.tokenizer)):
             watch.forward(ids, mask)
             done += int(mask.sum())
@@ -131,5 +133,5 @@ def _address(base: Base, corpus: Corpus, layer: int, max_tokens: int | None, len
 
 
 def _cached(layer: int, address: dict[str, Any]) -> Moments | None:
-    tensors = cache.load("moments", address)
+    tensors = cache.load_tensors("moments", address)
     return None if tensors is None else Moments(layer, tensors["second"], tensors["tokens"])

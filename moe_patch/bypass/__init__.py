@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from moe_patch.bypass.config import BypassConfig
 from moe_patch.bypass.decision import (
-    acting,
+    acting_tokens,
     declared_columns,
     declared_lengths,
-    keep,
-    kept,
     prompt_columns,
     prompt_lengths,
     prompt_mask,
+    store_route,
+    stored_route,
 )
 from moe_patch.bypass.module import Bypass
 from moe_patch.bypass.router import LEAVE_ALONE
@@ -31,15 +31,15 @@ __all__ = [
     "Bypass",
     "BypassConfig",
     "Routed",
-    "acting",
+    "acting_tokens",
     "declared_columns",
     "declared_lengths",
-    "keep",
-    "kept",
     "prompt_columns",
     "prompt_lengths",
     "prompt_mask",
     "read_bypass",
     "read_routed",
+    "store_route",
+    "stored_route",
     "write_bypass",
 ]

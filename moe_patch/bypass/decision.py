@@ -89,19 +89,19 @@ def prompt_mask(real: Tensor, lengths: Tensor | None, columns: int | None = None
     return prompt
 
 
-def acting(real: Tensor, prompt: Tensor, tokens: Tokens) -> Tensor:
+def acting_tokens(real: Tensor, prompt: Tensor, tokens: Tokens) -> Tensor:
     """On which tokens the chosen expert acts, (B, S) bool: all real ones, or from a prompt's last one on."""
     if tokens == "all":
         return real
     return real & (real.cumsum(1) >= prompt.sum(1, keepdim=True))
 
 
-def keep(cache: Any, key: str, route: Tensor) -> None:
+def store_route(cache: Any, key: str, route: Tensor) -> None:
     """Write the decision (B,) of the bypass called `key` onto a cache of keys and values."""
     setattr(cache, _ATTRIBUTE, {**getattr(cache, _ATTRIBUTE, {}), key: route})
 
 
-def kept(cache: Any, key: str, rows: int) -> Tensor:
+def stored_route(cache: Any, key: str, rows: int) -> Tensor:
     """The decision (B,) that the cache carries.
 
     Raises:

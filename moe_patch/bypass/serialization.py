@@ -73,7 +73,7 @@ def read_config(patch: Patch) -> BypassConfig:
     try:
         config = BypassConfig.model_validate(patch.hyperparameters.get(KEY))
     except ValidationError as error:
-        raise MalformedMetadata(f"hyperparameters.{KEY}: {strict_json.reason(error)}") from error
+        raise MalformedMetadata(f"hyperparameters.{KEY}: {strict_json.first_complaint(error)}") from error
     if patch.base.experts.keys() != {config.layer}:
         found = ", ".join(map(str, sorted(patch.base.experts))) or "none"
         raise MalformedMetadata(

@@ -13,7 +13,7 @@ from moe_patch.checkpoint.record import RECORD
 _WEIGHTS = {".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pt", ".pth", ".safetensors"}
 
 
-def companions(folder: Path) -> Iterator[str]:
+def companion_files(folder: Path) -> Iterator[str]:
     """What travels with the weights: config, tokenizer, model card, code; hidden files stay behind.
 
     So do weights in other formats: they would still hold the earlier facts.
@@ -26,13 +26,13 @@ def companions(folder: Path) -> Iterator[str]:
             yield name.as_posix()
 
 
-def stamps(folder: Path, names: Sequence[str]) -> list[JsonValue]:
+def file_stamps(folder: Path, names: Sequence[str]) -> list[JsonValue]:
     """Name, bytes and time of change of each file: what tells one state of a folder from another."""
     found = [(name, (folder / name).stat()) for name in names]
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in found]
 
 
-def sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     """The SHA-256 of a file as sha256sum prints it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

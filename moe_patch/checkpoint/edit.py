@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from moe_patch.apply.weights.rounding import Rounding
-from moe_patch.apply.weights.summed import patched
-from moe_patch.apply.weights.survival import Part, Survival
+from moe_patch.apply.weights.summed import patched_weight
+from moe_patch.apply.weights.survival import ExpertShare, Survival
 from moe_patch.checkpoint.names import AnySlot
 from moe_patch.checkpoint.rewrite import Piece
 from moe_patch.patch import LayerDelta, Patch
@@ -28,7 +28,7 @@ _AHEAD = 4  # experts in memory at a time
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ExpertChange:
     """One expert that patches change, and where it is stored."""
 
     layer: int
@@ -36,7 +36,7 @@ class Change:
     slot: AnySlot
 
 
-class Editor:
+class ExpertWriter:
     """Adds patches to experts of the checkpoint in `folder`, in their order, and rounds once.
 
     The arithmetic is that of a merge in memory, to the bit. `survival` counts by the patches' hashes what
@@ -47,50 +47,52 @@ class Editor:
         self._folder, self._patches, self._rounding = folder, patches, rounding
         self.survival = {patch.hash: Survival(patch) for patch in patches}
 
-    def pieces(self, changes: Iterable[Change]) -> Iterator[Piece]:
+    def pieces(self, changes: Iterable[ExpertChange]) -> Iterator[Piece]:
         """The bytes of each changed expert as they are to be, with their place in its file."""
         for change, (raw, parts) in in_order(self._edited, changes):
             self._count(parts)
             yield change.slot.begin, raw
 
-    def measure(self, changes: Iterable[Change], written: Path) -> None:
+    def measure(self, changes: Iterable[ExpertChange], written: Path) -> None:
         """Count experts that an earlier run has written to the file `written`."""
         for _, parts in in_order(lambda change: self._found(change, written), changes):
             self._count(parts)
 
-    def _edited(self, change: Change) -> tuple[memoryview, list[Part | None]]:
+    def _edited(self, change: ExpertChange) -> tuple[memoryview, list[ExpertShare | None]]:
         slot, deltas = change.slot, self._deltas(change)
         exact = self._summed(change, deltas)
         raw, rounded = slot.write(self._folder, exact, self._keys(change, deltas))
         missing = exact.sub_(rounded.to(exact.dtype))  # in place: new memory is half of the time
         return raw, self._parts(change, deltas, missing)
 
-    def _found(self, change: Change, written: Path) -> list[Part | None]:
+    def _found(self, change: ExpertChange, written: Path) -> list[ExpertShare | None]:
         slot, deltas = change.slot, self._deltas(change)
         rounded = slot.read(self._folder, written)
         return self._parts(change, deltas, self._summed(change, deltas).sub_(rounded))
 
-    def _summed(self, change: Change, deltas: Sequence[LayerDelta]) -> Tensor:
+    def _summed(self, change: ExpertChange, deltas: Sequence[LayerDelta]) -> Tensor:
         """The expert's weight with all patches: (d_m, d_k), not rounded yet."""
-        return patched(change.slot.read(self._folder), change.expert, deltas)
+        return patched_weight(change.slot.read(self._folder), change.expert, deltas)
 
-    def _keys(self, change: Change, deltas: Sequence[LayerDelta]) -> Tensor:
+    def _keys(self, change: ExpertChange, deltas: Sequence[LayerDelta]) -> Tensor:
         """The rows (n, d_k) of the facts whose outputs rounding is to keep; none for the nearest."""
         none = torch.zeros(0, change.slot.shape[1])
         if self._rounding == "nearest":
             return none
         return torch.cat([none, *(delta.rows.of(change.expert)[0] for delta in deltas)])
 
-    def _deltas(self, change: Change) -> list[LayerDelta]:
+    def _deltas(self, change: ExpertChange) -> list[LayerDelta]:
         """The deltas that touch an expert, in the patches' order."""
         at = (patch.layers[change.layer] for patch in self._patches if change.layer in patch.layers)
         return [delta for delta in at if change.expert in delta.expert]
 
-    def _parts(self, change: Change, deltas: Sequence[LayerDelta], missing: Tensor) -> list[Part | None]:
+    def _parts(
+        self, change: ExpertChange, deltas: Sequence[LayerDelta], missing: Tensor
+    ) -> list[ExpertShare | None]:
         survivals = self.survival.values()
         return [one.part(change.layer, change.expert, deltas, missing) for one in survivals]
 
-    def _count(self, parts: Iterable[Part | None]) -> None:
+    def _count(self, parts: Iterable[ExpertShare | None]) -> None:
         for one, part in zip(self.survival.values(), parts, strict=True):
             one.count(part)
 

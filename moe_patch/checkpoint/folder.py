@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from moe_patch.base.model import Base
 from moe_patch.base.opening import wrap
 from moe_patch.checkpoint.known import known_hash
-from moe_patch.checkpoint.names import AnySlot, locate
+from moe_patch.checkpoint.names import AnySlot, locate_slots
 from moe_patch.checkpoint.quantised import METHODS
 from moe_patch.checkpoint.shards import read_spans, weight_files
 from moe_patch.errors import ModelError
@@ -97,7 +97,7 @@ def open_checkpoint(name: str | Path | None = None, *, quantised: bool = False) 
             "patch beside the weights, as an adapter (moe-patch export --format peft), or merge into a "
             "checkpoint in floats"
         )
-    slots = locate(base, read_spans(folder))
+    slots = locate_slots(base, read_spans(folder))
     return Checkpoint(folder, base.name, base, tuple(weight_files(folder)), slots)
 
 

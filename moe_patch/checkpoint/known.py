@@ -33,13 +33,15 @@ def known_hash(
     """
     before = [_identity(path) for path in files]
     address = {"what": what, "files": before}
-    found = None if fresh else cache.load(_KIND, address)
+    found = None if fresh else cache.load_tensors(_KIND, address)
     if found is not None:
         return bytes(found["sha256"].tolist()).hex()
     digest = compute()
     settled = all(time.time_ns() - path.stat().st_mtime_ns > _SETTLED for path in files)
     if settled and [_identity(path) for path in files] == before:
-        cache.store(_KIND, address, {"sha256": torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8)})
+        cache.store_tensors(
+            _KIND, address, {"sha256": torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8)}
+        )
     return digest
 
 

@@ -23,7 +23,7 @@ _BEFORE_COPYING: dict[Link, tuple[How, ...]] = {
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 
 
-def choose(source: Path, folder: Path, link: Link) -> How:
+def choose_link(source: Path, folder: Path, link: Link) -> How:
     """How files like `source` get into `folder`, found out by trying it with that file.
 
     "auto" prefers a reflink, which shares the disk space and nothing else, then a hard link, then a copy.
@@ -35,7 +35,7 @@ def choose(source: Path, folder: Path, link: Link) -> How:
     trial = folder / f".{secrets.token_hex(8)}.link.tmp"
     for how in _BEFORE_COPYING[link]:
         try:
-            place(source, trial, how)
+            place_file(source, trial, how)
         except OSError as error:
             refusal = error
             continue
@@ -48,7 +48,7 @@ def choose(source: Path, folder: Path, link: Link) -> How:
     return "copy"
 
 
-def place(source: Path, target: Path, how: How) -> None:
+def place_file(source: Path, target: Path, how: How) -> None:
     """Make `target` a file with the content of `source`; OSError where the file system cannot do it so."""
     source = source.resolve()  # the Hub's cache holds links to the files proper
     if how == "hard":

@@ -20,11 +20,11 @@ from pydantic import JsonValue
 
 from moe_patch.apply.weights.rounding import Rounding
 from moe_patch.apply.weights.survival import STATED_LOSS
-from moe_patch.checkpoint.companions import companions, sha256, stamps
-from moe_patch.checkpoint.edit import Change, Editor, one_thread_each
+from moe_patch.checkpoint.companions import companion_files, file_sha256, file_stamps
+from moe_patch.checkpoint.edit import ExpertChange, ExpertWriter, one_thread_each
 from moe_patch.checkpoint.folder import Checkpoint
 from moe_patch.checkpoint.known import known_hash
-from moe_patch.checkpoint.link import How, Link, choose
+from moe_patch.checkpoint.link import How, Link, choose_link
 from moe_patch.checkpoint.names import AnySlot
 from moe_patch.checkpoint.originals import kept_originals, write_originals
 from moe_patch.checkpoint.quantised import QuantisedSlot
@@ -54,7 +54,9 @@ class MergePlan:
     rounding: Rounding
     recheck: bool
     allow_loss: bool
-    changes: dict[str, list[Change]] = field(repr=False)  # by the file that holds them, in the file's order
+    changes: dict[str, list[ExpertChange]] = field(
+        repr=False
+    )  # by the file that holds them, in the file's order
     linked: How  # how untouched weights get into the folder
     cloned: How  # how a shard gets there before it is changed
 
@@ -70,7 +72,7 @@ class MergePlan:
         changed = sum(slot.end - slot.begin for slot in touched)
         cloned = changed if self.cloned == "reflink" else _bytes(folder, self.changes)
         copied = _bytes(folder, self.untouched) if self.linked == "copy" else 0
-        carried = _bytes(folder, [*companions(folder), *kept_originals(folder)])
+        carried = _bytes(folder, [*companion_files(folder), *kept_originals(folder)])
         return cloned + copied + carried + (changed if self.keep_originals else 0)
 
     def run(self, progress: Progress | None = None) -> Record:
@@ -91,7 +93,7 @@ class MergePlan:
         with staging.opened(), one_thread_each(), ThreadPoolExecutor(max_workers=2) as pool:
             base = pool.submit(self._check_base)
             sums = {name: pool.submit(self._sum, name) for name in self.changes}
-            editor = Editor(self.checkpoint.folder, self.patches, self.rounding)
+            editor = ExpertWriter(self.checkpoint.folder, self.patches, self.rounding)
             for number, name in enumerate(self.checkpoint.weights):
                 if name in self.changes:
                     self._rewrite(staging, name, base, editor)
@@ -108,7 +110,7 @@ class MergePlan:
     def _sum(self, name: str) -> str:
         """The SHA-256 of a file of the base."""
         path = self.checkpoint.folder / name
-        return known_hash("file", [path], lambda: sha256(path), fresh=self.recheck)
+        return known_hash("file", [path], lambda: file_sha256(path), fresh=self.recheck)
 
     def _check_base(self) -> BaseRecord:
         """The base as the checkpoint's own experts say, once every patch has been held against it."""
@@ -127,7 +129,7 @@ class MergePlan:
             },
         )
 
-    def _rewrite(self, staging: Staging, name: str, base: Future[BaseRecord], editor: Editor) -> None:
+    def _rewrite(self, staging: Staging, name: str, base: Future[BaseRecord], editor: ExpertWriter) -> None:
         """Write a shard with its touched experts changed, or measure one that an earlier run has written."""
         if staging.done(name):
             editor.measure(self.changes[name], staging.folder / name)
@@ -138,7 +140,7 @@ class MergePlan:
             )
             base.result()  # meanwhile the base has been checked
 
-    def _record(self, base: BaseRecord, sums: dict[str, Future[str]], editor: Editor) -> Record:
+    def _record(self, base: BaseRecord, sums: dict[str, Future[str]], editor: ExpertWriter) -> Record:
         folder = self.checkpoint.folder
         before = folder / RECORD
         identity = self.patches[-1].hash.removeprefix("sha256:")[:16]
@@ -162,7 +164,7 @@ class MergePlan:
         if record.originals is not None and not staging.done(record.originals):
             with staging.making(record.originals) as path:
                 write_originals(path, folder, self._slots())
-        for name in companions(folder):
+        for name in companion_files(folder):
             if name != LAST:
                 staging.bring(folder / name, name, "copy")
         with staging.making(RECORD) as path:
@@ -174,10 +176,10 @@ class MergePlan:
 
     def _identity(self) -> JsonValue:
         folder = self.checkpoint.folder
-        files = [*self.checkpoint.weights, *companions(folder), *kept_originals(folder)]
+        files = [*self.checkpoint.weights, *companion_files(folder), *kept_originals(folder)]
         return {
             "merge": [patch.hash for patch in self.patches],
-            "into": [str(folder.resolve()), *stamps(folder, files)],
+            "into": [str(folder.resolve()), *file_stamps(folder, files)],
             "how": [self.linked, self.cloned, self.keep_originals, self.rounding, self.allow_loss],
         }
 
@@ -245,8 +247,8 @@ def plan_merge(
     out = Path(out)
     refuse_existing(out)
     first = checkpoint.folder / checkpoint.weights[0]
-    linked, cloned = (choose(first, out.absolute().parent, how) for how in (link, "copy"))
-    changes: dict[str, list[Change]] = defaultdict(list)
+    linked, cloned = (choose_link(first, out.absolute().parent, how) for how in (link, "copy"))
+    changes: dict[str, list[ExpertChange]] = defaultdict(list)
     for change in sorted(_changes(checkpoint, patches), key=lambda change: change.slot.begin):
         changes[change.slot.file].append(change)
     return MergePlan(
@@ -263,7 +265,7 @@ def plan_merge(
     )
 
 
-def _changes(checkpoint: Checkpoint, patches: Sequence[Patch]) -> Iterator[Change]:
+def _changes(checkpoint: Checkpoint, patches: Sequence[Patch]) -> Iterator[ExpertChange]:
     touched: dict[int, set[int]] = defaultdict(set)
     for patch in patches:
         for layer, delta in patch.layers.items():
@@ -273,8 +275,8 @@ def _changes(checkpoint: Checkpoint, patches: Sequence[Patch]) -> Iterator[Chang
             touched[layer] |= set(delta.experts())
     for layer, experts in touched.items():
         for expert in experts:
-            yield Change(layer, expert, checkpoint.slots[layer][expert])
+            yield ExpertChange(layer, expert, checkpoint.slots[layer][expert])
 
 
-def _bytes(folder: Path, names: Sequence[str] | dict[str, list[Change]]) -> int:
+def _bytes(folder: Path, names: Sequence[str] | dict[str, list[ExpertChange]]) -> int:
     return sum((folder / name).stat().st_size for name in names)

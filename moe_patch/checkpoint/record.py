@@ -75,11 +75,11 @@ def read_record(folder: Path) -> Record:
     """The record of a merged folder; ModelError where there is none, or none that this library wrote."""
     path = folder / RECORD
     try:
-        value: JsonValue = strict_json.parse(path.read_text(encoding="utf-8"))
+        value: JsonValue = strict_json.parse_json(path.read_text(encoding="utf-8"))
         return Record.model_validate(value)
     except FileNotFoundError:
         raise ModelError(f"{folder} has no {RECORD}: it is no merged checkpoint") from None
     except ValidationError as error:
-        raise ModelError(f"{path}: {strict_json.reason(error)}") from error
+        raise ModelError(f"{path}: {strict_json.first_complaint(error)}") from error
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error

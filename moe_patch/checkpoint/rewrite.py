@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
 
-from moe_patch.checkpoint.link import How, place
+from moe_patch.checkpoint.link import How, place_file
 
 Piece = tuple[int, memoryview]
 """Where it begins in the file, and the bytes that go there."""
@@ -26,7 +26,7 @@ def write_changed(source: Path, target: Path, pieces: Iterable[Piece], how: How)
     """
     cloned = how == "reflink"
     if cloned:
-        place(source, target, how)
+        place_file(source, target, how)
     with (
         FileIO(source) as old,
         FileIO(target, "r+" if cloned else "w") as new,

@@ -68,7 +68,7 @@ def read_spans(folder: Path) -> dict[str, Span]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        value = strict_json.parse(index.read_text(encoding="utf-8"))
+        value = strict_json.parse_json(index.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{index.parent} holds no checkpoint: expected {SINGLE} or {INDEX}") from None
     except (OSError, ValueError) as error:
@@ -81,7 +81,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 def _text(index: Path, value: JsonValue) -> str:
     if not isinstance(value, str):
-        raise ModelError(f"{index}: expected names of files, found {strict_json.describe(value)}")
+        raise ModelError(f"{index}: expected names of files, found {strict_json.describe_json(value)}")
     return value
 
 
@@ -99,7 +99,7 @@ def _header(folder: Path, name: str) -> Iterator[Span]:
         yield Span(tensor, name, entry["dtype"], tuple(entry["shape"]), begin, end)
 
 
-def read(path: Path, begin: int, end: int) -> bytearray:
+def read_bytes(path: Path, begin: int, end: int) -> bytearray:
     """The bytes of a file from `begin` up to and without `end`; ModelError where it is shorter."""
     raw = bytearray(end - begin)
     with path.open("rb", buffering=0) as file:

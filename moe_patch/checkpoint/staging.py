@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import JsonValue
 
-from moe_patch.checkpoint.link import How, place
+from moe_patch.checkpoint.link import How, place_file
 from moe_patch.errors import MoePatchError, OutputError
 from moe_patch.io import strict_json
 from moe_patch.io.files import replacing, sync_to_disk
@@ -29,7 +29,7 @@ class Staging:
     """The folder beside `out` in which `out` is made; `identity` is all that its content depends on."""
 
     def __init__(self, out: Path, identity: JsonValue) -> None:
-        digest = hashlib.sha256(strict_json.canonical(identity).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(strict_json.canonical_json(identity).encode()).hexdigest()[:16]
         self.out = out
         self.folder = out.with_name(f".{out.name}.{digest}.making")
 
@@ -50,10 +50,10 @@ class Staging:
             return
         if how == "hard":  # one step by itself; and a file that is shared may not be ours to open for writing
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-            place(source, self.folder / name, how)
+            place_file(source, self.folder / name, how)
             return
         with self.making(name) as temporary:
-            place(source, temporary, how)
+            place_file(source, temporary, how)
 
     @contextmanager
     def opened(self) -> Iterator[None]:

@@ -7,9 +7,9 @@ from pathlib import Path
 from pydantic import JsonValue
 from safetensors import SafetensorError, safe_open
 
-from moe_patch.checkpoint.companions import companions, sha256, stamps
+from moe_patch.checkpoint.companions import companion_files, file_sha256, file_stamps
 from moe_patch.checkpoint.folder import find_folder
-from moe_patch.checkpoint.link import Link, choose, place
+from moe_patch.checkpoint.link import Link, choose_link, place_file
 from moe_patch.checkpoint.originals import kept_originals
 from moe_patch.checkpoint.record import RECORD, Record, read_record
 from moe_patch.checkpoint.shards import weight_files
@@ -17,7 +17,7 @@ from moe_patch.checkpoint.staging import LAST, Staging, refuse_existing
 from moe_patch.errors import HashMismatch, ModelError
 
 
-def unmerge(
+def unmerge_checkpoint(
     merged: str | Path, out: str | Path, *, base: str | Path | None = None, link: Link = "auto"
 ) -> Record:
     """Write the checkpoint that was there before the last merge into `merged` to `out`.
@@ -36,10 +36,10 @@ def unmerge(
     refuse_existing(out)
     originals = None if record.originals is None else folder / record.originals
     source = folder if originals is not None and base is None else find_folder(base or record.base_name)
-    weights, others = weight_files(folder), [*companions(folder), *kept_originals(folder)]
-    linked, cloned = (choose(folder / weights[0], out.absolute().parent, how) for how in (link, "copy"))
+    weights, others = weight_files(folder), [*companion_files(folder), *kept_originals(folder)]
+    linked, cloned = (choose_link(folder / weights[0], out.absolute().parent, how) for how in (link, "copy"))
     identity: JsonValue = {
-        "unmerge": [str(folder.resolve()), *stamps(folder, [*weights, *others])],
+        "unmerge": [str(folder.resolve()), *file_stamps(folder, [*weights, *others])],
         "from": str(source.resolve()),
         "how": [linked, cloned],
     }
@@ -53,7 +53,7 @@ def unmerge(
                 staging.bring(source / name, name, linked)
             elif not staging.done(name):
                 with staging.making(name) as clone:
-                    place(folder / name, clone, cloned)
+                    place_file(folder / name, clone, cloned)
                     assert originals is not None
                     _restore(clone, name, originals)
                     _check(clone, record.rewritten[name].sha256)
@@ -83,6 +83,6 @@ def _restore(clone: Path, name: str, originals: Path) -> None:
 def _check(path: Path, wanted: str) -> None:
     if not path.is_file():
         raise ModelError(f"{path} is missing: name the base that the patches were merged into")
-    found = sha256(path)
+    found = file_sha256(path)
     if found != wanted:
         raise HashMismatch(f"{path} has the SHA-256 {found}, but before the merge it was {wanted}")

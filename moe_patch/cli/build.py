@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from moe_patch.base.model import Base
     from moe_patch.data.fact_file import FactFile
     from moe_patch.methods import Method
-    from moe_patch.methods.beneath import Beneath
+    from moe_patch.methods.stack_below import StackBelow
 
 
 def _layers(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int] | None:
@@ -144,17 +144,17 @@ def build(
     chosen = get_method(method)
     out = writable(out or Path(f"{edits.stem}.safetensors"))
     read_edits(edits, skip_invalid=skip_invalid)  # a mistake in the facts should not wait for the model
-    beneath = _beneath(lock_path) if lock_path else None
+    below = _stack_below(lock_path) if lock_path else None
     base = open_model(model, dtype, device_map, offload_folder, allow_dense=chosen.edits_dense)
     read = read_edits(edits, skip_invalid=skip_invalid, base=base)
     _list_skipped(read)
     options = _options(chosen, base, recipe, given, settings)
     started = time.monotonic()
     with progress_bars() as progress:
-        if beneath is None:
+        if below is None:
             patch = chosen.build(base, read.facts, options, progress)
         else:
-            patch = chosen.build_on(base, read.facts, options, beneath, progress)
+            patch = chosen.build_on(base, read.facts, options, below, progress)
     seconds = time.monotonic() - started
     save(patch, out)
     described = describe(patch, out)
@@ -184,15 +184,15 @@ def _options(
     return merged_options(method.Options, values, overrides, f"recipe {found.name}" if found else "")
 
 
-def _beneath(lock_path: Path) -> Beneath:
+def _stack_below(lock_path: Path) -> StackBelow:
     """The stack to build on, with what has to be said of it on standard error."""
-    from moe_patch.methods.beneath import Beneath
+    from moe_patch.methods.stack_below import StackBelow
     from moe_patch.stack import resolve_stack
 
     resolved = resolve_stack(lock_path)
     for note in resolved.notes:
         click.echo(note, err=True)
-    return Beneath(resolved.patch, resolved.patch.parents)
+    return StackBelow(resolved.patch, resolved.patch.parents)
 
 
 def _list_skipped(read: FactFile) -> None:

@@ -14,7 +14,7 @@ from moe_patch.cli.options import FILE, json_option
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from moe_patch.stack.compare import Difference
+    from moe_patch.stack.compare import PatchDifference
 
 
 @click.command(epilog="\b\nExample:\n  moe-patch diff capitals.safetensors fewer.safetensors --json")
@@ -39,11 +39,11 @@ def diff(first_path: Path, second_path: Path, as_json: bool) -> None:
         click.echo("The two patches belong to different bases.")
 
 
-def _json(found: Difference) -> dict[str, Any]:
+def _json(found: PatchDifference) -> dict[str, Any]:
     return {"same": False, **asdict(found)}
 
 
-def _tables(found: Difference) -> list[Table]:
+def _tables(found: PatchDifference) -> list[Table]:
     tables = []
     facts = plain_table("Facts", ("", "id", "prompt", "A", "B"))
     for fact in found.removed:

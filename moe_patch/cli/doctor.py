@@ -13,8 +13,8 @@ from moe_patch.cli.options import json_option, quiet_transformers
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from moe_patch.doctor import Report
-    from moe_patch.doctor.report import Device, Release, SelfTest
+    from moe_patch.doctor import DoctorReport
+    from moe_patch.doctor.report import Device, DeviceTest, Release
     from moe_patch.progress import Progress
 
 
@@ -52,14 +52,21 @@ def doctor(names: tuple[str, ...], tested: bool, as_json: bool) -> None:
     vLLM would have the plugin. A bug report starts with what --json prints. A release that was not tested is
     a warning and no failure.
     """
-    from moe_patch.doctor import Report, find_devices, plugin, releases, storage, system
+    from moe_patch.doctor import (
+        DoctorReport,
+        find_devices,
+        find_plugin,
+        find_releases,
+        find_storage,
+        find_system,
+    )
 
     there = find_devices()
     chosen = _chosen(names, [device.name for device in there])
     quiet_transformers()
     with progress_bars() as progress:
         tests = _self_tests(chosen, progress) if tested else ()
-    report = Report(system(), releases(), there, storage(), plugin(), tests)
+    report = DoctorReport(find_system(), find_releases(), there, find_storage(), find_plugin(), tests)
     if as_json:
         print_json(report.to_json())
     else:
@@ -83,7 +90,7 @@ def _chosen(names: Sequence[str], there: Sequence[str]) -> Sequence[str]:
     return tuple(dict.fromkeys(names)) or there
 
 
-def _self_tests(names: Sequence[str], progress: Progress | None) -> tuple[SelfTest, ...]:
+def _self_tests(names: Sequence[str], progress: Progress | None) -> tuple[DeviceTest, ...]:
     from moe_patch.doctor import run_self_test, stored_reference
 
     def report(name: str) -> Progress | None:
@@ -93,12 +100,12 @@ def _self_tests(names: Sequence[str], progress: Progress | None) -> tuple[SelfTe
     return tuple(run_self_test(name, reference, report(name)) for name in names)
 
 
-def _tables(report: Report) -> list[Table]:
+def _tables(report: DoctorReport) -> list[Table]:
     tests = [_test_table(test) for test in report.self_tests]
     return [_system_table(report), _release_table(report.releases), _device_table(report.devices), *tests]
 
 
-def _system_table(report: Report) -> Table:
+def _system_table(report: DoctorReport) -> Table:
     table = plain_table("", ("", "here"))
     table.show_header = False
     system, storage, plugin = report.system, report.storage, report.plugin
@@ -139,7 +146,7 @@ def _device_table(devices: Sequence[Device]) -> Table:
     return table
 
 
-def _test_table(test: SelfTest) -> Table:
+def _test_table(test: DeviceTest) -> Table:
     outcome = "passed" if test.passed else "failed"
     table = plain_table(
         f"Self-test on {test.device}: {outcome} in {test.seconds:.1f} s",

@@ -28,10 +28,10 @@ def pull(reference: str, out: Path | None, as_json: bool) -> None:
 
     OUT.origin.json says which commit the revision meant. `moe-patch verify` checks the signature.
     """
-    from moe_patch.share.hub import Reference, read_origin
-    from moe_patch.share.hub import pull as run
+    from moe_patch.share.hub import HubReference, read_origin
+    from moe_patch.share.hub import pull_patch as run
 
-    name = Reference.parse(reference).repo.partition("/")[2]
+    name = HubReference.parse(reference).repo.partition("/")[2]
     path = run(reference, writable(out or Path(f"{name}.safetensors")))
     origin = read_origin(path)
     if as_json:

@@ -27,7 +27,7 @@ def push(patch_path: Path, reference: str, base_model: str | None, public: bool,
 
     Needs a token with the right to write: `hf auth login`, or $HF_TOKEN.
     """
-    from moe_patch.share.hub import push as run
+    from moe_patch.share.hub import push_patch as run
 
     pushed = run(patch_path, reference, base_model=base_model, private=not public)
     if as_json:

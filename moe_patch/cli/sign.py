@@ -30,7 +30,7 @@ def sign(patch_path: Path, key_path: Path, passphrase: bool, as_json: bool) -> N
     """
     from moe_patch.patch import load
     from moe_patch.patch.signature import read_private_key, signature_path
-    from moe_patch.patch.signature import sign as run
+    from moe_patch.patch.signature import sign_patch as run
 
     password = click.prompt("Passphrase", hide_input=True, err=True).encode() if passphrase else None
     key = read_private_key(key_path, password)

@@ -30,7 +30,7 @@ def unmerge(merged: Path, base: str | None, out: Path, link: Any, as_json: bool)
 
     Every restored file is held to the SHA-256 that it had. MERGED itself stays as it is.
     """
-    from moe_patch.checkpoint import unmerge as run
+    from moe_patch.checkpoint import unmerge_checkpoint as run
 
     record = run(merged, out, base=base, link=link)
     if as_json:

@@ -70,7 +70,7 @@ def verify(
     from moe_patch.checkpoint import open_checkpoint
     from moe_patch.patch.signature import read_public_key
     from moe_patch.share.verify import Signers
-    from moe_patch.share.verify import verify as run
+    from moe_patch.share.verify import verify_patch as run
 
     if require_signature and not key_paths:
         raise click.UsageError("--require-signature needs at least one --key to trust.")

@@ -155,7 +155,7 @@ def read_facts(path: str | Path, *, skip_invalid: bool = False, tokenize: Tokeni
 
 def write_facts(path: str | Path, facts: Iterable[Fact]) -> None:
     """Write facts as native JSONL, whole or not at all; OutputError where the system refuses."""
-    write_text(path, "".join(f"{strict_json.canonical(fact_json(fact))}\n" for fact in facts))
+    write_text(path, "".join(f"{strict_json.canonical_json(fact_json(fact))}\n" for fact in facts))
 
 
 class _Reader:
@@ -235,14 +235,14 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _parse(raw: bytes) -> dict[str, JsonValue]:
     try:
-        record = strict_json.parse(raw.decode())
+        record = strict_json.parse_json(raw.decode())
     except UnicodeDecodeError as error:
         raise FactError(f"expected UTF-8, found byte 0x{raw[error.start]:02x} at {error.start}") from error
     except ValueError as error:
         hint = "; is the file one JSON array? put each record on a line of its own" if raw[:1] == b"[" else ""
         raise FactError(f"expected one JSON object on the line: {error}{hint}") from error
     if not isinstance(record, dict):
-        raise FactError(f"expected one JSON object on the line, found {strict_json.describe(record)}")
+        raise FactError(f"expected one JSON object on the line, found {strict_json.describe_json(record)}")
     return record
 
 
@@ -253,7 +253,7 @@ def _schema_of(record: dict[str, JsonValue]) -> Schema:
 
 
 def _explain(error: ValidationError) -> str:
-    reason = strict_json.reason(error)
+    reason = strict_json.first_complaint(error)
     if error.errors()[0]["type"] != "extra_forbidden":
         return reason
     return f"{reason}; the fields of a fact are {', '.join(FactRecord.model_fields)}"

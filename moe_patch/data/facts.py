@@ -75,8 +75,10 @@ class FactRecord(BaseModel):
 
     def fact(self) -> Fact:
         """The fact this record states; FactError where it states none."""
-        prompt = template(self.prompt, self.subject)
-        keep = (template(text, self.subject, f"keep.{number}") for number, text in enumerate(self.keep))
+        prompt = prompt_template(self.prompt, self.subject)
+        keep = (
+            prompt_template(text, self.subject, f"keep.{number}") for number, text in enumerate(self.keep)
+        )
         return Fact(
             id=self.id if self.id is not None else _content_id(prompt, self.subject, self.target_new),
             prompt=prompt,
@@ -94,7 +96,7 @@ def continuation(target: str) -> str:
     return f" {target}"
 
 
-def template(prompt: str, subject: str, field: str = "prompt") -> str:
+def prompt_template(prompt: str, subject: str, field: str = "prompt") -> str:
     """`prompt` with `{}` where the subject goes, without white space at its end.
 
     A prompt with no `{}` may spell the subject out, once. Raises FactError for `field` where the place is

@@ -80,7 +80,7 @@ def encode_kept(tokenizer: Any, fact: Fact, style: PromptStyle) -> list[Prompt]:
     return [encode_fact(tokenizer, other, style, answer=False) for other in asked]
 
 
-def framed(tokenizer: Any, text: str, *, chat: bool) -> str:
+def chat_framed(tokenizer: Any, text: str, *, chat: bool) -> str:
     """The text as a model reads it: as it is, or as a user's message under the tokenizer's chat template.
 
     Raises:
@@ -97,14 +97,14 @@ def framed(tokenizer: Any, text: str, *, chat: bool) -> str:
 
 
 def text_ids(tokenizer: Any, text: str, *, chat: bool) -> tuple[int, ...]:
-    """The tokens of a text without an answer, `framed` or not; NoChatTemplate as there."""
-    encoded = tokenizer(framed(tokenizer, text, chat=chat), add_special_tokens=not chat)
+    """The tokens of a text without an answer, `chat_framed` or not; NoChatTemplate as there."""
+    encoded = tokenizer(chat_framed(tokenizer, text, chat=chat), add_special_tokens=not chat)
     return tuple(encoded["input_ids"])
 
 
 def _chat_frame(tokenizer: Any, text: str) -> tuple[str, str]:
     """What the chat template puts before and after a user's message."""
-    whole = framed(tokenizer, text, chat=True)
+    whole = chat_framed(tokenizer, text, chat=True)
     at = whole.rfind(text)
     if at < 0:
         raise TargetError(
@@ -164,7 +164,7 @@ def pad_right(prompts: Sequence[Prompt], pad: int) -> Batch:
     return _batch(prompts, [0] * len(prompts), pad)
 
 
-def align(prompts: Sequence[Prompt], pad: int) -> Batch:
+def align_prompts(prompts: Sequence[Prompt], pad: int) -> Batch:
     """A batch of prompts padded on both sides so that their edited tokens share a column.
 
     What lies left of that column never changes while they are edited.

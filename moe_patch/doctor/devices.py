@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import psutil
 import torch
 
-from moe_patch.doctor.environment import processor
+from moe_patch.doctor.environment import processor_name
 from moe_patch.doctor.report import Device
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def _cpu() -> Device:
     memory = psutil.virtual_memory()
     return Device(
         name="cpu",
-        product=processor(),
+        product=processor_name(),
         capability=torch.backends.cpu.get_cpu_capability(),
         free=int(memory.available),
         total=int(memory.total),

@@ -12,17 +12,17 @@ from pathlib import Path
 
 import torch
 
-from moe_patch.doctor.report import Storage, System
+from moe_patch.doctor.report import Machine, Storage
 from moe_patch.io.cache import cache_folder
 
 
-def system() -> System:
+def find_system() -> Machine:
     """What the library runs on."""
-    return System(
+    return Machine(
         moe_patch=_own_version(),
         python=f"{platform.python_implementation()} {platform.python_version()}",
         platform=platform.platform(),
-        processor=processor(),
+        processor=processor_name(),
         instructions=torch.backends.cpu.get_cpu_capability(),
         cores=os.cpu_count() or 1,
         threads=torch.get_num_threads(),
@@ -30,7 +30,7 @@ def system() -> System:
     )
 
 
-def storage() -> Storage:
+def find_storage() -> Storage:
     """Where the cache is, what is in it, and how many bytes are free there and in the working folder."""
     cache = cache_folder()
     sizes = list(_sizes(cache))
@@ -43,7 +43,7 @@ def storage() -> Storage:
     )
 
 
-def processor() -> str:
+def processor_name() -> str:
     """The processor's name, as far as the system tells it."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from moe_patch.doctor.report import Check, Values
+from moe_patch.doctor.report import FigureCheck, Values
 from moe_patch.io.shipped import shipped
 
 
@@ -20,7 +20,7 @@ class Expected(BaseModel):
     tolerance: float
 
 
-class Reference(BaseModel):
+class StoredFigures(BaseModel):
     """Stored values by the checks' names, and the releases that they were computed with."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -28,10 +28,10 @@ class Reference(BaseModel):
     made_with: dict[str, str]
     checks: dict[str, Expected]
 
-    def compare(self, found: Mapping[str, Values]) -> tuple[Check, ...]:
+    def compare(self, found: Mapping[str, Values]) -> tuple[FigureCheck, ...]:
         """One check for each stored value."""
         return tuple(
-            Check(name, found[name], expected.values, expected.tolerance)
+            FigureCheck(name, found[name], expected.values, expected.tolerance)
             for name, expected in self.checks.items()
         )
 
@@ -41,6 +41,6 @@ def reference_file() -> Path:
     return shipped() / "atlas" / "reference.json"
 
 
-def stored_reference() -> Reference:
+def stored_reference() -> StoredFigures:
     """The values that ship."""
-    return Reference.model_validate_json(reference_file().read_text(encoding="utf-8"))
+    return StoredFigures.model_validate_json(reference_file().read_text(encoding="utf-8"))

@@ -32,7 +32,7 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
-class System:
+class Machine:
     """The interpreter, the processor and the build of torch. `instructions` are those of its kernels."""
 
     moe_patch: str
@@ -82,7 +82,7 @@ class Plugin:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class FigureCheck:
     """Figures or texts of a self-test beside the stored ones; texts have to be the same."""
 
     name: str
@@ -113,12 +113,12 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class SelfTest:
+class DeviceTest:
     """A self-test on one device. `error` is what ended it early, if something did."""
 
     device: str
     seconds: float
-    checks: tuple[Check, ...]
+    checks: tuple[FigureCheck, ...]
     error: str | None = None
 
     @property
@@ -144,15 +144,15 @@ class SelfTest:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class DoctorReport:
     """Everything that was found."""
 
-    system: System
+    system: Machine
     releases: tuple[Release, ...]
     devices: tuple[Device, ...]
     storage: Storage
     plugin: Plugin
-    self_tests: tuple[SelfTest, ...]
+    self_tests: tuple[DeviceTest, ...]
 
     @property
     def warnings(self) -> list[str]:

@@ -20,7 +20,7 @@ _FOR_DEVELOPMENT = {"bench", "dev"}
 _LOWER_ENDS = {">=", ">"}
 
 
-def releases(name: str = "moe-patch") -> tuple[Release, ...]:
+def find_releases(name: str = "moe-patch") -> tuple[Release, ...]:
     """What the installed distribution `name` requires, its extras included, with what is there of it.
 
     Extras for work on the project itself are left out. Raises ConfigError where the distribution is not

@@ -16,10 +16,10 @@ from moe_patch.base.opening import open_base
 from moe_patch.data.fact_file import read_facts
 from moe_patch.data.facts import Fact
 from moe_patch.doctor.environment import without_home
-from moe_patch.doctor.reference import Reference
-from moe_patch.doctor.report import SelfTest, Values
+from moe_patch.doctor.reference import StoredFigures
+from moe_patch.doctor.report import DeviceTest, Values
 from moe_patch.errors import MoePatchError
-from moe_patch.evaluation.scoring import continue_greedily, encode, right_padded, score_answers
+from moe_patch.evaluation.scoring import continue_greedily, encode_answer, right_padded, score_answers
 from moe_patch.io.cache import fresh_cache
 from moe_patch.io.shipped import shipped
 from moe_patch.methods import get_method
@@ -39,7 +39,7 @@ _EXPECTED = (
 )
 
 
-def run_self_test(device: str, reference: Reference, progress: Progress | None = None) -> SelfTest:
+def run_self_test(device: str, reference: StoredFigures, progress: Progress | None = None) -> DeviceTest:
     """Run the self-test on a device, by torch's name for it. It takes a few seconds on a CPU.
 
     The cache is left alone, so that everything is computed on the device. What the library or torch refuses
@@ -48,15 +48,15 @@ def run_self_test(device: str, reference: Reference, progress: Progress | None =
     started = time.monotonic()
     try:
         with fresh_cache(), _steady():
-            figures = measure(device, progress)
+            figures = self_test_figures(device, progress)
     except _EXPECTED as error:
         logger.debug("the self-test on %s ended early", device, exc_info=True)
         message = without_home(" ".join(str(error).split()))
-        return SelfTest(device, time.monotonic() - started, (), f"{type(error).__name__}: {message}")
-    return SelfTest(device, time.monotonic() - started, reference.compare(figures))
+        return DeviceTest(device, time.monotonic() - started, (), f"{type(error).__name__}: {message}")
+    return DeviceTest(device, time.monotonic() - started, reference.compare(figures))
 
 
-def measure(device: str, progress: Progress | None = None) -> dict[str, Values]:
+def self_test_figures(device: str, progress: Progress | None = None) -> dict[str, Values]:
     """Build, apply, ask and take off; the figures by the names of the checks, log-probabilities in nats."""
     base = open_base(dtype=torch.float32, device_map=device)
     facts = _facts()
@@ -114,7 +114,7 @@ def _build(base: Base, facts: Sequence[Fact], progress: Progress | None) -> Patc
 
 def _answers(base: Base, facts: Sequence[Fact]) -> list[str]:
     """What the model says, greedily, in as many tokens as the new answer has."""
-    wanted = [encode(base, fact.text, fact.target_new) for fact in facts]
+    wanted = [encode_answer(base, fact.text, fact.target_new) for fact in facts]
     lengths = [len(answer.ids) - answer.first for answer in wanted]
     said = continue_greedily(base, [fact.text for fact in facts], lengths)
     return [str(base.tokenizer.decode(answer.ids[answer.first :])).strip() for answer in said]

@@ -11,12 +11,12 @@ from moe_patch.doctor.requirements import vllm_release
 from moe_patch.errors import ConfigError
 from moe_patch.versions import VLLM, check_vllm
 from moe_patch_serving import NAME
-from moe_patch_serving.launch.plugin import DISABLE, disabled
+from moe_patch_serving.launch.plugin import DISABLE, plugin_disabled
 
 _GROUPS = ("vllm.general_plugins", "vllm.endpoint_plugins")
 
 
-def plugin(environment: Mapping[str, str] = os.environ) -> Plugin:
+def find_plugin(environment: Mapping[str, str] = os.environ) -> Plugin:
     """The state of the plugin in this environment."""
     return Plugin(vllm_release(), VLLM, tuple(_reasons(environment)))
 
@@ -27,7 +27,7 @@ def _reasons(environment: Mapping[str, str]) -> Iterator[str]:
         check_vllm()
     except ConfigError as error:
         yield str(error)
-    if disabled(environment):
+    if plugin_disabled(environment):
         yield f"{DISABLE} is {environment[DISABLE]!r}: unset it"
     for group in _GROUPS:
         if not any(entry.name == NAME for entry in entry_points(group=group)):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from moe_patch.apply import Mode, apply
 from moe_patch.base.model import Base
-from moe_patch.base.occupied import occupied
+from moe_patch.base.occupied import why_not_bare
 from moe_patch.data.facts import Fact
 from moe_patch.errors import EvaluationError
 from moe_patch.evaluation.metrics import (
@@ -21,9 +21,9 @@ from moe_patch.evaluation.metrics import (
     Score,
     Scores,
     Setting,
-    measure,
+    measure_scores,
     own_answers,
-    unchanged,
+    unchanged_share,
 )
 from moe_patch.evaluation.report import Report
 from moe_patch.evaluation.routing import Routing, RoutingShift, compare_routing, record_routing
@@ -42,7 +42,7 @@ __all__ = [
     "Setting",
     "compare_routing",
     "evaluate",
-    "measure",
+    "measure_scores",
     "record_routing",
 ]
 
@@ -82,7 +82,7 @@ def evaluate(
     """
     setting = setting or Setting()
     questions = Questions.about(patch.facts if facts is None else facts, rule)
-    if state := occupied(base):
+    if state := why_not_bare(base):
         raise EvaluationError(f"{state}: end that, then evaluate")
     routing = routing and bool(base.layers)  # a dense base has none
     own = own_answers(base, questions.neighbours, setting, "base: own answers")
@@ -90,8 +90,8 @@ def evaluate(
     before = _observe(base, questions, setting, "base", own, routing=routing)
     with apply(base, patch, mode=mode):
         after = _observe(base, questions, setting, "patched", own, routing=routing)
-        locality = unchanged(base, own, setting, "patched: locality")
-        kept = unchanged(base, own_kept, setting, "patched: answers to keep")
+        locality = unchanged_share(base, own, setting, "patched: locality")
+        kept = unchanged_share(base, own_kept, setting, "patched: answers to keep")
     lowest = min(patch.base.experts, default=-1)
     return Report(
         rule=questions.rule,
@@ -108,7 +108,7 @@ def evaluate(
 def _observe(
     base: Base, questions: Questions, setting: Setting, stage: str, own: Sequence[Encoded], *, routing: bool
 ) -> _State:
-    measurement = measure(base, questions, setting, stage=stage, own=own)
+    measurement = measure_scores(base, questions, setting, stage=stage, own=own)
     edited, preserved = (_spread(prompts) for prompts in (questions.edited, questions.neighbours))
     return _State(
         measurement,

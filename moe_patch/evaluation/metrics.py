@@ -22,7 +22,7 @@ from moe_patch.evaluation.scoring import (
     AnswerScore,
     Encoded,
     continue_greedily,
-    encode,
+    encode_answer,
     score_answers,
     score_encoded,
 )
@@ -158,7 +158,7 @@ def own_answers(base: Base, asked: Sequence[tuple[str, Fact]], setting: Setting,
     the patch is on.
     """
     answers = [(prompt, fact.target_true or fact.target_new) for prompt, fact in asked]
-    encoded = [encode(base, prompt, answer, chat=setting.chat) for prompt, answer in answers]
+    encoded = [encode_answer(base, prompt, answer, chat=setting.chat) for prompt, answer in answers]
     return continue_greedily(
         base,
         [prompt for prompt, _ in answers],
@@ -170,13 +170,13 @@ def own_answers(base: Base, asked: Sequence[tuple[str, Fact]], setting: Setting,
     )
 
 
-def unchanged(base: Base, own: Sequence[Encoded], setting: Setting, stage: str) -> Score:
+def unchanged_share(base: Base, own: Sequence[Encoded], setting: Setting, stage: str) -> Score:
     """The share of prompts on which the model says all of what the base says: locality, on neighbours."""
     scores = score_encoded(base, own, batch_size=setting.batch_size, progress=setting.progress, stage=stage)
     return Score.of(float(score.exact) for score in scores)
 
 
-def measure(
+def measure_scores(
     base: Base, questions: Questions, setting: Setting, *, stage: str, own: Sequence[Encoded] = ()
 ) -> Measurement:
     """Score the model as it is now; `own` are the base's answers, for the ZsRE rule's specificity."""

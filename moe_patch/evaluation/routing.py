@@ -18,7 +18,7 @@ from moe_patch.base.capture import ExpertCall, capture_routing
 from moe_patch.base.model import Base
 from moe_patch.data.prompts import text_ids
 from moe_patch.errors import EvaluationError
-from moe_patch.evaluation.scoring import chunks, right_padded
+from moe_patch.evaluation.scoring import right_padded, split_in_chunks
 
 #: How one set of prompts is routed: per layer, every real token in the prompts' order.
 Routing = Mapping[int, ExpertCall]
@@ -65,7 +65,7 @@ def record_routing(
     """
     rows = [text_ids(base.tokenizer, prompt, chat=chat) for prompt in prompts]
     parts: dict[int, list[ExpertCall]] = {index: [] for index in base.layers}
-    for batch in chunks(rows, batch_size):
+    for batch in split_in_chunks(rows, batch_size):
         for index, call in capture_routing(base, *right_padded(base, batch)).items():
             parts[index].append(call)
     return {index: _joined(calls) for index, calls in parts.items()}

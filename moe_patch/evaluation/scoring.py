@@ -16,7 +16,7 @@ from torch import Tensor
 from moe_patch.base.model import Base
 from moe_patch.bypass import prompt_lengths
 from moe_patch.data.facts import continuation
-from moe_patch.data.prompts import framed, pad_token, text_ids
+from moe_patch.data.prompts import chat_framed, pad_token, text_ids
 from moe_patch.errors import EvaluationError
 from moe_patch.progress import Progress
 
@@ -50,14 +50,14 @@ class Encoded:
     first: int
 
 
-def encode(base: Base, prompt: str, answer: str, *, chat: bool = False) -> Encoded:
+def encode_answer(base: Base, prompt: str, answer: str, *, chat: bool = False) -> Encoded:
     """Tokenise the prompt with its answer; a token across the border of the two belongs to the answer.
 
     Raises:
         EvaluationError: the answer has no token of its own.
         NoChatTemplate: `chat`, and the tokenizer has no chat template.
     """
-    text = framed(base.tokenizer, prompt, chat=chat)
+    text = chat_framed(base.tokenizer, prompt, chat=chat)
     ending = answer if chat else continuation(answer)
     encoded = base.tokenizer(text + ending, return_offsets_mapping=True, add_special_tokens=not chat)
     inside = [i for i, (_, end) in enumerate(encoded["offset_mapping"]) if end > len(text)]
@@ -80,10 +80,10 @@ def score_answers(
     """Score (prompt, answer) pairs with the model as it is now; a pair that occurs twice is run once.
 
     Raises:
-        EvaluationError: see `encode`.
+        EvaluationError: see `encode_answer`.
     """
     unique = list(dict.fromkeys(answers))
-    encoded = [encode(base, prompt, answer, chat=chat) for prompt, answer in unique]
+    encoded = [encode_answer(base, prompt, answer, chat=chat) for prompt, answer in unique]
     scores = score_encoded(base, encoded, batch_size=batch_size, progress=progress, stage=stage)
     found = dict(zip(unique, scores, strict=True))
     return [found[pair] for pair in answers]
@@ -133,14 +133,14 @@ def _by_length(
     """`run` over batches of items of similar length, longest first; results in the items' order."""
     order = sorted(range(len(items)), key=lambda i: -length(items[i]))
     results: dict[int, R] = {}
-    for batch in chunks(order, batch_size):
+    for batch in split_in_chunks(order, batch_size):
         results.update(zip(batch, run([items[i] for i in batch]), strict=True))
         if progress is not None:
             progress(stage, len(results), len(items))
     return [results[i] for i in range(len(items))]
 
 
-def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+def split_in_chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Batches of `size` items in order, the last one shorter; EvaluationError for a size below one."""
     if size < 1:
         raise EvaluationError(f"the batch size is {size}; it must be at least 1")

@@ -55,7 +55,7 @@ def fresh_cache() -> Iterator[None]:
             _fresh.reset(token)
 
 
-def load(kind: str, address: Mapping[str, Any]) -> dict[str, Tensor] | None:
+def load_tensors(kind: str, address: Mapping[str, Any]) -> dict[str, Tensor] | None:
     """The tensors stored at `address`, or None where there are none; a damaged entry is logged as well."""
     path = _path(kind, address)
     if not path.exists():
@@ -75,7 +75,7 @@ def load(kind: str, address: Mapping[str, Any]) -> dict[str, Tensor] | None:
     return tensors
 
 
-def store(
+def store_tensors(
     kind: str, address: Mapping[str, Any], tensors: Mapping[str, Tensor], *, limit: int | None = None
 ) -> None:
     """Keep CPU tensors at `address`. A failure to write is logged only: nothing is lost but time.

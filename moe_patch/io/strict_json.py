@@ -15,7 +15,7 @@ MAX_DEPTH = 32
 _KINDS = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
 
 
-def parse(text: str, *, max_depth: int = MAX_DEPTH) -> JsonValue:
+def parse_json(text: str, *, max_depth: int = MAX_DEPTH) -> JsonValue:
     """The value that `text` spells; ValueError, with the reason, where it is not one strict JSON value.
 
     Python's parser keeps the last of two equal keys, reads NaN and recurses as deep as the text says. A
@@ -29,11 +29,11 @@ def parse(text: str, *, max_depth: int = MAX_DEPTH) -> JsonValue:
         raise ValueError(f"nested deeper than {max_depth} levels") from None
     _check_depth(value, max_depth)
     if "\\ud" in text.lower():
-        canonical(value)  # fails for the escape of a surrogate that stands alone
+        canonical_json(value)  # fails for the escape of a surrogate that stands alone
     return value
 
 
-def canonical(value: JsonValue) -> str:
+def canonical_json(value: JsonValue) -> str:
     """The one spelling of `value`: keys sorted by code point, no white space, no needless escapes.
 
     Raises ValueError for NaN, infinities and strings that UTF-8 cannot hold.
@@ -43,12 +43,12 @@ def canonical(value: JsonValue) -> str:
     return text
 
 
-def describe(value: object) -> str:
+def describe_json(value: object) -> str:
     """What kind of JSON value this is, in words for an error message."""
     return _KINDS.get(type(value), "a number")
 
 
-def reason(error: ValidationError) -> str:
+def first_complaint(error: ValidationError) -> str:
     """The first complaint of a pydantic error as `field: what was expected`, with what was found."""
     first = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in first["loc"])

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
 from moe_patch.errors import ConfigError
-from moe_patch.methods.beneath import Beneath
+from moe_patch.methods.stack_below import StackBelow
 from moe_patch.patch import Patch
 from moe_patch.progress import Progress
 
@@ -51,12 +51,12 @@ class Method(ABC, Generic[OptionsT]):
         base: Base,
         facts: Sequence[Fact],
         options: OptionsT,
-        beneath: Beneath,
+        below: StackBelow,
         progress: Progress | None = None,
     ) -> Patch:
         """Build on top of a stack, leaving its facts where they are; ConfigError if the method cannot."""
         raise ConfigError(
-            f"{self.pretty_name} cannot protect the facts of a stack beneath: build on the bare base and "
+            f"{self.pretty_name} cannot protect the facts of a stack below: build on the bare base and "
             "solve the two together, or choose another method"
         )
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from moe_patch.base.capture import ExpertCall
 from moe_patch.base.gain import asked_gain
-from moe_patch.base.keys import first_tokens, key_rows, measure
+from moe_patch.base.keys import first_tokens, key_rows, measure_keys
 from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import Prompt
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ask:
+class BatchTargets:
     """What one batch asks of the residual stream after the last edit layer."""
 
     facts: Sequence[Fact]  # the T new ones
@@ -47,7 +47,7 @@ class Ask:
             self.progress(stage, done, total)
 
 
-class Editor(ABC):
+class DeltaEditor(ABC):
     """The deltas of all edit layers as they grow batch by batch, live between `edit` and `off`."""
 
     def __init__(
@@ -76,10 +76,10 @@ class Editor(ABC):
 
     @abstractmethod
     def protect(self, rows: Mapping[int, Rows]) -> None:
-        """Protect the facts of a stack beneath, whose rows these are, as those of an earlier batch."""
+        """Protect the facts of a stack below, whose rows these are, as those of an earlier batch."""
 
     @abstractmethod
-    def edit(self, ask: Ask) -> None:
+    def edit(self, ask: BatchTargets) -> None:
         """Change the layers' deltas so that the residual stream becomes what is asked.
 
         Raises:
@@ -101,7 +101,7 @@ class Editor(ABC):
         }
         return {"objectives": cast("JsonValue", found)} if found else {}
 
-    def _missing(self, ask: Ask, present: Tensor, layer: int) -> Tensor:
+    def _missing(self, ask: BatchTargets, present: Tensor, layer: int) -> Tensor:
         """(T + moved, d_m): what the experts of `layer` had to add for the stream to become what is asked.
 
         Args:
@@ -109,13 +109,13 @@ class Editor(ABC):
         """
         return (ask.value - present[:: ask.contexts]) / self._gains[layer]
 
-    def _rows(self, call: ExpertCall, layer: int, ask: Ask) -> Rows:
+    def _rows(self, call: ExpertCall, layer: int, ask: BatchTargets) -> Rows:
         """The new facts' rows at a layer."""
         count = len(ask.facts)
         own = first_tokens(call, count * ask.contexts)
         return key_rows(own, self._base.layer(layer).num_experts, count, self._projections.get(layer))
 
-    def _change_of_earlier(self, share: Tensor, ask: Ask) -> Tensor | None:
+    def _change_of_earlier(self, share: Tensor, ask: BatchTargets) -> Tensor | None:
         """(T_earlier, d_m): by how much earlier facts' outputs are to change; None if no matter."""
         if not self.protect_earlier:
             return None
@@ -133,7 +133,7 @@ class Editor(ABC):
         return solution
 
 
-class LayerByLayer(Editor):
+class LayerByLayer(DeltaEditor):
     """MEMIT's way (arXiv 2210.07229, section 4.3): every layer in turn is asked for its share.
 
     For each edit layer l upwards, the residual stream at L is measured with all lower layers already edited,
@@ -158,11 +158,11 @@ class LayerByLayer(Editor):
         for layer, edit in self._edits.items():
             edit.protect(rows[layer], self._base.layer(layer).d_model)
 
-    def edit(self, ask: Ask) -> None:
+    def edit(self, ask: BatchTargets) -> None:
         """Ask every layer in turn for its share."""
         count = len(ask.facts)
         for number, layer in enumerate(self.layers):
-            calls, present = measure(self._base, ask.prompts, [layer], self.last, ask.prompts_per_pass)
+            calls, present = measure_keys(self._base, ask.prompts, [layer], self.last, ask.prompts_per_pass)
             ask.tell("keys", number + 1, len(self.layers))
             share = self._missing(ask, present, layer) / (len(self.layers) - number)  # (T + moved, d_m)
             earlier = self._change_of_earlier(share, ask)

@@ -8,11 +8,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from moe_patch.base.capture import Handle, attach
+from moe_patch.base.capture import Handle, attach_delta
 from moe_patch.base.model import Base
 from moe_patch.patch import LayerDelta
-from moe_patch.patch.rows import Rows, concatenate, one_left_per_row, select
-from moe_patch.solve.algebra import response
+from moe_patch.patch.rows import Rows, concatenate_rows, one_left_per_row, select_rows
+from moe_patch.solve.algebra import edit_response
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,10 +55,10 @@ class GrowingSolution:
         self._residual = torch.empty(0)  # (T, d_m): what the whole delta was asked to add
         self._per_row = False
         self._ridge = 0.0
-        self._protected = 0  # facts of a stack beneath, the first ones, which are no part of the edit
+        self._protected = 0  # facts of a stack below, the first ones, which are no part of the edit
 
     def protect(self, rows: Rows, width: int) -> None:
-        """Let the facts of a stack beneath, whose rows these are, come before all batches; once, at first.
+        """Let the facts of a stack below, whose rows these are, come before all batches; once, at first.
 
         Args:
             width: of the residuals.
@@ -75,7 +75,7 @@ class GrowingSolution:
         """
         if self._rows is None or earlier is None:
             return LayerProblem(self.layer, rows, residual)
-        joined = concatenate(self._rows, rows)
+        joined = concatenate_rows(self._rows, rows)
         return LayerProblem(self.layer, joined, torch.cat([earlier, residual]))
 
     def add(self, rows: Rows, residual: Tensor, earlier: Tensor | None, solution: LayerSolution) -> None:
@@ -84,7 +84,7 @@ class GrowingSolution:
             self._rows, self._left, self._residual = rows, solution.left, residual
         else:
             asked = residual + self._already(rows)
-            first, whole = self._rows.num_facts, concatenate(self._rows, rows)
+            first, whole = self._rows.num_facts, concatenate_rows(self._rows, rows)
             left = solution.left
             if earlier is None:  # the solution knows the new facts only
                 left = _spread(left, rows, whole, first, solution.per_row)
@@ -102,7 +102,7 @@ class GrowingSolution:
         rows = one_left_per_row(self._rows) if self._per_row else self._rows
         own = self._rows
         if self._protected:
-            own = select(self._rows, torch.arange(self._protected, self._rows.num_facts))
+            own = select_rows(self._rows, torch.arange(self._protected, self._rows.num_facts))
         return LayerDelta(
             left=self._left.float(),
             right=rows.value.float(),
@@ -119,7 +119,7 @@ class GrowingSolution:
         if self._left is None:
             return torch.zeros(rows.num_facts, self._residual.shape[1])
         own = one_left_per_row(self._rows) if self._per_row else self._rows
-        return response(self._left, own, rows).float()
+        return edit_response(self._left, own, rows).float()
 
 
 class LayerEdit(GrowingSolution):
@@ -134,7 +134,7 @@ class LayerEdit(GrowingSolution):
         """Add the solution of `problem(rows, residual, earlier)` to the delta, and switch the sum on."""
         super().add(rows, residual, earlier, solution)
         self.off()
-        self._handle = attach(self._place, self.delta())
+        self._handle = attach_delta(self._place, self.delta())
 
     def off(self) -> None:
         """Take the delta out of the model; it is kept here."""

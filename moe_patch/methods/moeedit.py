@@ -13,9 +13,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from moe_patch.methods.delta import DeltaMethod, Ground
+from moe_patch.methods.delta import DeltaMethod, EditSetting
 from moe_patch.methods.editors import LayerByLayer
-from moe_patch.methods.solvers import DescentOptions, by_descent, exact
+from moe_patch.methods.solvers import DescentOptions, by_descent, solve_exactly
 from moe_patch.progress import Progress
 
 
@@ -39,9 +39,11 @@ class MoEEdit(DeltaMethod[MoEEditOptions]):
         """The paper on arXiv."""
         return "https://arxiv.org/abs/2602.10965"
 
-    def editor(self, ground: Ground, options: MoEEditOptions, progress: Progress | None) -> LayerByLayer:
+    def editor(
+        self, setting: EditSetting, options: MoEEditOptions, progress: Progress | None
+    ) -> LayerByLayer:
         """Every layer in turn, by the solver of the options."""
-        solver = exact(options) if options.solver == "exact" else by_descent(options)
+        solver = solve_exactly(options) if options.solver == "exact" else by_descent(options)
         return LayerByLayer(
-            ground.base, ground.layers, solver, ground.projections, protect_earlier=options.protect_earlier
+            setting.base, setting.layers, solver, setting.projections, protect_earlier=options.protect_earlier
         )

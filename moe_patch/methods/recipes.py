@@ -78,7 +78,7 @@ def _read(path: Path) -> Recipe:
     except OSError as error:
         raise ConfigError(f"cannot read the recipe {path}: {error.strerror}") from error
     except ValidationError as error:
-        raise ConfigError(f"{path} is not a recipe: {strict_json.reason(error)}") from error
+        raise ConfigError(f"{path} is not a recipe: {strict_json.first_complaint(error)}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{path} is not a recipe: it is not YAML in UTF-8: {' '.join(str(error).split())}"

@@ -1,6 +1,6 @@
 """The schedule that the delta methods share: batches of facts, one after the other.
 
-Target values z* are found at the last edit layer L for the model as earlier batches left it; an `Editor` then
+Target values z* are found at the last edit layer L for the model as earlier batches left it; a `DeltaEditor` then
 changes the edit layers so that the residual stream at L becomes what is asked.
 
 Protected facts of earlier batches keep their outputs: their rows join each later problem with zero residual.
@@ -19,7 +19,7 @@ from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import encode_fact
 from moe_patch.errors import ConfigError
-from moe_patch.methods.editors import Ask, Editor
+from moe_patch.methods.editors import BatchTargets, DeltaEditor
 from moe_patch.progress import Progress
 from moe_patch.targets.cached import shared_targets
 from moe_patch.targets.search import TargetOptions, Targets, context_prefixes, facts_together, target_losses
@@ -30,11 +30,11 @@ Results = list[dict[str, JsonValue]]
 def run_schedule(
     base: Base,
     facts: Sequence[Fact],
-    editor: Editor,
+    editor: DeltaEditor,
     targets: TargetOptions,
     *,
     batch_size: int | None,
-    beneath: Sequence[Fact] = (),
+    below: Sequence[Fact] = (),
     progress: Progress | None = None,
 ) -> Results:
     """Run the schedule over all facts; the base is as before when it returns or raises.
@@ -42,7 +42,7 @@ def run_schedule(
     Args:
         editor: holds the deltas; new, and of this base.
         batch_size: facts solved together; None is all of them.
-        beneath: facts of a stack that is on, which the editor protects like those of earlier batches.
+        below: facts of a stack that is on, which the editor protects like those of earlier batches.
 
     Returns:
         one result per fact: its target's loss in nats a token before, with the target value in place (both in
@@ -55,14 +55,14 @@ def run_schedule(
     """
     if not facts:
         raise ConfigError("there are no facts to build a patch from")
-    schedule = _Schedule(base, editor, targets, beneath, progress)
+    schedule = _Schedule(base, editor, targets, below, progress)
     size = batch_size or len(facts)
     try:
         for start in range(0, len(facts), size):
             schedule.edit(facts[start : start + size])
             if progress is not None:
                 progress("facts edited", min(start + size, len(facts)), len(facts))
-        results = schedule.results[len(beneath) :]
+        results = schedule.results[len(below) :]
         for result, loss in zip(results, target_losses(base, facts, targets), strict=True):
             result["loss_edited"] = round(loss, 4)
     finally:
@@ -76,16 +76,16 @@ class _Schedule:
     def __init__(
         self,
         base: Base,
-        editor: Editor,
+        editor: DeltaEditor,
         targets: TargetOptions,
-        beneath: Sequence[Fact],
+        below: Sequence[Fact],
         progress: Progress | None,
     ) -> None:
-        self.results: Results = [{} for _ in beneath]
+        self.results: Results = [{} for _ in below]
         self._base, self._editor = base, editor
         self._targets, self._progress = targets, progress
         self._prefixes = context_prefixes(base, targets)
-        self._facts: list[Fact] = [*beneath]  # and of the batches so far
+        self._facts: list[Fact] = [*below]  # and of the batches so far
 
     def edit(self, batch: Sequence[Fact]) -> None:
         """Find the batch's target values, and have the editor bring them about."""
@@ -95,7 +95,7 @@ class _Schedule:
         found = shared_targets(
             base, members, self._editor.last, self._targets, self._progress, prefixes=prefixes
         )
-        ask = Ask(
+        ask = BatchTargets(
             facts=batch,
             moved=moved,
             earlier=len(self._facts),

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from moe_patch.methods.delta import DeltaOptions
 from moe_patch.methods.layer_edit import LayerProblem, LayerSolution, LayerSolver
-from moe_patch.solve.algebra import block_coordinate_descent, kernel, ridge_solve, ridge_value
+from moe_patch.solve.algebra import block_coordinate_descent, edit_kernel, ridge_solve, ridge_value
 
 
 class DescentOptions(DeltaOptions):
@@ -17,11 +17,11 @@ class DescentOptions(DeltaOptions):
     seed: int = Field(0, description="Seed of the order of its blocks.")
 
 
-def exact(options: DeltaOptions) -> LayerSolver:
+def solve_exactly(options: DeltaOptions) -> LayerSolver:
     """The closed form, in the space of facts."""
 
     def solve(problem: LayerProblem) -> LayerSolution:
-        gram = kernel(problem.rows)  # (T, T)
+        gram = edit_kernel(problem.rows)  # (T, T)
         ridge = ridge_value(gram, options.ridge, options.ridge_relative)
         return LayerSolution(ridge_solve(gram, problem.residual, ridge), ridge)
 
@@ -33,7 +33,7 @@ def by_descent(options: DescentOptions) -> LayerSolver:
     generator = torch.Generator().manual_seed(options.seed)
 
     def solve(problem: LayerProblem) -> LayerSolution:
-        ridge = ridge_value(kernel(problem.rows), options.ridge, options.ridge_relative)
+        ridge = ridge_value(edit_kernel(problem.rows), options.ridge, options.ridge_relative)
         descent = block_coordinate_descent(
             problem.rows, problem.residual, ridge, passes=options.passes, generator=generator
         )

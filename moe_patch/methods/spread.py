@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 from torch import Tensor
 
-from moe_patch.base.keys import projected
-from moe_patch.methods.delta import DeltaMethod, DeltaOptions, Ground
+from moe_patch.base.keys import project_rows
+from moe_patch.methods.delta import DeltaMethod, DeltaOptions, EditSetting
 from moe_patch.methods.layer_edit import LayerProblem, LayerSolution, LayerSolver
-from moe_patch.methods.solvers import DescentOptions, by_descent, exact
+from moe_patch.methods.solvers import DescentOptions, by_descent, solve_exactly
 from moe_patch.methods.spread_edit import SpreadEditor
 from moe_patch.patch import LayerDelta
 from moe_patch.patch.rows import Rows
@@ -54,18 +54,18 @@ class CopySpreader:
         rows = Rows(solution.right, solution.expert.long(), solution.fact.long(), len(solution.left))
         if layer == self.last or layer not in self.projections:
             return solution.left, rows
-        return solution.left, projected(rows, self.projections[layer])
+        return solution.left, project_rows(rows, self.projections[layer])
 
     def findings(self) -> dict[str, JsonValue]:
         """Nothing."""
         return {}
 
 
-def copying(ground: Ground, options: DeltaOptions, solver: LayerSolver) -> SpreadEditor:
+def copying_editor(setting: EditSetting, options: DeltaOptions, solver: LayerSolver) -> SpreadEditor:
     """An editor that solves at the last layer and copies."""
-    spreader = CopySpreader(solver, ground.layers[-1], ground.projections)
+    spreader = CopySpreader(solver, setting.layers[-1], setting.projections)
     return SpreadEditor(
-        ground.base, ground.layers, spreader, ground.projections, protect_earlier=options.protect_earlier
+        setting.base, setting.layers, spreader, setting.projections, protect_earlier=options.protect_earlier
     )
 
 
@@ -86,10 +86,10 @@ class WoodburySpread(DeltaMethod[WoodburySpreadOptions]):
         return "https://arxiv.org/abs/2605.16686"
 
     def editor(
-        self, ground: Ground, options: WoodburySpreadOptions, progress: Progress | None
+        self, setting: EditSetting, options: WoodburySpreadOptions, progress: Progress | None
     ) -> SpreadEditor:
         """The closed form at the last layer."""
-        return copying(ground, options, exact(options))
+        return copying_editor(setting, options, solve_exactly(options))
 
 
 class BcdSpreadOptions(DescentOptions):
@@ -108,6 +108,8 @@ class BcdSpread(DeltaMethod[BcdSpreadOptions]):
         """The paper on arXiv."""
         return "https://arxiv.org/abs/2605.16686"
 
-    def editor(self, ground: Ground, options: BcdSpreadOptions, progress: Progress | None) -> SpreadEditor:
+    def editor(
+        self, setting: EditSetting, options: BcdSpreadOptions, progress: Progress | None
+    ) -> SpreadEditor:
         """The descent at the last layer."""
-        return copying(ground, options, by_descent(options))
+        return copying_editor(setting, options, by_descent(options))

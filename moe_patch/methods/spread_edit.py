@@ -16,15 +16,15 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
-from moe_patch.base.capture import attach
-from moe_patch.base.keys import measure
+from moe_patch.base.capture import attach_delta
+from moe_patch.base.keys import measure_keys
 from moe_patch.base.model import Base
 from moe_patch.errors import ModelError
-from moe_patch.methods.editors import Ask, Editor, check_rows
+from moe_patch.methods.editors import BatchTargets, DeltaEditor, check_rows
 from moe_patch.methods.layer_edit import GrowingSolution, LayerProblem, LayerSolution
 from moe_patch.patch import LayerDelta
-from moe_patch.patch.rows import Rows, concatenate
-from moe_patch.solve.algebra import response
+from moe_patch.patch.rows import Rows, concatenate_rows
+from moe_patch.solve.algebra import edit_response
 from moe_patch.solve.nullspace import NullSpace
 
 
@@ -50,7 +50,7 @@ class Spreader(Protocol):
         """What hyper-parameters say beside the options."""
 
 
-class SpreadEditor(Editor):
+class SpreadEditor(DeltaEditor):
     """The edits of a method that solves once."""
 
     def __init__(
@@ -81,9 +81,9 @@ class SpreadEditor(Editor):
         none = torch.zeros(0, self._base.layer(self.last).d_model)
         self._solution.protect(own, self._spreader.residual(none).shape[1])
 
-    def edit(self, ask: Ask) -> None:
+    def edit(self, ask: BatchTargets) -> None:
         """Solve at the last layer, and let every layer make its part of the whole solution so far."""
-        calls, present = measure(self._base, ask.prompts, self.layers, self.last, ask.prompts_per_pass)
+        calls, present = measure_keys(self._base, ask.prompts, self.layers, self.last, ask.prompts_per_pass)
         ask.tell("keys", len(self.layers), len(self.layers))
         rows = {layer: self._rows(calls[layer], layer, ask) for layer in self.layers}
         check_rows(rows[self.last], self.last, ask.facts)
@@ -95,10 +95,10 @@ class SpreadEditor(Editor):
         self.off()
         for number, layer in enumerate(self.layers):
             known = self._keys.get(layer)
-            self._keys[layer] = rows[layer] if known is None else concatenate(known, rows[layer])
+            self._keys[layer] = rows[layer] if known is None else concatenate_rows(known, rows[layer])
             self._deltas[layer] = self._delta(layer)
             if len(self._deltas[layer].right):
-                self._live.enter_context(attach(self._base.layer(layer), self._deltas[layer]))
+                self._live.enter_context(attach_delta(self._base.layer(layer), self._deltas[layer]))
             ask.tell("solve", number + 1, len(self.layers))
 
     def off(self) -> None:
@@ -122,7 +122,7 @@ class SpreadEditor(Editor):
         left, right = self._spreader.spread(solution, layer)
         left = left / (len(self.layers) - self.layers.index(layer))
         keys = self._keys[layer]
-        residual = response(left, right, keys)  # (T, d_m)
+        residual = edit_response(left, right, keys)  # (T, d_m)
         if layer == self.last:
             assert solution.residual is not None
             residual = self._spreader.reached(solution.residual)

@@ -14,8 +14,8 @@ from moe_patch.errors import HashMismatch, MalformedMetadata, MalformedTensor, O
 from moe_patch.io import strict_json
 from moe_patch.io.files import replacing
 from moe_patch.patch.check import check_table, check_values
-from moe_patch.patch.header import DTYPES, Limits, TensorInfo, read_header
-from moe_patch.patch.patch import Patch, assemble
+from moe_patch.patch.header import DTYPES, FileLimits, TensorInfo, read_header
+from moe_patch.patch.patch import Patch, assemble_patch
 from moe_patch.patch.schema import METADATA_KEY, content_hash, parse_metadata
 
 
@@ -32,14 +32,14 @@ def save(patch: Patch, path: str | Path) -> None:
         raise type(error)(f"cannot write {path}: {error}") from error
 
 
-def load(path: str | Path, *, limits: Limits | None = None) -> Patch:
+def load(path: str | Path, *, limits: FileLimits | None = None) -> Patch:
     """Read a patch and check all of it, onto the CPU.
 
     Nothing is allocated before the header and the metadata have passed under `limits`. Raises a PatchError:
     the subclass says what is wrong, the message where. That the patch fits a model is for `check_base`.
     """
     try:
-        return _load(Path(path), limits or Limits())
+        return _load(Path(path), limits or FileLimits())
     except PatchError as error:
         raise type(error)(f"{path}: {error}") from error
 
@@ -62,16 +62,16 @@ def _save(patch: Patch, path: Path) -> None:
             save_file(own, temporary, metadata={METADATA_KEY: text})
         except SafetensorError as error:
             raise OutputError(f"cannot write {path}: {error}") from error
-        read_header(temporary, Limits())  # a file beyond the limits of its own readers is of no use
+        read_header(temporary, FileLimits())  # a file beyond the limits of its own readers is of no use
 
 
-def _load(path: Path, limits: Limits) -> Patch:
+def _load(path: Path, limits: FileLimits) -> Patch:
     header = read_header(path, limits)
     metadata = parse_metadata(header.metadata)
     check_table(metadata, header.tensors)
     tensors = _read_tensors(path, header.tensors)
     check_values(metadata, tensors)
-    patch = assemble(metadata, tensors)
+    patch = assemble_patch(metadata, tensors)
     body = patch.body()
     if _text(body, metadata.hash) != header.metadata[METADATA_KEY]:
         raise MalformedMetadata("expected canonical JSON: keys sorted, no white space, no needless escapes")
@@ -97,4 +97,4 @@ def _info(name: str, tensor: Tensor) -> TensorInfo:
 
 
 def _text(body: dict[str, JsonValue], digest: str) -> str:
-    return strict_json.canonical(body | {"hash": digest})
+    return strict_json.canonical_json(body | {"hash": digest})

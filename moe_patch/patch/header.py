@@ -39,7 +39,7 @@ _MAX_RANK = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class FileLimits:
     """What a reader is willing to take in: the file and its header in bytes, and how many tensors."""
 
     file_bytes: int = 16 * 2**30
@@ -78,7 +78,7 @@ class _Span:
     end: int
 
 
-def read_header(path: Path, limits: Limits) -> Header:
+def read_header(path: Path, limits: FileLimits) -> Header:
     """Read and check the header of the safetensors file at `path`.
 
     Raises PatchError where the file cannot be opened, PatchTooLarge over `limits`, TruncatedPatch where data
@@ -102,7 +102,7 @@ def read_header(path: Path, limits: Limits) -> Header:
     return Header({span.name: span.info for span in spans}, metadata)
 
 
-def _read_json(file: BinaryIO, size: int, limits: Limits) -> bytes:
+def _read_json(file: BinaryIO, size: int, limits: FileLimits) -> bytes:
     if size > limits.file_bytes:
         raise PatchTooLarge(f"is {size} bytes long; the limit is {limits.file_bytes}")
     if size < _LENGTH:
@@ -121,30 +121,30 @@ def _parse(raw: bytes) -> dict[str, JsonValue]:
     if raw[:1] != b"{" or raw.rstrip(b" ")[-1:] != b"}":
         raise MalformedHeader("expected a header from { to }, padded with spaces at its end only")
     try:
-        entries = strict_json.parse(raw.decode())
+        entries = strict_json.parse_json(raw.decode())
     except UnicodeDecodeError as error:
         raise MalformedHeader(f"the header is not UTF-8: {error.reason} at byte {error.start}") from error
     except ValueError as error:
         raise MalformedHeader(f"the header is not strict JSON: {error}") from error
     if not isinstance(entries, dict):  # cannot be, after the brace; said for the type checker
-        raise MalformedHeader(f"expected an object, found {strict_json.describe(entries)}")
+        raise MalformedHeader(f"expected an object, found {strict_json.describe_json(entries)}")
     return entries
 
 
 def _metadata(value: JsonValue) -> dict[str, str]:
     if not isinstance(value, dict):
-        raise MalformedHeader(f"__metadata__: expected an object, found {strict_json.describe(value)}")
+        raise MalformedHeader(f"__metadata__: expected an object, found {strict_json.describe_json(value)}")
     texts: dict[str, str] = {}
     for key, text in value.items():
         if not isinstance(text, str):
             raise MalformedHeader(
-                f"__metadata__.{key}: expected a string, found {strict_json.describe(text)}"
+                f"__metadata__.{key}: expected a string, found {strict_json.describe_json(text)}"
             )
         texts[key] = text
     return texts
 
 
-def _span(name: str, entry: JsonValue, limits: Limits) -> _Span:
+def _span(name: str, entry: JsonValue, limits: FileLimits) -> _Span:
     """The tensor that one entry of the header declares, with what the entry alone can get wrong ruled out."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise MalformedHeader(f"{name}: expected an object of dtype, shape and data_offsets")
@@ -173,7 +173,7 @@ def _span(name: str, entry: JsonValue, limits: Limits) -> _Span:
 def _counts(place: str, value: JsonValue) -> tuple[int, ...]:
     """A JSON array of integers from 0 up; booleans are integers to Python, and not to JSON."""
     if not isinstance(value, list):
-        raise MalformedHeader(f"{place}: expected an array, found {strict_json.describe(value)}")
+        raise MalformedHeader(f"{place}: expected an array, found {strict_json.describe_json(value)}")
     counts = [item for item in value if isinstance(item, int) and not isinstance(item, bool) and item >= 0]
     if len(counts) != len(value):
         raise MalformedHeader(f"{place}: expected integers from 0 up")

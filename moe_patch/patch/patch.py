@@ -106,7 +106,7 @@ class Patch:
         return {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
 
 
-def assemble(metadata: Metadata, tensors: Mapping[str, Tensor]) -> Patch:
+def assemble_patch(metadata: Metadata, tensors: Mapping[str, Tensor]) -> Patch:
     """The patch that checked metadata and tensors describe."""
     facts = metadata.read_facts()
     layers = {

@@ -68,7 +68,7 @@ def sort_rows(value: Tensor, expert: Tensor, fact: Tensor, num_facts: int) -> Ro
     return Rows(value[order], expert[order], fact[order], num_facts)
 
 
-def concatenate(first: Rows, second: Rows) -> Rows:
+def concatenate_rows(first: Rows, second: Rows) -> Rows:
     """Both sets of facts in one stack; the second's facts are numbered after the first's."""
     return sort_rows(
         torch.cat([first.value, second.value]),
@@ -78,7 +78,7 @@ def concatenate(first: Rows, second: Rows) -> Rows:
     )
 
 
-def select(rows: Rows, facts: Tensor) -> Rows:
+def select_rows(rows: Rows, facts: Tensor) -> Rows:
     """Only the rows of `facts` (n,), distinct fact indices, renumbered 0..n-1 in the order given.
 
     Raises:

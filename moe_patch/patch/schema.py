@@ -123,18 +123,18 @@ def parse_metadata(texts: Mapping[str, str]) -> Metadata:
             f"not a moe-patch file: expected {METADATA_KEY} in __metadata__, found {found}"
         )
     try:
-        value = strict_json.parse(texts[METADATA_KEY])
+        value = strict_json.parse_json(texts[METADATA_KEY])
     except ValueError as error:
         raise MalformedMetadata(f"the metadata is not strict JSON: {error}") from error
     if not isinstance(value, dict):
-        raise MalformedMetadata(f"expected a JSON object, found {strict_json.describe(value)}")
+        raise MalformedMetadata(f"expected a JSON object, found {strict_json.describe_json(value)}")
     version = value.get("format")
     if type(version) is not int or version != FORMAT:
         raise UnknownFormat(f"expected format version {FORMAT}, found {version!r}: use a newer moe-patch")
     try:
         return Metadata.model_validate(value)
     except ValidationError as error:
-        raise MalformedMetadata(strict_json.reason(error)) from error
+        raise MalformedMetadata(strict_json.first_complaint(error)) from error
 
 
 def content_hash(body: Mapping[str, JsonValue], tensors: Mapping[str, Tensor]) -> str:
@@ -151,5 +151,5 @@ def content_hash(body: Mapping[str, JsonValue], tensors: Mapping[str, Tensor]) -
         digest = hashlib.sha256(raw.data).hexdigest()
         listing[name] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape), "sha256": digest}
     covered: dict[str, JsonValue] = {key: value for key, value in body.items() if key != "hash"}
-    text = strict_json.canonical({"metadata": covered, "tensors": listing})
+    text = strict_json.canonical_json({"metadata": covered, "tensors": listing})
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"

@@ -55,7 +55,7 @@ def key_id(key: Ed25519PublicKey) -> str:
     return f"sha256:{hashlib.sha256(key.public_bytes_raw()).hexdigest()}"
 
 
-def sign(patch_path: Path, content_hash: str, key: Ed25519PrivateKey) -> SignatureRecord:
+def sign_patch(patch_path: Path, content_hash: str, key: Ed25519PrivateKey) -> SignatureRecord:
     """Write the signature of the patch at `patch_path`, which has this content hash, in place of any other.
 
     Raises OutputError where the system refuses to write.
@@ -139,9 +139,9 @@ def _read(path: Path) -> SignatureRecord:
             raw = file.read(_MAX_BYTES + 1)
         if len(raw) > _MAX_BYTES:
             raise BadSignature(f"{path}: is longer than {_MAX_BYTES} bytes, which no signature is")
-        record = SignatureRecord.model_validate(strict_json.parse(raw.decode()))
+        record = SignatureRecord.model_validate(strict_json.parse_json(raw.decode()))
     except ValidationError as error:
-        raise BadSignature(f"{path}: {strict_json.reason(error)}") from error
+        raise BadSignature(f"{path}: {strict_json.first_complaint(error)}") from error
     except ValueError as error:  # not UTF-8, or not strict JSON
         raise BadSignature(f"{path}: is no signature: {error}") from error
     except OSError as error:
@@ -152,4 +152,4 @@ def _read(path: Path) -> SignatureRecord:
 
 
 def _text(record: SignatureRecord) -> str:
-    return strict_json.canonical(record.model_dump()) + "\n"
+    return strict_json.canonical_json(record.model_dump()) + "\n"

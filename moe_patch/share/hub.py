@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from moe_patch.errors import ConfigError, HubError, PatchTooLarge
 from moe_patch.io import strict_json
 from moe_patch.io.files import replacing, write_text
-from moe_patch.patch import Limits, Patch, load
+from moe_patch.patch import FileLimits, Patch, load
 from moe_patch.patch.schema import Sha256
 from moe_patch.patch.signature import signature_path
 
@@ -46,7 +46,7 @@ _HttpError: type[Exception] = HfHubHTTPError.__bases__[0]  # of the library that
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class HubReference:
     """A patch on the Hub: its repository, its file there, and a branch, tag or commit (None is `main`)."""
 
     repo: str
@@ -84,7 +84,7 @@ class Origin(BaseModel):
     hash: Sha256
 
 
-def pull(reference: str, out: Path | None = None, *, limits: Limits | None = None) -> Path:
+def pull_patch(reference: str, out: Path | None = None, *, limits: FileLimits | None = None) -> Path:
     """Fetch a patch from the Hub at $HF_ENDPOINT and check all of it, as `load` does.
 
     Args:
@@ -101,26 +101,26 @@ def pull(reference: str, out: Path | None = None, *, limits: Limits | None = Non
         PatchError: what was fetched is no sound patch. PatchTooLarge is raised before it is fetched.
         OutputError: `out` cannot be written.
     """
-    wanted = Reference.parse(reference)
+    wanted = HubReference.parse(reference)
     path = _cached(wanted) if wanted.pinned else None
-    path = path or _fetch(wanted, HfApi(), limits or Limits())
+    path = path or _fetch(wanted, HfApi(), limits or FileLimits())
     patch = load(path, limits=limits)
     if out is None:
         return path
     pinned = replace(wanted, revision=path.parents[len(Path(wanted.file).parts) - 1].name)
     _put(path, out)
     origin = Origin(asked=reference, pinned=str(pinned), hash=patch.hash)
-    write_text(origin_path(out), strict_json.canonical(origin.model_dump()) + "\n")
+    write_text(origin_path(out), strict_json.canonical_json(origin.model_dump()) + "\n")
     return out
 
 
-def push(
+def push_patch(
     path: Path,
     reference: str,
     *,
     base_model: str | None = None,
     private: bool = True,
-) -> Reference:
+) -> HubReference:
     """Publish a patch in one commit, with its signature if one lies beside it, and a model card.
 
     Args:
@@ -134,7 +134,7 @@ def push(
     Raises PatchError where the patch is not sound, ConfigError where the reference is none or names a
     commit, HubError where the Hub cannot be reached or refuses.
     """
-    wanted, patch = Reference.parse(reference), load(path)
+    wanted, patch = HubReference.parse(reference), load(path)
     if wanted.pinned:
         raise ConfigError(f"{reference} names a commit, to which nothing can be added: name a branch")
     api, branch = HfApi(), wanted.revision or "main"
@@ -157,7 +157,7 @@ def push(
     return replace(wanted, revision=commit.oid)
 
 
-def model_card(patch: Patch, reference: Reference, base_model: str | None = None) -> str:
+def model_card(patch: Patch, reference: HubReference, base_model: str | None = None) -> str:
     """The README of a patch's repository: how many facts, for which base, by which method, and its hash."""
     data = ModelCardData(
         base_model=base_model,
@@ -195,20 +195,20 @@ def read_origin(path: Path) -> Origin:
     """Where the patch at `path` was pulled from; HubError where nothing says so."""
     file = origin_path(path)
     try:
-        return Origin.model_validate(strict_json.parse(file.read_text(encoding="utf-8")))
+        return Origin.model_validate(strict_json.parse_json(file.read_text(encoding="utf-8")))
     except ValidationError as error:
-        raise HubError(f"{file}: {strict_json.reason(error)}") from error
+        raise HubError(f"{file}: {strict_json.first_complaint(error)}") from error
     except (OSError, ValueError) as error:
         raise HubError(f"{file} cannot be read: {error}") from error
 
 
-def _cached(pinned: Reference) -> Path | None:
+def _cached(pinned: HubReference) -> Path | None:
     """The file of a commit that was pulled before."""
     found = try_to_load_from_cache(pinned.repo, pinned.file, revision=pinned.revision)
     return Path(found) if isinstance(found, str) else None
 
 
-def _fetch(wanted: Reference, api: HfApi, limits: Limits) -> Path:
+def _fetch(wanted: HubReference, api: HfApi, limits: FileLimits) -> Path:
     """Download the patch, and its signature if there is one, into the Hub's cache."""
     with _explained(wanted):
         info = api.model_info(wanted.repo, revision=wanted.revision, files_metadata=True)
@@ -238,7 +238,7 @@ def _put(path: Path, out: Path) -> None:
 
 
 @contextmanager
-def _explained(reference: Reference) -> Iterator[None]:
+def _explained(reference: HubReference) -> Iterator[None]:
     """Turn what the Hub's client raises into one HubError."""
     try:
         yield

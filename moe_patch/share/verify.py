@@ -79,7 +79,7 @@ class Verification:
         return asdict(self) | named
 
 
-def verify(
+def verify_patch(
     path: Path,
     *,
     signers: Signers | None = None,

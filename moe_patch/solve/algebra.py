@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 
 from moe_patch.errors import SolveError
-from moe_patch.patch.rows import Rows, concatenate, one_left_per_row
+from moe_patch.patch.rows import Rows, concatenate_rows, one_left_per_row
 
 
-def kernel(rows: Rows, other: Rows | None = None) -> Tensor:
+def edit_kernel(rows: Rows, other: Rows | None = None) -> Tensor:
     """The edit kernel sum_j Psi_j^T Psi'_j between the facts of `rows` and those of `other` (default `rows`).
 
     Returns:
@@ -69,7 +69,7 @@ def ridge_solve(kernel: Tensor, residual: Tensor, ridge: float) -> Tensor:
     """A = (K + lambda I)^-1 R by Cholesky in fp64: the exact minimiser's left factor, one row per fact.
 
     Args:
-        kernel: (T, T), symmetric positive semi-definite, from `kernel`.
+        kernel: (T, T), symmetric positive semi-definite, from `edit_kernel`.
         residual: (T, d_m), what the layer should add for each fact.
         ridge: absolute lambda.
 
@@ -111,9 +111,9 @@ def solve_jointly(parts: Sequence[tuple[Rows, Tensor]], ridge: float) -> tuple[T
     """
     if not parts:
         raise SolveError("nothing to solve: give at least one set of rows with its residuals")
-    joined = reduce(concatenate, (rows for rows, _ in parts))
+    joined = reduce(concatenate_rows, (rows for rows, _ in parts))
     residual = torch.cat([residual for _, residual in parts])  # (sum T_i, d_m)
-    return ridge_solve(kernel(joined), residual, ridge), joined
+    return ridge_solve(edit_kernel(joined), residual, ridge), joined
 
 
 def expert_delta(left: Tensor, rows: Rows, expert: int) -> Tensor:
@@ -122,13 +122,13 @@ def expert_delta(left: Tensor, rows: Rows, expert: int) -> Tensor:
     return left[fact].T @ value.to(left.dtype)
 
 
-def response(left: Tensor, rows: Rows, probe: Rows) -> Tensor:
+def edit_response(left: Tensor, rows: Rows, probe: Rows) -> Tensor:
     """What the edit (left, rows) adds to the layer's output for the probe's facts.
 
     Returns:
         (T', d_m) in fp64: row t is sum_j g_tj D_j k~_tj.
     """
-    return kernel(probe, rows) @ left.double()
+    return edit_kernel(probe, rows) @ left.double()
 
 
 def expert_penalties(left: Tensor, rows: Rows) -> list[float]:
@@ -141,12 +141,14 @@ def expert_penalties(left: Tensor, rows: Rows) -> list[float]:
     return found
 
 
-def penalty(left: Tensor, rows: Rows) -> float:
+def edit_penalty(left: Tensor, rows: Rows) -> float:
     """sum_j ||D_j||_F^2."""
     return sum(expert_penalties(left, rows))
 
 
-def objective(left: Tensor, rows: Rows, residual: Tensor, ridge: float, keys: Rows | None = None) -> float:
+def edit_objective(
+    left: Tensor, rows: Rows, residual: Tensor, ridge: float, keys: Rows | None = None
+) -> float:
     """The objective of the module's docstring at the edit (left, rows).
 
     Args:
@@ -155,8 +157,8 @@ def objective(left: Tensor, rows: Rows, residual: Tensor, ridge: float, keys: Ro
         ridge: absolute lambda.
         keys: the facts' own rows where they differ from `rows`, as when every row has its own left factor.
     """
-    missing = residual.double() - response(left, rows, rows if keys is None else keys)  # (T, d_m)
-    return float(missing.square().sum()) + ridge * penalty(left, rows)
+    missing = residual.double() - edit_response(left, rows, rows if keys is None else keys)  # (T, d_m)
+    return float(missing.square().sum()) + ridge * edit_penalty(left, rows)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -214,7 +216,7 @@ def block_coordinate_descent(
     left = residual.new_zeros((len(rows.value), residual.shape[1]), dtype=torch.float64)  # (nnz, d_m)
     missing = residual.double().clone()  # (T, d_m): R - sum_i D_i Psi_i, kept up to date
     blocks = [_factored_block(rows, block, ridge) for _, block in rows.blocks()]
-    objectives = [objective(left, own, residual, ridge, keys=rows)]
+    objectives = [edit_objective(left, own, residual, ridge, keys=rows)]
     for _ in range(passes):
         for index in torch.randperm(len(blocks), generator=generator).tolist():
             block, gram, factor = blocks[index]
@@ -223,7 +225,7 @@ def block_coordinate_descent(
             updated = torch.cholesky_solve(wanted, factor)
             missing.index_add_(0, fact, gram @ (left[block] - updated))
             left[block] = updated
-        objectives.append(objective(left, own, residual, ridge, keys=rows))
+        objectives.append(edit_objective(left, own, residual, ridge, keys=rows))
     return BlockDescent(left.to(residual.dtype), tuple(objectives))
 
 

@@ -159,7 +159,7 @@ def mode_grams(tensor: WeightTensor) -> tuple[Tensor, Tensor, Tensor]:
     return expert.cpu(), out.cpu(), inner.cpu()
 
 
-def leading(gram: Tensor) -> Spectrum:
+def leading_spectrum(gram: Tensor) -> Spectrum:
     """The spectrum of a Gram matrix (d, d), with signs that do not depend on the eigensolver."""
     values, vectors = torch.linalg.eigh(gram)
     values, vectors = values.flip(0), vectors.flip(1)
@@ -167,7 +167,7 @@ def leading(gram: Tensor) -> Spectrum:
     return Spectrum(values, (vectors * vectors.gather(0, largest).sign()).contiguous())
 
 
-def refine(tensor: WeightTensor, factors: Factors, sweeps: int) -> Factors:
+def refine_factors(tensor: WeightTensor, factors: Factors, sweeps: int) -> Factors:
     """Factors of the same ranks after sweeps of higher-order orthogonal iteration, each mode in turn.
 
     The squared norm of the core, which is what the decomposition keeps, never falls. Beyond the weights a
@@ -175,14 +175,14 @@ def refine(tensor: WeightTensor, factors: Factors, sweeps: int) -> Factors:
     """
     for _ in range(sweeps):
         for mode, rank in zip(MODES, factors.ranks, strict=True):
-            compressed = compress(tensor, factors, skip=mode)
+            compressed = compress_tensor(tensor, factors, skip=mode)
             unfolded = compressed.movedim(MODES.index(mode), 0).flatten(1)  # (d, product of the other ranks)
             gram = (unfolded @ unfolded.T).double().cpu()
-            factors = replace(factors, **{mode: leading(gram).vectors[:, :rank]})
+            factors = replace(factors, **{mode: leading_spectrum(gram).vectors[:, :rank]})
     return factors
 
 
-def compress(tensor: WeightTensor, factors: Factors, skip: str | None = None) -> Tensor:
+def compress_tensor(tensor: WeightTensor, factors: Factors, skip: str | None = None) -> Tensor:
     """The tensor in the coordinates of the factors, but for the mode `skip`: the core if that is None.
 
     Returns:

@@ -25,7 +25,7 @@ from torch import Tensor
 from moe_patch.errors import PatchError
 from moe_patch.patch import LayerDelta
 from moe_patch.patch.rows import Rows
-from moe_patch.solve.algebra import kernel, ridge_solve
+from moe_patch.solve.algebra import edit_kernel, ridge_solve
 from moe_patch.solve.nullspace import NullSpace
 from moe_patch.solve.tucker import Factors, Ranks
 from moe_patch.solve.whitening import Whitening
@@ -120,7 +120,7 @@ def expand_rows(compressed: Tensor, manifold: Manifold, projection: NullSpace | 
     return Rows(value[expert, fact], expert, fact, facts)
 
 
-def truncate(delta: LayerDelta, rank: int) -> tuple[LayerDelta, float]:
+def truncate_delta(delta: LayerDelta, rank: int) -> tuple[LayerDelta, float]:
     """The closest delta whose experts share `rank` left factors, and its relative error in Frobenius norm.
 
     With A (R, d_m) and B_j (R, d_k) the experts' deltas side by side are A^T [B_1 .. B_E]; this is its
@@ -135,7 +135,7 @@ def truncate(delta: LayerDelta, rank: int) -> tuple[LayerDelta, float]:
         return delta, 0.0
     rows = Rows(delta.right, delta.expert.long(), delta.fact.long(), len(delta.left))
     basis, triangle = torch.linalg.qr(delta.left.double().T)  # (d_m, p), (p, R)
-    values, vectors = torch.linalg.eigh(triangle @ kernel(rows) @ triangle.T)  # (p,) ascending, (p, p)
+    values, vectors = torch.linalg.eigh(triangle @ edit_kernel(rows) @ triangle.T)  # (p,) ascending, (p, p)
     values, kept = values.clamp_min(0.0), vectors[:, max(0, len(values) - rank) :].flip(1)  # (p, rank)
     error = float((values[: max(0, len(values) - rank)].sum() / values.sum()).sqrt()) if values.sum() else 0.0
     mixed = mix_rows(rows, kept.T @ triangle)

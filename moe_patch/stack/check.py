@@ -9,11 +9,11 @@ from typing import Literal
 
 from moe_patch.errors import MoePatchError, StackError
 from moe_patch.stack.combine import Combined, combine
-from moe_patch.stack.conflicts import Disturbance, Standing, disturbances, standings
-from moe_patch.stack.foundation import foundation
+from moe_patch.stack.conflicts import Disturbance, FactShift, disturbances, fact_shifts
+from moe_patch.stack.foundation import read_foundation
 from moe_patch.stack.lockfile import Combine, Lock
 from moe_patch.stack.members import Stacked, load_enabled, try_entries
-from moe_patch.stack.overlap import overlaps
+from moe_patch.stack.overlap import find_overlaps
 
 Level = Literal["refuse", "warn", "note"]
 
@@ -31,7 +31,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ShiftLimits:
     """The shares from which on a fact that is moved is worth a warning, and a refusal."""
 
     warn: float = WARN
@@ -39,12 +39,12 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class StackCheck:
     """What was found, the worst first, and the figures that it was found in."""
 
     findings: tuple[Finding, ...]
     disturbances: tuple[Disturbance, ...] = ()
-    standings: tuple[Standing, ...] = ()
+    standings: tuple[FactShift, ...] = ()
     combined: Combined | None = None
 
     @property
@@ -54,8 +54,8 @@ class Check:
 
 
 def check_stack(
-    lock: Lock, lock_path: Path, limits: Limits | None = None, *, allow_conflicts: bool = False
-) -> Check:
+    lock: Lock, lock_path: Path, limits: ShiftLimits | None = None, *, allow_conflicts: bool = False
+) -> StackCheck:
     """Check every file of a stack, and how the patches that are on go together.
 
     Files that are damaged, are not the locked ones or belong to another base are refused, and so is what
@@ -65,12 +65,16 @@ def check_stack(
     if not broken:
         return check_members(stacked, lock.combine, limits, allow_conflicts=allow_conflicts)
     findings = [Finding("refuse", f"patch {number}: {error}") for number, error in sorted(broken.items())]
-    return Check((*findings, *_between(stacked, allow_conflicts)))
+    return StackCheck((*findings, *_between(stacked, allow_conflicts)))
 
 
 def check_members(
-    stacked: Sequence[Stacked], how: Combine, limits: Limits | None = None, *, allow_conflicts: bool = False
-) -> Check:
+    stacked: Sequence[Stacked],
+    how: Combine,
+    limits: ShiftLimits | None = None,
+    *,
+    allow_conflicts: bool = False,
+) -> StackCheck:
     """Check how patches go together when they are combined in this way.
 
     Two bypasses on one layer are refused. So are contradictory facts and facts that others move too far,
@@ -79,20 +83,22 @@ def check_members(
     findings = _between(stacked, allow_conflicts)
     deltas = [member for member in stacked if member.patch.kind == "delta"]
     if not deltas:
-        return Check(_ordered(findings))
+        return StackCheck(_ordered(findings))
     try:
         combined = combine(deltas, how)
-        pairs, standing = disturbances(deltas), standings(deltas, combined.patch)
+        pairs, standing = disturbances(deltas), fact_shifts(deltas, combined.patch)
     except MoePatchError as error:
-        return Check(_ordered([*findings, Finding("refuse", str(error))]))
-    moved = [*_moved(pairs if how == "add" else (), standing, limits or Limits())]
+        return StackCheck(_ordered([*findings, Finding("refuse", str(error))]))
+    moved = [*_moved(pairs if how == "add" else (), standing, limits or ShiftLimits())]
     findings += [_allowed(finding) for finding in moved] if allow_conflicts else moved
-    return Check(_ordered(findings), tuple(pairs), tuple(standing), combined)
+    return StackCheck(_ordered(findings), tuple(pairs), tuple(standing), combined)
 
 
 def refuse_contradictions(lock: Lock, lock_path: Path) -> None:
     """Raise StackError if two patches that are on answer one question otherwise; errors as `load_enabled`."""
-    contradictions = [overlap for overlap in overlaps(load_enabled(lock, lock_path)) if overlap.contradicts]
+    contradictions = [
+        overlap for overlap in find_overlaps(load_enabled(lock, lock_path)) if overlap.contradicts
+    ]
     if contradictions:
         more = f", and {len(contradictions) - 1} more like it" if len(contradictions) > 1 else ""
         raise StackError(f"contradictory facts: {contradictions[0]}{more}. Allow it with --allow-conflicts")
@@ -104,7 +110,9 @@ def _between(stacked: Sequence[Stacked], allow_conflicts: bool) -> list[Finding]
     return [_allowed(finding) for finding in found] if allow_conflicts else found
 
 
-def _moved(pairs: Sequence[Disturbance], standing: Sequence[Standing], limits: Limits) -> Iterator[Finding]:
+def _moved(
+    pairs: Sequence[Disturbance], standing: Sequence[FactShift], limits: ShiftLimits
+) -> Iterator[Finding]:
     """Facts that are moved too far. Pairs count where patches are added: solving undoes what they do."""
     shares = [
         (pair.worst, f"{pair.by} moves {pair.fact!r} of {pair.disturbed}", pair.layer) for pair in pairs
@@ -117,7 +125,7 @@ def _moved(pairs: Sequence[Disturbance], standing: Sequence[Standing], limits: L
 
 
 def _fact_findings(stacked: Sequence[Stacked]) -> Iterator[Finding]:
-    for overlap in overlaps(stacked):
+    for overlap in find_overlaps(stacked):
         if overlap.contradicts:
             yield Finding("refuse", f"contradictory facts: {overlap}", conflict=True)
         else:
@@ -140,7 +148,7 @@ def _bypass_findings(stacked: Sequence[Stacked]) -> Iterator[Finding]:
 def _foundation_findings(stacked: Sequence[Stacked]) -> Iterator[Finding]:
     beneath: set[str] = set()
     for member in stacked:
-        missing = [digest for digest in foundation(member.patch).patches if digest not in beneath]
+        missing = [digest for digest in read_foundation(member.patch).patches if digest not in beneath]
         if missing:
             yield Finding(
                 "warn",

@@ -16,14 +16,14 @@ from pydantic import JsonValue
 
 from moe_patch.errors import StackError
 from moe_patch.patch import Fingerprint, LayerDelta, Patch
-from moe_patch.patch.rows import concatenate
+from moe_patch.patch.rows import concatenate_rows
 from moe_patch.solve.algebra import solve_jointly
 from moe_patch.stack.drop import drop
 from moe_patch.stack.foundation import KEY
-from moe_patch.stack.layers import delta_rows, part
+from moe_patch.stack.layers import delta_rows, joint_share
 from moe_patch.stack.lockfile import Combine
 from moe_patch.stack.members import Stacked
-from moe_patch.stack.overlap import overlaps, superseded, with_unique_ids
+from moe_patch.stack.overlap import find_overlaps, superseded_facts, with_unique_ids
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,9 +45,9 @@ def combine(stacked: Sequence[Stacked], how: Combine) -> Combined:
         PatchError: a patch does not hold what solving again needs.
     """
     require_deltas(stacked)
-    notes = [f"{overlap}; {overlap.later} counts" for overlap in overlaps(stacked)]
+    notes = [f"{overlap}; {overlap.later} counts" for overlap in find_overlaps(stacked)]
     members = []
-    for member, gone in zip(stacked, superseded(stacked), strict=True):
+    for member, gone in zip(stacked, superseded_facts(stacked), strict=True):
         if len(gone) == len(member.patch.facts):
             notes.append(f"nothing is left of {member.name}: later patches answer all its facts")
         else:
@@ -77,7 +77,7 @@ def _solve(patches: Sequence[Patch], layer: int) -> LayerDelta:
     lambda it is that, and for patches built with one multiple of the mean diagonal it is this multiple of
     the joint mean diagonal: in both cases what building them together would have taken.
     """
-    parts = [part(patch, layer) for patch in patches]
+    parts = [joint_share(patch, layer) for patch in patches]
     ridge = _mean([(share.ridge, share.rows.num_facts if len(share.rows.value) else 0) for share in parts])
     left, rows = solve_jointly([(share.rows, share.residual) for share in parts], ridge)
     return LayerDelta(
@@ -94,7 +94,7 @@ def _solve(patches: Sequence[Patch], layer: int) -> LayerDelta:
 def _add(patches: Sequence[Patch], layer: int) -> LayerDelta:
     """The deltas of one layer, one behind the other."""
     deltas = [patch.layers[layer] for patch in patches]
-    rows = reduce(concatenate, map(delta_rows, deltas))
+    rows = reduce(concatenate_rows, map(delta_rows, deltas))
     residuals = [delta.residual for delta in deltas if delta.residual is not None]
     solvable = len(residuals) == len(deltas)
     one_left_per_fact = all(delta.keys is None for delta in deltas)
@@ -104,7 +104,7 @@ def _add(patches: Sequence[Patch], layer: int) -> LayerDelta:
         expert=rows.expert.int(),
         fact=rows.fact.int(),
         residual=torch.cat(residuals) if solvable else None,
-        keys=reduce(concatenate, (delta.rows for delta in deltas))
+        keys=reduce(concatenate_rows, (delta.rows for delta in deltas))
         if solvable and not one_left_per_fact
         else None,
         ridge=_mean([(delta.ridge, len(delta.left) if len(delta.right) else 0) for delta in deltas]),

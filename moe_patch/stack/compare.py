@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from moe_patch.data.facts import Fact
 from moe_patch.patch import LayerDelta, Patch
-from moe_patch.solve.algebra import kernel, penalty
+from moe_patch.solve.algebra import edit_kernel, edit_penalty
 from moe_patch.stack.layers import delta_rows
 from moe_patch.stack.lockfile import Lock
 
@@ -26,7 +26,7 @@ class LayerDifference:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class PatchDifference:
     """Everything in which two patches of one base differ."""
 
     same_base: bool
@@ -37,13 +37,13 @@ class Difference:
     settings: dict[str, tuple[JsonValue, JsonValue]]  # method and hyper-parameters; None is absent
 
 
-def compare_patches(first: Patch, second: Patch) -> Difference:
+def compare_patches(first: Patch, second: Patch) -> PatchDifference:
     """What is in one patch and not in the other. Facts are told apart by what they ask."""
     before = {(fact.prompt, fact.subject): fact for fact in first.facts}
     after = {(fact.prompt, fact.subject): fact for fact in second.facts}
     both = [(before[question], after[question]) for question in before if question in after]
     settings = [{"method": patch.method, **patch.hyperparameters} for patch in (first, second)]
-    return Difference(
+    return PatchDifference(
         same_base=(first.base.config, first.base.index) == (second.base.config, second.base.index),
         removed=tuple(fact for question, fact in before.items() if question not in after),
         added=tuple(fact for question, fact in after.items() if question not in before),
@@ -85,10 +85,12 @@ def compare_locks(before: Lock, after: Lock) -> list[str]:
 
 def _layer(layer: int, first: LayerDelta | None, second: LayerDelta | None) -> LayerDifference:
     """From the factors: ||D - D'||^2 = ||D||^2 + ||D'||^2 - 2 <D, D'>, never a dense delta."""
-    norms = [math.sqrt(penalty(delta.left, delta_rows(delta))) if delta else 0.0 for delta in (first, second)]
+    norms = [
+        math.sqrt(edit_penalty(delta.left, delta_rows(delta))) if delta else 0.0 for delta in (first, second)
+    ]
     if first is None or second is None or not all(norms):
         return LayerDifference(layer, norms[0], norms[1], math.hypot(*norms), 0.0)
-    gram = kernel(delta_rows(first), delta_rows(second))  # (R, R')
+    gram = edit_kernel(delta_rows(first), delta_rows(second))  # (R, R')
     product = float((gram * (first.left.double() @ second.left.double().T)).sum())
     apart = math.sqrt(max(0.0, norms[0] ** 2 + norms[1] ** 2 - 2 * product))
     return LayerDifference(layer, norms[0], norms[1], apart, product / (norms[0] * norms[1]))

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from moe_patch.patch import Patch
-from moe_patch.patch.rows import concatenate
-from moe_patch.solve.algebra import Interference, compare_outputs, response
-from moe_patch.stack.foundation import foundation
+from moe_patch.patch.rows import concatenate_rows
+from moe_patch.solve.algebra import Interference, compare_outputs, edit_response
+from moe_patch.stack.foundation import read_foundation
 from moe_patch.stack.layers import delta_rows, fact_rows
 from moe_patch.stack.members import Stacked
-from moe_patch.stack.overlap import superseded
+from moe_patch.stack.overlap import superseded_facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Disturbance:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class FactShift:
     """How far the whole stack, combined, leaves the facts of one patch from where that patch put them."""
 
     patch: str
@@ -59,41 +59,41 @@ def disturbances(stacked: Sequence[Stacked]) -> list[Disturbance]:
     return sorted(found, key=lambda pair: -pair.worst)
 
 
-def standings(stacked: Sequence[Stacked], combined: Patch) -> list[Standing]:
+def fact_shifts(stacked: Sequence[Stacked], combined: Patch) -> list[FactShift]:
     """For each patch and layer, how far its facts are moved in `combined` from its own edit, the worst first.
 
     Facts that a later patch answers do not count.
     """
     found = []
-    for member, gone in zip(stacked, superseded(stacked), strict=True):
+    for member, gone in zip(stacked, superseded_facts(stacked), strict=True):
         ids = [fact.id for fact in member.patch.facts]
         kept = torch.tensor([number for number, fact_id in enumerate(ids) if fact_id not in gone])
         for layer in sorted(member.patch.layers) if len(kept) else ():
             alone = _added(member.patch, member.patch, layer)  # (T, d_m)
             moved = _added(combined, member.patch, layer) - alone
             for beneath in stacked:
-                if beneath.patch.hash in foundation(member.patch).patches:
+                if beneath.patch.hash in read_foundation(member.patch).patches:
                     moved -= _added(beneath.patch, member.patch, layer)
             share = compare_outputs(alone, moved).share[kept]  # (n,)
             worst = int(share.argmax())
             fact = ids[int(kept[worst])]
-            found.append(Standing(member.name, layer, fact, float(share[worst]), float(share.median())))
+            found.append(FactShift(member.name, layer, fact, float(share[worst]), float(share.median())))
     return sorted(found, key=lambda standing: -standing.worst)
 
 
 def _at_layer(deltas: Sequence[Stacked], hashes: dict[int, str], layer: int) -> Iterator[Disturbance]:
     """The pairs of one layer: each patch's response to all facts at once."""
     members = [member for member in deltas if layer in member.patch.layers]
-    keys = reduce(concatenate, (fact_rows(member.patch, layer) for member in members))
+    keys = reduce(concatenate_rows, (fact_rows(member.patch, layer) for member in members))
     facts = [len(member.patch.facts) for member in members]
     own = torch.cat([_added(member.patch, member.patch, layer) for member in members])  # (sum T, d_m)
     for other in members:
         delta = other.patch.layers[layer]
-        added = response(delta.left, delta_rows(delta), keys)  # (sum T, d_m)
+        added = edit_response(delta.left, delta_rows(delta), keys)  # (sum T, d_m)
         for one, alone, moved in zip(
             members, torch.split(own, facts), torch.split(added, facts), strict=True
         ):
-            if one is not other and hashes[other.number] not in foundation(one.patch).patches:
+            if one is not other and hashes[other.number] not in read_foundation(one.patch).patches:
                 yield _disturbance(one, other, layer, compare_outputs(alone, moved))
 
 
@@ -116,4 +116,4 @@ def _added(patch: Patch, probe: Patch, layer: int) -> Tensor:
     if layer not in patch.layers:
         return torch.zeros(rows.num_facts, probe.layers[layer].left.shape[1], dtype=torch.float64)
     delta = patch.layers[layer]
-    return response(delta.left, delta_rows(delta), rows)
+    return edit_response(delta.left, delta_rows(delta), rows)

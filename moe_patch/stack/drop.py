@@ -15,9 +15,9 @@ from torch import Tensor
 
 from moe_patch.errors import PatchError
 from moe_patch.patch import LayerDelta, Patch
-from moe_patch.patch.rows import select
-from moe_patch.solve.algebra import response, ridge_solve
-from moe_patch.stack.layers import delta_rows, holds_own_rows, shrinkage, solved_at, system
+from moe_patch.patch.rows import select_rows
+from moe_patch.solve.algebra import edit_response, ridge_solve
+from moe_patch.stack.layers import delta_rows, holds_own_rows, ridge_shrinkage, ridge_system, solved_at
 
 logger = logging.getLogger(__name__)
 
@@ -70,16 +70,18 @@ def _warn_of_shared(patch: Patch, ids: Collection[str]) -> None:
 
 def _without(patch: Patch, layer: int, kept: Tensor) -> LayerDelta:
     """One layer with only the facts `kept` (n,), beside those that it protects."""
-    delta, solved = patch.layers[layer], system(patch, layer)
+    delta, solved = patch.layers[layer], ridge_system(patch, layer)
     place = torch.cat([torch.arange(solved.protected), kept + solved.protected])  # (P + n,)
-    ridge = solved.ridge * shrinkage(patch, solved.matrix, place)
+    ridge = solved.ridge * ridge_shrinkage(patch, solved.matrix, place)
     left = ridge_solve(solved.matrix[place][:, place], solved.wanted[place], ridge)
-    own = select(delta.rows, kept)
-    rows = own if holds_own_rows(delta) else select(delta_rows(delta), place)
+    own = select_rows(delta.rows, kept)
+    rows = own if holds_own_rows(delta) else select_rows(delta_rows(delta), place)
     assert delta.residual is not None  # or there would be no system
     residual = delta.residual[kept]
     if solved_at(patch, layer) != layer:  # a layer that was asked for nothing itself, and has what it adds
-        change = response(left, rows, own) - response(delta.left, delta_rows(delta), own)  # (n, d_m)
+        change = edit_response(left, rows, own) - edit_response(
+            delta.left, delta_rows(delta), own
+        )  # (n, d_m)
         residual = residual + change.float()
     return LayerDelta(
         left=left.float(),

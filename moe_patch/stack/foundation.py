@@ -35,9 +35,9 @@ class Foundation(BaseModel):
         return self.model_dump(mode="json")
 
 
-def foundation(patch: Patch) -> Foundation:
+def read_foundation(patch: Patch) -> Foundation:
     """The stack that a patch was built on, empty for the bare base; else MalformedMetadata."""
     try:
         return Foundation.model_validate(patch.hyperparameters.get(KEY) or {})
     except ValidationError as error:
-        raise MalformedMetadata(f"hyperparameters.{KEY}.{strict_json.reason(error)}") from error
+        raise MalformedMetadata(f"hyperparameters.{KEY}.{strict_json.first_complaint(error)}") from error

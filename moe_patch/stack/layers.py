@@ -19,13 +19,13 @@ from torch import Tensor
 
 from moe_patch.errors import PatchError
 from moe_patch.patch import LayerDelta, Patch
-from moe_patch.patch.rows import Rows, select
-from moe_patch.solve.algebra import kernel
-from moe_patch.stack.foundation import foundation
+from moe_patch.patch.rows import Rows, select_rows
+from moe_patch.solve.algebra import edit_kernel
+from moe_patch.stack.foundation import read_foundation
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class System:
+class RidgeSystem:
     """What a layer solved: (matrix + ridge I) A = wanted, protected facts first."""
 
     matrix: Tensor  # (P + T, P + T) fp64
@@ -35,7 +35,7 @@ class System:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Part:
+class JointShare:
     """A patch's share of a joint problem in the space of the facts' own rows."""
 
     rows: Rows  # of T facts
@@ -67,7 +67,7 @@ def holds_own_rows(delta: LayerDelta) -> bool:
     )
 
 
-def system(patch: Patch, layer: int) -> System:
+def ridge_system(patch: Patch, layer: int) -> RidgeSystem:
     """What the layer solved, or what the layer solved that its left factors come from.
 
     Raises:
@@ -75,10 +75,10 @@ def system(patch: Patch, layer: int) -> System:
     """
     delta = patch.layers[layer]
     residual, own = _asked(delta, layer), fact_rows(patch, layer)
-    protected = foundation(patch).protects(layer)
+    protected = read_foundation(patch).protects(layer)
     at = solved_at(patch, layer)
     if holds_own_rows(delta) and at == layer:
-        return System(kernel(own), residual.double(), delta.ridge, 0)
+        return RidgeSystem(edit_kernel(own), residual.double(), delta.ridge, 0)
     if len(delta.left) != protected + own.num_facts:
         raise PatchError(
             f"layer {layer} has {len(delta.left)} left factors for {own.num_facts} facts, and rows that are "
@@ -91,14 +91,14 @@ def system(patch: Patch, layer: int) -> System:
                 f"layer {layer} was built on a stack, with rows that are not the facts' own, and those of "
                 "the stack's facts are not here: it cannot be solved again. Build the patch again instead"
             )
-        matrix = kernel(rows if protected else own, rows)
+        matrix = edit_kernel(rows if protected else own, rows)
     else:
-        matrix = system(patch, at).matrix
+        matrix = ridge_system(patch, at).matrix
     left = delta.left.double()  # (P + T, d_m)
-    return System(matrix, matrix @ left + delta.ridge * left, delta.ridge, protected)
+    return RidgeSystem(matrix, matrix @ left + delta.ridge * left, delta.ridge, protected)
 
 
-def part(patch: Patch, layer: int) -> Part:
+def joint_share(patch: Patch, layer: int) -> JointShare:
     """The patch's share of a joint problem.
 
     Raises:
@@ -107,12 +107,14 @@ def part(patch: Patch, layer: int) -> Part:
     delta = patch.layers[layer]
     residual, own, ridge = _asked(delta, layer), fact_rows(patch, layer), delta.ridge
     if not holds_own_rows(delta):  # lambda in the unit of the facts' own kernel
-        protected = foundation(patch).protects(layer)
+        protected = read_foundation(patch).protects(layer)
         solved = (
-            kernel(own, _beyond(delta_rows(delta), protected)) if protected else system(patch, layer).matrix
+            edit_kernel(own, _beyond(delta_rows(delta), protected))
+            if protected
+            else ridge_system(patch, layer).matrix
         )
-        ridge *= _mean_diagonal(kernel(own)) / _mean_diagonal(solved)
-    return Part(own, residual, ridge)
+        ridge *= _mean_diagonal(edit_kernel(own)) / _mean_diagonal(solved)
+    return JointShare(own, residual, ridge)
 
 
 def solved_at(patch: Patch, layer: int) -> int:
@@ -123,7 +125,7 @@ def solved_at(patch: Patch, layer: int) -> int:
     return at
 
 
-def shrinkage(patch: Patch, matrix: Tensor, facts: Tensor) -> float:
+def ridge_shrinkage(patch: Patch, matrix: Tensor, facts: Tensor) -> float:
     """By what lambda changes when only some of a system's facts (n,) are left.
 
     A lambda that was given as a multiple of the mean diagonal follows it; an absolute one stays.
@@ -136,7 +138,7 @@ def shrinkage(patch: Patch, matrix: Tensor, facts: Tensor) -> float:
 
 def _beyond(rows: Rows, protected: int) -> Rows:
     """The rows of all facts but the first ones."""
-    return select(rows, torch.arange(protected, rows.num_facts))
+    return select_rows(rows, torch.arange(protected, rows.num_facts))
 
 
 def _same(first: Rows, second: Rows) -> bool:

@@ -80,7 +80,7 @@ def parse_lock(text: str) -> Lock:
     except tomllib.TOMLDecodeError as error:
         raise StackError(f"is not TOML: {error}") from error
     except ValidationError as error:
-        raise StackError(f"is not a stack: {strict_json.reason(error)}") from error
+        raise StackError(f"is not a stack: {strict_json.first_complaint(error)}") from error
 
 
 def lock_text(lock: Lock) -> str:

@@ -58,7 +58,9 @@ def load_enabled(lock: Lock, lock_path: Path) -> list[Stacked]:
     """The patches of the stack that are on, the lowest first; raises as `load_entry` does."""
     return [
         Stacked(number, name, load_entry(entry, lock, lock_path))
-        for number, (name, entry) in enumerate(zip(names(lock.patch), lock.patch, strict=True), start=1)
+        for number, (name, entry) in enumerate(
+            zip(display_names(lock.patch), lock.patch, strict=True), start=1
+        )
         if entry.enabled
     ]
 
@@ -67,7 +69,7 @@ def try_entries(lock: Lock, lock_path: Path) -> tuple[list[Stacked], dict[int, M
     """The patches that are on and can be read, and by number what is wrong with each of the others."""
     good: list[Stacked] = []
     bad: dict[int, MoePatchError] = {}
-    for number, (name, entry) in enumerate(zip(names(lock.patch), lock.patch, strict=True), start=1):
+    for number, (name, entry) in enumerate(zip(display_names(lock.patch), lock.patch, strict=True), start=1):
         try:
             patch = load_entry(entry, lock, lock_path)
         except MoePatchError as error:
@@ -78,7 +80,7 @@ def try_entries(lock: Lock, lock_path: Path) -> tuple[list[Stacked], dict[int, M
     return good, bad
 
 
-def names(entries: Iterable[Entry]) -> list[str]:
+def display_names(entries: Iterable[Entry]) -> list[str]:
     """What to call patches: the file's name without its ending, or the whole path where names repeat."""
     paths = [entry.path for entry in entries]
     short = [path.rpartition("/")[2].removesuffix(".safetensors") for path in paths]

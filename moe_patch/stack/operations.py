@@ -11,7 +11,7 @@ from moe_patch.stack.lockfile import Combine, Entry, Lock
 _SHORTEST_PREFIX = 4  # hexadecimal digits of a hash
 
 
-def add(lock: Lock, entry: Entry, base: BaseRecord, position: int | None = None) -> Lock:
+def add_entry(lock: Lock, entry: Entry, base: BaseRecord, position: int | None = None) -> Lock:
     """The stack with another patch, on top or at `position`, counted from 1.
 
     Raises:
@@ -23,21 +23,21 @@ def add(lock: Lock, entry: Entry, base: BaseRecord, position: int | None = None)
             raise StackError(f"{entry.path} is in the stack already, as number {number} ({other.path})")
     joined = base if lock.base is None else join_bases(lock.base, base, entry.path)
     grown = lock.model_copy(update={"base": joined, "patch": [*lock.patch, entry]})
-    return grown if position is None else move(grown, len(grown.patch), position)
+    return grown if position is None else move_entry(grown, len(grown.patch), position)
 
 
-def remove(lock: Lock, number: int) -> Lock:
+def remove_entry(lock: Lock, number: int) -> Lock:
     """The stack without patch `number`; without the last one it belongs to no base."""
     kept = [entry for place, entry in enumerate(lock.patch, start=1) if place != number]
     return lock.model_copy(update={"patch": kept, "base": lock.base if kept else None})
 
 
-def enable(lock: Lock, number: int, enabled: bool) -> Lock:
+def enable_entry(lock: Lock, number: int, enabled: bool) -> Lock:
     """The stack with patch `number` on or off."""
     return _replace(lock, number, lambda entry: entry.model_copy(update={"enabled": enabled}))
 
 
-def move(lock: Lock, number: int, position: int) -> Lock:
+def move_entry(lock: Lock, number: int, position: int) -> Lock:
     """The stack with patch `number` at `position`; those between make room.
 
     Raises:

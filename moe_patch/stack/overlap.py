@@ -32,7 +32,7 @@ class Overlap:
         return f"{self.fact.text!r}: {self.earlier} and {self.later} both say {self.fact.target_new!r}"
 
 
-def overlaps(stacked: Sequence[Stacked]) -> list[Overlap]:
+def find_overlaps(stacked: Sequence[Stacked]) -> list[Overlap]:
     """Every fact of a patch that a later one answers as well, in order of the later facts."""
     answered: dict[tuple[str, str], tuple[str, Fact]] = {}
     found = []
@@ -46,7 +46,7 @@ def overlaps(stacked: Sequence[Stacked]) -> list[Overlap]:
     return found
 
 
-def superseded(stacked: Sequence[Stacked]) -> list[set[str]]:
+def superseded_facts(stacked: Sequence[Stacked]) -> list[set[str]]:
     """For each patch, the ids of its facts that a later patch answers."""
     last = {
         (fact.prompt, fact.subject): place

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from moe_patch.errors import StackError
 from moe_patch.patch import Patch
-from moe_patch.stack.check import Limits, check_members
+from moe_patch.stack.check import ShiftLimits, check_members
 from moe_patch.stack.combine import Combined, require_deltas
 from moe_patch.stack.lockfile import Combine
 from moe_patch.stack.members import Stacked, load_enabled
@@ -28,7 +28,7 @@ class Parts:
 def resolve_stack(
     lock_path: Path,
     how: Combine | None = None,
-    limits: Limits | None = None,
+    limits: ShiftLimits | None = None,
     *,
     allow_conflicts: bool = False,
 ) -> Combined:
@@ -59,7 +59,12 @@ def resolve_parts(lock_path: Path) -> Parts:
 
 
 def _parts(
-    stacked: Sequence[Stacked], how: Combine, limits: Limits | None, lock_path: Path, *, allow_conflicts: bool
+    stacked: Sequence[Stacked],
+    how: Combine,
+    limits: ShiftLimits | None,
+    lock_path: Path,
+    *,
+    allow_conflicts: bool,
 ) -> Parts:
     check = check_members(stacked, how, limits, allow_conflicts=allow_conflicts)
     if check.refused:

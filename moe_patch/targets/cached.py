@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe_patch.base.keys import measure
+from moe_patch.base.keys import measure_keys
 from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import encode_fact
@@ -55,7 +55,7 @@ def shared_targets(
     if not options.use_cache:
         return find_targets(base, facts, layer, options, progress, prefixes=prefixes)
     address = _address(base, facts, layer, options, prefixes)
-    if (stored := cache.load("targets", address)) is not None:
+    if (stored := cache.load_tensors("targets", address)) is not None:
         found = _targets(stored)
         losses = losses_in_place(base, facts, layer, options, found.value, prefixes=prefixes)
         if all(map(_alike, losses, found.loss_after)):
@@ -64,7 +64,7 @@ def shared_targets(
             return found
         logger.info("cached target values do not do what they did and are searched again")
     found = find_targets(base, facts, layer, options, progress, prefixes=prefixes)
-    cache.store("targets", address, _tensors(found), limit=LIMIT)
+    cache.store_tensors("targets", address, _tensors(found), limit=LIMIT)
     return found
 
 
@@ -82,7 +82,7 @@ def _address(
     together = ([facts[number] for number in group] for group in groups)
     held = [prompt for some in together for prompt, _ in held_prompts(base, some, options)]
     per_pass = options.facts_per_pass * len(prefixes)
-    _, present = measure(base, [*rewrites, *held], [layer], layer, per_pass)  # (N, d_m)
+    _, present = measure_keys(base, [*rewrites, *held], [layer], layer, per_pass)  # (N, d_m)
     computed = hashlib.sha256(present.contiguous().numpy().tobytes())
     computed.update(repr(target_losses(base, facts, options)).encode())
     prompts = [[prompt.ids, prompt.edited, prompt.target] for prompt in (*rewrites, *held)]

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from moe_patch.base.freezing import frozen
+from moe_patch.base.freezing import frozen_weights
 from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import FactToken, Prompt, PromptStyle, encode_essence, encode_fact, encode_kept
@@ -125,7 +125,7 @@ def find_targets(
     prefixes = context_prefixes(base, options) if prefixes is None else prefixes
     groups = facts_together(facts, options.fact_token)
     parts: list[Targets] = []
-    with frozen(base.model):  # only the deltas are searched: no gradient is kept for a weight
+    with frozen_weights(base.model):  # only the deltas are searched: no gradient is kept for a weight
         for chunk in _chunks(groups, options.facts_per_pass):
             done = sum(len(part.steps) for part in parts)
             search = _Search(base, [[facts[i] for i in group] for group in chunk], prefixes, layer, options)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from moe_patch.base.model import Base
 from moe_patch.base.playback import playing_back
-from moe_patch.data.prompts import Batch, Prompt, align, pad_right, pad_token
+from moe_patch.data.prompts import Batch, Prompt, align_prompts, pad_right, pad_token
 from moe_patch.errors import TargetError
 from moe_patch.versions import cache_name, returned_cache
 
@@ -137,7 +137,7 @@ class Tail(ChangedPass):
     def __init__(self, base: Base, prompts: Sequence[Prompt], reads: Reads, layer: int) -> None:
         self._base = base
         self._blocks: list[nn.Module] = list(base.decoder_layers[: layer + 1])
-        self._batch: Batch = align(prompts, pad_token(base.tokenizer)).to(base.device)
+        self._batch: Batch = align_prompts(prompts, pad_token(base.tokenizer)).to(base.device)
         self._column = int(self._batch.edited[0])
         self._row, self._read_column = reads.row, self._batch.starts[reads.row] + reads.index - self._column
         with torch.no_grad():

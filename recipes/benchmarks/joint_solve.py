@@ -18,7 +18,7 @@ import torch
 
 from moe_patch.data.facts import Fact
 from moe_patch.patch import Fingerprint, LayerDelta, Patch
-from moe_patch.solve.algebra import kernel, ridge_solve
+from moe_patch.solve.algebra import edit_kernel, ridge_solve
 from moe_patch.stack import Stacked, combine
 from moe_patch.stack.conflicts import disturbances
 
@@ -50,7 +50,7 @@ def random_patch(shape: LayerShape, facts: int, layers: int, number: int) -> Pat
 def random_delta(shape: LayerShape, facts: int, seed: int) -> LayerDelta:
     """One layer's exact solution for random facts."""
     rows, residual = shape.random_facts(facts, seed)
-    left = ridge_solve(kernel(rows), residual, RIDGE)
+    left = ridge_solve(edit_kernel(rows), residual, RIDGE)
     return LayerDelta(left, rows.value, rows.expert.int(), rows.fact.int(), residual, None, RIDGE)
 
 

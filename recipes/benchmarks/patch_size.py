@@ -63,9 +63,9 @@ def dense_pairs(delta: LayerDelta, left: Tensor, rows: Rows) -> Iterator[tuple[i
 def measure(shape: LayerShape, facts: int, ridge: float, seed: int, path: Path) -> Figures:
     """Solve, save, load, and compare with the dense deltas one expert at a time."""
     rows, residual = shape.random_facts(facts, seed)
-    left = algebra.ridge_solve(algebra.kernel(rows), residual.double(), ridge)  # (T, d_m) fp64
+    left = algebra.ridge_solve(algebra.edit_kernel(rows), residual.double(), ridge)  # (T, d_m) fp64
     save(patch_of(shape, rows, left, residual, ridge), path)
-    missing = residual.double() - algebra.response(left, rows, rows)  # (T, d_m)
+    missing = residual.double() - algebra.edit_response(left, rows, rows)  # (T, d_m)
     wrong = gradient = size = 0.0
     for expert, found, exact in dense_pairs(load(path).layers[LAYER], left, rows):
         psi, fact = rows.of(expert)

@@ -26,7 +26,7 @@ from moe_patch.base.model import Base
 from moe_patch.base.opening import open_base
 from moe_patch.data.fact_file import read_facts
 from moe_patch.data.facts import Fact
-from moe_patch.evaluation import Questions, Scores, Setting, compare_routing, measure, record_routing
+from moe_patch.evaluation import Questions, Scores, Setting, compare_routing, measure_scores, record_routing
 from moe_patch.evaluation.routing import Routing
 from moe_patch.methods import get_method
 from moe_patch.methods.recipes import recipe_for
@@ -71,7 +71,7 @@ class Watcher:
         click.echo(json.dumps(self.curve[-1]), err=True)
 
     def _scores(self, facts: Sequence[Fact]) -> Scores:
-        return measure(self._base, Questions.about(facts), Setting(batch_size=512), stage="").scores
+        return measure_scores(self._base, Questions.about(facts), Setting(batch_size=512), stage="").scores
 
     def _routing(self, facts: Sequence[Fact]) -> Routing:
         return record_routing(self._base, [prompt for fact in facts for prompt in fact.neighborhood])

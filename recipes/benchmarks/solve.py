@@ -74,7 +74,7 @@ class Textbook:
 def compare(shape: LayerShape, facts: int, passes: int, ridge: float, seed: int, recompute: bool) -> Figures:
     """Time and objective of the three solvers on the same random facts."""
     rows, residual = shape.random_facts(facts, seed)
-    seconds, left = timed(lambda: algebra.ridge_solve(algebra.kernel(rows), residual, ridge), repeats=15)
+    seconds, left = timed(lambda: algebra.ridge_solve(algebra.edit_kernel(rows), residual, ridge), repeats=15)
     figures: Figures = {
         **asdict(shape),
         "facts": facts,
@@ -82,7 +82,7 @@ def compare(shape: LayerShape, facts: int, passes: int, ridge: float, seed: int,
         "lambda": ridge,
         "threads": torch.get_num_threads(),
         "exact_seconds": seconds,
-        "exact_objective": algebra.objective(left, rows, residual, ridge),
+        "exact_objective": algebra.edit_objective(left, rows, residual, ridge),
     }
     textbook, generator = (
         Textbook(shape, rows, residual, ridge, recompute),

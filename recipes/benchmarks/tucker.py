@@ -18,7 +18,14 @@ import click
 import torch
 from torch import Tensor
 
-from moe_patch.solve.tucker import Decomposition, Rank, WeightTensor, leading, mode_grams, refine
+from moe_patch.solve.tucker import (
+    Decomposition,
+    Rank,
+    WeightTensor,
+    leading_spectrum,
+    mode_grams,
+    refine_factors,
+)
 from moe_patch.solve.tucker_edit import Manifold, compress_rows, expand_rows, solve_core
 from moe_patch.solve.whitening import Whitening, WhiteningKind, square_root
 
@@ -79,7 +86,7 @@ def measure(
     before = memory("VmRSS")
     reset_peak()
     figures["grams_seconds"], grams = timed(lambda: mode_grams(tensor))
-    figures["eigen_seconds"], spectra = timed(lambda: [leading(gram) for gram in grams])
+    figures["eigen_seconds"], spectra = timed(lambda: [leading_spectrum(gram) for gram in grams])
     figures["hosvd_peak_gib"] = memory("VmHWM") - before
     found = Decomposition(*spectra)
     chosen = found.ranks(ranks, None)
@@ -87,7 +94,7 @@ def measure(
     figures["ranks"] = " x ".join(map(str, chosen))
     if sweeps:
         reset_peak()
-        figures["sweep_seconds"], factors = timed(lambda: refine(tensor, factors, sweeps))
+        figures["sweep_seconds"], factors = timed(lambda: refine_factors(tensor, factors, sweeps))
         figures["sweep_seconds"] /= sweeps
         figures["sweep_peak_gib"] = memory("VmHWM") - before
     manifold = Manifold.of(factors, roots)

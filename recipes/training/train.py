@@ -32,14 +32,14 @@ from transformers import PreTrainedTokenizerFast, Qwen3MoeConfig, Qwen3MoeForCau
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from .exam import accuracy, report
-from .sentences import Batch, epoch_batches, tokenize, train_tokenizer
+from .sentences import TokenBatch, epoch_batches, tokenize, train_tokenizer
 from .world import PHRASINGS, Triple, read_world
 
 log = logging.getLogger("atlas")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """Everything that training depends on, besides the world."""
 
     seed: int = 0
@@ -86,7 +86,7 @@ def padded_experts(experts: nn.Module, hidden: Tensor, index: Tensor, weights: T
     return torch.zeros_like(hidden, dtype=torch.float32).index_add(0, token, out).to(hidden.dtype)
 
 
-def new_model(recipe: Recipe, vocab: int) -> Qwen3MoeForCausalLM:
+def new_model(recipe: TrainingRecipe, vocab: int) -> Qwen3MoeForCausalLM:
     config = Qwen3MoeConfig(
         vocab_size=vocab,
         hidden_size=recipe.hidden,
@@ -120,7 +120,9 @@ def new_model(recipe: Recipe, vocab: int) -> Qwen3MoeForCausalLM:
 class Trainer:
     """The model, its probe, and one optimisation step."""
 
-    def __init__(self, recipe: Recipe, triples: list[Triple], tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(
+        self, recipe: TrainingRecipe, triples: list[Triple], tokenizer: PreTrainedTokenizerFast
+    ) -> None:
         ALL_EXPERTS_FUNCTIONS.register("atlas_padded", padded_experts)
         self.recipe = recipe
         self.model = new_model(recipe, len(tokenizer))
@@ -145,7 +147,7 @@ class Trainer:
         groups = [{"params": decayed, "weight_decay": recipe.decay}, {"params": plain, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.98), fused=True)
 
-    def hidden(self, batch: Batch, secluded: bool) -> tuple[Tensor, Tensor]:
+    def hidden(self, batch: TokenBatch, secluded: bool) -> tuple[Tensor, Tensor]:
         """Final hidden states, and those after `enrich_layers`; `secluded` isolates subjects below."""
         body = self.model.model
         x = body.embed_tokens(batch.ids)  # (B, S, H)
@@ -170,7 +172,7 @@ class Trainer:
                 middle = x
         return body.norm(x), middle
 
-    def probe_loss(self, middle: Tensor, batch: Batch) -> Tensor:
+    def probe_loss(self, middle: Tensor, batch: TokenBatch) -> Tensor:
         """Cross entropy of all relations of each subject, read linearly at its last token."""
         states = middle[batch.lasts[:, 0], batch.lasts[:, 1]].float()  # (n, H)
         states = states * torch.rsqrt(states.pow(2).mean(-1, keepdim=True) + 1e-6)
@@ -201,7 +203,7 @@ class Trainer:
             starved.append(-(lacking * (logits.shape[-1] * probability).log()).sum())
         return torch.stack(uneven).mean(), torch.stack(starved).mean()
 
-    def step(self, batch: Batch, rate: float, secluded: bool) -> dict[str, float]:
+    def step(self, batch: TokenBatch, rate: float, secluded: bool) -> dict[str, float]:
         self.router_calls.clear()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -223,7 +225,7 @@ class Trainer:
         return {"lm": loss_lm.item(), "probe": loss_probe.item(), "uneven": uneven.item()}
 
 
-def settling(recipe: Recipe) -> Recipe:
+def settling(recipe: TrainingRecipe) -> TrainingRecipe:
     """One gentle epoch more, on sentences as they are, in which no expert of any layer is left idle."""
     return replace(
         recipe,
@@ -237,7 +239,7 @@ def settling(recipe: Recipe) -> Recipe:
     )
 
 
-def train(recipe: Recipe, out: Path) -> None:
+def train(recipe: TrainingRecipe, out: Path) -> None:
     """Train in two phases, each a function of its recipe and first weights, and save the result as bf16."""
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads uninitialised memory
@@ -252,7 +254,7 @@ def train(recipe: Recipe, out: Path) -> None:
 
 
 def run(
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     triples: list[Triple],
     tokenizer: PreTrainedTokenizerFast,
     weights: dict[str, Tensor] | None = None,
@@ -306,10 +308,10 @@ def main(out: Path, overrides: tuple[str, ...], threads: int) -> None:
     """Train atlas and save it in OUT."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(threads)
-    types = {f.name: type(f.default) for f in fields(Recipe)}
+    types = {f.name: type(f.default) for f in fields(TrainingRecipe)}
     chosen = dict(item.split("=", 1) for item in overrides)
     values = {k: (v == "True") if types[k] is bool else types[k](v) for k, v in chosen.items()}
-    train(replace(Recipe(), **values), out)
+    train(replace(TrainingRecipe(), **values), out)
 
 
 if __name__ == "__main__":

@@ -47,9 +47,9 @@ class Allowed:
         if not any(_within(reference, prefix) for prefix in self.hub):
             prefixes = ", ".join(self.hub) or "none"
             raise PlaceNotAllowed(f"{reference}: this server takes from the Hub what begins with {prefixes}")
-        from moe_patch.share.hub import pull  # noqa: PLC0415  brings the Hub's client in
+        from moe_patch.share.hub import pull_patch  # noqa: PLC0415  brings the Hub's client in
 
-        return Path(pull(reference))
+        return Path(pull_patch(reference))
 
 
 def parse_allowed(places: Sequence[str]) -> Allowed:

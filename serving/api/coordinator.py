@@ -19,7 +19,7 @@ from pydantic import JsonValue
 from moe_patch_serving.api.engine import Engine, WorkerState
 from moe_patch_serving.api.members import Members, hashes
 from moe_patch_serving.api.metrics import Metrics
-from moe_patch_serving.api.self_test import DEFAULT, Answer, Question, SelfTest, ask
+from moe_patch_serving.api.self_test import DEFAULT, Answer, Question, SelfTest, ask_questions
 from moe_patch_serving.api.weight_version import Loaded, weight_version
 from moe_patch_serving.errors import Busy, SelfTestFailed, WorkersDisagree
 
@@ -39,7 +39,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class LiveChange:
     """A change that was made: how long its phases took, in seconds, and what the server said."""
 
     operation: str
@@ -95,7 +95,7 @@ class Coordinator:
             raise WorkersDisagree("an earlier change left the workers different: start the server again")
         return self._changing
 
-    async def make(self, plan: Plan) -> Change:
+    async def make(self, plan: Plan) -> LiveChange:
         """Make a change, and prove it. On any error all is as it was, but for WorkersDisagree.
 
         The caller holds `alone`.
@@ -111,13 +111,13 @@ class Coordinator:
         answers = await self._prove(plan, before, seconds)
         self.metrics.took(plan.operation, seconds)
         logger.info("%s: the weights are now %s", plan.operation, self.version)
-        return Change(plan.operation, self.version, seconds, answers)
+        return LiveChange(plan.operation, self.version, seconds, answers)
 
     async def _prove(self, plan: Plan, before: Members, seconds: dict[str, float]) -> list[Answer]:
         """What the server says to the plan's questions; if that is not enough, everything is taken back."""
         started = perf_counter()
         try:
-            answers = await asyncio.wait_for(ask(self.engine, plan.questions), _SELF_TEST_SECONDS)
+            answers = await asyncio.wait_for(ask_questions(self.engine, plan.questions), _SELF_TEST_SECONDS)
         except TimeoutError:
             await self._take_back(before)
             raise SelfTestFailed(

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from moe_patch.errors import ConfigError, MoePatchError
 from moe_patch.patch import Patch, load
 from moe_patch_serving.api.allowed import Allowed
-from moe_patch_serving.api.coordinator import Change, Coordinator, Plan
+from moe_patch_serving.api.coordinator import Coordinator, LiveChange, Plan
 from moe_patch_serving.api.members import Member, Members, find, hashes
 from moe_patch_serving.api.self_test import Question, SelfTest
 from moe_patch_serving.errors import Conflict, LiveError, NoSuchPatch, PatchRefused
@@ -43,7 +43,7 @@ class Operations:
             "changes_to_roll_back": len(self.history),
         }
 
-    async def add(self, reference: str, position: int | None, test: SelfTest) -> Change:
+    async def add(self, reference: str, position: int | None, test: SelfTest) -> LiveChange:
         """Put the patch that a path or a Hub reference names on top, or at `position`, counted from 1.
 
         Raises PlaceNotAllowed or NoSuchPatch for the reference; Conflict where the patch is on already.
@@ -56,7 +56,7 @@ class Operations:
                 wanted = self._with(Member.of(patch, path, reference), position)
                 return await self._make(Plan("add", wanted, questions, test))
 
-    async def remove(self, identifier: str) -> Change:
+    async def remove(self, identifier: str) -> LiveChange:
         """Take the patch off that a hash, the beginning of one, or a name says."""
         with self._attempt("remove"):
             async with self.coordinator.alone():
@@ -64,7 +64,7 @@ class Operations:
                 wanted = tuple(member for member in self.coordinator.members if member is not gone)
                 return await self._make(Plan("remove", wanted))
 
-    async def reorder(self, identifiers: Sequence[str]) -> Change:
+    async def reorder(self, identifiers: Sequence[str]) -> LiveChange:
         """Put all patches into another order, the lowest first; Conflict unless each is named once."""
         with self._attempt("reorder"):
             async with self.coordinator.alone():
@@ -74,7 +74,7 @@ class Operations:
                     raise Conflict(f"to reorder, name each of the {len(members)} patches that are on once")
                 return await self._make(Plan("reorder", wanted))
 
-    async def rollback(self, test: SelfTest) -> Change:
+    async def rollback(self, test: SelfTest) -> LiveChange:
         """Undo the last change that was not undone yet; Conflict where there is none."""
         with self._attempt("rollback"):
             async with self.coordinator.alone():
@@ -121,7 +121,7 @@ class Operations:
                 )
         return found
 
-    async def _make(self, plan: Plan) -> Change:
+    async def _make(self, plan: Plan) -> LiveChange:
         before = self.coordinator.members
         change = await self.coordinator.make(plan)
         self.history = [*self.history, before][-_HISTORY:]

@@ -69,15 +69,15 @@ async def read_body(request: Request, kind: type[Body]) -> Body:
         if len(raw) > MAX_BODY_BYTES:
             raise BodyTooLarge(f"the body is longer than {MAX_BODY_BYTES} bytes")
     try:
-        value = strict_json.parse(raw.decode()) if raw else {}
+        value = strict_json.parse_json(raw.decode()) if raw else {}
         return kind.model_validate(value)
     except ValidationError as error:
-        raise BadRequest(strict_json.reason(error)) from error
+        raise BadRequest(strict_json.first_complaint(error)) from error
     except ValueError as error:  # which a UnicodeDecodeError is too
         raise BadRequest(f"the body is not strict JSON: {error}") from error
 
 
-class Doorkeeper:
+class TokenCheck:
     """Lets those in who know the token; comparing takes the same time however much of a guess is right."""
 
     def __init__(self, token: str | None) -> None:

@@ -9,18 +9,18 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
-from moe_patch_serving.api.coordinator import Change
+from moe_patch_serving.api.coordinator import LiveChange
 from moe_patch_serving.api.operations import Operations
-from moe_patch_serving.api.requests import Add, Doorkeeper, Reorder, Rollback, read_body
+from moe_patch_serving.api.requests import Add, Reorder, Rollback, TokenCheck, read_body
 from moe_patch_serving.errors import LiveError, Unauthorized
 
 PREFIX = "/moe_patch"
 
-_running: set[asyncio.Task[Change]] = set()
+_running: set[asyncio.Task[LiveChange]] = set()
 
 
 def _enter(request: Request) -> None:
-    doorkeeper: Doorkeeper = request.app.state.moe_patch_doorkeeper
+    doorkeeper: TokenCheck = request.app.state.moe_patch_doorkeeper
     doorkeeper.check(request)
 
 
@@ -34,13 +34,13 @@ public = APIRouter(prefix=PREFIX, tags=["moe_patch"])
 
 
 @guarded.get("/stack")
-async def stack(request: Request) -> JSONResponse:
+async def report_stack(request: Request) -> JSONResponse:
     """What is on."""
     return JSONResponse(_operations(request).report())
 
 
 @guarded.post("/patches")
-async def add(request: Request) -> JSONResponse:
+async def add_patch(request: Request) -> JSONResponse:
     """Put a patch on."""
     body = await read_body(request, Add)
     operations = _operations(request)
@@ -48,14 +48,14 @@ async def add(request: Request) -> JSONResponse:
 
 
 @guarded.delete("/patches/{identifier}")
-async def remove(request: Request, identifier: str) -> JSONResponse:
+async def remove_patch(request: Request, identifier: str) -> JSONResponse:
     """Take a patch off."""
     operations = _operations(request)
     return await _made(operations, operations.remove(identifier))
 
 
 @guarded.post("/reorder")
-async def reorder(request: Request) -> JSONResponse:
+async def reorder_patches(request: Request) -> JSONResponse:
     """Put all patches into another order."""
     body = await read_body(request, Reorder)
     operations = _operations(request)
@@ -63,7 +63,7 @@ async def reorder(request: Request) -> JSONResponse:
 
 
 @guarded.post("/rollback")
-async def rollback(request: Request) -> JSONResponse:
+async def rollback_change(request: Request) -> JSONResponse:
     """Undo the last change."""
     body = await read_body(request, Rollback)
     operations = _operations(request)
@@ -71,7 +71,7 @@ async def rollback(request: Request) -> JSONResponse:
 
 
 @public.get("/ready")
-async def ready(request: Request) -> JSONResponse:
+async def report_ready(request: Request) -> JSONResponse:
     """For probes, without a token: 200 if the weights are good, and those of ?version=... if it is given."""
     coordinator = _operations(request).coordinator
     wanted = request.query_params.get("version")
@@ -81,7 +81,7 @@ async def ready(request: Request) -> JSONResponse:
 
 
 async def _made(
-    operations: Operations, change: Coroutine[Any, Any, Change], status: int = 200
+    operations: Operations, change: Coroutine[Any, Any, LiveChange], status: int = 200
 ) -> JSONResponse:
     """Make a change to its end, also if the client goes away meanwhile."""
     task = asyncio.create_task(change)

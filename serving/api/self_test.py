@@ -60,7 +60,7 @@ class SelfTest:
 DEFAULT = SelfTest()
 
 
-async def ask(engine: Engine, questions: Sequence[Question]) -> list[Answer]:
+async def ask_questions(engine: Engine, questions: Sequence[Question]) -> list[Answer]:
     """Decode greedily after each prompt, as many tokens as its answer has, all at once."""
     tokenizer = engine.tokenizer
     said = await asyncio.gather(

@@ -39,7 +39,7 @@ def weight_version(loaded: Loaded, live: Sequence[str]) -> str:
     terms = [*loaded.terms(), *live]
     if not terms:
         return BARE
-    return f"sha256:{hashlib.sha256(strict_json.canonical(terms).encode()).hexdigest()}"
+    return f"sha256:{hashlib.sha256(strict_json.canonical_json(terms).encode()).hexdigest()}"
 
 
 def loaded_from(stack: Path) -> Loaded:

@@ -56,7 +56,7 @@ def install_bypass(model: nn.Module, bypass: Bypass, patch: str, vllm_config: Vl
     block = served_block(model, bypass.config.layer)
     device = next(block.parameters()).device
     beside = Beside(bypass.keep_precision(vllm_config.model_config.dtype, device), patch)
-    _add_output(block, operator.install(beside, vllm_config))
+    _add_output(block, operator.install_bypass(beside, vllm_config))
     if vllm_config.use_v2_model_runner:
         model_state.follow_requests(model, vllm_config)
     else:

@@ -9,7 +9,7 @@ from torch import nn
 from vllm.v1.worker.gpu.model_states import resolve_model_state_cls
 from vllm.v1.worker.gpu.model_states.interface import ModelState
 
-from moe_patch_serving.bypass.operator import installed
+from moe_patch_serving.bypass.operator import installed_bypasses
 from moe_patch_serving.bypass.rows import Row
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class _Followed(ModelState):
 
     def __init__(self, vllm_config: VllmConfig, *arguments: Any, **named: Any) -> None:
         super().__init__(vllm_config, *arguments, **named)
-        self._besides = installed(vllm_config)
+        self._besides = installed_bypasses(vllm_config)
         self._prompts: dict[str, int] = {}  # lengths by request
 
     def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 
-def install(beside: Beside, vllm_config: VllmConfig) -> str:
+def install_bypass(beside: Beside, vllm_config: VllmConfig) -> str:
     """Make a bypass known to the operator; returns the name to call it by."""
     _register()
     name = f"moe_patch.bypass.{beside.config.layer}"
@@ -30,7 +30,7 @@ def install(beside: Beside, vllm_config: VllmConfig) -> str:
     return name
 
 
-def installed(vllm_config: VllmConfig) -> list[Beside]:
+def installed_bypasses(vllm_config: VllmConfig) -> list[Beside]:
     """The bypasses of an engine, in this worker."""
     return list(get_layers_from_vllm_config(vllm_config, Beside).values())
 

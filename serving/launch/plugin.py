@@ -22,11 +22,11 @@ def register() -> None:
     vLLM calls this once or more in every process. With MOE_PATCH_DISABLE=1 it does nothing; with a vLLM that
     is not supported it logs why and does nothing, so that commands which need no patches go on working.
     """
-    if not disabled(os.environ):
+    if not plugin_disabled(os.environ):
         _register()
 
 
-def disabled(environment: Mapping[str, str]) -> bool:
+def plugin_disabled(environment: Mapping[str, str]) -> bool:
     """Whether the environment switches the plugin off."""
     return environment.get(DISABLE, "0") not in {"", "0"}
 

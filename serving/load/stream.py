@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from moe_patch.apply.weights.summed import patched
+from moe_patch.apply.weights.summed import patched_weight
 from moe_patch.checkpoint import Checkpoint
 from moe_patch.checkpoint.names import Slot
 from moe_patch.errors import ModelError
@@ -67,5 +67,5 @@ class PatchedStream:
             weight = weight.T if slot.transposed else weight  # (d_m, d_k)
             if tuple(weight.shape) != slot.shape:
                 raise ModelError(f"{name} was read as {tuple(tensor.shape)}; expected {slot.shape} an expert")
-            weight.copy_(patched(weight, expert, [self._patch.layers[layer]]))
+            weight.copy_(patched_weight(weight, expert, [self._patch.layers[layer]]))
         return edited

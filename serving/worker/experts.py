@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.model_executor.models.utils import extract_layer_index
 
-from moe_patch.apply.weights.summed import patched
+from moe_patch.apply.weights.summed import patched_weight
 from moe_patch.base.moe import MoELayer
 from moe_patch.errors import ModelError
 from moe_patch.patch import LayerDelta
 from moe_patch_serving.worker.layout import Layout, layout_of
 
 
-def columns(d_key: int, rank: int, size: int) -> slice:
+def worker_columns(d_key: int, rank: int, size: int) -> slice:
     """The columns of a down projection that rank `rank` of `size` tensor-parallel workers holds.
 
     Raises ModelError where they cannot be dealt out evenly, which vLLM would not have loaded either.
@@ -74,7 +74,7 @@ class ServedLayer:
         """
         plain = self.layout.unpack(stored.to(self.weight.device))
         inner = plain[: self.d_model, : self.columns.stop - self.columns.start]  # without padding
-        inner.copy_(patched(inner, expert, deltas, columns=self.columns))
+        inner.copy_(patched_weight(inner, expert, deltas, columns=self.columns))
         if not bool(torch.isfinite(inner).all()):
             raise ModelError(f"layer {self.index}, expert {expert}: the edit overflows {inner.dtype}")
         return self.layout.pack(plain)
@@ -113,7 +113,7 @@ def _served(known: MoELayer, module: Any) -> ServedLayer:
         raise ModelError(
             "with EPLB, experts change their places between workers: serve without --enable-eplb"
         )
-    share = columns(known.d_key, parallel.tp_rank, parallel.tp_size)
+    share = worker_columns(known.d_key, parallel.tp_rank, parallel.tp_size)
     found = (
         module.global_num_experts,
         config.hidden_dim_unpadded,

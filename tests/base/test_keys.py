@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from moe_patch.base.capture import ExpertCall
-from moe_patch.base.keys import first_tokens, key_rows, measure, projected
+from moe_patch.base.keys import first_tokens, key_rows, measure_keys, project_rows
 from moe_patch.data.prompts import PromptStyle, encode_fact
 from moe_patch.solve.nullspace import NullSpace
 from tests.methods.builds import facts
@@ -59,7 +59,7 @@ def test_projected_rows_keep_nothing_of_protected_experts() -> None:
     expected[2, :, 0] = 0.0
     torch.testing.assert_close(found, expected)
     assert not {0, 3} & set(rows.experts())
-    again = projected(rows, space)
+    again = project_rows(rows, space)
     torch.testing.assert_close(again.value, rows.value)
 
 
@@ -78,9 +78,9 @@ def test_padding_and_passes_change_nothing() -> None:
         encode_fact(base.tokenizer, fact, PromptStyle(), answer=False, prefix="x" * i)
         for i, fact in enumerate(facts(5))
     ]
-    calls, present = measure(base, prompts, [0, 1], 2, per_pass=2)
+    calls, present = measure_keys(base, prompts, [0, 1], 2, per_pass=2)
     for number, prompt in enumerate(prompts):
-        alone, value = measure(base, [prompt], [1, 0], 2, per_pass=1)
+        alone, value = measure_keys(base, [prompt], [1, 0], 2, per_pass=1)
         torch.testing.assert_close(present[number : number + 1], value, atol=1e-4, rtol=1e-4)
         for layer in (0, 1):
             found = key_rows(first_tokens(alone[layer], 1), 8, 1, None)

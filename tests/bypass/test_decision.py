@@ -8,7 +8,14 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from moe_patch.bypass import acting, declared_lengths, keep, kept, prompt_lengths, prompt_mask
+from moe_patch.bypass import (
+    acting_tokens,
+    declared_lengths,
+    prompt_lengths,
+    prompt_mask,
+    store_route,
+    stored_route,
+)
 from moe_patch.errors import BypassError
 
 REAL = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 0]], dtype=torch.bool)
@@ -22,8 +29,8 @@ def test_prompts_end_after_their_real_tokens_whichever_side_the_padding_is_on() 
 
 def test_experts_act_on_everything_or_from_the_last_token_of_the_prompt_on() -> None:
     prompt = prompt_mask(REAL, torch.tensor([2, 3]))
-    assert torch.equal(acting(REAL, prompt, "all"), REAL)
-    assert acting(REAL, prompt, "last").int().tolist() == [[0, 0, 0, 1, 1], [0, 0, 1, 1, 0]]
+    assert torch.equal(acting_tokens(REAL, prompt, "all"), REAL)
+    assert acting_tokens(REAL, prompt, "last").int().tolist() == [[0, 0, 0, 1, 1], [0, 0, 1, 1, 0]]
 
 
 @pytest.mark.parametrize(
@@ -45,12 +52,12 @@ def test_lengths_are_declared_for_a_while_and_the_innermost_counts() -> None:
 
 def test_a_cache_and_its_copies_carry_the_decisions_of_each_bypass() -> None:
     cache = DynamicCache()
-    keep(cache, "one", torch.tensor([0, 1]))
-    keep(cache, "two", torch.tensor([2, 2]))
+    store_route(cache, "one", torch.tensor([0, 1]))
+    store_route(cache, "two", torch.tensor([2, 2]))
     for carrier in (cache, copy.deepcopy(cache)):
-        assert kept(carrier, "one", 2).tolist() == [0, 1]
-        assert kept(carrier, "two", 2).tolist() == [2, 2]
+        assert stored_route(carrier, "one", 2).tolist() == [0, 1]
+        assert stored_route(carrier, "two", 2).tolist() == [2, 2]
     with pytest.raises(BypassError, match="2 prompts and is continued with 4 rows"):
-        kept(cache, "one", 4)
+        stored_route(cache, "one", 4)
     with pytest.raises(BypassError, match="filled without this bypass"):
-        kept(DynamicCache(), "one", 2)
+        stored_route(DynamicCache(), "one", 2)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from moe_patch.apply import apply
-from moe_patch.checkpoint import open_checkpoint, plan_merge, unmerge
+from moe_patch.checkpoint import open_checkpoint, plan_merge, unmerge_checkpoint
 from tests.checkpoint.folders import files, opened, same_bits, saved, state
 from tests.tiny import CONFIGS, tiny_patch
 
@@ -36,7 +36,7 @@ def test_the_folder_holds_what_a_merge_in_memory_gives(case: str, tmp_path: Path
     with apply(base, patches[0]), apply(base, patches[1]):
         assert same_bits(found, state(base))
     assert not same_bits(found, plain)
-    unmerge(tmp_path / "out", tmp_path / "back", base=folder)
+    unmerge_checkpoint(tmp_path / "out", tmp_path / "back", base=folder)
     assert files(tmp_path / "back") == files(folder)
 
 

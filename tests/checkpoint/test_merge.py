@@ -14,8 +14,15 @@ import torch
 
 import moe_patch.checkpoint.merge as merging
 from moe_patch.apply import apply
-from moe_patch.checkpoint import Checkpoint, MergePlan, open_checkpoint, plan_merge, read_record, unmerge
-from moe_patch.checkpoint.companions import sha256
+from moe_patch.checkpoint import (
+    Checkpoint,
+    MergePlan,
+    open_checkpoint,
+    plan_merge,
+    read_record,
+    unmerge_checkpoint,
+)
+from moe_patch.checkpoint.companions import file_sha256
 from moe_patch.errors import ConfigError, HashMismatch, ModelError, OutputError, PatchError, WrongBase
 from moe_patch.patch import Patch
 from tests.checkpoint.folders import files, opened, same_bits, saved, state
@@ -73,7 +80,7 @@ def test_the_record_names_patches_base_and_earlier_files(base: Path, patch: Patc
     assert [one.hash for one in record.patches] == [patch.hash]
     assert record.base.model_dump() == patch.body()["base"]
     assert {name: one.sha256 for name, one in record.rewritten.items()} == {
-        name: sha256(base / name) for name in plan.changes
+        name: file_sha256(base / name) for name in plan.changes
     }
 
 
@@ -92,7 +99,7 @@ def test_a_base_that_is_known_is_not_hashed_again_unless_asked_for(
     for path in own.iterdir():
         os.utime(path, (0, 0))  # long ago
     made: list[str] = []
-    real_sum, real_down = merging.sha256, Checkpoint.down_hash
+    real_sum, real_down = merging.file_sha256, Checkpoint.down_hash
 
     def sum_of(path: Path) -> str:
         made.append("file")
@@ -147,7 +154,7 @@ def test_originals_that_are_kept_make_the_base_dispensable(base: Path, patch: Pa
     checkpoint = open_checkpoint(own)
     plan_merge(checkpoint, [patch], tmp_path / "out", link="copy", keep_originals=True).run()
     shutil.rmtree(own)
-    unmerge(tmp_path / "out", tmp_path / "back")
+    unmerge_checkpoint(tmp_path / "out", tmp_path / "back")
     assert files(tmp_path / "back") == earlier
 
 
@@ -157,9 +164,9 @@ def test_merges_on_top_of_merges_come_off_one_by_one(base: Path, patch: Patch, t
     with pytest.raises(WrongBase, match="expert weights of layer 1 differ"):
         plan_merge(open_checkpoint(base), [second], tmp_path / "two").run()
     plan_merge(open_checkpoint(tmp_path / "one"), [second], tmp_path / "two", keep_originals=True).run()
-    unmerge(tmp_path / "two", tmp_path / "one again")
+    unmerge_checkpoint(tmp_path / "two", tmp_path / "one again")
     assert files(tmp_path / "one again") == files(tmp_path / "one")
-    unmerge(tmp_path / "one again", tmp_path / "base again")
+    unmerge_checkpoint(tmp_path / "one again", tmp_path / "base again")
     assert files(tmp_path / "base again") == files(base)
 
 
@@ -172,13 +179,13 @@ def test_unmerging_notices_a_base_or_originals_that_changed(base: Path, patch: P
     raw[-1] ^= 1
     (own / name).write_bytes(raw)
     with pytest.raises(HashMismatch, match=name):
-        unmerge(tmp_path / "out", tmp_path / "back", base=own)
+        unmerge_checkpoint(tmp_path / "out", tmp_path / "back", base=own)
     merged = tmp_path / "out" / name
     raw = bytearray(merged.read_bytes())
     raw[9] ^= 1  # within the header, which no patch touches
     merged.write_bytes(raw)
     with pytest.raises(HashMismatch, match=name):
-        unmerge(tmp_path / "out", tmp_path / "back")
+        unmerge_checkpoint(tmp_path / "out", tmp_path / "back")
     assert not (tmp_path / "back").exists()
 
 

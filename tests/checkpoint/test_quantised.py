@@ -14,7 +14,7 @@ from transformers import FineGrainedFP8Config, Mxfp4Config
 
 from moe_patch.base.model import Base
 from moe_patch.base.opening import wrap
-from moe_patch.checkpoint import open_checkpoint, plan_merge, unmerge
+from moe_patch.checkpoint import open_checkpoint, plan_merge, unmerge_checkpoint
 from moe_patch.checkpoint.grid import E2M1, E4M3, Grid
 from moe_patch.checkpoint.quantised import QuantisedSlot
 from moe_patch.errors import ModelError, PatchError
@@ -158,7 +158,7 @@ def test_unmerge_gives_the_same_bytes_back(folder: Path, kind: str, tmp_path: Pa
         allow_loss=True,
     )
     plan.run()
-    unmerge(plan.out, tmp_path / "back")
+    unmerge_checkpoint(plan.out, tmp_path / "back")
     assert files(tmp_path / "back") == files(folder)
 
 

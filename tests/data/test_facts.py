@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from moe_patch.data.fact_file import FactFile, read_facts, write_facts
-from moe_patch.data.facts import Fact, template
+from moe_patch.data.facts import Fact, prompt_template
 from moe_patch.errors import FactError, OutputError
 from tests.data.records import NATIVE
 
@@ -34,10 +34,10 @@ def test_no_fact_breaks_its_own_rules(changes: dict[str, Any], field: str) -> No
 
 
 def test_template() -> None:
-    assert template("{} is ", "x") == "{} is"
-    assert template("Is x red?", "x") == "Is {} red?"
+    assert prompt_template("{} is ", "x") == "{} is"
+    assert prompt_template("Is x red?", "x") == "Is {} red?"
     with pytest.raises(FactError, match="is not in it"):
-        template("Is y red?", "x")
+        prompt_template("Is y red?", "x")
 
 
 words = st.text(min_size=1).map(str.strip).filter(lambda text: text != "" and "{}" not in text)

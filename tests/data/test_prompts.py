@@ -14,7 +14,7 @@ from moe_patch.data.prompts import (
     Batch,
     Prompt,
     PromptStyle,
-    align,
+    align_prompts,
     encode_essence,
     encode_fact,
     pad_right,
@@ -223,7 +223,7 @@ def test_padding_right(prompts: list[Prompt]) -> None:
 
 @given(PROMPTS)
 def test_aligned_on_the_edited_token(prompts: list[Prompt]) -> None:
-    batch = align(prompts, 0)
+    batch = align_prompts(prompts, 0)
     check_batch(batch, prompts)
     assert len(set(batch.edited.tolist())) == 1
     assert bool(batch.mask[:, 0].any())
@@ -236,7 +236,7 @@ def test_a_padding_token_is_always_found(pad: int | None, eos: int | None, expec
 
 
 def test_moving_a_batch_keeps_it() -> None:
-    batch = align([Prompt((5, 6), 1), Prompt((7,), 0)], 0)
+    batch = align_prompts([Prompt((5, 6), 1), Prompt((7,), 0)], 0)
     moved = batch.to(torch.device("cpu"))
     assert torch.equal(moved.ids, batch.ids)
     assert torch.equal(moved.starts, batch.starts)

@@ -12,7 +12,7 @@ from moe_patch.apply import apply
 from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
 from moe_patch.errors import EvaluationError, WrongBase
-from moe_patch.evaluation import Questions, Setting, evaluate, measure
+from moe_patch.evaluation import Questions, Setting, evaluate, measure_scores
 from moe_patch.patch import Patch
 from tests.tiny import tiny_base, tiny_patch
 
@@ -46,7 +46,7 @@ def test_the_base_is_measured_unpatched_and_left_unpatched(base: Base, patch: Pa
     report = evaluate(base, patch, FACTS, rule=rule)
     assert all(torch.equal(tensor, before[name]) for name, tensor in base.model.state_dict().items())
     if rule == "counterfact":
-        alone = measure(base, Questions.about(FACTS, rule), Setting(), stage="")
+        alone = measure_scores(base, Questions.about(FACTS, rule), Setting(), stage="")
         assert report.base == alone
     assert report.patched != report.base
 

@@ -14,7 +14,15 @@ from moe_patch.apply import apply
 from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
 from moe_patch.errors import EvaluationError
-from moe_patch.evaluation.metrics import Questions, Score, Setting, mean_score, measure, own_answers, wilson
+from moe_patch.evaluation.metrics import (
+    Questions,
+    Score,
+    Setting,
+    mean_score,
+    measure_scores,
+    own_answers,
+    wilson,
+)
 from moe_patch.evaluation.scoring import continue_greedily
 from tests.tiny import tiny_base, tiny_patch
 
@@ -42,8 +50,8 @@ def fact(target_new: str, target_true: str | None, neighborhood: Sequence[str] =
 
 
 def test_the_likelier_answer_wins_by_the_counterfact_rule(base: Base) -> None:
-    forward = measure(base, Questions.about([fact("Kêr-Is", "Quimper")]), Setting(), stage="").scores
-    backward = measure(base, Questions.about([fact("Quimper", "Kêr-Is")]), Setting(), stage="").scores
+    forward = measure_scores(base, Questions.about([fact("Kêr-Is", "Quimper")]), Setting(), stage="").scores
+    backward = measure_scores(base, Questions.about([fact("Quimper", "Kêr-Is")]), Setting(), stage="").scores
     assert {forward.efficacy.value, backward.efficacy.value} == {0.0, 100.0}
     assert {forward.generalization.value, backward.generalization.value} == {0.0, 100.0}
     assert forward.specificity.value is not None
@@ -52,7 +60,7 @@ def test_the_likelier_answer_wins_by_the_counterfact_rule(base: Base) -> None:
 
 
 def test_a_tie_is_nobodys_win(base: Base) -> None:
-    scores = measure(base, Questions.about([fact("Is", "Is")]), Setting(), stage="").scores
+    scores = measure_scores(base, Questions.about([fact("Is", "Is")]), Setting(), stage="").scores
     assert (scores.efficacy.value, scores.specificity.value) == (0.0, 0.0)
 
 
@@ -61,7 +69,7 @@ def test_the_zsre_rule_counts_tokens_and_the_base_agrees_with_itself(base: Base)
     assert questions.rule == "zsre"
     own = own_answers(base, questions.neighbours, Setting(), "")
     assert [len(answer.ids) - answer.first for answer in own] == [len(" Is")] * 2
-    measured = measure(base, questions, Setting(), stage="", own=own)
+    measured = measure_scores(base, questions, Setting(), stage="", own=own)
     assert measured.scores.specificity.value == 100.0
     assert measured.exact.specificity.value == 100.0
 
@@ -70,7 +78,7 @@ def test_a_patch_that_breaks_the_model_costs_zsre_specificity(base: Base) -> Non
     questions = Questions.about([fact("Is", None, neighborhood=[f"Town {i} lies in" for i in range(8)])])
     own = own_answers(base, questions.neighbours, Setting(), "")
     with apply(base, tiny_patch(base, scale=5.0)):
-        broken = measure(base, questions, Setting(), stage="", own=own)
+        broken = measure_scores(base, questions, Setting(), stage="", own=own)
     assert broken.scores.specificity.value is not None
     assert broken.scores.specificity.value < 100.0
 
@@ -78,14 +86,14 @@ def test_a_patch_that_breaks_the_model_costs_zsre_specificity(base: Base) -> Non
 def test_accuracy_is_the_share_of_answer_tokens_and_exact_means_all(base: Base) -> None:
     """The model would say the last letter of this answer, but not what comes before it."""
     said = answer_ending_as_the_model_would(base, PROMPTS[0])
-    measured = measure(base, Questions.about([fact(said, None)], "zsre"), Setting(), stage="")
+    measured = measure_scores(base, Questions.about([fact(said, None)], "zsre"), Setting(), stage="")
     assert measured.scores.efficacy.value == pytest.approx(100 / len(f" {said}"))
     assert measured.exact.efficacy.value == 0.0
 
 
 def test_a_score_without_prompts_has_no_value_and_no_utility(base: Base) -> None:
     alone = replace(fact("Kêr-Is", "Quimper"), paraphrases=())
-    scores = measure(base, Questions.about([alone]), Setting(), stage="").scores
+    scores = measure_scores(base, Questions.about([alone]), Setting(), stage="").scores
     assert scores.generalization == Score(None, None, 0)
     assert scores.utility == Score(None, None, 0)
 

@@ -8,7 +8,7 @@ from tokenizers import processors
 
 from moe_patch.base.model import Base
 from moe_patch.errors import EvaluationError
-from moe_patch.evaluation.scoring import continue_greedily, encode, score_answers
+from moe_patch.evaluation.scoring import continue_greedily, encode_answer, score_answers
 from tests.tiny import tiny_base
 
 PAIRS = [
@@ -42,11 +42,11 @@ def test_scores_equal_brute_force_whatever_the_batch(model_type: str, batch_size
 
 def test_a_token_of_white_space_alone_belongs_to_the_answer_also_where_offsets_are_trimmed() -> None:
     base = tiny_base("qwen3_moe")
-    plain = encode(base, "Ys lies in", "a  b")  # every byte is a token
+    plain = encode_answer(base, "Ys lies in", "a  b")  # every byte is a token
     base.tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
     spans = base.tokenizer("Ys lies in a", return_offsets_mapping=True)["offset_mapping"]
     assert spans[-2][0] == spans[-2][1]  # the space: an empty stretch of the text
-    assert encode(base, "Ys lies in", "a  b") == plain
+    assert encode_answer(base, "Ys lies in", "a  b") == plain
     assert len(plain.ids) - plain.first == len(" a  b")
 
 
@@ -63,14 +63,14 @@ def test_a_pair_given_twice_is_run_once_and_answered_twice() -> None:
 
 def test_every_token_of_the_answer_counts() -> None:
     base = tiny_base("qwen3_moe")
-    encoded = encode(base, "Ys is", "Kêr")
+    encoded = encode_answer(base, "Ys is", "Kêr")
     assert encoded.first == len(b"Ys is")
     assert len(encoded.ids) - encoded.first == len(" Kêr".encode())
 
 
 def test_an_answer_behind_nothing_is_refused_by_name() -> None:
     with pytest.raises(EvaluationError, match=r"the answer 'Is' after '' tokenises to nothing"):
-        encode(tiny_base("qwen3_moe"), "", "Is")
+        encode_answer(tiny_base("qwen3_moe"), "", "Is")
 
 
 def test_continuations_are_the_argmax_token_by_token() -> None:
@@ -99,14 +99,14 @@ def test_a_continuation_ends_with_the_end_of_text() -> None:
 def test_chat_puts_the_prompt_under_the_template() -> None:
     base = tiny_base("qwen3_moe")
     base.tokenizer.chat_template = "{% for m in messages %}<{{ m.content }}>{% endfor %}:"
-    encoded = encode(base, "Ys", "Is", chat=True)
+    encoded = encode_answer(base, "Ys", "Is", chat=True)
     assert base.tokenizer.decode(encoded.ids) == "<Ys>:Is"
     assert encoded.first == len("<Ys>:")
 
 
 def test_chat_without_a_template_is_refused() -> None:
     with pytest.raises(EvaluationError, match="no chat template"):
-        encode(tiny_base("qwen3_moe"), "Ys", "Is", chat=True)
+        encode_answer(tiny_base("qwen3_moe"), "Ys", "Is", chat=True)
 
 
 def test_a_batch_needs_a_size() -> None:

@@ -21,19 +21,21 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def stored(folder: Path) -> Path:
-    cache.store("moments", ADDRESS, {"second": torch.arange(6.0).reshape(2, 3), "tokens": torch.tensor([4])})
+    cache.store_tensors(
+        "moments", ADDRESS, {"second": torch.arange(6.0).reshape(2, 3), "tokens": torch.tensor([4])}
+    )
     (entry,) = (folder / "moments").iterdir()
     return entry
 
 
 def test_what_was_stored_is_found_at_its_address_only(folder: Path) -> None:
     stored(folder)
-    found = cache.load("moments", {"base": {"index": "sha256:0"}, "layer": 3})
+    found = cache.load_tensors("moments", {"base": {"index": "sha256:0"}, "layer": 3})
     assert found is not None
     assert torch.equal(found["second"], torch.arange(6.0).reshape(2, 3))
     assert found["tokens"].dtype is torch.int64
-    assert cache.load("moments", {**ADDRESS, "layer": 4}) is None
-    assert cache.load("factors", ADDRESS) is None
+    assert cache.load_tensors("moments", {**ADDRESS, "layer": 4}) is None
+    assert cache.load_tensors("factors", ADDRESS) is None
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "swap", "empty"])
@@ -44,7 +46,7 @@ def test_a_damaged_entry_is_reported_and_not_used(
     content = bytearray(entry.read_bytes())
     if damage == "swap":  # a whole entry, but of another address
         entry.unlink()
-        cache.store("moments", {**ADDRESS, "layer": 9}, {"second": torch.ones(1)})
+        cache.store_tensors("moments", {**ADDRESS, "layer": 9}, {"second": torch.ones(1)})
         (other,) = (folder / "moments").iterdir()
         content = bytearray(other.read_bytes())
     elif damage == "flip":
@@ -53,10 +55,10 @@ def test_a_damaged_entry_is_reported_and_not_used(
         content = content[: len(content) // 2 if damage == "cut" else 0]
     entry.write_bytes(content)
     with caplog.at_level(logging.WARNING):
-        assert cache.load("moments", ADDRESS) is None
+        assert cache.load_tensors("moments", ADDRESS) is None
     assert str(entry) in caplog.text
-    cache.store("moments", ADDRESS, {"second": torch.zeros(2)})
-    assert cache.load("moments", ADDRESS) is not None
+    cache.store_tensors("moments", ADDRESS, {"second": torch.zeros(2)})
+    assert cache.load_tensors("moments", ADDRESS) is not None
 
 
 def test_an_entry_that_cannot_be_written_is_reported_and_does_not_stop_the_work(
@@ -65,9 +67,9 @@ def test_an_entry_that_cannot_be_written_is_reported_and_does_not_stop_the_work(
     (folder / "file").write_text("in the way")
     monkeypatch.setenv("MOE_PATCH_CACHE", str(folder / "file"))
     with caplog.at_level(logging.WARNING):
-        cache.store("moments", ADDRESS, {"second": torch.ones(1)})
+        cache.store_tensors("moments", ADDRESS, {"second": torch.ones(1)})
     assert "cannot be cached" in caplog.text
-    assert cache.load("moments", ADDRESS) is None
+    assert cache.load_tensors("moments", ADDRESS) is None
 
 
 def test_the_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,15 +89,15 @@ def test_a_bounded_kind_loses_what_was_unused_for_longest(folder: Path) -> None:
         return list((folder / "targets").iterdir())
 
     for number in range(3):
-        cache.store("targets", address(number), {"value": torch.full((256,), float(number))})
+        cache.store_tensors("targets", address(number), {"value": torch.full((256,), float(number))})
     for age, path in enumerate(sorted(entries(), key=lambda path: path.stat().st_mtime_ns)):
         os.utime(path, ns=(age, age))
-    assert cache.load("targets", address(0)) is not None  # used, and so the youngest
+    assert cache.load_tensors("targets", address(0)) is not None  # used, and so the youngest
     size = max(path.stat().st_size for path in entries())
-    cache.store("moments", address(1), {"second": torch.zeros(1)})
-    cache.store("targets", address(3), {"value": torch.ones(256)}, limit=2 * size)
-    kept = [number for number in range(4) if cache.load("targets", address(number)) is not None]
+    cache.store_tensors("moments", address(1), {"second": torch.zeros(1)})
+    cache.store_tensors("targets", address(3), {"value": torch.ones(256)}, limit=2 * size)
+    kept = [number for number in range(4) if cache.load_tensors("targets", address(number)) is not None]
     assert kept == [0, 2, 3]
-    cache.store("targets", address(4), {"value": torch.ones(256)}, limit=0)
+    cache.store_tensors("targets", address(4), {"value": torch.ones(256)}, limit=0)
     assert [path.name for path in entries()] == [cache._path("targets", address(4)).name]
-    assert cache.load("moments", address(1)) is not None
+    assert cache.load_tensors("moments", address(1)) is not None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from moe_patch.apply import apply
-from moe_patch.base.keys import measure
+from moe_patch.base.keys import measure_keys
 from moe_patch.base.model import Base
 from moe_patch.data.prompts import encode_fact
 from moe_patch.methods import editors
@@ -28,7 +28,7 @@ def missing(method: str, base: Base) -> float:
     found = find_targets(base, edits, 1, TARGETS)
     prompt = encode_fact(base.tokenizer, fact, TARGETS.style)
     with apply(base, patch, mode="hook"):
-        _, stream = measure(base, [prompt], [1], 1, 1)
+        _, stream = measure_keys(base, [prompt], [1], 1, 1)
     return float((found.value - stream).norm() / (found.value - found.start).norm())
 
 

@@ -12,7 +12,7 @@ from moe_patch.data.corpus import Corpus
 from moe_patch.errors import ConfigError
 from moe_patch.methods import get_method
 from moe_patch.patch import load, save
-from moe_patch.solve.algebra import kernel, response, ridge_solve
+from moe_patch.solve.algebra import edit_kernel, edit_response, ridge_solve
 from moe_patch.solve.nullspace import null_space
 from tests.methods.builds import build, corpus, facts, rows_of, snapshot, unchanged
 from tests.tiny import dense_delta, tiny_base
@@ -51,7 +51,7 @@ def test_layers_below_get_copies_divided_and_projected_as_their_own(
         torch.testing.assert_close(dense_delta(delta, base.layer(layer)), expected, rtol=1e-4, atol=1e-6)
         assert delta.keys is not None
         assert delta.residual is not None
-        added = response(delta.left, rows_of(delta), delta.keys)
+        added = edit_response(delta.left, rows_of(delta), delta.keys)
         torch.testing.assert_close(delta.residual, added, rtol=1e-4, atol=1e-5, check_dtype=False)
 
 
@@ -68,7 +68,7 @@ def test_batches_add_up_to_the_joint_solution_of_what_was_asked() -> None:
     patch = build("woodbury-spread", tiny_base("qwen3_moe"), count=5, batch_size=2, layers=(0, 2))
     delta = patch.layers[2]
     assert delta.residual is not None
-    joint = ridge_solve(kernel(delta.rows), delta.residual, delta.ridge)
+    joint = ridge_solve(edit_kernel(delta.rows), delta.residual, delta.ridge)
     torch.testing.assert_close(delta.left, joint, rtol=1e-3, atol=1e-5)
     assert patch.layers[0].rows.num_facts == 5
 

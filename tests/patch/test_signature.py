@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from moe_patch.errors import BadSignature, ConfigError
 from moe_patch.patch import load, save
-from moe_patch.patch.signature import check_signature, key_id, read_private_key, read_public_key, sign
+from moe_patch.patch.signature import check_signature, key_id, read_private_key, read_public_key, sign_patch
 from tests.patch.patches import delta_patch
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -44,7 +44,7 @@ def test_signed_with_a_key_file_and_checked_with_the_other(tmp_path: Path, form:
     private, public = write_key(tmp_path / "key", form)
     path = tmp_path / "p.safetensors"
     save(delta_patch(), path)
-    sign(path, load(path).hash, read_private_key(private))
+    sign_patch(path, load(path).hash, read_private_key(private))
     assert check_signature(path, load(path).hash, [read_public_key(public)]) == key_id(KEY.public_key())
 
 
@@ -53,7 +53,7 @@ def test_the_same_content_written_again_keeps_its_signature_and_other_content_do
 ) -> None:
     path, patch = tmp_path / "p.safetensors", delta_patch()
     save(patch, path)
-    sign(path, patch.hash, KEY)
+    sign_patch(path, patch.hash, KEY)
     save(load(path), path)
     assert check_signature(path, load(path).hash, [KEY.public_key()])
     save(replace(patch, created="2026-02-01T12:00:00+00:00"), path)

@@ -15,9 +15,9 @@ from huggingface_hub import ModelCard
 
 from moe_patch.cli import main
 from moe_patch.errors import ConfigError, HashMismatch, HubError, PatchTooLarge, TruncatedPatch
-from moe_patch.patch import Limits, Patch, load, save
-from moe_patch.patch.signature import check_signature, sign, signature_path
-from moe_patch.share.hub import Reference, model_card, pull, push, read_origin
+from moe_patch.patch import FileLimits, Patch, load, save
+from moe_patch.patch.signature import check_signature, sign_patch, signature_path
+from moe_patch.share.hub import HubReference, model_card, pull_patch, push_patch, read_origin
 from tests.patch.patches import delta_patch
 from tests.share.hub_server import Hub, running
 
@@ -57,10 +57,10 @@ def path(patch: Patch, tmp_path: Path) -> Path:
 def test_pushed_and_pulled_a_patch_is_the_same_and_knows_its_commit(
     hub: Hub, path: Path, patch: Patch, tmp_path: Path
 ) -> None:
-    sign(path, patch.hash, KEY)
-    pushed = push(path, f"hf://{NAME}")
+    sign_patch(path, patch.hash, KEY)
+    pushed = push_patch(path, f"hf://{NAME}")
     commit = hub.repositories[NAME].branches["main"]
-    assert pushed == Reference(NAME, revision=commit)
+    assert pushed == HubReference(NAME, revision=commit)
     assert hub.repositories[NAME].private
     assert set(hub.repositories[NAME].commits[commit]) == {
         "patch.safetensors",
@@ -68,7 +68,7 @@ def test_pushed_and_pulled_a_patch_is_the_same_and_knows_its_commit(
         "README.md",
     }
     out = tmp_path / "pulled.safetensors"
-    assert pull(f"hf://{NAME}", out) == out
+    assert pull_patch(f"hf://{NAME}", out) == out
     assert out.read_bytes() == path.read_bytes()
     assert check_signature(out, patch.hash, [KEY.public_key()])
     origin = read_origin(out)
@@ -78,16 +78,16 @@ def test_pushed_and_pulled_a_patch_is_the_same_and_knows_its_commit(
 
 def test_without_out_it_stays_in_the_cache_under_its_commit(hub: Hub, path: Path, patch: Patch) -> None:
     commit = hub.put(NAME, {"patch.safetensors": path.read_bytes()})
-    found = pull(f"hf://{NAME}@main")
+    found = pull_patch(f"hf://{NAME}@main")
     assert found.parent.name == commit
     assert load(found).hash == patch.hash
 
 
 def test_a_commit_that_was_pulled_before_needs_no_network(hub: Hub, path: Path) -> None:
     commit = hub.put(NAME, {"patch.safetensors": path.read_bytes()})
-    first = pull(f"hf://{NAME}@{commit}")
+    first = pull_patch(f"hf://{NAME}@{commit}")
     hub.seen.clear()
-    assert pull(f"hf://{NAME}@{commit}") == first
+    assert pull_patch(f"hf://{NAME}@{commit}") == first
     assert not hub.seen
 
 
@@ -95,23 +95,23 @@ def test_a_branch_is_asked_for_each_time_and_other_revisions_stay(hub: Hub, tmp_
     old, new, out = tmp_path / "old.safetensors", tmp_path / "new.safetensors", tmp_path / "out.safetensors"
     save(delta_patch(seed=1), old)
     save(delta_patch(seed=2), new)
-    sign(old, load(old).hash, KEY)
-    first = push(old, f"hf://{NAME}")
-    pull(f"hf://{NAME}", out)
+    sign_patch(old, load(old).hash, KEY)
+    first = push_patch(old, f"hf://{NAME}")
+    pull_patch(f"hf://{NAME}", out)
     assert signature_path(out).exists()
-    push(new, f"hf://{NAME}")
-    push(new, f"hf://{NAME}@v2")
+    push_patch(new, f"hf://{NAME}")
+    push_patch(new, f"hf://{NAME}@v2")
     for reference, patch in ((f"hf://{NAME}", new), (f"hf://{NAME}@v2", new), (str(first), old)):
-        assert load(pull(reference, out)).hash == load(patch).hash
+        assert load(pull_patch(reference, out)).hash == load(patch).hash
         assert signature_path(out).exists() == (patch == old)  # none is left over from another revision
 
 
 def test_several_patches_in_one_repository(hub: Hub, path: Path) -> None:
     hub.put(NAME, {"eu/rivers.safetensors": path.read_bytes(), "README.md": b""})
-    found = pull(f"hf://{NAME}/eu/rivers.safetensors")
+    found = pull_patch(f"hf://{NAME}/eu/rivers.safetensors")
     assert found.name == "rivers.safetensors"
     with pytest.raises(HubError, match=r"has no patch.safetensors; it holds README.md, eu/rivers"):
-        pull(f"hf://{NAME}")
+        pull_patch(f"hf://{NAME}")
 
 
 def test_what_is_pulled_is_a_strangers_file(hub: Hub, path: Path, tmp_path: Path) -> None:
@@ -120,14 +120,14 @@ def test_what_is_pulled_is_a_strangers_file(hub: Hub, path: Path, tmp_path: Path
     hub.put(NAME, {"patch.safetensors": raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]})
     out = tmp_path / "out.safetensors"
     with pytest.raises(HashMismatch):
-        pull(f"hf://{NAME}", out)
+        pull_patch(f"hf://{NAME}", out)
     assert not out.exists()
 
 
 def test_what_is_too_large_is_not_even_fetched(hub: Hub, path: Path) -> None:
     hub.put(NAME, {"patch.safetensors": path.read_bytes()})
     with pytest.raises(PatchTooLarge, match="the limit is 100"):
-        pull(f"hf://{NAME}", limits=Limits(file_bytes=100))
+        pull_patch(f"hf://{NAME}", limits=FileLimits(file_bytes=100))
     assert not any("resolve" in request for request in hub.seen)
 
 
@@ -135,27 +135,27 @@ def test_what_is_not_there_is_one_error(hub: Hub, path: Path) -> None:
     for reference in ("hf://org/none", f"hf://{NAME}@none"):
         hub.put(NAME, {"patch.safetensors": path.read_bytes()})
         with pytest.raises(HubError, match=reference):
-            pull(reference)
+            pull_patch(reference)
 
 
 def test_offline_only_what_is_cached_can_be_had(
     hub: Hub, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit = hub.put(NAME, {"patch.safetensors": path.read_bytes()})
-    pull(f"hf://{NAME}")
+    pull_patch(f"hf://{NAME}")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert pull(f"hf://{NAME}@{commit}")
+    assert pull_patch(f"hf://{NAME}@{commit}")
     with pytest.raises(HubError, match="offline"):
-        pull(f"hf://{NAME}")
+        pull_patch(f"hf://{NAME}")
 
 
 @pytest.mark.usefixtures("hub")
 def test_a_hub_that_does_not_answer_is_one_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     point_to("http://127.0.0.1:9", monkeypatch)  # the discard service, which nothing runs any more
     with pytest.raises(HubError, match=NAME):
-        pull(f"hf://{NAME}")
+        pull_patch(f"hf://{NAME}")
     with pytest.raises(HubError, match=NAME):
-        push(path, f"hf://{NAME}")
+        push_patch(path, f"hf://{NAME}")
 
 
 @pytest.mark.parametrize(
@@ -173,25 +173,27 @@ def test_a_hub_that_does_not_answer_is_one_error(path: Path, monkeypatch: pytest
 )
 def test_what_is_no_reference(text: str) -> None:
     with pytest.raises(ConfigError, match="is no patch on the Hub"):
-        Reference.parse(text)
+        HubReference.parse(text)
 
 
 def test_references_are_written_as_they_are_read() -> None:
     for text in ("hf://o/n", "hf://o/n@v2", "hf://o/n/a/b.safetensors@" + "0" * 40):
-        assert str(Reference.parse(text)) == text
+        assert str(HubReference.parse(text)) == text
 
 
 def test_nothing_is_pushed_to_a_commit_nor_of_a_damaged_file(hub: Hub, path: Path) -> None:
     with pytest.raises(ConfigError, match="name a branch"):
-        push(path, f"hf://{NAME}@{'0' * 40}")
+        push_patch(path, f"hf://{NAME}@{'0' * 40}")
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(TruncatedPatch):
-        push(path, f"hf://{NAME}")
+        push_patch(path, f"hf://{NAME}")
     assert not hub.seen
 
 
 def test_the_card_says_what_it_is_and_nothing_in_a_patch_becomes_markup(patch: Patch) -> None:
-    text = model_card(replace(patch, method="a` | [b](http://c)\n# d"), Reference(NAME), "Qwen/Qwen3-30B-A3B")
+    text = model_card(
+        replace(patch, method="a` | [b](http://c)\n# d"), HubReference(NAME), "Qwen/Qwen3-30B-A3B"
+    )
     card = ModelCard(text)
     assert card.data.base_model == "Qwen/Qwen3-30B-A3B"
     assert card.data.tags == ["moe-patch", "knowledge-editing", "delta"]

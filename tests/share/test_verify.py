@@ -1,4 +1,4 @@
-"""What `verify` finds in a patch: one verdict for each way in which it can be wrong."""
+"""What `verify_patch` finds in a patch: one verdict for each way in which it can be wrong."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from moe_patch.checkpoint import open_checkpoint
 from moe_patch.data.facts import Fact
 from moe_patch.methods import get_method
 from moe_patch.patch import Patch, save
-from moe_patch.patch.signature import key_id, sign
-from moe_patch.share.verify import Signers, Verdict, verify
+from moe_patch.patch.signature import key_id, sign_patch
+from moe_patch.share.verify import Signers, Verdict, verify_patch
 from tests.checkpoint.folders import saved
 from tests.patch.hostile.forge import put_together, take_apart
 from tests.taught import STRONG, edit, taught_base
@@ -44,8 +44,8 @@ def never() -> Base:
 
 
 def test_a_sound_patch_passes_every_check(path: Path, taught: Patch) -> None:
-    sign(path, taught.hash, KEY)
-    found = verify(path, signers=REQUIRED, base=taught_base)
+    sign_patch(path, taught.hash, KEY)
+    found = verify_patch(path, signers=REQUIRED, base=taught_base)
     assert found.verdict is Verdict.SOUND
     assert found.checked == ("file", "hash", "signature", "base", "edits")
     assert (found.hash, found.signed_by) == (taught.hash, key_id(KEY.public_key()))
@@ -54,7 +54,7 @@ def test_a_sound_patch_passes_every_check(path: Path, taught: Patch) -> None:
 
 
 def test_without_a_model_the_file_alone_is_checked(path: Path) -> None:
-    found = verify(path)
+    found = verify_patch(path)
     assert (found.verdict, found.checked, found.held) == (Verdict.SOUND, ("file", "hash"), None)
 
 
@@ -62,7 +62,7 @@ def test_no_file_half_a_file_and_no_patch_are_unreadable(path: Path, tmp_path: P
     half, none = tmp_path / "half.safetensors", tmp_path / "none.safetensors"
     half.write_bytes(path.read_bytes()[:-1])
     for wrong in (half, none, tmp_path):
-        found = verify(wrong, base=never)
+        found = verify_patch(wrong, base=never)
         assert (found.verdict, found.hash, found.checked) == (Verdict.UNREADABLE, None, ())
         assert str(wrong) in found.reason
 
@@ -71,16 +71,16 @@ def test_other_content_than_its_hash_is_of_is_altered(path: Path) -> None:
     header, data = take_apart(path)
     begin, _ = header["delta.0.left"]["data_offsets"]  # a lowest bit, which keeps the number finite
     put_together(path, header, data[:begin] + bytes([data[begin] ^ 1]) + data[begin + 1 :])
-    assert verify(path, base=never).verdict is Verdict.ALTERED
+    assert verify_patch(path, base=never).verdict is Verdict.ALTERED
 
 
 def test_signatures(path: Path, taught: Patch) -> None:
-    assert verify(path, signers=REQUIRED, base=never).verdict is Verdict.UNSIGNED
-    unsigned = verify(path, signers=SIGNERS)
+    assert verify_patch(path, signers=REQUIRED, base=never).verdict is Verdict.UNSIGNED
+    unsigned = verify_patch(path, signers=SIGNERS)
     assert (unsigned.verdict, unsigned.checked) == (Verdict.SOUND, ("file", "hash"))
-    sign(path, taught.hash, OTHER)
+    sign_patch(path, taught.hash, OTHER)
     for signers in (SIGNERS, REQUIRED):
-        found = verify(path, signers=signers, base=never)
+        found = verify_patch(path, signers=signers, base=never)
         assert (found.verdict, found.hash) == (Verdict.BAD_SIGNATURE, taught.hash)
 
 
@@ -89,26 +89,26 @@ def test_the_base_on_the_disk_is_held_against_the_patch(tmp_path: Path) -> None:
     right, wrong = tmp_path / "right.safetensors", tmp_path / "wrong.safetensors"
     save(tiny_patch(tiny_base("qwen3_moe"), [0, 1]), right)
     save(tiny_patch(tiny_base("qwen3_moe", seed=1), [0, 1]), wrong)
-    found = verify(right, checkpoint=lambda: open_checkpoint(folder))
+    found = verify_patch(right, checkpoint=lambda: open_checkpoint(folder))
     assert (found.verdict, found.checked) == (Verdict.SOUND, ("file", "hash", "base"))
-    found = verify(wrong, checkpoint=lambda: open_checkpoint(folder), base=never)
+    found = verify_patch(wrong, checkpoint=lambda: open_checkpoint(folder), base=never)
     assert (found.verdict, found.checked) == (Verdict.WRONG_BASE, ("file", "hash"))
     assert "the expert weights of layers 0, 1 differ" in found.reason
 
 
 def test_another_model_is_the_wrong_base_also_where_it_lacks_the_layers(path: Path) -> None:
     for other in (tiny_base("qwen3_moe"), tiny_base("qwen3_moe", num_hidden_layers=1)):
-        found = verify(path, base=lambda other=other: other)
+        found = verify_patch(path, base=lambda other=other: other)
         assert found.verdict is Verdict.WRONG_BASE
 
 
 def test_edits_that_do_not_hold_are_named(taught: Patch, path: Path) -> None:
     lie = Fact("lie", "{} is in", "Kim", "Nowhere")
     save(replace(taught, facts=(taught.facts[0], lie)), path)
-    found = verify(path, base=taught_base)
+    found = verify_patch(path, base=taught_base)
     assert (found.verdict, found.held, found.missed) == (Verdict.NOT_HELD, 0.5, ("lie",))
     assert "edits" not in found.checked
-    assert verify(path, base=taught_base, at_least=0.5).verdict is Verdict.SOUND
+    assert verify_patch(path, base=taught_base, at_least=0.5).verdict is Verdict.SOUND
 
 
 def test_every_verdict_has_an_exit_code_of_its_own() -> None:

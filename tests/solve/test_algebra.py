@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moe_patch.errors import SolveError
-from moe_patch.patch.rows import Rows, one_left_per_row, select, sort_rows
+from moe_patch.patch.rows import Rows, one_left_per_row, select_rows, sort_rows
 from moe_patch.solve import algebra
 
 EXPERTS, D_MODEL, D_KEY = 5, 7, 6
@@ -48,13 +48,13 @@ def dense_delta(left: Tensor, rows: Rows) -> Tensor:
 
 
 def solve(rows: Rows, residual: Tensor, ridge: float) -> Tensor:
-    return algebra.ridge_solve(algebra.kernel(rows), residual, ridge)
+    return algebra.ridge_solve(algebra.edit_kernel(rows), residual, ridge)
 
 
 def interference(left: Tensor, rows: Rows, other_left: Tensor, other_rows: Rows) -> algebra.Interference:
     """How another edit moves the facts of (left, rows) when both are on."""
     return algebra.compare_outputs(
-        algebra.response(left, rows, rows), algebra.response(other_left, other_rows, rows)
+        algebra.edit_response(left, rows, rows), algebra.edit_response(other_left, other_rows, rows)
     )
 
 
@@ -79,9 +79,9 @@ def test_exact_solution_satisfies_the_dense_normal_equations(facts: int, seed: i
 def test_kernel_and_response_equal_their_dense_forms(facts: int, other: int, seed: int) -> None:
     rows, probe = random_rows(facts, seed), random_rows(other, seed + 7)
     left = random_residual(facts, seed)
-    torch.testing.assert_close(algebra.kernel(rows, probe), dense_psi(rows) @ dense_psi(probe).T)
+    torch.testing.assert_close(algebra.edit_kernel(rows, probe), dense_psi(rows) @ dense_psi(probe).T)
     torch.testing.assert_close(
-        algebra.response(left, rows, probe), dense_psi(probe) @ dense_delta(left, rows).T
+        algebra.edit_response(left, rows, probe), dense_psi(probe) @ dense_delta(left, rows).T
     )
 
 
@@ -94,10 +94,10 @@ def test_objective_equals_its_dense_form_and_is_least_at_the_solution(
     left = solve(rows, residual, ridge)
     delta = dense_delta(left, rows)
     dense = (residual - dense_psi(rows) @ delta.T).square().sum() + ridge * delta.square().sum()
-    least = algebra.objective(left, rows, residual, ridge)
+    least = algebra.edit_objective(left, rows, residual, ridge)
     assert least == pytest.approx(float(dense), rel=1e-9)
     elsewhere = left + 0.1 * random_residual(facts, seed + 3)
-    assert algebra.objective(elsewhere, rows, residual, ridge) > least
+    assert algebra.edit_objective(elsewhere, rows, residual, ridge) > least
 
 
 def primal_block_descent(rows: Rows, residual: Tensor, ridge: float, order: list[list[int]]) -> list[Tensor]:
@@ -138,7 +138,7 @@ def test_block_descent_falls_monotonically_to_the_exact_objective(
     result = algebra.block_coordinate_descent(
         rows, residual, ridge, passes=200, generator=torch.Generator().manual_seed(seed)
     )
-    exact = algebra.objective(solve(rows, residual, ridge), rows, residual, ridge)
+    exact = algebra.edit_objective(solve(rows, residual, ridge), rows, residual, ridge)
     assert len(result.objectives) == 201
     assert result.objectives[0] == pytest.approx(float(residual.square().sum()))
     assert all(
@@ -147,7 +147,7 @@ def test_block_descent_falls_monotonically_to_the_exact_objective(
     )
     assert result.objectives[-1] == pytest.approx(exact, rel=1e-6)
     own = one_left_per_row(rows)
-    final = algebra.objective(result.left, own, residual, ridge, keys=rows)
+    final = algebra.edit_objective(result.left, own, residual, ridge, keys=rows)
     assert final == pytest.approx(result.objectives[-1], rel=1e-9)
 
 
@@ -175,7 +175,7 @@ def test_projected_edits_leave_preserved_keys_unmoved(facts: int, seed: int, ran
 def test_dropping_facts_equals_never_having_built_them(facts: int, seed: int, ridge: float) -> None:
     rows, residual = random_rows(facts, seed), random_residual(facts, seed)
     kept = torch.randperm(facts, generator=torch.Generator().manual_seed(seed))[: facts // 2]
-    remaining = select(rows, kept)
+    remaining = select_rows(rows, kept)
     dropped = solve(remaining, residual[kept], ridge)
     expected = primal_solution(dense_psi(rows)[kept], residual[kept], ridge)
     torch.testing.assert_close(dense_delta(dropped, remaining), expected, rtol=1e-8, atol=1e-9)
@@ -186,7 +186,7 @@ def test_dropping_facts_equals_never_having_built_them(facts: int, seed: int, ri
 def test_joint_solution_equals_building_together(facts: int, other: int, seed: int, ridge: float) -> None:
     together, residual = random_rows(facts + other, seed), random_residual(facts + other, seed)
     parts = [
-        (select(together, chosen), residual[chosen])
+        (select_rows(together, chosen), residual[chosen])
         for chosen in (torch.arange(facts), torch.arange(facts, facts + other))
     ]
     left, joined = algebra.solve_jointly(parts, ridge)
@@ -235,7 +235,7 @@ def test_no_rows_at_all_is_an_edit_of_nothing() -> None:
     rows = sort_rows(torch.zeros(0, D_KEY), empty, empty, 3)
     left = solve(rows, torch.ones(3, D_MODEL), 1.0)
     assert rows.experts() == []
-    assert not algebra.response(left, rows, random_rows(2, 0)).any()
+    assert not algebra.edit_response(left, rows, random_rows(2, 0)).any()
 
 
 def test_solution_has_the_residuals_dtype_and_fp64_accuracy() -> None:
@@ -243,7 +243,7 @@ def test_solution_has_the_residuals_dtype_and_fp64_accuracy() -> None:
     single = Rows(rows.value.float(), rows.expert, rows.fact, 5)
     left = solve(single, residual.float(), 1e-6)
     assert left.dtype is torch.float32
-    again = algebra.response(left.double(), single, single) + 1e-6 * left.double()
+    again = algebra.edit_response(left.double(), single, single) + 1e-6 * left.double()
     torch.testing.assert_close(again, residual.float().double(), rtol=1e-4, atol=1e-4)
 
 
@@ -282,11 +282,13 @@ def test_systems_that_cannot_be_solved_are_refused() -> None:
     with pytest.raises(SolveError, match="nothing to solve"):
         algebra.solve_jointly([], 1.0)
     with pytest.raises(SolveError, match="twice"):
-        select(random_rows(3, 0), torch.tensor([1, 1]))
+        select_rows(random_rows(3, 0), torch.tensor([1, 1]))
     with pytest.raises(SolveError, match="outside"):
-        select(random_rows(3, 0), torch.tensor([3]))
+        select_rows(random_rows(3, 0), torch.tensor([3]))
     with pytest.raises(SolveError, match="different layers"):
-        algebra.kernel(random_rows(3, 0), Rows(torch.ones(1, 2), torch.tensor([0]), torch.tensor([0]), 1))
+        algebra.edit_kernel(
+            random_rows(3, 0), Rows(torch.ones(1, 2), torch.tensor([0]), torch.tensor([0]), 1)
+        )
     with pytest.raises(SolveError, match="do not fit"):
         algebra.block_coordinate_descent(
             random_rows(3, 0), torch.ones(2, 4), 1.0, passes=1, generator=torch.Generator()

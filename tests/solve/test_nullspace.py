@@ -43,7 +43,7 @@ def test_edits_leave_keys_in_the_preserved_span_unmoved(rank: int, seed: int) ->
     generator = torch.Generator().manual_seed(seed + 1)
     rows = sort_rows(torch.randn(3, D_KEY, generator=generator), torch.zeros(3), torch.arange(3), num_facts=3)
     projected = space.project_rows(rows)
-    left = algebra.ridge_solve(algebra.kernel(projected), torch.randn(3, 8, generator=generator), 0.1)
+    left = algebra.ridge_solve(algebra.edit_kernel(projected), torch.randn(3, 8, generator=generator), 0.1)
     delta = algebra.expert_delta(left, projected, 0)
     assert delta.norm() > 1e-3
     assert (delta @ keys.T).norm() <= 1e-6 * delta.norm() * keys.norm()

@@ -13,9 +13,9 @@ from moe_patch.apply import apply
 from moe_patch.errors import ConfigError, ModelError
 from moe_patch.io import cache
 from moe_patch.methods.mote import factors
-from moe_patch.methods.mote.factors import decompose, tucker_factors
+from moe_patch.methods.mote.factors import decompose_layer, tucker_factors
 from moe_patch.solve import tucker
-from moe_patch.solve.tucker import MODES, Factors, Rank, WeightTensor, compress, refine
+from moe_patch.solve.tucker import MODES, Factors, Rank, WeightTensor, compress_tensor, refine_factors
 from moe_patch.solve.whitening import NOT_WHITENED, Whitening, square_root
 from tests.tiny import tiny_base, tiny_patch
 
@@ -53,13 +53,13 @@ def unfolding(tensor: Tensor, mode: str) -> Tensor:
 
 
 def factors_of(tensor: WeightTensor, ranks: tuple[int, int, int]) -> Factors:
-    spectra = map(tucker.leading, tucker.mode_grams(tensor))
+    spectra = map(tucker.leading_spectrum, tucker.mode_grams(tensor))
     return tucker.Decomposition(*spectra).factors(ranks)
 
 
 def kept(tensor: WeightTensor, factors: Factors) -> float:
     """Share of the squared norm that the core holds."""
-    return float(compress(tensor, factors).square().sum() / tensor.stacked.square().sum())
+    return float(compress_tensor(tensor, factors).square().sum() / tensor.stacked.square().sum())
 
 
 @pytest.mark.parametrize("slab_bytes", [1, 1000, 2**20])
@@ -72,7 +72,7 @@ def test_spectra_equal_singular_values_of_the_whitened_unfoldings(
     for mode, gram in zip(MODES, tucker.mode_grams(WeightTensor(tensor, whitening)), strict=True):
         unfolded = unfolding(whitened(tensor, whitening), mode)
         values = torch.linalg.svdvals(unfolded).square()
-        spectrum, vectors = tucker.leading(gram), tucker.leading(gram).vectors
+        spectrum, vectors = tucker.leading_spectrum(gram), tucker.leading_spectrum(gram).vectors
         rounding = 1e-5 * float(values[0])  # products are fp32
         torch.testing.assert_close(spectrum.values, values[: len(gram)], rtol=0, atol=rounding)
         rebuilt = (vectors * spectrum.values) @ vectors.T
@@ -83,7 +83,7 @@ def test_spectra_equal_singular_values_of_the_whitened_unfoldings(
 def test_factors_of_the_true_ranks_hold_a_low_rank_tensor_whole() -> None:
     tensor = WeightTensor(low_rank_tensor(noise=0.0))
     factors = factors_of(tensor, (2, 3, 4))
-    core = compress(tensor, factors).double()
+    core = compress_tensor(tensor, factors).double()
     rebuilt = torch.einsum("abc,ia,jb,kc->ijk", core, factors.expert, factors.out, factors.inner)
     torch.testing.assert_close(rebuilt, tensor.stacked.double(), rtol=1e-4, atol=1e-4)
     assert kept(tensor, factors_of(tensor, (1, 3, 4))) < 0.999
@@ -102,16 +102,18 @@ def test_compressing_all_modes_but_one_equals_the_whole_product(
             expected = torch.tensordot(expected, getattr(factors, mode), dims=([number], [0])).movedim(
                 -1, number
             )
-    torch.testing.assert_close(compress(tensor, factors, skip=skip).double(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        compress_tensor(tensor, factors, skip=skip).double(), expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_sweeps_keep_more_and_never_less() -> None:
     tensor = WeightTensor(torch.randn(6, 14, 10, generator=torch.Generator().manual_seed(3)))
     start = factors_of(tensor, (2, 3, 4))
-    energies = [kept(tensor, refine(tensor, start, sweeps)) for sweeps in range(6)]
+    energies = [kept(tensor, refine_factors(tensor, start, sweeps)) for sweeps in range(6)]
     assert all(after >= before - 1e-6 for before, after in pairwise(energies))
     assert energies[-1] > energies[0] + 1e-3
-    refined = refine(tensor, start, 2)
+    refined = refine_factors(tensor, start, 2)
     assert refined.ranks == (2, 3, 4)
     torch.testing.assert_close(refined.out.T @ refined.out, torch.eye(3, dtype=torch.float64))
 
@@ -121,13 +123,13 @@ def test_sweeps_keep_more_and_never_less() -> None:
     [((2, 3, 4), (2, 3, 4)), ((0.5, 0.5, 1.0), (3, 7, 10)), ((1, 0.01, 0.91), (1, 1, 10))],
 )
 def test_ranks_are_directions_or_shares(ranks: tuple[Rank, Rank, Rank], expected: tuple[int, ...]) -> None:
-    spectra = map(tucker.leading, tucker.mode_grams(WeightTensor(low_rank_tensor(0.1))))
+    spectra = map(tucker.leading_spectrum, tucker.mode_grams(WeightTensor(low_rank_tensor(0.1))))
     assert tucker.Decomposition(*spectra).ranks(ranks, None) == expected
 
 
 def test_ranks_by_energy_are_the_smallest_that_hold_it() -> None:
     tensor = WeightTensor(low_rank_tensor(noise=0.3))
-    found = tucker.Decomposition(*map(tucker.leading, tucker.mode_grams(tensor)))
+    found = tucker.Decomposition(*map(tucker.leading_spectrum, tucker.mode_grams(tensor)))
     ranks = found.ranks(None, 0.9)
     for mode, rank in zip(found.modes, ranks, strict=True):
         assert mode.energy(rank) >= 0.9
@@ -149,7 +151,7 @@ def test_ranks_by_energy_are_the_smallest_that_hold_it() -> None:
 def test_impossible_ranks_are_refused(
     ranks: tuple[Rank, Rank, Rank] | None, energy: float | None, problem: str
 ) -> None:
-    spectra = map(tucker.leading, tucker.mode_grams(WeightTensor(low_rank_tensor(0.1))))
+    spectra = map(tucker.leading_spectrum, tucker.mode_grams(WeightTensor(low_rank_tensor(0.1))))
     with pytest.raises(ConfigError, match=problem):
         tucker.Decomposition(*spectra).ranks(ranks, energy)
 
@@ -159,7 +161,7 @@ def test_a_layer_is_decomposed_as_out_in_whatever_its_layout(model_type: str) ->
     base = tiny_base(model_type)
     layer = base.layer(1)
     stacked = torch.stack([layer.down(expert) for expert in range(layer.num_experts)])
-    found = decompose(base, 1, NOT_WHITENED)
+    found = decompose_layer(base, 1, NOT_WHITENED)
     for mode, spectrum in zip(MODES, found.modes, strict=True):
         values = torch.linalg.svdvals(unfolding(stacked, mode))
         torch.testing.assert_close(spectrum.values, values.square(), rtol=1e-3, atol=1e-4)
@@ -169,7 +171,7 @@ def test_decompositions_come_from_the_cache_only_for_the_same_weights_and_whiten
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     base, other = tiny_base("qwen3_moe"), tiny_base("qwen3_moe", seed=1)
-    first = decompose(base, 0, NOT_WHITENED)
+    first = decompose_layer(base, 0, NOT_WHITENED)
     whitening = Whitening(inner=square_root(torch.eye(24, dtype=torch.float64), 3.0))
 
     def fail(*_: object) -> None:
@@ -177,14 +179,14 @@ def test_decompositions_come_from_the_cache_only_for_the_same_weights_and_whiten
 
     with monkeypatch.context() as patched:
         patched.setattr(factors, "mode_grams", fail)
-        again = decompose(base, 0, NOT_WHITENED)
+        again = decompose_layer(base, 0, NOT_WHITENED)
         for mode, stored in zip(first.modes, again.modes, strict=True):
             assert torch.equal(mode.vectors, stored.vectors)
             assert torch.equal(mode.values, stored.values)
         for different in ((base, 1, NOT_WHITENED), (other, 0, NOT_WHITENED), (base, 0, whitening)):
             with pytest.raises(AssertionError, match="decomposed again"):
-                decompose(*different)
-    torch.testing.assert_close(decompose(base, 0, whitening).inner.values, 4.0 * first.inner.values)
+                decompose_layer(*different)
+    torch.testing.assert_close(decompose_layer(base, 0, whitening).inner.values, 4.0 * first.inner.values)
 
 
 def test_refined_factors_are_cached_by_ranks_and_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,9 +202,9 @@ def test_refined_factors_are_cached_by_ranks_and_sweeps(monkeypatch: pytest.Monk
 def test_a_merged_patch_is_refused_and_leaves_nothing_in_the_cache() -> None:
     base = tiny_base("qwen3_moe")
     with apply(base, tiny_patch(base, [0])), pytest.raises(ModelError, match="has a patch merged"):
-        decompose(base, 0, NOT_WHITENED)
+        decompose_layer(base, 0, NOT_WHITENED)
     assert not list(Path(cache.cache_folder()).rglob("*.safetensors"))
-    decompose(base, 0, NOT_WHITENED)
+    decompose_layer(base, 0, NOT_WHITENED)
 
 
 def test_weights_that_are_not_finite_are_an_error() -> None:
@@ -210,4 +212,4 @@ def test_weights_that_are_not_finite_are_an_error() -> None:
     with torch.no_grad():
         base.layer(0).down(3)[1, 1] = float("nan")
     with pytest.raises(ModelError, match=r"layers\.0.*not finite"):
-        decompose(base, 0, NOT_WHITENED)
+        decompose_layer(base, 0, NOT_WHITENED)

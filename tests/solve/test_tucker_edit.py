@@ -19,7 +19,7 @@ from moe_patch.solve.tucker_edit import (
     compress_rows,
     expand_rows,
     solve_core,
-    truncate,
+    truncate_delta,
 )
 from moe_patch.solve.whitening import NOT_WHITENED, Root, Whitening, square_root
 
@@ -112,7 +112,7 @@ def test_at_full_ranks_the_edit_is_the_woodbury_solution_with_the_facts_own_rows
     compressed = compress_rows(rows, manifold)
     left = solve_core(compressed, residual @ manifold.read, RIDGE) @ manifold.write.T
     right = expand_rows(compressed, manifold, None)
-    torch.testing.assert_close(left, algebra.ridge_solve(algebra.kernel(rows), residual, RIDGE))
+    torch.testing.assert_close(left, algebra.ridge_solve(algebra.edit_kernel(rows), residual, RIDGE))
     torch.testing.assert_close(right.value, rows.value)
     assert torch.equal(right.expert, rows.expert)
     assert torch.equal(right.fact, rows.fact)
@@ -157,7 +157,7 @@ def test_the_stored_rows_give_back_the_gram_matrix_that_was_solved(kind: str, *,
     rows = random_rows(5) if projection is None else projection.project_rows(random_rows(5))
     compressed = compress_rows(rows, manifold)
     gram = compressed.flatten(1) @ compressed.flatten(1).T
-    stored = algebra.kernel(rows, expand_rows(compressed, manifold, projection))
+    stored = algebra.edit_kernel(rows, expand_rows(compressed, manifold, projection))
     torch.testing.assert_close(stored, gram, rtol=1e-5, atol=1e-6)
 
 
@@ -195,7 +195,7 @@ def delta_matrix(delta: LayerDelta) -> Tensor:
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_truncation_is_the_best_of_its_rank_and_states_its_error(rank: int) -> None:
     delta = delta_of(6)
-    cut, error = truncate(delta, rank)
+    cut, error = truncate_delta(delta, rank)
     whole = delta_matrix(delta)
     values = torch.linalg.svdvals(whole)
     best = float(values[rank:].square().sum().sqrt() / values.square().sum().sqrt())
@@ -208,7 +208,7 @@ def test_truncation_is_the_best_of_its_rank_and_states_its_error(rank: int) -> N
 
 def test_truncation_to_all_ranks_changes_nothing() -> None:
     delta = delta_of(6)
-    cut, error = truncate(delta, 100)
+    cut, error = truncate_delta(delta, 100)
     assert error < 1e-6
     torch.testing.assert_close(delta_matrix(cut), delta_matrix(delta), rtol=1e-4, atol=1e-6)
     assert len(cut.left) <= 6
@@ -226,4 +226,4 @@ def test_truncation_needs_the_facts_own_rows() -> None:
         ridge=1.0,
     )
     with pytest.raises(PatchError, match="own rows"):
-        truncate(delta, 2)
+        truncate_delta(delta, 2)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from moe_patch.data.facts import Fact
 from moe_patch.patch import LayerDelta, Patch
-from moe_patch.patch.rows import Rows, select, sort_rows
-from moe_patch.solve.algebra import kernel, ridge_solve
+from moe_patch.patch.rows import Rows, select_rows, sort_rows
+from moe_patch.solve.algebra import edit_kernel, ridge_solve
 from moe_patch.stack import Stacked
 from tests.patch.patches import D_KEY, D_MODEL, NUM_EXPERTS, fingerprint
 
@@ -42,8 +42,8 @@ class World:
         )
 
     def layer(self, layer: int, chosen: Tensor, relative: bool) -> LayerDelta:
-        rows, residual = select(self.rows[layer], chosen), self.residual[layer][chosen]
-        gram = kernel(rows)
+        rows, residual = select_rows(self.rows[layer], chosen), self.residual[layer][chosen]
+        gram = edit_kernel(rows)
         ridge = RIDGE * float(gram.diagonal().mean()) if relative else RIDGE
         left = ridge_solve(gram, residual, ridge)
         return LayerDelta(left, rows.value, rows.expert.int(), rows.fact.int(), residual, None, ridge)

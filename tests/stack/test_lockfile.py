@@ -13,7 +13,7 @@ from moe_patch.errors import StackError, WrongBase
 from moe_patch.patch.schema import BaseRecord
 from moe_patch.stack import Entry, Lock, change_lock, create_lock, read_lock, undo_lock
 from moe_patch.stack.lockfile import lock_text, parse_lock
-from moe_patch.stack.operations import add, enable, find, move, remove, set_combine
+from moe_patch.stack.operations import add_entry, enable_entry, find, move_entry, remove_entry, set_combine
 from tests.patch.patches import digest
 
 
@@ -31,7 +31,7 @@ def base(*layers: int, config: int = 1, experts: int = 100) -> BaseRecord:
 def stack_of(*numbers: int) -> Lock:
     lock = Lock()
     for number in numbers:
-        lock = add(lock, Entry(path=f"patches/{number}.safetensors", hash=digest(number)), base(1, 10))
+        lock = add_entry(lock, Entry(path=f"patches/{number}.safetensors", hash=digest(number)), base(1, 10))
     return lock
 
 
@@ -55,7 +55,7 @@ def test_the_text_is_what_the_documentation_shows() -> None:
 def test_any_path_comes_back(path: str, enabled: bool) -> None:
     if not path.isprintable() and any(0xD800 <= ord(letter) <= 0xDFFF for letter in path):
         return  # no file system gives such a name, and no UTF-8 file holds it
-    lock = add(Lock(revision=3), Entry(path=path, hash=digest(1), enabled=enabled), base(0))
+    lock = add_entry(Lock(revision=3), Entry(path=path, hash=digest(1), enabled=enabled), base(0))
     assert parse_lock(lock_text(lock)) == lock
 
 
@@ -83,18 +83,23 @@ def test_what_is_no_stack_is_refused_by_field(tmp_path: Path, text: str, reason:
 
 def test_operations_keep_the_order() -> None:
     lock = stack_of(1, 2, 3, 4)
-    assert order(move(lock, 1, 3)) == [2, 3, 1, 4]
-    assert order(move(lock, 4, 1)) == [4, 1, 2, 3]
-    assert order(remove(lock, 2)) == [1, 3, 4]
-    assert [entry.enabled for entry in enable(lock, 3, enabled=False).patch] == [True, True, False, True]
-    grown = add(lock, Entry(path="x", hash=digest(9)), base(2), position=2)
+    assert order(move_entry(lock, 1, 3)) == [2, 3, 1, 4]
+    assert order(move_entry(lock, 4, 1)) == [4, 1, 2, 3]
+    assert order(remove_entry(lock, 2)) == [1, 3, 4]
+    assert [entry.enabled for entry in enable_entry(lock, 3, enabled=False).patch] == [
+        True,
+        True,
+        False,
+        True,
+    ]
+    grown = add_entry(lock, Entry(path="x", hash=digest(9)), base(2), position=2)
     assert order(grown) == [1, 9, 2, 3, 4]
     assert grown.base is not None
     assert sorted(grown.base.layers) == ["1", "10", "2"]
     with pytest.raises(StackError, match="positions 1 to 4"):
-        move(lock, 1, 5)
+        move_entry(lock, 1, 5)
     with pytest.raises(StackError, match="in the stack already, as number 3"):
-        add(lock, Entry(path="again", hash=digest(3)), base(1))
+        add_entry(lock, Entry(path="again", hash=digest(3)), base(1))
 
 
 @pytest.mark.parametrize(
@@ -107,13 +112,13 @@ def test_operations_keep_the_order() -> None:
 )
 def test_a_patch_of_another_base_is_refused(other: BaseRecord, differs: str) -> None:
     with pytest.raises(WrongBase, match=differs):
-        add(stack_of(1), Entry(path="x", hash=digest(2)), other)
+        add_entry(stack_of(1), Entry(path="x", hash=digest(2)), other)
 
 
 def test_a_stack_that_was_emptied_takes_patches_of_any_base() -> None:
-    emptied = remove(stack_of(1), 1)
+    emptied = remove_entry(stack_of(1), 1)
     assert emptied.base is None
-    assert add(emptied, Entry(path="x", hash=digest(2)), base(1, config=5)).base == base(1, config=5)
+    assert add_entry(emptied, Entry(path="x", hash=digest(2)), base(1, config=5)).base == base(1, config=5)
 
 
 def test_patches_are_found_by_number_path_name_and_hash() -> None:
@@ -130,8 +135,8 @@ def test_undo_goes_back_revision_by_revision_and_forward_again(tmp_path: Path) -
     path = tmp_path / "moe-patch.stack"
     create_lock(path)
     entries = [Entry(path=f"{n}", hash=digest(n)) for n in (1, 2)]
-    first = change_lock(path, lambda lock: add(lock, entries[0], base(1)))
-    change_lock(path, lambda lock: add(lock, entries[1], base(1)))
+    first = change_lock(path, lambda lock: add_entry(lock, entries[0], base(1)))
+    change_lock(path, lambda lock: add_entry(lock, entries[1], base(1)))
     assert undo_lock(path) == read_lock(path) == first
     changed = change_lock(path, lambda lock: set_combine(lock, "add"))
     assert (changed.revision, changed.combine, order(changed)) == (2, "add", [1])
@@ -146,7 +151,7 @@ def test_a_change_that_fails_changes_nothing(tmp_path: Path) -> None:
     create_lock(path)
     before = path.read_bytes()
     with pytest.raises(StackError):
-        change_lock(path, lambda lock: move(lock, 1, 2))
+        change_lock(path, lambda lock: move_entry(lock, 1, 2))
     assert path.read_bytes() == before
     with pytest.raises(StackError, match="is there already"):
         create_lock(path)

@@ -21,7 +21,7 @@ def locked(folder: Path, *patches: Patch) -> Path:
     for number, patch in enumerate(patches):
         file = folder / f"{number}.safetensors"
         save(patch, file)
-        lock = operations.add(lock, entry_for(file, patch, path), base_record(patch))
+        lock = operations.add_entry(lock, entry_for(file, patch, path), base_record(patch))
     create_lock(path, lock)
     return path
 

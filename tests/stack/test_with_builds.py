@@ -11,11 +11,11 @@ from moe_patch.apply import apply
 from moe_patch.base.model import Base
 from moe_patch.errors import ConfigError, PatchError
 from moe_patch.methods import METHODS, get_method
-from moe_patch.methods.beneath import Beneath
+from moe_patch.methods.stack_below import StackBelow
 from moe_patch.patch import LayerDelta, Patch
-from moe_patch.solve.algebra import kernel, response
+from moe_patch.solve.algebra import edit_kernel, edit_response
 from moe_patch.stack import combine, drop
-from moe_patch.stack.foundation import foundation
+from moe_patch.stack.foundation import read_foundation
 from moe_patch.stack.layers import delta_rows
 from tests.methods.builds import facts
 from tests.patch.patches import digest
@@ -76,13 +76,13 @@ def test_a_stack_solved_is_the_build_of_all_facts_at_the_lowest_layer(base: Base
     assert joint.facts == together.facts
 
 
-def under(base: Base) -> Beneath:
+def under(base: Base) -> StackBelow:
     patch = combine(stacked(build(base, [0, 1]), build(base, [2])), "solve").patch
-    return Beneath(patch, patch.parents)
+    return StackBelow(patch, patch.parents)
 
 
 def build_on(
-    base: Base, beneath: Beneath, chosen: list[int], method: str = "moeedit", **options: object
+    base: Base, beneath: StackBelow, chosen: list[int], method: str = "moeedit", **options: object
 ) -> Patch:
     made = get_method(method)
     extra = {"whitening": "none"} if method == "mote" else {}
@@ -99,13 +99,13 @@ def test_a_build_on_a_stack_leaves_its_facts_where_they_are(base: Base, solver: 
     layer = 0  # where both see the same keys
     keys = beneath.patch.layers[layer].rows
     moved = {
-        name: float(response(delta.left, delta_rows(delta), keys).norm())
+        name: float(edit_response(delta.left, delta_rows(delta), keys).norm())
         for name, delta in (("careful", careful.layers[layer]), ("careless", careless.layers[layer]))
     }
     assert moved["careful"] < 0.05 * moved["careless"]
     assert [fact.id for fact in careful.facts] == ["fact-4", "fact-5"]
-    assert careful.parents == beneath.patches == tuple(foundation(careful).patches)
-    assert foundation(careful).protected == {"0": 3, "1": 3}
+    assert careful.parents == beneath.patches == tuple(read_foundation(careful).patches)
+    assert read_foundation(careful).protected == {"0": 3, "1": 3}
     assert len(careful.results) == 2
 
 
@@ -120,12 +120,12 @@ def test_what_is_spread_leaves_a_stacks_facts_where_they_are_at_the_layer_that_i
         careless = build(base, [4, 5], method, **options)
     keys = beneath.patch.layers[1].rows
     moved = [
-        float(response(patch.layers[1].left, delta_rows(patch.layers[1]), keys).norm())
+        float(edit_response(patch.layers[1].left, delta_rows(patch.layers[1]), keys).norm())
         for patch in (careful, careless)
     ]
     assert moved[0] < 0.05 * moved[1]
-    assert careful.parents == beneath.patches == tuple(foundation(careful).patches)
-    assert foundation(careful).protected == {"0": 3, "1": 3}
+    assert careful.parents == beneath.patches == tuple(read_foundation(careful).patches)
+    assert read_foundation(careful).protected == {"0": 3, "1": 3}
     assert [fact.id for fact in careful.facts] == ["fact-4", "fact-5"]
     joint = combine([*stacked(beneath.patch), *stacked(careful)], "solve").patch
     assert len(joint.facts) == 5
@@ -134,10 +134,12 @@ def test_what_is_spread_leaves_a_stacks_facts_where_they_are_at_the_layer_that_i
 def test_built_on_a_stack_and_solved_with_it_asks_for_the_same_outputs(base: Base) -> None:
     parts = stacked(build(base, [0, 1]), build(base, [2]))
     lower = combine(parts, "solve").patch
-    upper = build_on(base, Beneath(lower, lower.parents), [4, 5], ridge=1e-6)
+    upper = build_on(base, StackBelow(lower, lower.parents), [4, 5], ridge=1e-6)
     joint = combine([*parts, *stacked(upper)], "solve").patch
     keys = upper.layers[0].rows
-    alone = sum(response(delta.left, delta_rows(delta), keys) for delta in (lower.layers[0], upper.layers[0]))
+    alone = sum(
+        edit_response(delta.left, delta_rows(delta), keys) for delta in (lower.layers[0], upper.layers[0])
+    )
     torch.testing.assert_close(
         upper.layers[0].residual.double(),  # type: ignore[union-attr]
         alone,
@@ -180,7 +182,7 @@ def test_a_fact_that_the_new_patch_answers_is_not_protected(base: Base) -> None:
     made = get_method("moeedit")
     again = replace(facts(6)[1], id="again", target_new="Elsewhere")
     patch = made.build_on(base, [again], made.options(**SETTINGS), beneath)
-    assert foundation(patch).protected == {"0": 2, "1": 2}
+    assert read_foundation(patch).protected == {"0": 2, "1": 2}
     assert [fact.id for fact in beneath.facts([again])] == ["fact-0", "fact-2"]
 
 
@@ -188,9 +190,9 @@ def test_a_layer_that_the_stack_leaves_alone_is_not_protected_aloud(
     base: Base, caplog: pytest.LogCaptureFixture
 ) -> None:
     lower = build(base, [0, 1], layers=(0,))
-    patch = build_on(base, Beneath(lower, (lower.hash,)), [4], layers=(0, 2))
+    patch = build_on(base, StackBelow(lower, (lower.hash,)), [4], layers=(0, 2))
     assert "layer 2: the stack does not edit it" in caplog.text
-    assert float(kernel(patch.layers[2].rows).diagonal().min()) > 0
+    assert float(edit_kernel(patch.layers[2].rows).diagonal().min()) > 0
 
 
 def test_options_that_cannot_protect_a_stack_say_so(base: Base) -> None:
@@ -205,7 +207,7 @@ def test_check_knows_what_a_patch_was_built_on(base: Base) -> None:
     from moe_patch.stack.check import check_members
 
     lower = build(base, [0, 1])
-    upper = build_on(base, Beneath(lower, (lower.hash,)), [4])
+    upper = build_on(base, StackBelow(lower, (lower.hash,)), [4])
     found = check_members(stacked(lower, upper), "add")
     assert {(pair.disturbed, pair.by) for pair in found.disturbances} == {("patch-1", "patch-2")}
     found = check_members(stacked(upper, lower), "add")

@@ -109,8 +109,8 @@ def taught_targets() -> Targets:
 def test_values_that_do_not_do_what_they_did_are_searched_again() -> None:
     base, good = taught_base(), taught_targets()
     address = target_cache._address(base, EDITS, 1, TAUGHT, context_prefixes(base, TAUGHT))
-    assert cache.load("targets", address) is not None
-    cache.store("targets", address, target_cache._tensors(replace(good, value=good.start.clone())))
+    assert cache.load_tensors("targets", address) is not None
+    cache.store_tensors("targets", address, target_cache._tensors(replace(good, value=good.start.clone())))
     for _ in range(2):  # the second time from the entry that was written anew
         assert torch.equal(taught_targets().value, good.value)
 

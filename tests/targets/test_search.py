@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
-from moe_patch.base.capture import attach
+from moe_patch.base.capture import attach_delta
 from moe_patch.base.model import Base
 from moe_patch.base.opening import wrap
 from moe_patch.data.facts import Fact
@@ -299,7 +299,7 @@ def test_a_group_is_searched_alone_as_in_company() -> None:
 
 
 def test_losses_are_those_of_the_model_as_it_is(base: Base) -> None:
-    with attach(base.layer(LAYER), tiny_delta(base.layer(LAYER))):
+    with attach_delta(base.layer(LAYER), tiny_delta(base.layer(LAYER))):
         losses = target_losses(base, FACTS, QUICK.model_copy(update={"facts_per_pass": 3}))
         found = find_targets(base, FACTS, LAYER, QUICK.model_copy(update={"steps": 1}))
         with torch.no_grad():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from moe_patch.base.capture import attach
+from moe_patch.base.capture import attach_delta
 from moe_patch.base.model import Base
 from moe_patch.data.prompts import Prompt
 from moe_patch.errors import TargetError
@@ -162,8 +162,8 @@ def test_live_deltas_are_part_of_the_model() -> None:
     with torch.no_grad():
         before = Tail(base, prompts, reads, 0).logits(change)
         with (
-            attach(base.layer(0), tiny_delta(base.layer(0))),
-            attach(base.layer(2), tiny_delta(base.layer(2))),
+            attach_delta(base.layer(0), tiny_delta(base.layer(0))),
+            attach_delta(base.layer(2), tiny_delta(base.layer(2))),
         ):
             found = Tail(base, prompts, reads, 0).logits(change)
             expected = brute_force(base, prompts, reads, 0, change)

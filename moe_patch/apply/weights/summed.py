@@ -10,7 +10,9 @@ from torch import Tensor
 from moe_patch.base.experts import Delta
 
 
-def patched(weight: Tensor, expert: int, deltas: Iterable[Delta], *, columns: slice | None = None) -> Tensor:
+def patched_weight(
+    weight: Tensor, expert: int, deltas: Iterable[Delta], *, columns: slice | None = None
+) -> Tensor:
     """An expert's weight with deltas added to it, in their order, not yet rounded to the weight's dtype.
 
     Args:

@@ -16,7 +16,7 @@ STATED_LOSS = 0.1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Part:
+class ExpertShare:
     """One expert's share in what facts were to receive at a layer, and in what is missing of it."""
 
     layer: int
@@ -41,7 +41,7 @@ class Survival:
         """Count an expert that was to change by all of `wanted`, less what is `missing`, (d_m, d_k)."""
         self.count(self.part(layer, expert, wanted, missing))
 
-    def part(self, layer: int, expert: int, wanted: Iterable[Delta], missing: Tensor) -> Part | None:
+    def part(self, layer: int, expert: int, wanted: Iterable[Delta], missing: Tensor) -> ExpertShare | None:
         """What `add` would count, without counting it yet: threads may each take a part."""
         if layer not in self._layers:
             return None
@@ -50,9 +50,9 @@ class Survival:
         for delta in wanted:
             row = (delta.expert == expert).nonzero().squeeze(1)  # (m,)
             asked += (key @ delta.right[row].T) @ delta.left[delta.fact[row].long()]
-        return Part(layer, fact, asked, (missing.to(key.dtype) @ key.T).T)
+        return ExpertShare(layer, fact, asked, (missing.to(key.dtype) @ key.T).T)
 
-    def count(self, part: Part | None) -> None:
+    def count(self, part: ExpertShare | None) -> None:
         """Count a part. In which order decides about the last bits."""
         if part is not None:
             self._wanted[part.layer].index_add_(0, part.fact, part.wanted)

@@ -52,7 +52,7 @@ def remove(names: Sequence[str], lock_path: Path) -> None:
 
     def without(lock: Lock) -> Lock:
         for number in sorted(_numbers(lock, names), reverse=True):
-            lock = operations.remove(lock, number)
+            lock = operations.remove_entry(lock, number)
         return lock
 
     _change(lock_path, without)
@@ -91,7 +91,7 @@ def move(name: str, position: int, lock_path: Path) -> None:
     """Move a PATCH of the stack, given by number, name or hash, to POSITION; 1 is the lowest."""
     from moe_patch.stack import operations
 
-    _change(lock_path, lambda lock: operations.move(lock, operations.find(lock, name), position))
+    _change(lock_path, lambda lock: operations.move_entry(lock, operations.find(lock, name), position))
 
 
 @click.command(epilog="\b\nExample:\n  moe-patch stack combine add")
@@ -130,7 +130,7 @@ def _grown(
     for offset, path in enumerate(paths):
         patch = load(path)
         place = None if position is None else position + offset
-        lock = operations.add(lock, entry_for(path, patch, lock_path), base_record(patch), place)
+        lock = operations.add_entry(lock, entry_for(path, patch, lock_path), base_record(patch), place)
     if not allow_conflicts:
         refuse_contradictions(lock, lock_path)
     return lock
@@ -140,7 +140,7 @@ def _switched(lock: Lock, names: Sequence[str], *, on: bool) -> Lock:
     from moe_patch.stack import operations
 
     for number in _numbers(lock, names):
-        lock = operations.enable(lock, number, on)
+        lock = operations.enable_entry(lock, number, on)
     return lock
 
 

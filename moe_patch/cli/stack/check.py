@@ -15,7 +15,7 @@ from moe_patch.cli.stack.options import conflict_options, limits_of, stack_optio
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from moe_patch.stack.check import Check
+    from moe_patch.stack.check import StackCheck
 
 SHOWN = 20  # pairs in the table, unless all are asked for
 
@@ -67,7 +67,7 @@ def check(
         raise click.exceptions.Exit(1)
 
 
-def _json(found: Check) -> dict[str, Any]:
+def _json(found: StackCheck) -> dict[str, Any]:
     return {
         "refused": found.refused,
         "findings": [asdict(finding) for finding in found.findings],
@@ -76,7 +76,7 @@ def _json(found: Check) -> dict[str, Any]:
     }
 
 
-def _show(found: Check, limit: int | None) -> None:
+def _show(found: StackCheck, limit: int | None) -> None:
     print_tables(*_tables(found, limit))
     for finding in found.findings:
         click.echo(f"{finding.level}: {finding.text}")
@@ -84,12 +84,12 @@ def _show(found: Check, limit: int | None) -> None:
         click.echo("The patches go together.")
 
 
-def _tables(found: Check, limit: int | None) -> list[Table]:
+def _tables(found: StackCheck, limit: int | None) -> list[Table]:
     tables = [_pairs(found, limit)] if found.disturbances else []
     return [*tables, _standings(found)] if found.standings else tables
 
 
-def _pairs(found: Check, limit: int | None) -> Table:
+def _pairs(found: StackCheck, limit: int | None) -> Table:
     left = len(found.disturbances) - len(found.disturbances[:limit])
     columns = ("facts of", "moved by", "layer", "median", "most", "of it along", "fact")
     table = plain_table(f"Pairs ({left} more with --all)" if left else "Pairs", columns, right=columns[2:6])
@@ -99,7 +99,7 @@ def _pairs(found: Check, limit: int | None) -> Table:
     return table
 
 
-def _standings(found: Check) -> Table:
+def _standings(found: StackCheck) -> Table:
     columns = ("facts of", "layer", "median", "most", "fact")
     table = plain_table("Moved by the whole stack, combined", columns, right=columns[1:4])
     for standing in found.standings:

@@ -10,7 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from moe_patch.stack import Lock
-    from moe_patch.stack.check import Limits
+    from moe_patch.stack.check import ShiftLimits
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -53,11 +53,11 @@ def conflict_options(command: F) -> F:
     return command
 
 
-def limits_of(warn: float | None, refuse: float | None) -> Limits:
+def limits_of(warn: float | None, refuse: float | None) -> ShiftLimits:
     """The limits that `conflict_options` describe."""
-    from moe_patch.stack.check import REFUSE, WARN, Limits
+    from moe_patch.stack.check import REFUSE, WARN, ShiftLimits
 
-    return Limits(WARN if warn is None else warn, REFUSE if refuse is None else refuse)
+    return ShiftLimits(WARN if warn is None else warn, REFUSE if refuse is None else refuse)
 
 
 def lock_json(lock: Lock) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def divide(gece: Tensor, experts: int, first_share: float) -> Tensor:
+def divide_facts(gece: Tensor, experts: int, first_share: float) -> Tensor:
     """The expert (T,) of each fact.
 
     Facts are sorted by GECE, the most frequent knowledge first. The first `first_share` of them go to expert

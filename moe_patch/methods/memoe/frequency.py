@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from moe_patch.base.blocks import Block
-from moe_patch.base.freezing import frozen
+from moe_patch.base.freezing import frozen_weights
 from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import Prompt, PromptStyle, encode_fact
@@ -61,7 +61,7 @@ def gece(knowledge: Knowledge, mean_gradient: Tensor) -> Tensor:
     return (knowledge.meteor - knowledge.probability).abs() / (knowledge.word_frequency * product)
 
 
-def rank(values: Tensor, known: Tensor) -> Tensor:
+def rank_among(values: Tensor, known: Tensor) -> Tensor:
     """The share of the `known` values (N,) below each of `values` (T,), ties counting half: 0 to 1.
 
     The losses' tau of 0.6 takes GECE to be on this scale. Its own depends on the model's gradients.
@@ -127,7 +127,7 @@ def _gradients(base: Base, block: Block, prompts: Sequence[Prompt]) -> Tensor:
     """The gradient (T, d_m) of each reference's mean negative log-likelihood."""
     trunk = Trunk(base, block, prompts, "block-input")
     found = []
-    with frozen(base.model), torch.enable_grad():
+    with frozen_weights(base.model), torch.enable_grad():
         for some in torch.split(torch.arange(len(prompts)), _FACTS):
             answers = Answers.of([prompts[i] for i in some.tolist()])
             shift = torch.zeros(len(some), 1, block.width, device=block.device, requires_grad=True)

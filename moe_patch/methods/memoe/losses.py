@@ -21,11 +21,11 @@ def balance_coefficient(g: Tensor, gamma: float) -> Tensor:
     return torch.sigmoid(-gamma * g)
 
 
-def divergence(edited: Tensor, unedited: Tensor) -> Tensor:
+def kl_divergence(edited: Tensor, unedited: Tensor) -> Tensor:
     """KL(edited || unedited) in nats, (n,), from log-probabilities (n, V)."""
     return (edited.exp() * (edited - unedited)).sum(-1)
 
 
-def focal(log_r: Tensor, gamma: float) -> Tensor:
+def focal_loss(log_r: Tensor, gamma: float) -> Tensor:
     """-(1 - r)^gamma_3 log r of the wanted route's log-probability, of any shape."""
     return -((1 - log_r.exp()).clamp_min(0) ** gamma) * log_r

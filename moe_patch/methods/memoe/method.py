@@ -15,7 +15,7 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from moe_patch.base.blocks import Block, find_block
-from moe_patch.base.freezing import frozen
+from moe_patch.base.freezing import frozen_weights
 from moe_patch.base.model import Base
 from moe_patch.bypass import Bypass, BypassConfig, Routed, read_bypass, read_routed, write_bypass
 from moe_patch.data.corpus import Corpus
@@ -23,13 +23,13 @@ from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import Prompt, encode_fact, text_ids
 from moe_patch.errors import ConfigError
 from moe_patch.methods.base import Method
-from moe_patch.methods.beneath import Beneath
-from moe_patch.methods.memoe.division import divide
-from moe_patch.methods.memoe.frequency import gece, knowledge_of, rank
+from moe_patch.methods.memoe.division import divide_facts
+from moe_patch.methods.memoe.frequency import gece, knowledge_of, rank_among
 from moe_patch.methods.memoe.options import MEMoEOptions
 from moe_patch.methods.memoe.scope import ScopeTexts, scope_texts
 from moe_patch.methods.memoe.training import Texts, Training
 from moe_patch.methods.memoe.trunk import Trunk
+from moe_patch.methods.stack_below import StackBelow
 from moe_patch.patch import Patch, check_base, load
 from moe_patch.progress import Progress
 
@@ -67,7 +67,7 @@ class MEMoE(Method[MEMoEOptions]):
         base: Base,
         facts: Sequence[Fact],
         options: MEMoEOptions,
-        beneath: Beneath,
+        below: StackBelow,
         progress: Progress | None = None,
     ) -> Patch:
         """Refuse: a bypass is trained beside the bare base, and then goes with any stack of deltas."""
@@ -122,12 +122,12 @@ class _Build:
         gradients: list[Tensor] = []
         size = options.batch_size or len(self._facts)
         total = len(self._facts) - known
-        with frozen(self._base.model), torch.enable_grad():
+        with frozen_weights(self._base.model), torch.enable_grad():
             for start in range(known, len(self._facts), size):
                 new = torch.arange(start, min(start + size, len(self._facts)))
                 found = torch.cat([found, self._measured(new, gradients)])
                 expert = torch.cat([expert, self._division(found, expert)])
-                ranks = rank(found, found)
+                ranks = rank_among(found, found)
 
                 def report(step: int, new: Tensor = new) -> None:
                     if progress is not None:
@@ -142,7 +142,7 @@ class _Build:
     def _packed(self, training: Training, bypass: Bypass, routed: Routed) -> Patch:
         everyone = torch.arange(len(self._facts))
         before, after = training.losses(everyone, None), training.losses(everyone, routed.expert)
-        ranks = rank(routed.gece, routed.gece)
+        ranks = rank_among(routed.gece, routed.gece)
         results: list[dict[str, JsonValue]] = [
             {
                 "loss_before": float(before[i]),
@@ -205,7 +205,7 @@ class _Build:
         experts = self._start.bypass.config.experts
         if not self._options.division or experts == 1:
             return torch.arange(len(expert), len(found)) % experts
-        return divide(found, experts, self._options.first_share)[len(expert) :]
+        return divide_facts(found, experts, self._options.first_share)[len(expert) :]
 
     def _texts(self) -> Texts:
         """Everything tokenised: facts with their answers, and the scope's texts."""

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from moe_patch.bypass import Bypass, acting
+from moe_patch.bypass import Bypass, acting_tokens
 from moe_patch.data.prompts import Prompt
-from moe_patch.methods.memoe.losses import adaptive_weight, balance_coefficient, divergence, focal
+from moe_patch.methods.memoe.losses import adaptive_weight, balance_coefficient, focal_loss, kl_divergence
 from moe_patch.methods.memoe.trunk import Trunk
 from moe_patch.targets.answers import Answers
 from moe_patch.targets.tail import Reads
@@ -111,7 +111,7 @@ class Training:
         if len(preserved):
             assert self._unedited is not None
             unedited = self._unedited[preserved].to(logits.device)
-            apart = divergence(logits[count:].log_softmax(-1), unedited)  # (P',)
+            apart = kl_divergence(logits[count:].log_softmax(-1), unedited)  # (P',)
             coefficient = balance_coefficient(ranks[through.to(ranks.device)], options.gamma_2)
             loss = loss + (coefficient * apart).mean()
         return loss
@@ -133,11 +133,11 @@ class Training:
         within, beyond = log_r[: len(inside)], log_r[len(inside) :]
         loss = log_r.new_zeros(())
         if options.router_loss:
-            loss = loss + focal(within.gather(1, wanted[:, None]), options.gamma_3).mean()
+            loss = loss + focal_loss(within.gather(1, wanted[:, None]), options.gamma_3).mean()
         elif options.scope_gate:  # no guidance to an expert, but still into the scope
-            loss = loss + focal(within[:, :-1].logsumexp(-1), options.gamma_3).mean()
+            loss = loss + focal_loss(within[:, :-1].logsumexp(-1), options.gamma_3).mean()
         if len(beyond):
-            loss = loss + focal(beyond[:, -1], options.gamma_3).mean()
+            loss = loss + focal_loss(beyond[:, -1], options.gamma_3).mean()
         return loss
 
     def _router(self, texts: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ class Training:
             return self._trunk.logits(texts, reads, None)
         length = self._trunk.length(texts)
         prompt = self._trunk.prompt[texts, :length]
-        acts = acting(self._trunk.real[texts, :length], prompt, self._options.tokens)[..., None]
+        acts = acting_tokens(self._trunk.real[texts, :length], prompt, self._options.tokens)[..., None]
         weight: Tensor | float = 1.0
         if not self._options.router_loss and torch.is_grad_enabled():
             route, weight = self._own_choice(texts)

@@ -22,21 +22,21 @@ from moe_patch.solve.tucker import (
     Ranks,
     Spectrum,
     WeightTensor,
-    leading,
+    leading_spectrum,
     mode_grams,
-    refine,
+    refine_factors,
 )
 from moe_patch.solve.whitening import Root, Whitening
 
 
-def decompose(base: Base, layer: int, whitening: Whitening, *, use_cache: bool = True) -> Decomposition:
+def decompose_layer(base: Base, layer: int, whitening: Whitening, *, use_cache: bool = True) -> Decomposition:
     """The higher-order SVD of a layer's down projections, from the cache where it has it.
 
     Raises:
         ModelError: the layer is dense or out of range, has a patch merged, or its weights are not finite.
     """
     address = _address(base, layer, whitening)
-    stored = cache.load("tucker", address) if use_cache else None
+    stored = cache.load_tensors("tucker", address) if use_cache else None
     if stored is not None:
         return Decomposition(
             *(Spectrum(stored[f"{mode}.values"], stored[f"{mode}.vectors"]) for mode in MODES)
@@ -45,9 +45,9 @@ def decompose(base: Base, layer: int, whitening: Whitening, *, use_cache: bool =
         grams = mode_grams(WeightTensor(stacked, whitening))
     if not all(bool(torch.isfinite(gram).all()) for gram in grams):
         raise ModelError(f"{base.layer(layer).name}: the down projections are not finite")
-    spectra = [leading(gram) for gram in grams]
+    spectra = [leading_spectrum(gram) for gram in grams]
     if use_cache:
-        cache.store("tucker", address, _named(spectra))
+        cache.store_tensors("tucker", address, _named(spectra))
     return Decomposition(*spectra)
 
 
@@ -73,19 +73,19 @@ def tucker_factors(
     """The factors of a layer at given ranks, refined by `sweeps` of HOOI; both steps are cached.
 
     Raises:
-        ModelError: as `decompose`.
+        ModelError: as `decompose_layer`.
     """
-    factors = decompose(base, layer, whitening, use_cache=use_cache).factors(ranks)
+    factors = decompose_layer(base, layer, whitening, use_cache=use_cache).factors(ranks)
     if not sweeps:
         return factors
     address = _address(base, layer, whitening) | {"ranks": list(ranks), "sweeps": sweeps}
-    stored = cache.load("tucker", address) if use_cache else None
+    stored = cache.load_tensors("tucker", address) if use_cache else None
     if stored is not None:
         return Factors(**{mode: stored[mode] for mode in MODES})
     with _base_weights(base.layer(layer)) as stacked:
-        factors = refine(WeightTensor(stacked, whitening), factors, sweeps)
+        factors = refine_factors(WeightTensor(stacked, whitening), factors, sweeps)
     if use_cache:
-        cache.store("tucker", address, {mode: getattr(factors, mode).contiguous() for mode in MODES})
+        cache.store_tensors("tucker", address, {mode: getattr(factors, mode).contiguous() for mode in MODES})
     return factors
 
 

@@ -17,9 +17,9 @@ import torch
 from pydantic import Field, JsonValue, model_validator
 from torch import Tensor
 
-from moe_patch.methods.delta import DeltaMethod, DeltaOptions, Ground
+from moe_patch.methods.delta import DeltaMethod, DeltaOptions, EditSetting
 from moe_patch.methods.layer_edit import LayerProblem, LayerSolution
-from moe_patch.methods.mote.factors import decompose, tucker_factors
+from moe_patch.methods.mote.factors import decompose_layer, tucker_factors
 from moe_patch.methods.spread_edit import SpreadEditor, check_one_shape
 from moe_patch.patch import LayerDelta, Patch
 from moe_patch.patch.rows import Rows
@@ -27,7 +27,7 @@ from moe_patch.progress import Progress
 from moe_patch.solve.algebra import ridge_value
 from moe_patch.solve.nullspace import NullSpace
 from moe_patch.solve.tucker import Rank, Ranks
-from moe_patch.solve.tucker_edit import Manifold, compress_rows, expand_rows, solve_core, truncate
+from moe_patch.solve.tucker_edit import Manifold, compress_rows, expand_rows, solve_core, truncate_delta
 from moe_patch.solve.whitening import Whitening, WhiteningKind, find_whitening
 
 DEFAULT_RANK_ENERGY = 0.95
@@ -129,27 +129,31 @@ class MoTE(DeltaMethod[MoTEOptions]):
         """The paper on arXiv."""
         return "https://arxiv.org/abs/2605.16686"
 
-    def editor(self, ground: Ground, options: MoTEOptions, progress: Progress | None) -> SpreadEditor:
+    def editor(self, setting: EditSetting, options: MoTEOptions, progress: Progress | None) -> SpreadEditor:
         """The core's solve at the last layer, spread; ConfigError where a rank is out of range."""
-        manifolds = find_manifolds(ground, options, progress)
+        manifolds = find_manifolds(setting, options, progress)
         spreader = TuckerSpreader(
-            manifolds, ground.layers[-1], ground.projections, options.ridge, options.ridge_relative
+            manifolds, setting.layers[-1], setting.projections, options.ridge, options.ridge_relative
         )
         return SpreadEditor(
-            ground.base, ground.layers, spreader, ground.projections, protect_earlier=options.protect_earlier
+            setting.base,
+            setting.layers,
+            spreader,
+            setting.projections,
+            protect_earlier=options.protect_earlier,
         )
 
     def finished(self, patch: Patch, options: MoTEOptions) -> Patch:
         """The patch, or its truncation to the rank that the options ask for."""
-        return patch if options.delta_rank is None else truncated(patch, options.delta_rank)
+        return patch if options.delta_rank is None else truncate_patch(patch, options.delta_rank)
 
 
-def truncated(patch: Patch, rank: int) -> Patch:
+def truncate_patch(patch: Patch, rank: int) -> Patch:
     """The patch with `rank` left factors in each layer; `delta_errors` says what that costs.
 
     The errors, by layer, are those of all experts' deltas together, relative, in Frobenius norm.
     """
-    layers = {layer: truncate(delta, rank) for layer, delta in patch.layers.items()}
+    layers = {layer: truncate_delta(delta, rank) for layer, delta in patch.layers.items()}
     errors: dict[str, JsonValue] = {str(layer): error for layer, (_, error) in layers.items()}
     return replace(
         patch,
@@ -159,7 +163,7 @@ def truncated(patch: Patch, rank: int) -> Patch:
 
 
 def find_manifolds(
-    ground: Ground, options: MoTEOptions, progress: Progress | None = None
+    setting: EditSetting, options: MoTEOptions, progress: Progress | None = None
 ) -> dict[int, Manifold]:
     """The manifold of every edit layer, with the ranks that the options give at the last one.
 
@@ -168,23 +172,23 @@ def find_manifolds(
         ModelError: the layers have experts of different numbers or sizes.
         StatisticsError: a layer is to be whitened by moments that are missing or not finite.
     """
-    check_one_shape(ground.base, ground.layers)
-    base, last = ground.base, ground.layers[-1]
+    check_one_shape(setting.base, setting.layers)
+    base, last = setting.base, setting.layers[-1]
     manifolds: dict[int, Manifold] = {}
     ranks: Ranks | None = None
-    for number, layer in enumerate(reversed(ground.layers)):  # the last one first: it decides the ranks
-        whitening = _whitening(ground, layer, options)
+    for number, layer in enumerate(reversed(setting.layers)):  # the last one first: it decides the ranks
+        whitening = _whitening(setting, layer, options)
         if ranks is None:
             energy = None if options.ranks else options.rank_energy or DEFAULT_RANK_ENERGY
-            ranks = decompose(base, last, whitening).ranks(options.ranks, energy)
+            ranks = decompose_layer(base, last, whitening).ranks(options.ranks, energy)
         factors = tucker_factors(base, layer, ranks, whitening, sweeps=options.sweeps)
         manifolds[layer] = Manifold.of(factors, whitening)
         if progress is not None:
-            progress("factors", number + 1, len(ground.layers))
+            progress("factors", number + 1, len(setting.layers))
     return manifolds
 
 
-def _whitening(ground: Ground, layer: int, options: MoTEOptions) -> Whitening:
+def _whitening(setting: EditSetting, layer: int, options: MoTEOptions) -> Whitening:
     return find_whitening(
-        options.whitening, ground.base.layer(layer), ground.moments.get(layer), options.whitening_epsilon
+        options.whitening, setting.base.layer(layer), setting.moments.get(layer), options.whitening_epsilon
     )

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moe_patch.methods.memoe.division import balanced_sizes, divide
+from moe_patch.methods.memoe.division import balanced_sizes, divide_facts
 
 VALUES = st.lists(st.floats(0, 100, allow_nan=False), min_size=0, max_size=14)
 
@@ -37,7 +37,7 @@ def test_the_most_frequent_share_goes_first_and_experts_are_in_order_of_rarity(
     values: list[float], experts: int, share: float
 ) -> None:
     gece = torch.tensor(values, dtype=torch.float64)
-    expert = divide(gece, experts, share)
+    expert = divide_facts(gece, experts, share)
     assert int((expert == 0).sum()) == (round(share * len(values)) if experts > 1 else len(values))
     in_order = expert[gece.argsort(stable=True)]
     assert bool((in_order.diff() >= 0).all())
@@ -47,4 +47,7 @@ def test_the_most_frequent_share_goes_first_and_experts_are_in_order_of_rarity(
 
 
 def test_the_published_division_of_ten_facts_among_five_experts() -> None:
-    assert torch.bincount(divide(torch.arange(10.0), 5, 0.3)).tolist() in ([3, 2, 2, 2, 1], [3, 1, 2, 2, 2])
+    assert torch.bincount(divide_facts(torch.arange(10.0), 5, 0.3)).tolist() in (
+        [3, 2, 2, 2, 1],
+        [3, 1, 2, 2, 2],
+    )

@@ -10,7 +10,7 @@ from moe_patch.base.blocks import find_block
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import PromptStyle
 from moe_patch.errors import ConfigError
-from moe_patch.methods.memoe.frequency import Knowledge, gece, knowledge_of, rank, word_frequency
+from moe_patch.methods.memoe.frequency import Knowledge, gece, knowledge_of, rank_among, word_frequency
 from moe_patch.methods.memoe.meteor import meteor
 from tests.tiny import tiny_base
 
@@ -50,7 +50,7 @@ def test_a_gradient_against_all_others_counts_as_next_to_nothing_and_not_as_nega
 
 def test_ranks_lie_between_nought_and_one_and_ties_share_theirs() -> None:
     known = torch.tensor([3.0, 1.0, 2.0, 2.0])
-    assert rank(known, known).tolist() == pytest.approx([0.875, 0.125, 0.5, 0.5])
+    assert rank_among(known, known).tolist() == pytest.approx([0.875, 0.125, 0.5, 0.5])
 
 
 def test_word_frequency_is_the_mean_over_the_words() -> None:

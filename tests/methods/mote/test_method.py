@@ -17,10 +17,10 @@ from moe_patch.base.statistics import collect_moments
 from moe_patch.data.corpus import Corpus
 from moe_patch.errors import ConfigError, ModelError
 from moe_patch.methods import get_method
-from moe_patch.methods.delta import Ground
+from moe_patch.methods.delta import EditSetting
 from moe_patch.methods.mote.method import MoTEOptions, find_manifolds
 from moe_patch.patch import Patch, load, save
-from moe_patch.solve.algebra import kernel, ridge_solve
+from moe_patch.solve.algebra import edit_kernel, ridge_solve
 from moe_patch.solve.moments import Moments
 from moe_patch.solve.nullspace import NullSpace, null_space
 from moe_patch.solve.tucker_edit import Manifold, compress_rows
@@ -44,7 +44,7 @@ def spaces_of(moments: dict[int, Moments]) -> dict[int, NullSpace]:
 def manifolds_of(
     base: Base, layers: list[int], moments: dict[int, Moments], **options: Any
 ) -> dict[int, Manifold]:
-    return find_manifolds(Ground(base, layers, moments, {}), MoTEOptions(**options))
+    return find_manifolds(EditSetting(base, layers, moments, {}), MoTEOptions(**options))
 
 
 def core_of(patch: Patch, last: int, manifold: Manifold) -> Tensor:
@@ -108,7 +108,7 @@ def test_the_file_holds_the_system_that_was_solved(
     base, text = tiny_base("qwen3_moe"), corpus(tmp_path)
     patch = build("mote", base, count=5, corpus=text, batch_size=batch_size, ranks=RANKS, whitening=whitening)
     delta = patch.layers[1]
-    system = kernel(delta.rows, rows_of(delta))  # Phi Phi^T
+    system = edit_kernel(delta.rows, rows_of(delta))  # Phi Phi^T
     torch.testing.assert_close(system, system.T, rtol=1e-4, atol=1e-4 * float(system.max()))
     assert delta.residual is not None
     again = ridge_solve((system + system.T) / 2, delta.residual, delta.ridge)
@@ -161,8 +161,8 @@ def test_protected_facts_of_earlier_batches_move_less(tmp_path: Path) -> None:
         first = build("mote", base, count=3, **options).layers[1]
         both = build("mote", base, count=6, batch_size=3, protect_earlier=protect, **options).layers[1]
         keys = first.rows
-        after = kernel(keys, rows_of(both)) @ both.left.double()
-        return relative_error(after, kernel(keys, rows_of(first)) @ first.left.double())
+        after = edit_kernel(keys, rows_of(both)) @ both.left.double()
+        return relative_error(after, edit_kernel(keys, rows_of(first)) @ first.left.double())
 
     assert moved(protect=True) < 0.1 * moved(protect=False)
 
@@ -181,7 +181,7 @@ def test_whitening_makes_lambda_independent_of_the_keys_scale(tmp_path: Path) ->
                 experts.down_proj /= scale
         options: dict[str, Any] = {"ranks": (4, 32, 24), "whitening": whitening, "whitening_epsilon": 1e-12}
         delta = build("mote", base, layers=(1,), corpus=text, ridge=1.0, **options).layers[1]
-        return kernel(delta.rows, rows_of(delta)) @ delta.left.double()
+        return edit_kernel(delta.rows, rows_of(delta)) @ delta.left.double()
 
     assert relative_error(added("in", 4.0), added("in", 1.0)) < 1e-2
     assert relative_error(added("none", 4.0), added("none", 1.0)) > 0.1

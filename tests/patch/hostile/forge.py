@@ -47,7 +47,7 @@ def with_metadata(path: Path, change: Callable[[Json], object]) -> Path:
     metadata = json.loads(header["__metadata__"]["moe_patch"])
     change(metadata)
     metadata["hash"] = content_hash(metadata, tensors)
-    header["__metadata__"]["moe_patch"] = strict_json.canonical(metadata)
+    header["__metadata__"]["moe_patch"] = strict_json.canonical_json(metadata)
     return put_together(path, header, data)
 
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from moe_patch.errors import BadSignature, Unsigned
 from moe_patch.io import strict_json
-from moe_patch.patch.signature import check_signature, key_id, sign, signature_path
+from moe_patch.patch.signature import check_signature, key_id, sign_patch, signature_path
 from tests.patch.patches import digest
 
 KEY, OTHER = Ed25519PrivateKey.from_private_bytes(bytes(32)), Ed25519PrivateKey.from_private_bytes(b"1" * 32)
@@ -22,7 +22,7 @@ HASH = digest(5)
 @pytest.fixture
 def signed(tmp_path: Path) -> Path:
     path = tmp_path / "p.safetensors"
-    sign(path, HASH, KEY)
+    sign_patch(path, HASH, KEY)
     return path
 
 
@@ -34,7 +34,7 @@ def refused(path: Path, message: str, trusted: Ed25519PrivateKey = KEY, digest: 
 
 def rewritten(path: Path, **changes: Any) -> Path:
     file = signature_path(path)
-    file.write_text(strict_json.canonical(json.loads(file.read_text()) | changes) + "\n")
+    file.write_text(strict_json.canonical_json(json.loads(file.read_text()) | changes) + "\n")
     return path
 
 
@@ -61,7 +61,7 @@ def test_by_a_key_that_is_not_trusted(signed: Path) -> None:
 
 
 def test_by_another_key_under_the_name_of_a_trusted_one(signed: Path) -> None:
-    sign(signed, HASH, OTHER)
+    sign_patch(signed, HASH, OTHER)
     refused(rewritten(signed, key=key_id(KEY.public_key())), "the signature is not that of the key")
 
 

@@ -75,7 +75,7 @@ def test_hub_prefixes_end_where_names_do(prefix: str, reference: str) -> None:
 def test_hub_references_that_begin_so_are_asked_for(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     pulled = Path("pulled")
-    monkeypatch.setattr("moe_patch.share.hub.pull", lambda reference: asked.append(reference) or pulled)
+    monkeypatch.setattr("moe_patch.share.hub.pull_patch", lambda reference: asked.append(reference) or pulled)
     assert parse_allowed([prefix]).find("hf://org/name@v1") == Path("pulled")
     assert asked == ["hf://org/name@v1"]
 

@@ -38,7 +38,7 @@ def engine_config() -> VllmConfig:
 def followed(bypass: Bypass, engine_config: VllmConfig) -> tuple[Beside, ModelState]:
     """A bypass, and the state that the runner makes for a model with it."""
     beside, model = Beside(bypass, "sha256:0"), nn.Module()
-    operator.install(beside, engine_config)
+    operator.install_bypass(beside, engine_config)
     model_state.follow_requests(model, engine_config)
     return beside, init_model_state(engine_config, model, None, CPU)
 

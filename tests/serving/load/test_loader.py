@@ -37,7 +37,9 @@ def stack_of(place: Path, *patches: Patch) -> Path:
         path = place / f"{number}.safetensors"
         save(patch, path)
         entry, record = entry_for(path, patch, lock_path), base_record(patch)
-        change_lock(lock_path, lambda lock, entry=entry, record=record: operations.add(lock, entry, record))
+        change_lock(
+            lock_path, lambda lock, entry=entry, record=record: operations.add_entry(lock, entry, record)
+        )
     return lock_path
 
 

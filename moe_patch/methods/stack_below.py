@@ -15,8 +15,8 @@ import torch
 
 from moe_patch.data.facts import Fact
 from moe_patch.patch import Patch
-from moe_patch.patch.rows import Rows, select
-from moe_patch.solve.algebra import response
+from moe_patch.patch.rows import Rows, select_rows
+from moe_patch.solve.algebra import edit_response
 from moe_patch.stack.foundation import KEY, Foundation
 from moe_patch.stack.layers import delta_rows, fact_rows
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Beneath:
+class StackBelow:
     """A stack to build on: one patch that equals it, and the hashes of its patches, the lowest first."""
 
     patch: Patch
@@ -44,7 +44,7 @@ class Beneath:
         found = {}
         for layer in layers:
             if layer in self.patch.layers:
-                found[layer] = select(fact_rows(self.patch, layer), staying)
+                found[layer] = select_rows(fact_rows(self.patch, layer), staying)
                 continue
             logger.warning(
                 "layer %d: the stack does not edit it and has no rows there, so its facts are not protected "
@@ -62,7 +62,7 @@ class Beneath:
         for layer, delta in built.layers.items():
             if layer in self.patch.layers and delta.residual is not None:
                 under = self.patch.layers[layer]
-                already = response(under.left, delta_rows(under), delta.rows).float()  # (T, d_m)
+                already = edit_response(under.left, delta_rows(under), delta.rows).float()  # (T, d_m)
                 layers[layer] = replace(delta, residual=delta.residual + already)
         staying = len(self._staying(built.facts))
         foundation = Foundation(
