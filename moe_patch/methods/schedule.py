@@ -1,7 +1,7 @@
 """The schedule that the delta methods share: batches of facts, one after the other.
 
-Target values z* are found at the last edit layer L for the model as earlier batches left it; a `DeltaEditor` then
-changes the edit layers so that the residual stream at L becomes what is asked.
+Target values z* are found at the last edit layer L for the model as earlier batches left it. A `DeltaEditor`
+then changes the edit layers so that the residual stream at L becomes what is asked.
 
 Protected facts of earlier batches keep their outputs: their rows join each later problem with zero residual.
 An earlier fact about a subject that a new one is about as well cannot stay where it is, because the two have

@@ -192,7 +192,7 @@ def test_decompositions_come_from_the_cache_only_for_the_same_weights_and_whiten
 def test_refined_factors_are_cached_by_ranks_and_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny_base("qwen3_moe")
     refined = tucker_factors(base, 0, (2, 3, 4), NOT_WHITENED, sweeps=2)
-    monkeypatch.setattr(factors, "refine", lambda *_: pytest.fail("refined again"))
+    monkeypatch.setattr(factors, "refine_factors", lambda *_: pytest.fail("refined again"))
     again = tucker_factors(base, 0, (2, 3, 4), NOT_WHITENED, sweeps=2)
     assert all(torch.equal(getattr(refined, mode), getattr(again, mode)) for mode in MODES)
     with pytest.raises(pytest.fail.Exception):
