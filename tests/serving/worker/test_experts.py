@@ -78,7 +78,8 @@ def test_shares_of_an_edit_are_the_edit(tensor_parallel: int, expert_parallel: i
                 edited[expert][:, layer.columns] = new[: known.d_model, :width]
                 assert not new[known.d_model :].any()
                 assert not new[:, width:].any()
-    assert torch.equal(edited, whole(delta, weight))
+    # up to the rounding of a sum: products of fewer columns may be added up in another order
+    torch.testing.assert_close(edited, whole(delta, weight), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("model", ["qwen3_moe", "mixtral", "gpt_oss", "atlas"])
