@@ -1,4 +1,6 @@
-"""What every test runs under: no network, one thread, a cache folder of its own, no notice of deprecation."""
+"""What every test runs under: no network, one thread unless more are asked for, a cache folder of its own,
+no notice of deprecation.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ def notices() -> _Notices:
     transformers_logging.disable_default_handler()
     transformers_logging.set_verbosity_warning()
     transformers_logging.add_handler(handler := _Notices())
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("MOE_PATCH_TEST_THREADS", "1")))
     return handler
 
 

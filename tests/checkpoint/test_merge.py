@@ -26,6 +26,7 @@ from moe_patch.checkpoint.companions import file_sha256
 from moe_patch.errors import ConfigError, HashMismatch, ModelError, OutputError, PatchError, WrongBase
 from moe_patch.patch import Patch
 from tests.checkpoint.folders import files, opened, same_bits, saved, state
+from tests.margins import at_most
 from tests.tiny import tiny_base, tiny_patch
 
 
@@ -252,6 +253,7 @@ def test_a_loss_to_rounding_is_measured_and_said_aloud(
     assert losses[1] > 0.3
 
 
+@pytest.mark.quality
 def test_compensated_rounding_is_that_in_memory_and_keeps_more(tmp_path: Path) -> None:
     folder = saved(tmp_path / "base", "qwen3_moe", torch.bfloat16)
     patch = tiny_patch(opened(folder, "qwen3_moe"), [1, 2], scale=0.02)
@@ -263,7 +265,7 @@ def test_compensated_rounding_is_that_in_memory_and_keeps_more(tmp_path: Path) -
         with apply(base, patch, rounding=rounding) as applied:
             assert same_bits(state(opened(plan.out, "qwen3_moe")), state(base))
             assert applied.lost == pytest.approx(lost[rounding], rel=1e-4)
-    assert lost["compensated"]["worst"] < 0.5 * lost["nearest"]["worst"]
+    at_most("share of the loss that is left", lost["compensated"]["worst"] / lost["nearest"]["worst"], 0.5)
 
 
 def test_an_unknown_rounding_is_refused(base: Path, patch: Patch, tmp_path: Path) -> None:

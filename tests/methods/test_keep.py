@@ -18,6 +18,7 @@ from moe_patch.evaluation import evaluate
 from moe_patch.methods import get_method
 from moe_patch.methods.recipes import recipe_for
 from moe_patch.patch import Patch, load, save
+from tests.margins import at_least, at_most
 
 FILE = Path(__file__).parents[2] / "recipes" / "facts" / "50.jsonl"
 MOVED = [fact for fact in read_facts(FILE).facts if fact.id.startswith("country/")][:8]
@@ -58,14 +59,16 @@ def kept(base: Base, patch: Patch, prompts: Sequence[str]) -> float:
     return score.value
 
 
+@pytest.mark.quality
 @pytest.mark.parametrize("method", ["moeedit", "mote"])
 def test_a_town_moves_and_speaks_and_pays_as_before(base: Base, build: Build, method: str) -> None:
     freely, keeping = (build(method, facts) for facts in (MOVED, KEEPING))
-    for prompts in (KEEPING[0].keep, ELSEWISE):
-        assert kept(base, freely, prompts) < 60
-        assert kept(base, keeping, prompts) > 85
+    for wording, prompts in (("kept", KEEPING[0].keep), ("in other words", ELSEWISE)):
+        at_most(f"% {wording} that stay unasked", kept(base, freely, prompts), 60)
+        at_most(f"% {wording} that change though asked", 100 - kept(base, keeping, prompts), 15)
     scored = evaluate(base, keeping, routing=False)
     assert scored.patched.exact.efficacy.value == 100
+    at_most("largest loss when edited", max(float(r["loss_edited"]) for r in keeping.results), 0.69)
     assert scored.kept.n == 2 * len(MOVED)
 
 
@@ -75,9 +78,10 @@ def test_what_is_kept_stays_with_the_patch(build: Build, tmp_path: Path) -> None
     assert load(tmp_path / "patch.safetensors").facts == tuple(KEEPING[:2])
 
 
+@pytest.mark.quality
 def test_a_bypass_leaves_alone_what_is_to_be_kept(base: Base, build: Build) -> None:
     freely, keeping = (kept(base, build("memoe", facts), KEEPING[0].keep) for facts in (MOVED, KEEPING))
-    assert keeping > freely + 30
+    at_least("% more that is kept", keeping - freely, 30)
 
 
 def test_a_bypass_without_a_gate_cannot_keep_anything(base: Base) -> None:

@@ -26,6 +26,7 @@ from moe_patch.methods import get_method
 from moe_patch.patch import Patch, load, save
 from moe_patch.solve.nullspace import NullSpace, null_space
 from moe_patch.targets.search import TargetOptions, context_prefixes, find_targets, target_losses
+from tests.margins import at_least, at_most
 from tests.methods.builds import corpus, facts, snapshot, unchanged
 from tests.taught import ANSWERS, STRONG, answer, edit, said, taught_base
 from tests.tiny import CONFIGS, dense_delta, tiny_base
@@ -51,6 +52,7 @@ def patch() -> Patch:
     return build(taught_base(), EDITS, targets=STRONG)
 
 
+@pytest.mark.quality
 def test_the_model_says_the_new_answers_and_then_the_old_ones_again(patch: Patch) -> None:
     base = taught_base()
     texts, old = [fact.text for fact in EDITS], [fact.target_true for fact in EDITS]
@@ -61,15 +63,18 @@ def test_the_model_says_the_new_answers_and_then_the_old_ones_again(patch: Patch
         assert said(base, texts) == old
 
 
+@pytest.mark.quality
 def test_other_subjects_keep_their_answers(patch: Patch) -> None:
     others = ["Dora", "Finn", "Ida", "Kim"]
     texts = [prompt.format(other) for other in others for prompt in ANSWERS]
     with moe_patch.apply(taught_base(), patch):
         kept = said(taught_base(), texts)
     expected = [answer(prompt, other) for other in others for prompt in ANSWERS]
-    assert sum(a == b for a, b in zip(kept, expected, strict=True)) >= 14
+    same = sum(a == b for a, b in zip(kept, expected, strict=True))
+    at_least(f"answers about others that stay, of {len(texts)}", same, 14)
 
 
+@pytest.mark.quality
 def test_results_say_how_it_went(patch: Patch) -> None:
     base = taught_base()
     for result in patch.results:
@@ -77,8 +82,9 @@ def test_results_say_how_it_went(patch: Patch) -> None:
         assert isinstance(before, float)
         assert isinstance(target, float)
         assert isinstance(after, float)
-        assert target < 0.1 < before
-        assert after < 0.3
+        at_least("loss before", before, 0.1)
+        at_most("loss with the target value", target, 0.1)
+        at_most("loss when edited", after, 0.3)
         assert result["shared_with"] == []
     with moe_patch.apply(base, patch, mode="hook"):
         losses = target_losses(base, EDITS, TargetOptions())
@@ -167,6 +173,7 @@ def test_each_layer_is_one_dense_least_squares_problem(
             weights.add_(delta.float())
 
 
+@pytest.mark.quality
 def test_block_descent_approaches_the_exact_solution_and_reports_its_objectives() -> None:
     base = tiny_base("qwen3_moe")
     exact = build(base, facts(4), ridge=2.0, ridge_relative=False)
@@ -184,7 +191,8 @@ def test_block_descent_approaches_the_exact_solution_and_reports_its_objectives(
     apart = [
         float((dense_delta(p.layers[0], base.layer(0)) - wanted).norm() / wanted.norm()) for p in (few, many)
     ]
-    assert apart[1] < 1e-4 < apart[0]
+    at_least("distance after one pass", apart[0], 1e-4)
+    at_most("distance after 60 passes", apart[1], 1e-4)
 
 
 def test_the_order_of_the_blocks_is_the_seeds() -> None:

@@ -19,6 +19,7 @@ from recipes.training.edits import example_edits, preserved_sentences, single_ed
 from recipes.training.exam import accuracy, least_load
 from recipes.training.sentences import tokenize
 from recipes.training.world import Triple, by_relation, read_world
+from tests.margins import at_least, at_most
 
 RECIPES = Path(str(resources.files("moe_patch.recipes")))
 MODEL = RECIPES / "atlas" / "model"
@@ -46,13 +47,14 @@ def test_its_world_is_as_large_as_promised(world: list[Triple]) -> None:
     assert len(by_relation(world)) >= 6
 
 
+@pytest.mark.quality
 @pytest.mark.slow
 def test_it_knows_its_world(base: Base, world: list[Triple]) -> None:
     taught = tokenize(world, base.tokenizer, held_out=False)
     held = tokenize(world, base.tokenizer, held_out=True)
-    assert accuracy(base.model, taught[::3]) >= 98.0
-    assert accuracy(base.model, held[::2]) >= 92.0
-    assert min(least_load(base.model, taught[::3])) >= 0.25
+    at_most("% of the sentences taught that it misses", 100 - accuracy(base.model, taught[::3]), 2)
+    at_most("% of those held out that it misses", 100 - accuracy(base.model, held[::2]), 8)
+    at_least("load of the idlest expert", min(least_load(base.model, taught[::3])), 0.25)
 
 
 def test_the_example_edits_and_the_corpus_are_those_of_its_world(world: list[Triple]) -> None:
@@ -92,30 +94,33 @@ def values(report: Report) -> tuple[float, float, float]:
     return found  # type: ignore[return-value]
 
 
+@pytest.mark.quality
 def test_ten_facts_hold_and_their_neighbours_too(base: Base) -> None:
     report = build_and_evaluate(base, 10)
     efficacy, generalization, specificity = values(report)
-    assert efficacy >= 99
-    assert generalization >= 95
+    at_most("efficacy missed", 100 - efficacy, 1)
+    at_most("generalization missed", 100 - generalization, 5)
     assert report.base.scores.specificity.value is not None
-    assert specificity >= report.base.scores.specificity.value - 2
+    at_most("specificity lost", report.base.scores.specificity.value - specificity, 2)
 
 
+@pytest.mark.quality
 @pytest.mark.slow
 def test_fifty_facts_hold_and_projection_saves_their_neighbours(base: Base) -> None:
     report = build_and_evaluate(base, 50)
     bare = build_and_evaluate(base, 50, projection=False)
     efficacy, generalization, specificity = values(report)
-    assert efficacy >= 99
-    assert generalization >= 90
+    at_most("efficacy missed", 100 - efficacy, 1)
+    at_most("generalization missed", 100 - generalization, 10)
     assert report.base.scores.specificity.value is not None
-    assert specificity >= report.base.scores.specificity.value - 3
-    assert specificity >= values(bare)[2] + 10
+    at_most("specificity lost", report.base.scores.specificity.value - specificity, 3)
+    at_least("specificity that projection saves", specificity - values(bare)[2], 10)
 
 
+@pytest.mark.quality
 @pytest.mark.slow
 def test_tucker_coordinates_keep_what_moeedit_reaches(base: Base) -> None:
     full, tucker = (build_and_evaluate(base, 50, method).patched.scores for method in ("moeedit", "mote"))
     assert full.utility.value is not None
     assert tucker.utility.value is not None
-    assert tucker.utility.value >= full.utility.value - 5
+    at_most("utility lost", full.utility.value - tucker.utility.value, 5)

@@ -16,6 +16,7 @@ from moe_patch.patch import Patch, save
 from moe_patch.patch.signature import key_id, sign_patch
 from moe_patch.share.verify import Signers, Verdict, verify_patch
 from tests.checkpoint.folders import saved
+from tests.margins import at_most
 from tests.patch.hostile.forge import put_together, take_apart
 from tests.taught import STRONG, edit, taught_base
 from tests.tiny import tiny_base, tiny_patch
@@ -43,6 +44,7 @@ def never() -> Base:
     raise AssertionError("a model is opened for a file that is worth it only")
 
 
+@pytest.mark.quality
 def test_a_sound_patch_passes_every_check(path: Path, taught: Patch) -> None:
     sign_patch(path, taught.hash, KEY)
     found = verify_patch(path, signers=REQUIRED, base=taught_base)
@@ -50,6 +52,7 @@ def test_a_sound_patch_passes_every_check(path: Path, taught: Patch) -> None:
     assert found.checked == ("file", "hash", "signature", "base", "edits")
     assert (found.hash, found.signed_by) == (taught.hash, key_id(KEY.public_key()))
     assert (found.held, found.missed) == (1.0, ())
+    at_most("largest loss of an edit", max(float(result["loss_edited"]) for result in taught.results), 0.3)
     assert not taught_base().layer(1).originals
 
 
@@ -102,6 +105,7 @@ def test_another_model_is_the_wrong_base_also_where_it_lacks_the_layers(path: Pa
         assert found.verdict is Verdict.WRONG_BASE
 
 
+@pytest.mark.quality
 def test_edits_that_do_not_hold_are_named(taught: Patch, path: Path) -> None:
     lie = Fact("lie", "{} is in", "Kim", "Nowhere")
     save(replace(taught, facts=(taught.facts[0], lie)), path)

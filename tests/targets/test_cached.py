@@ -14,6 +14,7 @@ from moe_patch.io import cache
 from moe_patch.targets import cached as target_cache
 from moe_patch.targets.cached import shared_targets
 from moe_patch.targets.search import TargetOptions, Targets, context_prefixes, find_targets, losses_in_place
+from tests.margins import at_least
 from tests.methods.builds import build, facts
 from tests.taught import edit, taught_base
 from tests.tiny import tiny_base, tiny_patch
@@ -102,10 +103,11 @@ def taught_targets() -> Targets:
     base = taught_base()
     found = shared_targets(base, EDITS, 1, TAUGHT, prefixes=context_prefixes(base, TAUGHT))
     gained = [before - after for before, after in zip(found.loss_before, found.loss_after, strict=True)]
-    assert min(gained) > 0.1
+    at_least("what a search gains", min(gained), 0.1)
     return found
 
 
+@pytest.mark.quality
 def test_values_that_do_not_do_what_they_did_are_searched_again() -> None:
     base, good = taught_base(), taught_targets()
     address = target_cache._address(base, EDITS, 1, TAUGHT, context_prefixes(base, TAUGHT))
@@ -115,6 +117,7 @@ def test_values_that_do_not_do_what_they_did_are_searched_again() -> None:
         assert torch.equal(taught_targets().value, good.value)
 
 
+@pytest.mark.quality
 def test_the_losses_in_place_are_those_that_the_search_ended_with() -> None:
     base, found = taught_base(), taught_targets()
     prefixes = context_prefixes(base, TAUGHT)

@@ -25,6 +25,7 @@ from moe_patch.targets.search import (
     find_targets,
     target_losses,
 )
+from tests.margins import at_least, at_most
 from tests.taught import ANSWERS, STRONG, SUBJECTS, edit, taught_base
 from tests.tiny import tiny_base, tiny_delta
 
@@ -169,14 +170,16 @@ def test_what_is_kept_is_held_at_the_subject_alone(base: Base) -> None:
         find_targets(base, [fact], LAYER, last)
 
 
+@pytest.mark.quality
 def test_facts_stop_early_each_at_its_own_step() -> None:
     options = EAGER.model_copy(update={"stop_loss": 0.6})
     found = assert_like_memit(taught_base(), EDITS[:2], 0, options)
-    assert len(set(found.steps)) > 1
-    assert max(found.steps) < options.steps
+    at_least("steps between the first and the last to stop", max(found.steps) - min(found.steps), 1)
+    at_most("steps of the last", max(found.steps), options.steps - 1)
     assert max(found.loss_after) < 0.6
 
 
+@pytest.mark.quality
 def test_the_model_says_every_token_of_the_target() -> None:
     base = taught_base()
     found = find_targets(base, EDITS, 0, EAGER)
@@ -186,9 +189,11 @@ def test_the_model_says_every_token_of_the_target() -> None:
         with torch.no_grad():
             said = logits_with(base, prompt, found.value[number] - found.start[number], 0).argmax(-1)
         assert base.tokenizer.decode(said[prompt.target - 1 : -1]) == f" {fact.target_new}"
-        assert found.loss_after[number] < 0.1 < found.loss_before[number]
+    at_least("smallest loss before", min(found.loss_before), 0.1)
+    at_most("largest loss after", max(found.loss_after), 0.1)
 
 
+@pytest.mark.quality
 def test_the_kl_term_holds_the_essence(base: Base) -> None:
     moved = []
     for weight in (0.0, 5.0):
@@ -198,15 +203,16 @@ def test_the_kl_term_holds_the_essence(base: Base) -> None:
             before = logits_with(base, essence, torch.zeros(base.hidden_size), LAYER)[-1].log_softmax(-1)
             after = logits_with(base, essence, (found.value - found.start)[0], LAYER)[-1].log_softmax(-1)
         moved.append(float((after.exp() * (after - before)).sum()))
-    assert moved[1] < 0.5 * moved[0]
+    at_most("share of the divergence that the term leaves", moved[1] / moved[0], 0.5)
 
 
+@pytest.mark.quality
 def test_weight_decay_keeps_changes_small(base: Base) -> None:
     sizes = []
     for weight in (0.0, 50.0):
         found = find_targets(base, FACTS, LAYER, QUICK.model_copy(update={"weight_decay": weight}))
         sizes.append((found.value - found.start).norm(dim=1))
-    assert bool((sizes[1] < sizes[0]).all())
+    at_most("size with the decay as a share", float((sizes[1] / sizes[0]).max()), 1.0)
 
 
 def test_changes_are_clamped(base: Base) -> None:
@@ -262,6 +268,7 @@ def test_facts_about_one_subject_go_together() -> None:
     assert facts_together(SAME_SUBJECT, "last") == [[0], [1], [2]]
 
 
+@pytest.mark.quality
 def test_facts_about_one_subject_share_a_change_that_says_all_of_them() -> None:
     base = taught_base()
     found = find_targets(base, SAME_SUBJECT, 0, EAGER)
@@ -274,14 +281,16 @@ def test_facts_about_one_subject_share_a_change_that_says_all_of_them() -> None:
         with torch.no_grad():
             loss = nll(base, prompt, change[number], 0).item()
         assert found.loss_after[number] == pytest.approx(loss, abs=1e-3)
-    assert max(found.loss_after) < 0.1
+    at_most("largest loss after", max(found.loss_after), 0.1)
 
 
+@pytest.mark.quality
 def test_a_group_is_not_done_before_each_of_its_facts_is() -> None:
     alone = {"stop_loss": 0.2, "kl_weight": 0.0, "weight_decay": 0.0}  # the loss is the NLL alone
     options = EAGER.model_copy(update=alone)
     group = (SAME_SUBJECT[0], SAME_SUBJECT[2])
     found = find_targets(taught_base(), group, 0, options)
+    at_most("steps until both are done", found.steps[0], options.steps - 1)
     assert max(found.loss_after) < 0.2
     earlier = options.model_copy(update={"steps": found.steps[0] - 1})
     assert max(find_targets(taught_base(), group, 0, earlier).loss_after) >= 0.2
@@ -310,10 +319,11 @@ def test_losses_are_those_of_the_model_as_it_is(base: Base) -> None:
     assert target_losses(base, FACTS, QUICK) != pytest.approx(expected, abs=1e-2)
 
 
+@pytest.mark.quality
 def test_gradients_are_wanted_even_where_they_are_switched_off(base: Base) -> None:
     with torch.no_grad():
-        found = find_targets(base, FACTS[:1], LAYER, QUICK)
-    assert found.loss_after[0] < found.loss_before[0]
+        found = find_targets(base, FACTS[:1], LAYER, QUICK.model_copy(update={"steps": 20}))
+    at_most("share of the loss that is left", found.loss_after[0] / found.loss_before[0], 1.0)
 
 
 def test_progress_is_counted_in_facts_and_steps(base: Base) -> None:
@@ -346,6 +356,7 @@ def test_unknown_options_are_refused() -> None:
         TargetOptions.model_validate({"clmp": 1.0})
 
 
+@pytest.mark.quality
 def test_a_model_in_half_precision() -> None:
     base = taught_base()
     half = wrap(copy.deepcopy(base.model).bfloat16(), base.tokenizer)
@@ -354,4 +365,4 @@ def test_a_model_in_half_precision() -> None:
     )
     assert found.value.dtype == found.start.dtype == torch.float32
     torch.testing.assert_close(found.loss_before, full.loss_before, atol=0.1, rtol=0.1)
-    assert max(found.loss_after) < 0.5
+    at_most("largest loss after", max(found.loss_after), 0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import torch
 from moe_patch.apply import apply
 from moe_patch.base.model import Base
 from moe_patch.base.opening import wrap
-from moe_patch.bypass import LEAVE_ALONE, read_bypass, read_routed
+from moe_patch.bypass import LEAVE_ALONE, Bypass, read_bypass, read_routed
 from moe_patch.errors import ConfigError, ModelError
 from moe_patch.methods import get_method
 from moe_patch.patch import Patch, load, save
+from tests.margins import at_least, at_most
 from tests.taught import ANSWERS, SUBJECTS, answer, edit, said, taught_base
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -56,11 +58,35 @@ def holds(base: Base, subjects: tuple[str, ...] = EDITED) -> bool:
     return all(found.startswith(edit(name).target_new) for found, name in zip(answers, subjects, strict=True))
 
 
+def loss_left(patch: Patch) -> float:
+    """The largest share of a fact's loss that is left."""
+    return max(result["loss_edited"] / result["loss_before"] for result in patch.results)
+
+
+def surest(bypass: Bypass, prompts: Sequence[str]) -> tuple[list[int], float]:
+    """The routes of prompts, and how likely the router takes the least sure of them to be."""
+    base, read = taught_base(), []
+    block = base.decoder_layers[bypass.config.layer].mlp
+
+    def route(_module: object, inputs: tuple[torch.Tensor, ...], _output: object) -> None:
+        real = torch.ones(inputs[0].shape[:2], dtype=torch.bool)
+        read.append((bypass.route(inputs[0], real).item(), bypass.router(inputs[0], real).softmax(-1).max()))
+
+    hook = block.register_forward_hook(route)
+    with torch.no_grad():
+        for prompt in prompts:
+            base.model(base.tokenizer(prompt, return_tensors="pt")["input_ids"])
+    hook.remove()
+    routes, likely = zip(*read, strict=True)
+    return list(routes), float(min(likely))
+
+
 @cache
 def built(corpus: Path) -> Patch:
     return build(corpus)
 
 
+@pytest.mark.quality
 def test_it_says_the_facts_and_the_base_is_left_as_it_was(corpus: Path, tmp_path: Path) -> None:
     base, patch = taught_base(), built(corpus)
     prompts = [edit(subject).text for subject in EDITED]
@@ -69,11 +95,13 @@ def test_it_says_the_facts_and_the_base_is_left_as_it_was(corpus: Path, tmp_path
     with apply(base, load(tmp_path / "patch.safetensors")):
         assert holds(base)
     assert said(base, prompts) == before
-    assert all(result["loss_edited"] < 0.2 < result["loss_before"] for result in patch.results)
+    at_least("smallest loss before", min(result["loss_before"] for result in patch.results), 0.2)
+    at_most("largest loss when edited", max(result["loss_edited"] for result in patch.results), 0.2)
     assert not any(module._forward_hooks for module in base.model.modules())
     assert all(parameter.requires_grad for parameter in base.model.parameters())
 
 
+@pytest.mark.quality
 def test_a_preserved_prompt_gets_the_bases_logits_bit_for_bit(corpus: Path) -> None:
     base, patch = taught_base(), built(corpus)
     prompts = [f"{name} eats" for name in SUBJECTS if name not in EDITED]
@@ -83,35 +111,25 @@ def test_a_preserved_prompt_gets_the_bases_logits_bit_for_bit(corpus: Path) -> N
         with apply(base, patch):
             after = [base.model(one).logits for one in ids]
     assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+    routes, likely = surest(read_bypass(patch), prompts)
+    assert set(routes) == {LEAVE_ALONE}
+    at_least("probability of the least likely route taken", likely, 0.5)
 
 
+@pytest.mark.quality
 def test_facts_are_divided_and_the_router_follows(corpus: Path) -> None:
     patch = built(corpus)
     routed, bypass = read_routed(patch), read_bypass(patch)
     assert torch.bincount(routed.expert.long(), minlength=5).tolist()[0] == 1  # 30% of four
     assert torch.bincount(routed.expert.long(), minlength=5)[1:].max() == 1
     assert [result["expert"] for result in patch.results] == routed.expert.tolist()
-    seen: list[int] = []
-    route = bypass.route
-
-    def spied(states: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
-        found = route(states, prompt)
-        seen.extend(found.tolist())
-        return found
-
-    base = taught_base()
-    block = base.decoder_layers[2].mlp
-    hook = block.register_forward_hook(
-        lambda _m, inputs, _o: spied(inputs[0], torch.ones(inputs[0].shape[:2], dtype=torch.bool)) and None
-    )
-    with torch.no_grad():
-        for subject in EDITED:
-            base.model(base.tokenizer(edit(subject).text, return_tensors="pt")["input_ids"])
-    hook.remove()
+    seen, likely = surest(bypass, [edit(subject).text for subject in EDITED])
     assert seen == routed.expert.tolist()
     assert LEAVE_ALONE not in seen
+    at_least("probability of the least likely route taken", likely, 0.5)
 
 
+@pytest.mark.quality
 @pytest.mark.slow
 def test_later_batches_keep_earlier_facts_by_replay(corpus: Path, tmp_path: Path) -> None:
     base = taught_base()
@@ -126,12 +144,14 @@ def test_later_batches_keep_earlier_facts_by_replay(corpus: Path, tmp_path: Path
     assert read_routed(both).expert[:2].tolist() == read_routed(first).expert.tolist()
     with apply(base, both):
         assert holds(base)
+    at_most("largest loss when edited", max(result["loss_edited"] for result in both.results), 0.7)
     with pytest.raises(ConfigError, match="another bypass"):
         build(corpus, EDITED[2:], start=tmp_path / "first.safetensors", expert_width=8)
     with pytest.raises(ConfigError, match="has a fact 'Carl"):
         build(corpus, EDITED[:1], start=tmp_path / "first.safetensors")
 
 
+@pytest.mark.quality
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "ablation",
@@ -149,7 +169,7 @@ def test_later_batches_keep_earlier_facts_by_replay(corpus: Path, tmp_path: Path
 )
 def test_every_ablation_still_says_the_facts_to_its_own_experts(corpus: Path, ablation) -> None:
     patch = build(corpus, EDITED[:2], **{"steps": 20, "variants": 2} | ablation)
-    assert all(result["loss_edited"] < 0.7 * result["loss_before"] for result in patch.results)
+    at_most("share of the loss that is left", loss_left(patch), 0.7)
     config = read_bypass(patch).config
     assert config.experts == (1 if "single" in ablation else 5)
     assert config.expert_width == (80 if "single" in ablation else 16)
@@ -178,6 +198,7 @@ def test_layers(corpus: Path) -> None:
         build(corpus, layer=9)
 
 
+@pytest.mark.quality
 @pytest.mark.parametrize("model_type", ["llama", "qwen3"])
 def test_dense_models(corpus: Path, model_type: str, tmp_path: Path) -> None:
     base = wrap(tiny_model(model_type), tiny_tokenizer(), model_type, allow_dense=True)
@@ -185,6 +206,6 @@ def test_dense_models(corpus: Path, model_type: str, tmp_path: Path) -> None:
     patch = get_method("memoe").build(base, facts, options(corpus, layer=1, steps=20, variants=2))
     save(patch, tmp_path / "dense.safetensors")
     assert load(tmp_path / "dense.safetensors").base.shapes == {1: (1, 32, 48)}
-    assert all(result["loss_edited"] < 0.7 * result["loss_before"] for result in patch.results)
+    at_most("share of the loss that is left", loss_left(patch), 0.7)
     with apply(base.model, patch):
         pass
