@@ -12,6 +12,7 @@
 #                                        NEWEST_TORCH=torch for the newest torch too, which takes gigabytes
 #   make test-quality                    the tests that hold figures, again in the arithmetic of any processor
 #   make test-serving                    the tests that drive a real vLLM, on the CPU; SERVING_ARGS= for slow ones too
+#   make margins                         docs/margins.md: how far values are from the bounds that tests hold them to
 #   make graph                           what the import graph is like: floors, arrows that go back, files in the root
 #   make lock                            renew both locks and the upper bounds in pyproject.toml; with LOCK_ARGS=--keep
 #                                        no more than has to be
@@ -46,7 +47,7 @@ BENCHMARKS = $(filter-out $(SERVED),$(patsubst recipes/benchmarks/%.py,%,$(wildc
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-oldest oldest-env test-newest test-quality vllm-env test-serving bench-serving lint graph bench lock clean help
+.PHONY: demo test test-oldest oldest-env test-newest test-quality vllm-env test-serving bench-serving lint graph bench lock margins clean help
 .DELETE_ON_ERROR:
 
 help:
@@ -136,3 +137,7 @@ lock:
 
 clean:
 	rm -rf $(VENV) $(VENV)-oldest $(NEWEST_VENV) $(VLLM_VENV) $(LOCK_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# How far values are from the bounds that tests hold them to, under several settings of the processor.
+margins: $(VENV)/.installed
+	$(BIN)/python -m tests.margins

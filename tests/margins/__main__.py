@@ -34,14 +34,14 @@ THIN = 0.1
 HEADING = """\
 # How far values are from their bounds
 
-Written by `make margins`. It runs the tests that are marked `quality`, which hold what was trained or searched
-to bounds, under four settings of the processor and each with 1, 2 and 4 threads:
+Written by `make margins`. It runs the tests that are marked `quality`, which hold what was trained or
+searched to bounds, under four settings of the processor and each with 1, 2 and 4 threads:
 
 {settings}
 
-A cell has the lowest and the highest value over the numbers of threads. The distance is the smallest one over
-all settings, also as a share of the bound; under {thin:.0%} it is **bold**. Tests of serving need vLLM and are not
-here.
+A cell has the lowest and the highest value over the numbers of threads. The distance is the smallest one
+over all settings, also as a share of the bound; under {thin:.0%} it is **bold**. Tests of serving, which need
+vLLM, are not here.
 
 Run with torch {torch}, transformers {transformers} and {capability}, {outcome}.
 """
@@ -126,6 +126,7 @@ def main(out: Path, more: tuple[str, ...]) -> None:
     outcomes: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "margins.jsonl"
+        record.touch()
         for name, settings in PROCESSORS.items():
             for threads in THREADS:
                 chosen = {**settings, "MOE_PATCH_TEST_THREADS": str(threads)}
