@@ -26,7 +26,7 @@ _CACHE_NAMES = ("cache", "past_key_values")  # the newer one first
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class VersionDifference:
     """Something that a library does differently from release `since` on."""
 
     package: str
@@ -35,13 +35,13 @@ class Difference:
 
 
 DIFFERENCES = (
-    Difference(
+    VersionDifference(
         "transformers", "5.24", "the cache of a forward pass is called `cache`, before `past_key_values`"
     ),
-    Difference(
+    VersionDifference(
         "transformers", "5.20", "experts say by `has_post_expert_norm` if a norm follows; before, none does"
     ),
-    Difference("vllm", "0.33", "requests get a 503 while generation is paused; before, they wait"),
+    VersionDifference("vllm", "0.33", "requests get a 503 while generation is paused; before, they wait"),
 )
 
 

@@ -20,7 +20,7 @@ from transformers.masking_utils import create_causal_mask
 from moe_patch.versions import (
     DIFFERENCES,
     VLLM,
-    Difference,
+    VersionDifference,
     cache_name,
     given_cache,
     norm_follows,
@@ -49,7 +49,7 @@ def oldest(package: str) -> Version:
 
 
 @pytest.mark.parametrize("difference", DIFFERENCES, ids=lambda one: f"{one.package}-{one.since}")
-def test_no_branch_is_kept_for_releases_that_are_no_longer_supported(difference: Difference) -> None:
+def test_no_branch_is_kept_for_releases_that_are_no_longer_supported(difference: VersionDifference) -> None:
     assert Version(difference.since) > oldest(difference.package), (
         f"{difference.package} is always newer than {difference.since}: remove the old branch of "
         f"{difference.what!r} from moe_patch.versions"

@@ -13,8 +13,8 @@ from typing import Literal, get_args
 from torch import nn
 
 from moe_patch.apply.bypass import attach_bypass
-from moe_patch.apply.hook import hook
-from moe_patch.apply.merge import merge
+from moe_patch.apply.hook import hook_deltas
+from moe_patch.apply.merge import merge_deltas
 from moe_patch.apply.weights.rounding import Rounding
 from moe_patch.apply.weights.survival import STATED_LOSS
 from moe_patch.base.experts import Handle
@@ -81,10 +81,10 @@ def apply(
         if patch.kind == "bypass":
             handle = attach_bypass(base, patch)
         elif mode == "merge":
-            handle, survival = merge(base, patch, rounding)
+            handle, survival = merge_deltas(base, patch, rounding)
             lost = survival.lost()
         else:
-            handle = hook(base, patch)
+            handle = hook_deltas(base, patch)
         stack.enter_context(handle)
         on.add(patch.hash)
         stack.callback(on.discard, patch.hash)

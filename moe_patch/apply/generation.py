@@ -20,14 +20,14 @@ from moe_patch.bypass import prompt_columns
 
 
 @dataclass(slots=True)
-class _Told:
+class _WrappedGenerate:
     """What a wrapped `generate` replaced on the instance, and how many hold it wrapped."""
 
     before: Callable[..., Any] | None
     count: int = 0
 
 
-_told: weakref.WeakKeyDictionary[nn.Module, _Told] = weakref.WeakKeyDictionary()
+_wrapped: weakref.WeakKeyDictionary[nn.Module, _WrappedGenerate] = weakref.WeakKeyDictionary()
 
 
 def tell_prompts(model: nn.Module, stack: ExitStack) -> None:
@@ -35,19 +35,19 @@ def tell_prompts(model: nn.Module, stack: ExitStack) -> None:
     own: Callable[..., Any] | None = getattr(model, "generate", None)
     if own is None:  # a model without a head
         return
-    if model not in _told:
-        _told[model] = _Told(model.__dict__.get("generate"))
+    if model not in _wrapped:
+        _wrapped[model] = _WrappedGenerate(model.__dict__.get("generate"))
         model.__dict__["generate"] = _telling(own)
-    _told[model].count += 1
+    _wrapped[model].count += 1
     stack.callback(_release, model)
 
 
 def _release(model: nn.Module) -> None:
-    told = _told[model]
+    told = _wrapped[model]
     told.count -= 1
     if told.count:
         return
-    del _told[model]
+    del _wrapped[model]
     if told.before is None:
         model.__dict__.pop("generate", None)
     else:

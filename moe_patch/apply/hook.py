@@ -9,7 +9,7 @@ from moe_patch.base.model import Base
 from moe_patch.patch import Patch
 
 
-def hook(base: Base, patch: Patch) -> Handle:
+def hook_deltas(base: Base, patch: Patch) -> Handle:
     """Add gate * left (right . key) to what the experts put out, in every layer of the patch.
 
     Raises ModelError for a layer that the base does not have, CaptureError for one of other widths.

@@ -30,7 +30,7 @@ _merged: weakref.WeakKeyDictionary[nn.Module, list[_Merged]] = (
 )  # in order of merging
 
 
-def merge(base: Base, patch: Patch, rounding: Rounding = "nearest") -> tuple[Handle, Survival]:
+def merge_deltas(base: Base, patch: Patch, rounding: Rounding = "nearest") -> tuple[Handle, Survival]:
     """Add the patch to the down projections, in place and in their dtype, until the handle is removed.
 
     Each touched expert's original is kept. Its weight is always the original plus the deltas that are on, in
@@ -51,14 +51,14 @@ def merge(base: Base, patch: Patch, rounding: Rounding = "nearest") -> tuple[Han
             check_fit(layer, delta)
             if layer.offloaded:
                 raise ModelError(f"{layer.name} is offloaded, so a merge would not last: use mode 'hook'")
-            stack.callback(_remove, layer, merged)
+            stack.callback(_remove_merged, layer, merged)
             _merged.setdefault(layer.experts, []).append(merged)
             _rewrite(layer, delta)
             _measure(survival, layer, delta)
         return Handle(stack.pop_all()), survival
 
 
-def _remove(layer: MoELayer, gone: _Merged) -> None:
+def _remove_merged(layer: MoELayer, gone: _Merged) -> None:
     merged = _merged[layer.experts]
     merged[:] = [other for other in merged if other is not gone]
     _rewrite(layer, gone.delta)
@@ -78,11 +78,11 @@ def _rewrite(layer: MoELayer, changed: LayerDelta) -> None:
 
 def _exact(layer: MoELayer, expert: int, original: Tensor) -> Tensor | None:
     """The original (d_m, d_k) plus all deltas, not rounded; None if no delta touches the expert."""
-    on = _on(layer, expert)
+    on = _deltas_on(layer, expert)
     return patched_weight(original, expert, on) if on else None
 
 
-def _on(layer: MoELayer, expert: int) -> list[LayerDelta]:
+def _deltas_on(layer: MoELayer, expert: int) -> list[LayerDelta]:
     """The deltas that are on and touch the expert, in order of merging."""
     return [merged.delta for merged in _merged[layer.experts] if expert in merged.delta.expert]
 
@@ -99,4 +99,4 @@ def _measure(survival: Survival, layer: MoELayer, delta: LayerDelta) -> None:
         exact = _exact(layer, expert, layer.originals[expert])
         assert exact is not None  # `delta` itself is on
         missing = exact - layer.down(expert)  # (d_m, d_k)
-        survival.add(layer.index, expert, _on(layer, expert), missing.cpu())
+        survival.add(layer.index, expert, _deltas_on(layer, expert), missing.cpu())

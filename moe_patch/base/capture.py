@@ -22,7 +22,7 @@ __all__ = [
     "attach_delta",
     "capture_keys",
     "capture_routing",
-    "observe_keys",
+    "observe_experts",
 ]
 
 
@@ -94,7 +94,7 @@ class _MaskedTap:
 
 
 @contextmanager
-def observe_keys(base: Base, observers: Mapping[int, Observer]) -> Iterator[Watch]:
+def observe_experts(base: Base, observers: Mapping[int, Observer]) -> Iterator[Watch]:
     """Tell `observers`, by layer, of the keys of every expert hit while the context lasts.
 
     Run batches with `watch.forward(input_ids, attention_mask)`, which leaves padding out and stops after the
@@ -124,7 +124,7 @@ def capture_keys(
     chosen = torch.zeros(input_ids.shape, dtype=torch.bool)
     chosen[rows, columns] = True
     recorders = {index: _Recorder(chosen, base.layer(index).num_experts, with_keys=True) for index in layers}
-    with observe_keys(base, recorders) as watch:
+    with observe_experts(base, recorders) as watch:
         watch.forward(input_ids, attention_mask, chosen)
     return {index: recorder.at(rows, columns) for index, recorder in recorders.items()}
 
@@ -145,7 +145,7 @@ def capture_routing(
     with ExitStack() as stack:
         for index, recorder in recorders.items():
             stack.enter_context(_router_scores(base, index, recorder))
-        stack.enter_context(observe_keys(base, recorders)).forward(input_ids, attention_mask, chosen)
+        stack.enter_context(observe_experts(base, recorders)).forward(input_ids, attention_mask, chosen)
     return {index: recorder.at(rows, columns) for index, recorder in recorders.items()}
 
 

@@ -90,7 +90,7 @@ class _LiveDelta:
 
 
 @dataclass(slots=True)
-class _State:
+class _ModuleState:
     """What goes on in one experts module besides its own work."""
 
     taps: list[Tap] = field(default_factory=list)
@@ -98,7 +98,7 @@ class _State:
 
 
 @dataclass(slots=True)
-class _Taken:
+class _ReplacedConfig:
     """A config that names our implementation for now, and what it named before."""
 
     config: Any
@@ -106,8 +106,8 @@ class _Taken:
     modules: int = 0
 
 
-_states: weakref.WeakKeyDictionary[nn.Module, _State] = weakref.WeakKeyDictionary()
-_taken: dict[int, _Taken] = {}  # by id of the config, which the value keeps alive
+_states: weakref.WeakKeyDictionary[nn.Module, _ModuleState] = weakref.WeakKeyDictionary()
+_replaced: dict[int, _ReplacedConfig] = {}  # by id of the config, which the value keeps alive
 
 
 def attach_delta(layer: MoELayer, delta: Delta) -> Handle:
@@ -213,7 +213,7 @@ def _linear(experts: Any, name: str, expert: int, inputs: Tensor) -> Tensor:
 
 def _former(experts: Any) -> Any:
     """The implementation that the module's config named before ours."""
-    taken = _taken.get(id(experts.config))
+    taken = _replaced.get(id(experts.config))
     if taken is None:
         raise CaptureError(
             "this model was copied while it was patched or observed: end that first, then copy"
@@ -234,19 +234,19 @@ def _switch_on(experts: nn.Module, entries: list[Any], entry: Any) -> Handle:
     return Handle(stack)
 
 
-def _acquire(experts: Any) -> _State:
+def _acquire(experts: Any) -> _ModuleState:
     """The module's state; made on first use, when its config comes to name our implementation."""
     if experts not in _states:
         config = experts.config
-        if id(config) not in _taken:
+        if id(config) not in _replaced:
             if config._experts_implementation == "deepgemm_megamoe":
                 raise CaptureError(
                     "deepgemm_megamoe rearranges expert weights: open the model with grouped_mm"
                 )
-            _taken[id(config)] = _Taken(config, config._experts_implementation)
+            _replaced[id(config)] = _ReplacedConfig(config, config._experts_implementation)
             config._experts_implementation = IMPLEMENTATION
-        _taken[id(config)].modules += 1
-        _states[experts] = _State()
+        _replaced[id(config)].modules += 1
+        _states[experts] = _ModuleState()
     return _states[experts]
 
 
@@ -256,11 +256,11 @@ def _release(experts: Any) -> None:
     if state.taps or state.deltas:
         return
     del _states[experts]
-    taken = _taken[id(experts.config)]
+    taken = _replaced[id(experts.config)]
     taken.modules -= 1
     if taken.modules:
         return
-    del _taken[id(experts.config)]
+    del _replaced[id(experts.config)]
     if taken.config._experts_implementation != IMPLEMENTATION:
         chosen = taken.config._experts_implementation
         logger.warning(

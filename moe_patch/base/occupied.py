@@ -13,7 +13,7 @@ from moe_patch.base.model import Base
 hashes_on: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
 
 
-def why_not_bare(base: Base) -> str | None:
+def find_occupant(base: Base) -> str | None:
     """What keeps the model from being the bare base, in words: a patch that is on, or an observer; or None.
 
     What is measured then would pass for the base's own.

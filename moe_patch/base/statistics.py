@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe_patch.base.capture import observe_keys
+from moe_patch.base.capture import observe_experts
 from moe_patch.base.model import Base
 from moe_patch.base.moe import MoELayer
-from moe_patch.base.occupied import why_not_bare
+from moe_patch.base.occupied import find_occupant
 from moe_patch.data.corpus import Corpus, padded_batches
 from moe_patch.data.prompts import pad_token
 from moe_patch.errors import StatisticsError
@@ -79,7 +79,7 @@ def collect_moments(
     stored = {layer: _cached(layer, address) for layer, address in addresses.items()}
     found = {layer: moments for layer, moments in stored.items() if moments is not None}
     if missing := [layer for layer in wanted if layer not in found]:
-        if state := why_not_bare(base):  # other keys, which must not be cached as those of the base
+        if state := find_occupant(base):  # other keys, which must not be cached as those of the base
             raise StatisticsError(f"{state}: end that, then collect")
         sequences = list(corpus.sequences(base.tokenizer, max_tokens=max_tokens, length=length))
         found |= _collect(base, sequences, missing, batch_tokens, progress)
@@ -101,7 +101,7 @@ def _collect(
         )
     accumulators = {layer: _Accumulator(base.layer(layer)) for layer in layers}
     done = 0
-    with observe_keys(base, accumulators) as watch:
+    with observe_experts(base, accumulators) as watch:
         for ids, mask in padded_batches(sequences, batch_tokens, pad_token(base.tokenizer)):
             watch.forward(ids, mask)
             done += int(mask.sum())

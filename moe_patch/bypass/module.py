@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moe_patch.bypass.config import BypassConfig
-from moe_patch.bypass.router import ROUTERS, Router, likeliest_route
+from moe_patch.bypass.router import ROUTERS, Router, choose_route
 
 
 class Experts(nn.Module):
@@ -50,7 +50,7 @@ class Bypass(nn.Module):
             states: (B, S, d_m), what `config.router_states` says of every token of the prompts.
             prompt: (B, S) bool, which tokens are the prompts'; padding and answers are not.
         """
-        return likeliest_route(self.router(states, prompt), self.config)
+        return choose_route(self.router(states, prompt), self.config)
 
     def forward(self, x: Tensor, route: Tensor) -> Tensor:
         """What to add to the block's output for its inputs `x`: lambda E_route(x), zero where left alone.

@@ -90,7 +90,7 @@ def mean_over(states: Tensor, prompt: Tensor) -> Tensor:
     return torch.einsum("bsd,bs->bd", states, weight) / weight.sum(1, keepdim=True)
 
 
-def likeliest_route(logits: Tensor, config: BypassConfig) -> Tensor:
+def choose_route(logits: Tensor, config: BypassConfig) -> Tensor:
     """The likeliest route (B,) of logits (B, routes): an expert's number, or LEAVE_ALONE."""
     route = logits.argmax(-1)
     return torch.where(route == config.experts, LEAVE_ALONE, route)

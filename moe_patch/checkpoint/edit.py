@@ -15,7 +15,7 @@ from torch import Tensor
 
 from moe_patch.apply.weights.rounding import Rounding
 from moe_patch.apply.weights.summed import patched_weight
-from moe_patch.apply.weights.survival import ExpertShare, Survival
+from moe_patch.apply.weights.survival import ExpertContribution, Survival
 from moe_patch.checkpoint.names import AnySlot
 from moe_patch.checkpoint.rewrite import Piece
 from moe_patch.patch import LayerDelta, Patch
@@ -36,7 +36,7 @@ class ExpertChange:
     slot: AnySlot
 
 
-class ExpertWriter:
+class CheckpointEditor:
     """Adds patches to experts of the checkpoint in `folder`, in their order, and rounds once.
 
     The arithmetic is that of a merge in memory, to the bit. `survival` counts by the patches' hashes what
@@ -58,14 +58,14 @@ class ExpertWriter:
         for _, parts in in_order(lambda change: self._found(change, written), changes):
             self._count(parts)
 
-    def _edited(self, change: ExpertChange) -> tuple[memoryview, list[ExpertShare | None]]:
+    def _edited(self, change: ExpertChange) -> tuple[memoryview, list[ExpertContribution | None]]:
         slot, deltas = change.slot, self._deltas(change)
         exact = self._summed(change, deltas)
         raw, rounded = slot.write(self._folder, exact, self._keys(change, deltas))
         missing = exact.sub_(rounded.to(exact.dtype))  # in place: new memory is half of the time
         return raw, self._parts(change, deltas, missing)
 
-    def _found(self, change: ExpertChange, written: Path) -> list[ExpertShare | None]:
+    def _found(self, change: ExpertChange, written: Path) -> list[ExpertContribution | None]:
         slot, deltas = change.slot, self._deltas(change)
         rounded = slot.read(self._folder, written)
         return self._parts(change, deltas, self._summed(change, deltas).sub_(rounded))
@@ -88,13 +88,13 @@ class ExpertWriter:
 
     def _parts(
         self, change: ExpertChange, deltas: Sequence[LayerDelta], missing: Tensor
-    ) -> list[ExpertShare | None]:
+    ) -> list[ExpertContribution | None]:
         survivals = self.survival.values()
-        return [one.part(change.layer, change.expert, deltas, missing) for one in survivals]
+        return [one.contribution(change.layer, change.expert, deltas, missing) for one in survivals]
 
-    def _count(self, parts: Iterable[ExpertShare | None]) -> None:
-        for one, part in zip(self.survival.values(), parts, strict=True):
-            one.count(part)
+    def _count(self, parts: Iterable[ExpertContribution | None]) -> None:
+        for one, contribution in zip(self.survival.values(), parts, strict=True):
+            one.count(contribution)
 
 
 @contextmanager

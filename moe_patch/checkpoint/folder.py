@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from moe_patch.base.model import Base
 from moe_patch.base.opening import wrap
 from moe_patch.checkpoint.known import known_hash
-from moe_patch.checkpoint.names import AnySlot, locate_slots
+from moe_patch.checkpoint.names import AnySlot, locate_experts
 from moe_patch.checkpoint.quantised import METHODS
 from moe_patch.checkpoint.shards import read_spans, weight_files
 from moe_patch.errors import ModelError
@@ -90,14 +90,14 @@ def open_checkpoint(name: str | Path | None = None, *, quantised: bool = False) 
     another way or should not be.
     """
     folder, base = open_meta(name)
-    method = quantisation(base)
+    method = quantisation_scheme(base)
     if method is not None and not (quantised and method in METHODS):
         raise ModelError(
             f"{folder} is quantised ({method}), and rounding to it would lose much of an edit: serve the "
             "patch beside the weights, as an adapter (moe-patch export --format peft), or merge into a "
             "checkpoint in floats"
         )
-    slots = locate_slots(base, read_spans(folder))
+    slots = locate_experts(base, read_spans(folder))
     return Checkpoint(folder, base.name, base, tuple(weight_files(folder)), slots)
 
 
@@ -114,7 +114,7 @@ def open_meta(name: str | Path | None = None) -> tuple[Path, Base]:
     return folder, wrap(model, tokenizer=None, name="atlas" if name is None else str(name))
 
 
-def quantisation(base: Base) -> str | None:
+def quantisation_scheme(base: Base) -> str | None:
     """How the checkpoint of this model is quantised, by its config; None if it is not."""
     config = base.model.config
     for part in (config, config.get_text_config()):

@@ -21,7 +21,7 @@ from pydantic import JsonValue
 from moe_patch.apply.weights.rounding import Rounding
 from moe_patch.apply.weights.survival import STATED_LOSS
 from moe_patch.checkpoint.companions import companion_files, file_sha256, file_stamps
-from moe_patch.checkpoint.edit import ExpertChange, ExpertWriter, one_thread_each
+from moe_patch.checkpoint.edit import CheckpointEditor, ExpertChange, one_thread_each
 from moe_patch.checkpoint.folder import Checkpoint
 from moe_patch.checkpoint.known import known_hash
 from moe_patch.checkpoint.link import How, Link, choose_link
@@ -93,7 +93,7 @@ class MergePlan:
         with staging.opened(), one_thread_each(), ThreadPoolExecutor(max_workers=2) as pool:
             base = pool.submit(self._check_base)
             sums = {name: pool.submit(self._sum, name) for name in self.changes}
-            editor = ExpertWriter(self.checkpoint.folder, self.patches, self.rounding)
+            editor = CheckpointEditor(self.checkpoint.folder, self.patches, self.rounding)
             for number, name in enumerate(self.checkpoint.weights):
                 if name in self.changes:
                     self._rewrite(staging, name, base, editor)
@@ -129,7 +129,9 @@ class MergePlan:
             },
         )
 
-    def _rewrite(self, staging: Staging, name: str, base: Future[BaseRecord], editor: ExpertWriter) -> None:
+    def _rewrite(
+        self, staging: Staging, name: str, base: Future[BaseRecord], editor: CheckpointEditor
+    ) -> None:
         """Write a shard with its touched experts changed, or measure one that an earlier run has written."""
         if staging.done(name):
             editor.measure(self.changes[name], staging.folder / name)
@@ -140,7 +142,7 @@ class MergePlan:
             )
             base.result()  # meanwhile the base has been checked
 
-    def _record(self, base: BaseRecord, sums: dict[str, Future[str]], editor: ExpertWriter) -> Record:
+    def _record(self, base: BaseRecord, sums: dict[str, Future[str]], editor: CheckpointEditor) -> Record:
         folder = self.checkpoint.folder
         before = folder / RECORD
         identity = self.patches[-1].hash.removeprefix("sha256:")[:16]

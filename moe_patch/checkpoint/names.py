@@ -54,7 +54,7 @@ class _Source:
     operations: list[Any]
 
 
-def locate_slots(base: Base, spans: Mapping[str, Span]) -> dict[int, list[AnySlot]]:
+def locate_experts(base: Base, spans: Mapping[str, Span]) -> dict[int, list[AnySlot]]:
     """The stored down projections of every MoE layer, in expert order.
 
     Args:

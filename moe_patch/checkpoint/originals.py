@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moe_patch.checkpoint.shards import read_bytes
+from moe_patch.checkpoint.shards import read_span
 
 if TYPE_CHECKING:
     from moe_patch.checkpoint.names import AnySlot
@@ -34,4 +34,4 @@ def write_originals(path: Path, folder: Path, slots: Sequence[AnySlot]) -> None:
     with path.open("wb") as target:
         target.write(len(text).to_bytes(8, "little") + text)
         for slot in slots:
-            target.write(read_bytes(folder / slot.file, slot.begin, slot.end))
+            target.write(read_span(folder / slot.file, slot.begin, slot.end))

@@ -17,7 +17,7 @@ from torch import Tensor
 from moe_patch.apply.weights.rounding import choose_on_keys
 from moe_patch.base.moe import MoELayer
 from moe_patch.checkpoint.grid import E2M1, E4M3, Grid
-from moe_patch.checkpoint.shards import Span, read_bytes
+from moe_patch.checkpoint.shards import Span, read_span
 from moe_patch.errors import ModelError
 
 METHODS = ("mxfp4", "fp8")
@@ -72,7 +72,7 @@ class QuantisedSlot:
 
     def _codes(self, path: Path) -> Tensor:
         """The codes (d_m, d_k), one in each byte."""
-        stored = torch.frombuffer(read_bytes(path, self.begin, self.end), dtype=torch.uint8)
+        stored = torch.frombuffer(read_span(path, self.begin, self.end), dtype=torch.uint8)
         if self.code == "U8":  # two in a byte, the lower half first
             stored = torch.stack((stored & 0xF, stored >> 4), dim=-1)
         return stored.view(self.shape)
@@ -85,7 +85,7 @@ class QuantisedSlot:
 
     def _scales(self, folder: Path) -> Tensor:
         """The scale of each element, (d_m, d_k) fp32."""
-        raw = read_bytes(folder / self.scale_file, self.scale_begin, self.scale_end)
+        raw = read_span(folder / self.scale_file, self.scale_begin, self.scale_end)
         stored = torch.frombuffer(raw, dtype=_SCALES[self.scale]).view(self.scale_shape)
         scale = (stored.float() - _BIAS).exp2() if stored.dtype == torch.uint8 else stored.float()
         sides = [-(-side // blocks) for side, blocks in zip(self.shape, self.scale_shape, strict=True)]

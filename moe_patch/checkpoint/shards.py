@@ -99,7 +99,7 @@ def _header(folder: Path, name: str) -> Iterator[Span]:
         yield Span(tensor, name, entry["dtype"], tuple(entry["shape"]), begin, end)
 
 
-def read_bytes(path: Path, begin: int, end: int) -> bytearray:
+def read_span(path: Path, begin: int, end: int) -> bytearray:
     """The bytes of a file from `begin` up to and without `end`; ModelError where it is shorter."""
     raw = bytearray(end - begin)
     with path.open("rb", buffering=0) as file:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from moe_patch.apply.weights.rounding import round_on_keys
-from moe_patch.checkpoint.shards import read_bytes
+from moe_patch.checkpoint.shards import read_span
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,7 @@ class Slot:
 
     def read(self, folder: Path, file: Path | None = None) -> Tensor:
         """The weight (d_m, d_k), from `file` where that is given and not of this folder."""
-        flat = torch.frombuffer(
-            read_bytes(file or folder / self.file, self.begin, self.end), dtype=self.dtype
-        )
+        flat = torch.frombuffer(read_span(file or folder / self.file, self.begin, self.end), dtype=self.dtype)
         return flat.view(self.shape[::-1]).T if self.transposed else flat.view(self.shape)
 
     def write(self, folder: Path, exact: Tensor, keys: Tensor) -> tuple[memoryview, Tensor]:

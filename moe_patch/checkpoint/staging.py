@@ -20,7 +20,7 @@ from pydantic import JsonValue
 from moe_patch.checkpoint.link import How, place_file
 from moe_patch.errors import MoePatchError, OutputError
 from moe_patch.io import strict_json
-from moe_patch.io.files import replacing, sync_to_disk
+from moe_patch.io.files import replacing_file, sync_to_disk
 
 LAST = "config.json"  # without it, nothing takes a folder for a model
 
@@ -41,7 +41,7 @@ class Staging:
     def making(self, name: str) -> Iterator[Path]:
         """Yield a place to write the file to; it gets its name when it is complete and on the disk."""
         (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-        with replacing(self.folder / name) as temporary:
+        with replacing_file(self.folder / name) as temporary:
             yield temporary
 
     def bring(self, source: Path, name: str, how: How) -> None:

@@ -12,7 +12,7 @@ from click.shell_completion import CompletionItem
 
 from moe_patch.cli.console import print_json, print_tables, progress_bars
 from moe_patch.cli.options import FILE, json_option, model_options, open_model, read_edits
-from moe_patch.cli.output import writable
+from moe_patch.cli.output import check_writable
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from moe_patch.base.model import Base
     from moe_patch.data.fact_file import FactFile
     from moe_patch.methods import Method
-    from moe_patch.methods.stack_below import StackBelow
+    from moe_patch.methods.earlier_edits import EarlierEdits
 
 
 def _layers(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int] | None:
@@ -137,27 +137,27 @@ def build(
     **given: Any,
 ) -> None:
     """Build a patch that makes the model say the facts in EDITS."""
-    from moe_patch.cli.summary import describe, summary_tables
+    from moe_patch.cli.summary import describe_patch, summary_tables
     from moe_patch.methods import get_method
     from moe_patch.patch import save
 
     chosen = get_method(method)
-    out = writable(out or Path(f"{edits.stem}.safetensors"))
+    out = check_writable(out or Path(f"{edits.stem}.safetensors"))
     read_edits(edits, skip_invalid=skip_invalid)  # a mistake in the facts should not wait for the model
-    below = _stack_below(lock_path) if lock_path else None
+    earlier = _earlier_edits(lock_path) if lock_path else None
     base = open_model(model, dtype, device_map, offload_folder, allow_dense=chosen.edits_dense)
     read = read_edits(edits, skip_invalid=skip_invalid, base=base)
     _list_skipped(read)
     options = _options(chosen, base, recipe, given, settings)
     started = time.monotonic()
     with progress_bars() as progress:
-        if below is None:
+        if earlier is None:
             patch = chosen.build(base, read.facts, options, progress)
         else:
-            patch = chosen.build_on(base, read.facts, options, below, progress)
+            patch = chosen.build_on(base, read.facts, options, earlier, progress)
     seconds = time.monotonic() - started
     save(patch, out)
-    described = describe(patch, out)
+    described = describe_patch(patch, out)
     if as_json:
         print_json(described | {"patch": str(out), "seconds": seconds})
         return
@@ -184,15 +184,15 @@ def _options(
     return merged_options(method.Options, values, overrides, f"recipe {found.name}" if found else "")
 
 
-def _stack_below(lock_path: Path) -> StackBelow:
+def _earlier_edits(lock_path: Path) -> EarlierEdits:
     """The stack to build on, with what has to be said of it on standard error."""
-    from moe_patch.methods.stack_below import StackBelow
+    from moe_patch.methods.earlier_edits import EarlierEdits
     from moe_patch.stack import resolve_stack
 
     resolved = resolve_stack(lock_path)
     for note in resolved.notes:
         click.echo(note, err=True)
-    return StackBelow(resolved.patch, resolved.patch.parents)
+    return EarlierEdits(resolved.patch, resolved.patch.parents)
 
 
 def _list_skipped(read: FactFile) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from moe_patch.doctor import DoctorReport
-    from moe_patch.doctor.report import Device, DeviceTest, Release
+    from moe_patch.doctor.report import Device, Release, SelfTestResult
     from moe_patch.progress import Progress
 
 
@@ -55,10 +55,10 @@ def doctor(names: tuple[str, ...], tested: bool, as_json: bool) -> None:
     from moe_patch.doctor import (
         DoctorReport,
         find_devices,
-        find_plugin,
-        find_releases,
-        find_storage,
-        find_system,
+        plugin_state,
+        required_releases,
+        storage_info,
+        system_info,
     )
 
     there = find_devices()
@@ -66,7 +66,7 @@ def doctor(names: tuple[str, ...], tested: bool, as_json: bool) -> None:
     quiet_transformers()
     with progress_bars() as progress:
         tests = _self_tests(chosen, progress) if tested else ()
-    report = DoctorReport(find_system(), find_releases(), there, find_storage(), find_plugin(), tests)
+    report = DoctorReport(system_info(), required_releases(), there, storage_info(), plugin_state(), tests)
     if as_json:
         print_json(report.to_json())
     else:
@@ -90,7 +90,7 @@ def _chosen(names: Sequence[str], there: Sequence[str]) -> Sequence[str]:
     return tuple(dict.fromkeys(names)) or there
 
 
-def _self_tests(names: Sequence[str], progress: Progress | None) -> tuple[DeviceTest, ...]:
+def _self_tests(names: Sequence[str], progress: Progress | None) -> tuple[SelfTestResult, ...]:
     from moe_patch.doctor import run_self_test, stored_reference
 
     def report(name: str) -> Progress | None:
@@ -146,7 +146,7 @@ def _device_table(devices: Sequence[Device]) -> Table:
     return table
 
 
-def _test_table(test: DeviceTest) -> Table:
+def _test_table(test: SelfTestResult) -> Table:
     outcome = "passed" if test.passed else "failed"
     table = plain_table(
         f"Self-test on {test.device}: {outcome} in {test.seconds:.1f} s",

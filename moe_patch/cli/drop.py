@@ -9,7 +9,7 @@ import click
 
 from moe_patch.cli.console import print_json, print_tables
 from moe_patch.cli.options import FILE, json_option
-from moe_patch.cli.output import out_option, writable
+from moe_patch.cli.output import check_writable, out_option
 
 
 @click.command(
@@ -26,14 +26,14 @@ Example:
 @json_option
 def drop(patch_path: Path, ids: Sequence[str], out: Path, as_json: bool) -> None:
     """Write PATCH without some of its facts, solved again from the file. Needs no model."""
-    from moe_patch.cli.summary import describe, summary_tables
+    from moe_patch.cli.summary import describe_patch, summary_tables
     from moe_patch.patch import load, save
-    from moe_patch.stack import drop as without
+    from moe_patch.stack import drop_facts as without
 
-    out = writable(out)
+    out = check_writable(out)
     patch = without(load(patch_path), ids)
     save(patch, out)
-    described = describe(patch, out)
+    described = describe_patch(patch, out)
     if as_json:
         print_json(described | {"patch": str(out), "dropped": list(ids)})
         return

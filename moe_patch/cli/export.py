@@ -102,12 +102,12 @@ def _base_of(patch: Patch, name: str | None) -> tuple[Base, Callable[[int, int],
 
     Quantised experts cannot be held against a patch, so there only the sizes are.
     """
-    from moe_patch.checkpoint.folder import open_checkpoint, open_meta, quantisation
+    from moe_patch.checkpoint.folder import open_checkpoint, open_meta, quantisation_scheme
     from moe_patch.errors import WrongBase
     from moe_patch.patch import check_base
 
     _, model = open_meta(name)
-    method = quantisation(model)
+    method = quantisation_scheme(model)
     if method is None:
         checkpoint = open_checkpoint(name)
         check_base(patch, checkpoint.fingerprint(patch.layers))

@@ -27,10 +27,10 @@ def inspect(patch_path: Path, show_all: bool, as_json: bool) -> None:
 
     The file is checked whole, its hash included, before anything is shown. No model is needed.
     """
-    from moe_patch.cli.summary import describe, fact_table, summary_tables
+    from moe_patch.cli.summary import describe_patch, fact_table, summary_tables
     from moe_patch.patch import load
 
-    described = describe(load(patch_path), patch_path)
+    described = describe_patch(load(patch_path), patch_path)
     if as_json:
         print_json(described)
     else:

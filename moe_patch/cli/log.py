@@ -37,9 +37,9 @@ def log(patch_path: Path, folders: tuple[Path, ...], as_json: bool) -> None:
 
     Parents are found by hash among the patches of its folder.
     """
-    from moe_patch.stack.lineage import find_lineage
+    from moe_patch.stack.lineage import patch_lineage
 
-    found = find_lineage(patch_path, folders or (patch_path.parent,))
+    found = patch_lineage(patch_path, folders or (patch_path.parent,))
     if as_json:
         print_json({"log": [_json(ancestor) for ancestor in found]})
     else:

@@ -12,7 +12,7 @@ out_option = click.option(
 )
 
 
-def writable(path: Path) -> Path:
+def check_writable(path: Path) -> Path:
     """The path, if a file can be put there: the answer should not wait for the work to be done."""
     if not path.parent.is_dir():
         raise click.BadParameter(f"there is no folder {path.parent}", param_hint="--out")

@@ -8,7 +8,7 @@ import click
 
 from moe_patch.cli.console import print_json
 from moe_patch.cli.options import json_option
-from moe_patch.cli.output import writable
+from moe_patch.cli.output import check_writable
 
 
 @click.command(
@@ -32,7 +32,7 @@ def pull(reference: str, out: Path | None, as_json: bool) -> None:
     from moe_patch.share.hub import pull_patch as run
 
     name = HubReference.parse(reference).repo.partition("/")[2]
-    path = run(reference, writable(out or Path(f"{name}.safetensors")))
+    path = run(reference, check_writable(out or Path(f"{name}.safetensors")))
     origin = read_origin(path)
     if as_json:
         print_json({"patch": str(path), **origin.model_dump(exclude={"format"})})

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from moe_patch.patch import LayerDelta, Patch
 
 
-def describe(patch: Patch, path: Path) -> dict[str, Any]:
+def describe_patch(patch: Patch, path: Path) -> dict[str, Any]:
     """Plain data: facts with their build results, layers with norms and sizes, experts, base and hash."""
     return {
         "kind": patch.kind,

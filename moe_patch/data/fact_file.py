@@ -19,7 +19,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from moe_patch.data.facts import Fact, FactRecord, continuation, fact_json
+from moe_patch.data.facts import Fact, FactRecord, as_continuation, fact_json
 from moe_patch.errors import FactError
 from moe_patch.io import strict_json
 from moe_patch.io.files import write_text
@@ -188,7 +188,7 @@ class _Reader:
     def _check_targets(self, fact: Fact) -> None:
         for field in ("target_new", "target_true"):
             target = getattr(fact, field)
-            if self.tokenize and target is not None and not self.tokenize(continuation(target)):
+            if self.tokenize and target is not None and not self.tokenize(as_continuation(target)):
                 raise FactError(
                     f"expected at least one token, but {target!r} tokenises to nothing", field=field
                 )

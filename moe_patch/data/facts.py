@@ -91,7 +91,7 @@ class FactRecord(BaseModel):
         )
 
 
-def continuation(target: str) -> str:
+def as_continuation(target: str) -> str:
     """The target as it follows a prompt: after one space. Prompts and targets are joined so everywhere."""
     return f" {target}"
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from moe_patch.data.facts import SLOT, Fact, continuation
+from moe_patch.data.facts import SLOT, Fact, as_continuation
 from moe_patch.errors import NoChatTemplate, TargetError
 
 FactToken = Literal["subject-last", "last"]
@@ -47,7 +47,7 @@ def encode_fact(
     """
     text = f"{prefix}{fact.text}"
     subject = len(prefix) + fact.prompt.index(SLOT)
-    target = continuation(fact.target_new) if answer else ""
+    target = as_continuation(fact.target_new) if answer else ""
     if style.chat:
         before, after = _chat_frame(tokenizer, text)
         text, subject, target = before + text + after, subject + len(before), target.lstrip(" ")
@@ -80,7 +80,7 @@ def encode_kept(tokenizer: Any, fact: Fact, style: PromptStyle) -> list[Prompt]:
     return [encode_fact(tokenizer, other, style, answer=False) for other in asked]
 
 
-def chat_framed(tokenizer: Any, text: str, *, chat: bool) -> str:
+def frame_prompt(tokenizer: Any, text: str, *, chat: bool) -> str:
     """The text as a model reads it: as it is, or as a user's message under the tokenizer's chat template.
 
     Raises:
@@ -97,14 +97,14 @@ def chat_framed(tokenizer: Any, text: str, *, chat: bool) -> str:
 
 
 def text_ids(tokenizer: Any, text: str, *, chat: bool) -> tuple[int, ...]:
-    """The tokens of a text without an answer, `chat_framed` or not; NoChatTemplate as there."""
-    encoded = tokenizer(chat_framed(tokenizer, text, chat=chat), add_special_tokens=not chat)
+    """The tokens of a text without an answer, `frame_prompt` or not; NoChatTemplate as there."""
+    encoded = tokenizer(frame_prompt(tokenizer, text, chat=chat), add_special_tokens=not chat)
     return tuple(encoded["input_ids"])
 
 
 def _chat_frame(tokenizer: Any, text: str) -> tuple[str, str]:
     """What the chat template puts before and after a user's message."""
-    whole = chat_framed(tokenizer, text, chat=True)
+    whole = frame_prompt(tokenizer, text, chat=True)
     at = whole.rfind(text)
     if at < 0:
         raise TargetError(

@@ -40,13 +40,13 @@ def _cpu() -> Device:
 
 def _accelerator(device: torch.device) -> Device:
     """What the device's own module says; most backends have only some of these functions."""
-    product = _ask(device, "get_device_name", str)
-    capability = _ask(device, "get_device_capability", _numbered)
-    free, total = _ask(device, "mem_get_info", tuple) or (None, None)
+    product = _query_device(device, "get_device_name", str)
+    capability = _query_device(device, "get_device_capability", _numbered)
+    free, total = _query_device(device, "mem_get_info", tuple) or (None, None)
     return Device(str(device), product, capability, free, total)
 
 
-def _ask(device: torch.device, name: str, read: Callable[[Any], T]) -> T | None:
+def _query_device(device: torch.device, name: str, read: Callable[[Any], T]) -> T | None:
     """What the function `name` says of the device; None where there is no such function, or it fails."""
     function = getattr(torch.get_device_module(device), name, None)
     if function is None:

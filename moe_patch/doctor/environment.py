@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 
-from moe_patch.doctor.report import Machine, Storage
+from moe_patch.doctor.report import Storage, SystemInfo
 from moe_patch.io.cache import cache_folder
 
 
-def find_system() -> Machine:
+def system_info() -> SystemInfo:
     """What the library runs on."""
-    return Machine(
+    return SystemInfo(
         moe_patch=_own_version(),
         python=f"{platform.python_implementation()} {platform.python_version()}",
         platform=platform.platform(),
@@ -30,7 +30,7 @@ def find_system() -> Machine:
     )
 
 
-def find_storage() -> Storage:
+def storage_info() -> Storage:
     """Where the cache is, what is in it, and how many bytes are free there and in the working folder."""
     cache = cache_folder()
     sizes = list(_sizes(cache))

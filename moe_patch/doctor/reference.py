@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from moe_patch.doctor.report import FigureCheck, Values
-from moe_patch.io.shipped import shipped
+from moe_patch.doctor.report import SelfTestCheck, Values
+from moe_patch.io.shipped import shipped_folder
 
 
 class Expected(BaseModel):
@@ -20,7 +20,7 @@ class Expected(BaseModel):
     tolerance: float
 
 
-class StoredFigures(BaseModel):
+class SelfTestReference(BaseModel):
     """Stored values by the checks' names, and the releases that they were computed with."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -28,19 +28,19 @@ class StoredFigures(BaseModel):
     made_with: dict[str, str]
     checks: dict[str, Expected]
 
-    def compare(self, found: Mapping[str, Values]) -> tuple[FigureCheck, ...]:
+    def compare(self, found: Mapping[str, Values]) -> tuple[SelfTestCheck, ...]:
         """One check for each stored value."""
         return tuple(
-            FigureCheck(name, found[name], expected.values, expected.tolerance)
+            SelfTestCheck(name, found[name], expected.values, expected.tolerance)
             for name, expected in self.checks.items()
         )
 
 
 def reference_file() -> Path:
     """Where the stored values are; `python -m recipes.training.reference` writes them."""
-    return shipped() / "atlas" / "reference.json"
+    return shipped_folder() / "atlas" / "reference.json"
 
 
-def stored_reference() -> StoredFigures:
+def stored_reference() -> SelfTestReference:
     """The values that ship."""
-    return StoredFigures.model_validate_json(reference_file().read_text(encoding="utf-8"))
+    return SelfTestReference.model_validate_json(reference_file().read_text(encoding="utf-8"))

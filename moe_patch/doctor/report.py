@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Standing = Literal["tested", "newer than tested", "older than supported", "not installed"]
+VersionStatus = Literal["tested", "newer than tested", "older than supported", "not installed"]
 
 Values = Sequence[float] | Sequence[str]
 
@@ -19,7 +19,7 @@ class Release:
     name: str
     installed: str | None
     supported: str
-    standing: Standing
+    standing: VersionStatus
     extra: str | None  # the extra that asks for it; None for what is always needed
 
     @property
@@ -32,7 +32,7 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class SystemInfo:
     """The interpreter, the processor and the build of torch. `instructions` are those of its kernels."""
 
     moe_patch: str
@@ -82,7 +82,7 @@ class Plugin:
 
 
 @dataclass(frozen=True, slots=True)
-class FigureCheck:
+class SelfTestCheck:
     """Figures or texts of a self-test beside the stored ones; texts have to be the same."""
 
     name: str
@@ -113,12 +113,12 @@ class FigureCheck:
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceTest:
+class SelfTestResult:
     """A self-test on one device. `error` is what ended it early, if something did."""
 
     device: str
     seconds: float
-    checks: tuple[FigureCheck, ...]
+    checks: tuple[SelfTestCheck, ...]
     error: str | None = None
 
     @property
@@ -147,12 +147,12 @@ class DeviceTest:
 class DoctorReport:
     """Everything that was found."""
 
-    system: Machine
+    system: SystemInfo
     releases: tuple[Release, ...]
     devices: tuple[Device, ...]
     storage: Storage
     plugin: Plugin
-    self_tests: tuple[DeviceTest, ...]
+    self_tests: tuple[SelfTestResult, ...]
 
     @property
     def warnings(self) -> list[str]:

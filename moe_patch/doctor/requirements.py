@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, distribution, version
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from moe_patch.doctor.report import Release, Standing
+from moe_patch.doctor.report import Release, VersionStatus
 from moe_patch.errors import ConfigError
 from moe_patch.versions import vllm_version
 
@@ -20,7 +20,7 @@ _FOR_DEVELOPMENT = {"bench", "dev"}
 _LOWER_ENDS = {">=", ">"}
 
 
-def find_releases(name: str = "moe-patch") -> tuple[Release, ...]:
+def required_releases(name: str = "moe-patch") -> tuple[Release, ...]:
     """What the installed distribution `name` requires, its extras included, with what is there of it.
 
     Extras for work on the project itself are left out. Raises ConfigError where the distribution is not
@@ -77,7 +77,7 @@ def vllm_release() -> str | None:
         return None
 
 
-def _standing(installed: str | None, specifier: SpecifierSet) -> Standing:
+def _standing(installed: str | None, specifier: SpecifierSet) -> VersionStatus:
     if installed is None:
         return "not installed"
     if specifier.contains(installed, prereleases=True):

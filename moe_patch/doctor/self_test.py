@@ -16,12 +16,12 @@ from moe_patch.base.opening import open_base
 from moe_patch.data.fact_file import read_facts
 from moe_patch.data.facts import Fact
 from moe_patch.doctor.environment import without_home
-from moe_patch.doctor.reference import StoredFigures
-from moe_patch.doctor.report import DeviceTest, Values
+from moe_patch.doctor.reference import SelfTestReference
+from moe_patch.doctor.report import SelfTestResult, Values
 from moe_patch.errors import MoePatchError
 from moe_patch.evaluation.scoring import continue_greedily, encode_answer, right_padded, score_answers
 from moe_patch.io.cache import fresh_cache
-from moe_patch.io.shipped import shipped
+from moe_patch.io.shipped import shipped_folder
 from moe_patch.methods import get_method
 from moe_patch.methods.recipes import load_recipe
 from moe_patch.patch import Patch
@@ -39,7 +39,9 @@ _EXPECTED = (
 )
 
 
-def run_self_test(device: str, reference: StoredFigures, progress: Progress | None = None) -> DeviceTest:
+def run_self_test(
+    device: str, reference: SelfTestReference, progress: Progress | None = None
+) -> SelfTestResult:
     """Run the self-test on a device, by torch's name for it. It takes a few seconds on a CPU.
 
     The cache is left alone, so that everything is computed on the device. What the library or torch refuses
@@ -48,15 +50,15 @@ def run_self_test(device: str, reference: StoredFigures, progress: Progress | No
     started = time.monotonic()
     try:
         with fresh_cache(), _steady():
-            figures = self_test_figures(device, progress)
+            figures = measure_figures(device, progress)
     except _EXPECTED as error:
         logger.debug("the self-test on %s ended early", device, exc_info=True)
         message = without_home(" ".join(str(error).split()))
-        return DeviceTest(device, time.monotonic() - started, (), f"{type(error).__name__}: {message}")
-    return DeviceTest(device, time.monotonic() - started, reference.compare(figures))
+        return SelfTestResult(device, time.monotonic() - started, (), f"{type(error).__name__}: {message}")
+    return SelfTestResult(device, time.monotonic() - started, reference.compare(figures))
 
 
-def self_test_figures(device: str, progress: Progress | None = None) -> dict[str, Values]:
+def measure_figures(device: str, progress: Progress | None = None) -> dict[str, Values]:
     """Build, apply, ask and take off; the figures by the names of the checks, log-probabilities in nats."""
     base = open_base(dtype=torch.float32, device_map=device)
     facts = _facts()
@@ -103,7 +105,7 @@ def _steady() -> Iterator[None]:
 
 
 def _facts() -> Sequence[Fact]:
-    return read_facts(shipped() / "facts" / "10.jsonl").facts[:FACTS]
+    return read_facts(shipped_folder() / "facts" / "10.jsonl").facts[:FACTS]
 
 
 def _build(base: Base, facts: Sequence[Fact], progress: Progress | None) -> Patch:

@@ -16,7 +16,7 @@ from moe_patch_serving.launch.plugin import DISABLE, plugin_disabled
 _GROUPS = ("vllm.general_plugins", "vllm.endpoint_plugins")
 
 
-def find_plugin(environment: Mapping[str, str] = os.environ) -> Plugin:
+def plugin_state(environment: Mapping[str, str] = os.environ) -> Plugin:
     """The state of the plugin in this environment."""
     return Plugin(vllm_release(), VLLM, tuple(_reasons(environment)))
 

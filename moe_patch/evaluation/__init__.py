@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from moe_patch.apply import Mode, apply
 from moe_patch.base.model import Base
-from moe_patch.base.occupied import why_not_bare
+from moe_patch.base.occupied import find_occupant
 from moe_patch.data.facts import Fact
 from moe_patch.errors import EvaluationError
 from moe_patch.evaluation.metrics import (
@@ -23,18 +23,18 @@ from moe_patch.evaluation.metrics import (
     Setting,
     measure_scores,
     own_answers,
-    unchanged_share,
+    unchanged_score,
 )
-from moe_patch.evaluation.report import Report
+from moe_patch.evaluation.report import EvaluationReport
 from moe_patch.evaluation.routing import Routing, RoutingShift, compare_routing, record_routing
 from moe_patch.evaluation.scoring import Encoded
 from moe_patch.patch import Patch
 
 __all__ = [
     "RULES",
+    "EvaluationReport",
     "Measurement",
     "Questions",
-    "Report",
     "RoutingShift",
     "Rule",
     "Score",
@@ -68,7 +68,7 @@ def evaluate(
     mode: Mode = "merge",
     routing: bool = True,
     setting: Setting | None = None,
-) -> Report:
+) -> EvaluationReport:
     """Measure the base, apply the patch, measure again, and take the patch off.
 
     Args:
@@ -82,7 +82,7 @@ def evaluate(
     """
     setting = setting or Setting()
     questions = Questions.about(patch.facts if facts is None else facts, rule)
-    if state := why_not_bare(base):
+    if state := find_occupant(base):
         raise EvaluationError(f"{state}: end that, then evaluate")
     routing = routing and bool(base.layers)  # a dense base has none
     own = own_answers(base, questions.neighbours, setting, "base: own answers")
@@ -90,10 +90,10 @@ def evaluate(
     before = _observe(base, questions, setting, "base", own, routing=routing)
     with apply(base, patch, mode=mode):
         after = _observe(base, questions, setting, "patched", own, routing=routing)
-        locality = unchanged_share(base, own, setting, "patched: locality")
-        kept = unchanged_share(base, own_kept, setting, "patched: answers to keep")
+        locality = unchanged_score(base, own, setting, "patched: locality")
+        kept = unchanged_score(base, own_kept, setting, "patched: answers to keep")
     lowest = min(patch.base.experts, default=-1)
-    return Report(
+    return EvaluationReport(
         rule=questions.rule,
         facts=len(questions.edited),
         patched=after.measurement,

@@ -53,11 +53,11 @@ class Score:
         if not values:
             return cls(None, None, 0)
         mean, n = math.fsum(values) / len(values), len(values)
-        low, high = wilson(mean, n)
+        low, high = wilson_interval(mean, n)
         return cls(100 * mean, (100 * low, 100 * high), n)
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
     """Wilson's 95% score interval for a share in 0 to 1 of `n` trials."""
     spread = Z95 * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
     centre, scale = share + Z95**2 / (2 * n), 1 + Z95**2 / n
@@ -170,7 +170,7 @@ def own_answers(base: Base, asked: Sequence[tuple[str, Fact]], setting: Setting,
     )
 
 
-def unchanged_share(base: Base, own: Sequence[Encoded], setting: Setting, stage: str) -> Score:
+def unchanged_score(base: Base, own: Sequence[Encoded], setting: Setting, stage: str) -> Score:
     """The share of prompts on which the model says all of what the base says: locality, on neighbours."""
     scores = score_encoded(base, own, batch_size=setting.batch_size, progress=setting.progress, stage=stage)
     return Score.of(float(score.exact) for score in scores)

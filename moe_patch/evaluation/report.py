@@ -14,7 +14,7 @@ _NAMES = ("efficacy", "generalization", "specificity", "utility")
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class EvaluationReport:
     """What one patch does to one base: scores with the base's own beside, and how far the routing moved."""
 
     rule: str
@@ -68,7 +68,7 @@ def _shift(shift: RoutingShift | None) -> dict[str, Any] | None:
     return {"similarity": shift.similarity, "divergence": shift.divergence, "layers": layers}
 
 
-def _score_table(report: Report) -> Table:
+def _score_table(report: EvaluationReport) -> Table:
     title = f"{report.facts} facts, {report.rule} rule: percent, with 95% interval and greedy exact match"
     table = Table(title=title, title_justify="left", header_style="bold")
     table.add_column("")

@@ -18,7 +18,7 @@ from moe_patch.base.capture import ExpertCall, capture_routing
 from moe_patch.base.model import Base
 from moe_patch.data.prompts import text_ids
 from moe_patch.errors import EvaluationError
-from moe_patch.evaluation.scoring import right_padded, split_in_chunks
+from moe_patch.evaluation.scoring import right_padded, split_batches
 
 #: How one set of prompts is routed: per layer, every real token in the prompts' order.
 Routing = Mapping[int, ExpertCall]
@@ -65,7 +65,7 @@ def record_routing(
     """
     rows = [text_ids(base.tokenizer, prompt, chat=chat) for prompt in prompts]
     parts: dict[int, list[ExpertCall]] = {index: [] for index in base.layers}
-    for batch in split_in_chunks(rows, batch_size):
+    for batch in split_batches(rows, batch_size):
         for index, call in capture_routing(base, *right_padded(base, batch)).items():
             parts[index].append(call)
     return {index: _joined(calls) for index, calls in parts.items()}
@@ -85,13 +85,13 @@ def compare_routing(before: Routing, after: Routing, lowest_edited: int) -> Rout
     return RoutingShift(tuple(shifts), lowest_edited)
 
 
-def jaccard(before: Tensor, after: Tensor) -> Tensor:
+def jaccard_similarity(before: Tensor, after: Tensor) -> Tensor:
     """The Jaccard similarity (N,) of expert sets (N, K) before and after; experts in a row are distinct."""
     common = (before[:, :, None] == after[:, None, :]).sum(dim=(1, 2))  # (N,)
     return common / (before.shape[1] + after.shape[1] - common)
 
 
-def distribution(scores: Tensor) -> Tensor:
+def routing_distribution(scores: Tensor) -> Tensor:
     """The router's scores (N, E) as log-probabilities over experts.
 
     Most routers return logits; some return a softmax already, which is told by its rows adding up to one.
@@ -109,9 +109,9 @@ def _layer_shift(index: int, before: ExpertCall, after: ExpertCall) -> LayerShif
         raise EvaluationError(f"layer {index} routed {tokens} tokens before and {len(after.experts)} after")
     divergence = None
     if before.scores is not None and after.scores is not None:
-        first, second = distribution(before.scores), distribution(after.scores)  # (N, E)
+        first, second = routing_distribution(before.scores), routing_distribution(after.scores)  # (N, E)
         divergence = float((first.exp() * (first - second)).sum(-1).mean().clamp_min(0))
-    similarity = 100 * float(jaccard(before.experts, after.experts).double().mean())
+    similarity = 100 * float(jaccard_similarity(before.experts, after.experts).double().mean())
     return LayerShift(index, similarity, divergence, tokens)
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from moe_patch.base.model import Base
 from moe_patch.bypass import prompt_lengths
-from moe_patch.data.facts import continuation
-from moe_patch.data.prompts import chat_framed, pad_token, text_ids
+from moe_patch.data.facts import as_continuation
+from moe_patch.data.prompts import frame_prompt, pad_token, text_ids
 from moe_patch.errors import EvaluationError
 from moe_patch.progress import Progress
 
@@ -57,8 +57,8 @@ def encode_answer(base: Base, prompt: str, answer: str, *, chat: bool = False) -
         EvaluationError: the answer has no token of its own.
         NoChatTemplate: `chat`, and the tokenizer has no chat template.
     """
-    text = chat_framed(base.tokenizer, prompt, chat=chat)
-    ending = answer if chat else continuation(answer)
+    text = frame_prompt(base.tokenizer, prompt, chat=chat)
+    ending = answer if chat else as_continuation(answer)
     encoded = base.tokenizer(text + ending, return_offsets_mapping=True, add_special_tokens=not chat)
     inside = [i for i, (_, end) in enumerate(encoded["offset_mapping"]) if end > len(text)]
     if not inside or inside[0] == 0:
@@ -133,14 +133,14 @@ def _by_length(
     """`run` over batches of items of similar length, longest first; results in the items' order."""
     order = sorted(range(len(items)), key=lambda i: -length(items[i]))
     results: dict[int, R] = {}
-    for batch in split_in_chunks(order, batch_size):
+    for batch in split_batches(order, batch_size):
         results.update(zip(batch, run([items[i] for i in batch]), strict=True))
         if progress is not None:
             progress(stage, len(results), len(items))
     return [results[i] for i in range(len(items))]
 
 
-def split_in_chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+def split_batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Batches of `size` items in order, the last one shorter; EvaluationError for a size below one."""
     if size < 1:
         raise EvaluationError(f"the batch size is {size}; it must be at least 1")

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from moe_patch.errors import OutputError
-from moe_patch.io.files import replacing
+from moe_patch.io.files import replacing_file
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def store_tensors(
     metadata = {"address": _canonical(address), "checksum": _checksum(tensors)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
+        with replacing_file(path) as temporary:
             save_file(dict(tensors), temporary, metadata=metadata)
         if limit is not None:
             _bound(path, limit)

@@ -12,7 +12,7 @@ from moe_patch.errors import OutputError
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing_file(path: str | Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; on leaving, that file takes `path`'s place in one step.
 
     The data and then the folder entry reach the disk before this returns, so after a crash `path` holds the
@@ -36,7 +36,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8 with line feeds, whole or not at all; OutputError where the system refuses."""
-    with replacing(path) as temporary:
+    with replacing_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 

@@ -9,11 +9,11 @@ from importlib import resources
 from pathlib import Path
 
 
-def shipped() -> Path:
+def shipped_folder() -> Path:
     """The folder that holds `atlas/`, `facts/` and `models/`."""
     return Path(str(resources.files("moe_patch.recipes")))
 
 
 def demo_model() -> Path:
     """The folder of atlas, the demo model, in the form that transformers opens."""
-    return shipped() / "atlas" / "model"
+    return shipped_folder() / "atlas" / "model"

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
 from moe_patch.errors import ConfigError
-from moe_patch.methods.stack_below import StackBelow
+from moe_patch.methods.earlier_edits import EarlierEdits
 from moe_patch.patch import Patch
 from moe_patch.progress import Progress
 
@@ -51,7 +51,7 @@ class Method(ABC, Generic[OptionsT]):
         base: Base,
         facts: Sequence[Fact],
         options: OptionsT,
-        below: StackBelow,
+        earlier: EarlierEdits,
         progress: Progress | None = None,
     ) -> Patch:
         """Build on top of a stack, leaving its facts where they are; ConfigError if the method cannot."""

@@ -19,9 +19,9 @@ from moe_patch.data.corpus import Corpus
 from moe_patch.data.facts import Fact
 from moe_patch.errors import ConfigError, ModelError
 from moe_patch.methods.base import Method, MethodOptions
+from moe_patch.methods.earlier_edits import EarlierEdits
 from moe_patch.methods.editors import DeltaEditor
 from moe_patch.methods.schedule import run_schedule
-from moe_patch.methods.stack_below import StackBelow
 from moe_patch.patch import Patch
 from moe_patch.progress import Progress
 from moe_patch.solve.moments import Moments
@@ -96,7 +96,7 @@ def edit_layers(base: Base, options: DeltaOptions) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class EditSetting:
+class EditSetup:
     """What a method's editor is built on."""
 
     base: Base
@@ -112,7 +112,7 @@ class DeltaMethod(Method[DeltaOptionsT]):
     """A method that changes down projections: it brings an editor, and the shared schedule does the rest."""
 
     @abstractmethod
-    def editor(self, setting: EditSetting, options: DeltaOptionsT, progress: Progress | None) -> DeltaEditor:
+    def editor(self, setup: EditSetup, options: DeltaOptionsT, progress: Progress | None) -> DeltaEditor:
         """What edits the layers; raises ConfigError or ModelError where the options do not fit the base."""
 
     def finished(self, patch: Patch, options: DeltaOptionsT) -> Patch:
@@ -137,7 +137,7 @@ class DeltaMethod(Method[DeltaOptionsT]):
         base: Base,
         facts: Sequence[Fact],
         options: DeltaOptionsT,
-        below: StackBelow,
+        earlier: EarlierEdits,
         progress: Progress | None = None,
     ) -> Patch:
         """Build on top of a stack, whose facts the editor protects.
@@ -145,7 +145,7 @@ class DeltaMethod(Method[DeltaOptionsT]):
         Raises as `build` does, ConfigError where the stack's facts are not to be protected, and PatchError
         if the stack lacks its rows.
         """
-        return self._build(base, facts, options, progress, below)
+        return self._build(base, facts, options, progress, earlier)
 
     def _build(
         self,
@@ -153,38 +153,38 @@ class DeltaMethod(Method[DeltaOptionsT]):
         facts: Sequence[Fact],
         options: DeltaOptionsT,
         progress: Progress | None,
-        below: StackBelow | None = None,
+        earlier: EarlierEdits | None = None,
     ) -> Patch:
         """Run the shared schedule with the method's editor and pack what comes out.
 
         The patch's hyper-parameters are the options, but for the corpus's path, which means nothing elsewhere
         and gives way to `corpus_hash`; what the projections protect; and the editor's findings. A stack
-        `below` is on while facts are edited; preserved text is that of the bare base.
+        `earlier` is on while facts are edited; preserved text is that of the bare base.
         """
-        if below is not None and not options.protect_earlier:
+        if earlier is not None and not options.protect_earlier:
             raise ConfigError(
                 "a build on top of a stack protects the stack's facts: leave protect_earlier on"
             )
         layers = edit_layers(base, options)
         fingerprint = base.fingerprint(layers)
         moments, corpus_hash = preserved_moments(base, layers, options, progress)
-        setting = EditSetting(base, layers, moments, null_space_projections(moments, options))
-        editor = self.editor(setting, options, progress)
-        if below is not None:
-            editor.protect(below.rows(layers, facts))
-        with nullcontext() if below is None else apply(base, below.patch, mode="hook"):
+        setup = EditSetup(base, layers, moments, null_space_projections(moments, options))
+        editor = self.editor(setup, options, progress)
+        if earlier is not None:
+            editor.protect(earlier.rows(layers, facts))
+        with nullcontext() if earlier is None else apply(base, earlier.patch, mode="hook"):
             results = run_schedule(
                 base,
                 facts,
                 editor,
                 options.targets,
                 batch_size=options.batch_size,
-                below=() if below is None else below.facts(facts),
+                earlier=() if earlier is None else earlier.facts(facts),
                 progress=progress,
             )
         parameters: dict[str, JsonValue] = options.model_dump(mode="json", exclude={"corpus"})
         parameters |= {"layers": list(layers), "corpus_hash": corpus_hash}
-        parameters["protection"] = [space.summary() for space in setting.projections.values()]
+        parameters["protection"] = [space.summary() for space in setup.projections.values()]
         patch = Patch(
             kind="delta",
             method=self.name,
@@ -194,7 +194,7 @@ class DeltaMethod(Method[DeltaOptionsT]):
             results=tuple(results),
             layers=editor.deltas(),
         )
-        return self.finished(patch if below is None else below.finish(patch), options)
+        return self.finished(patch if earlier is None else earlier.finish(patch), options)
 
 
 def preserved_moments(

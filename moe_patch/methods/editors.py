@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class BatchTargets:
+class EditRequest:
     """What one batch asks of the residual stream after the last edit layer."""
 
     facts: Sequence[Fact]  # the T new ones
@@ -79,7 +79,7 @@ class DeltaEditor(ABC):
         """Protect the facts of a stack below, whose rows these are, as those of an earlier batch."""
 
     @abstractmethod
-    def edit(self, ask: BatchTargets) -> None:
+    def edit(self, request: EditRequest) -> None:
         """Change the layers' deltas so that the residual stream becomes what is asked.
 
         Raises:
@@ -101,26 +101,26 @@ class DeltaEditor(ABC):
         }
         return {"objectives": cast("JsonValue", found)} if found else {}
 
-    def _missing(self, ask: BatchTargets, present: Tensor, layer: int) -> Tensor:
+    def _missing(self, request: EditRequest, present: Tensor, layer: int) -> Tensor:
         """(T + moved, d_m): what the experts of `layer` had to add for the stream to become what is asked.
 
         Args:
             present: (N, d_m), the stream after the last edit layer at every prompt's edited token.
         """
-        return (ask.value - present[:: ask.contexts]) / self._gains[layer]
+        return (request.value - present[:: request.contexts]) / self._gains[layer]
 
-    def _rows(self, call: ExpertCall, layer: int, ask: BatchTargets) -> Rows:
+    def _rows(self, call: ExpertCall, layer: int, request: EditRequest) -> Rows:
         """The new facts' rows at a layer."""
-        count = len(ask.facts)
-        own = first_tokens(call, count * ask.contexts)
+        count = len(request.facts)
+        own = first_tokens(call, count * request.contexts)
         return key_rows(own, self._base.layer(layer).num_experts, count, self._projections.get(layer))
 
-    def _change_of_earlier(self, share: Tensor, ask: BatchTargets) -> Tensor | None:
+    def _change_of_earlier(self, share: Tensor, request: EditRequest) -> Tensor | None:
         """(T_earlier, d_m): by how much earlier facts' outputs are to change; None if no matter."""
         if not self.protect_earlier:
             return None
-        change = share.new_zeros(ask.earlier, share.shape[1])
-        change[list(ask.moved)] = share[len(ask.facts) :]
+        change = share.new_zeros(request.earlier, share.shape[1])
+        change[list(request.moved)] = share[len(request.facts) :]
         return change
 
     def _solve(self, solver: LayerSolver, problem: LayerProblem) -> LayerSolution:
@@ -158,20 +158,22 @@ class LayerByLayer(DeltaEditor):
         for layer, edit in self._edits.items():
             edit.protect(rows[layer], self._base.layer(layer).d_model)
 
-    def edit(self, ask: BatchTargets) -> None:
+    def edit(self, request: EditRequest) -> None:
         """Ask every layer in turn for its share."""
-        count = len(ask.facts)
+        count = len(request.facts)
         for number, layer in enumerate(self.layers):
-            calls, present = measure_keys(self._base, ask.prompts, [layer], self.last, ask.prompts_per_pass)
-            ask.tell("keys", number + 1, len(self.layers))
-            share = self._missing(ask, present, layer) / (len(self.layers) - number)  # (T + moved, d_m)
-            earlier = self._change_of_earlier(share, ask)
-            rows = self._rows(calls[layer], layer, ask)
-            check_rows(rows, layer, ask.facts)
+            calls, present = measure_keys(
+                self._base, request.prompts, [layer], self.last, request.prompts_per_pass
+            )
+            request.tell("keys", number + 1, len(self.layers))
+            share = self._missing(request, present, layer) / (len(self.layers) - number)  # (T + moved, d_m)
+            earlier = self._change_of_earlier(share, request)
+            rows = self._rows(calls[layer], layer, request)
+            check_rows(rows, layer, request.facts)
             edit = self._edits[layer]
             solution = self._solve(self._solver, edit.problem(rows, share[:count], earlier))
             edit.add(rows, share[:count], earlier, solution)
-            ask.tell("solve", number + 1, len(self.layers))
+            request.tell("solve", number + 1, len(self.layers))
 
     def off(self) -> None:
         """Take all deltas out of the model."""

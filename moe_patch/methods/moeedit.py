@@ -13,9 +13,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from moe_patch.methods.delta import DeltaMethod, EditSetting
+from moe_patch.methods.delta import DeltaMethod, EditSetup
 from moe_patch.methods.editors import LayerByLayer
-from moe_patch.methods.solvers import DescentOptions, by_descent, solve_exactly
+from moe_patch.methods.solvers import DescentOptions, by_descent, exact_solver
 from moe_patch.progress import Progress
 
 
@@ -39,11 +39,9 @@ class MoEEdit(DeltaMethod[MoEEditOptions]):
         """The paper on arXiv."""
         return "https://arxiv.org/abs/2602.10965"
 
-    def editor(
-        self, setting: EditSetting, options: MoEEditOptions, progress: Progress | None
-    ) -> LayerByLayer:
+    def editor(self, setup: EditSetup, options: MoEEditOptions, progress: Progress | None) -> LayerByLayer:
         """Every layer in turn, by the solver of the options."""
-        solver = solve_exactly(options) if options.solver == "exact" else by_descent(options)
+        solver = exact_solver(options) if options.solver == "exact" else by_descent(options)
         return LayerByLayer(
-            setting.base, setting.layers, solver, setting.projections, protect_earlier=options.protect_earlier
+            setup.base, setup.layers, solver, setup.projections, protect_earlier=options.protect_earlier
         )

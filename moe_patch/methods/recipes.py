@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from moe_patch.base.model import Base
 from moe_patch.errors import ConfigError
 from moe_patch.io import strict_json
-from moe_patch.io.shipped import shipped
+from moe_patch.io.shipped import shipped_folder
 
 _SUFFIXES = {".yaml", ".yml"}
 
@@ -47,7 +47,7 @@ class Recipe(BaseModel):
 
 def shipped_recipes() -> Iterator[Path]:
     """The recipe files that come with the package, those for the demo model first."""
-    root = shipped()
+    root = shipped_folder()
     yield from sorted(root.glob("atlas/recipe.yaml"))
     yield from sorted(root.glob("models/*.yaml"))
 
@@ -60,8 +60,8 @@ def load_recipe(name: str | Path) -> Recipe:
     """
     path = Path(name)
     if path.suffix in _SUFFIXES:
-        return _read(path)
-    known = {recipe.name: recipe for recipe in map(_read, shipped_recipes())}
+        return _read_recipe(path)
+    known = {recipe.name: recipe for recipe in map(_read_recipe, shipped_recipes())}
     if str(name) not in known:
         raise ConfigError(f"unknown recipe {str(name)!r}: expected a .yaml file or one of {', '.join(known)}")
     return known[str(name)]
@@ -69,10 +69,10 @@ def load_recipe(name: str | Path) -> Recipe:
 
 def recipe_for(base: Base) -> Recipe | None:
     """The first shipped recipe that matches the base's config."""
-    return next((recipe for recipe in map(_read, shipped_recipes()) if recipe.fits(base)), None)
+    return next((recipe for recipe in map(_read_recipe, shipped_recipes()) if recipe.fits(base)), None)
 
 
-def _read(path: Path) -> Recipe:
+def _read_recipe(path: Path) -> Recipe:
     try:
         recipe = Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as error:

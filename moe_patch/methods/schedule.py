@@ -19,7 +19,7 @@ from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import encode_fact
 from moe_patch.errors import ConfigError
-from moe_patch.methods.editors import BatchTargets, DeltaEditor
+from moe_patch.methods.editors import DeltaEditor, EditRequest
 from moe_patch.progress import Progress
 from moe_patch.targets.cached import shared_targets
 from moe_patch.targets.search import TargetOptions, Targets, context_prefixes, facts_together, target_losses
@@ -34,7 +34,7 @@ def run_schedule(
     targets: TargetOptions,
     *,
     batch_size: int | None,
-    below: Sequence[Fact] = (),
+    earlier: Sequence[Fact] = (),
     progress: Progress | None = None,
 ) -> Results:
     """Run the schedule over all facts; the base is as before when it returns or raises.
@@ -42,7 +42,7 @@ def run_schedule(
     Args:
         editor: holds the deltas; new, and of this base.
         batch_size: facts solved together; None is all of them.
-        below: facts of a stack that is on, which the editor protects like those of earlier batches.
+        earlier: facts of a stack that is on, which the editor protects like those of earlier batches.
 
     Returns:
         one result per fact: its target's loss in nats a token before, with the target value in place (both in
@@ -55,14 +55,14 @@ def run_schedule(
     """
     if not facts:
         raise ConfigError("there are no facts to build a patch from")
-    schedule = _Schedule(base, editor, targets, below, progress)
+    schedule = _Schedule(base, editor, targets, earlier, progress)
     size = batch_size or len(facts)
     try:
         for start in range(0, len(facts), size):
             schedule.edit(facts[start : start + size])
             if progress is not None:
                 progress("facts edited", min(start + size, len(facts)), len(facts))
-        results = schedule.results[len(below) :]
+        results = schedule.results[len(earlier) :]
         for result, loss in zip(results, target_losses(base, facts, targets), strict=True):
             result["loss_edited"] = round(loss, 4)
     finally:
@@ -78,14 +78,14 @@ class _Schedule:
         base: Base,
         editor: DeltaEditor,
         targets: TargetOptions,
-        below: Sequence[Fact],
+        earlier: Sequence[Fact],
         progress: Progress | None,
     ) -> None:
-        self.results: Results = [{} for _ in below]
+        self.results: Results = [{} for _ in earlier]
         self._base, self._editor = base, editor
         self._targets, self._progress = targets, progress
         self._prefixes = context_prefixes(base, targets)
-        self._facts: list[Fact] = [*below]  # and of the batches so far
+        self._facts: list[Fact] = [*earlier]  # and of the batches so far
 
     def edit(self, batch: Sequence[Fact]) -> None:
         """Find the batch's target values, and have the editor bring them about."""
@@ -95,7 +95,7 @@ class _Schedule:
         found = shared_targets(
             base, members, self._editor.last, self._targets, self._progress, prefixes=prefixes
         )
-        ask = BatchTargets(
+        request = EditRequest(
             facts=batch,
             moved=moved,
             earlier=len(self._facts),
@@ -109,7 +109,7 @@ class _Schedule:
             prompts_per_pass=self._targets.facts_per_pass * len(prefixes),
             progress=self._progress,
         )
-        self._editor.edit(ask)
+        self._editor.edit(request)
         self._record(batch, members, found, moved)
         self._facts += batch
 

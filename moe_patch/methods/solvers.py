@@ -17,7 +17,7 @@ class DescentOptions(DeltaOptions):
     seed: int = Field(0, description="Seed of the order of its blocks.")
 
 
-def solve_exactly(options: DeltaOptions) -> LayerSolver:
+def exact_solver(options: DeltaOptions) -> LayerSolver:
     """The closed form, in the space of facts."""
 
     def solve(problem: LayerProblem) -> LayerSolution:

@@ -15,9 +15,9 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from moe_patch.base.keys import project_rows
-from moe_patch.methods.delta import DeltaMethod, DeltaOptions, EditSetting
+from moe_patch.methods.delta import DeltaMethod, DeltaOptions, EditSetup
 from moe_patch.methods.layer_edit import LayerProblem, LayerSolution, LayerSolver
-from moe_patch.methods.solvers import DescentOptions, by_descent, solve_exactly
+from moe_patch.methods.solvers import DescentOptions, by_descent, exact_solver
 from moe_patch.methods.spread_edit import SpreadEditor
 from moe_patch.patch import LayerDelta
 from moe_patch.patch.rows import Rows
@@ -61,11 +61,11 @@ class CopySpreader:
         return {}
 
 
-def copying_editor(setting: EditSetting, options: DeltaOptions, solver: LayerSolver) -> SpreadEditor:
+def copying_editor(setup: EditSetup, options: DeltaOptions, solver: LayerSolver) -> SpreadEditor:
     """An editor that solves at the last layer and copies."""
-    spreader = CopySpreader(solver, setting.layers[-1], setting.projections)
+    spreader = CopySpreader(solver, setup.layers[-1], setup.projections)
     return SpreadEditor(
-        setting.base, setting.layers, spreader, setting.projections, protect_earlier=options.protect_earlier
+        setup.base, setup.layers, spreader, setup.projections, protect_earlier=options.protect_earlier
     )
 
 
@@ -86,10 +86,10 @@ class WoodburySpread(DeltaMethod[WoodburySpreadOptions]):
         return "https://arxiv.org/abs/2605.16686"
 
     def editor(
-        self, setting: EditSetting, options: WoodburySpreadOptions, progress: Progress | None
+        self, setup: EditSetup, options: WoodburySpreadOptions, progress: Progress | None
     ) -> SpreadEditor:
         """The closed form at the last layer."""
-        return copying_editor(setting, options, solve_exactly(options))
+        return copying_editor(setup, options, exact_solver(options))
 
 
 class BcdSpreadOptions(DescentOptions):
@@ -108,8 +108,6 @@ class BcdSpread(DeltaMethod[BcdSpreadOptions]):
         """The paper on arXiv."""
         return "https://arxiv.org/abs/2605.16686"
 
-    def editor(
-        self, setting: EditSetting, options: BcdSpreadOptions, progress: Progress | None
-    ) -> SpreadEditor:
+    def editor(self, setup: EditSetup, options: BcdSpreadOptions, progress: Progress | None) -> SpreadEditor:
         """The descent at the last layer."""
-        return copying_editor(setting, options, by_descent(options))
+        return copying_editor(setup, options, by_descent(options))

@@ -20,7 +20,7 @@ from moe_patch.base.capture import attach_delta
 from moe_patch.base.keys import measure_keys
 from moe_patch.base.model import Base
 from moe_patch.errors import ModelError
-from moe_patch.methods.editors import BatchTargets, DeltaEditor, check_rows
+from moe_patch.methods.editors import DeltaEditor, EditRequest, check_rows
 from moe_patch.methods.layer_edit import GrowingSolution, LayerProblem, LayerSolution
 from moe_patch.patch import LayerDelta
 from moe_patch.patch.rows import Rows, concatenate_rows
@@ -81,15 +81,17 @@ class SpreadEditor(DeltaEditor):
         none = torch.zeros(0, self._base.layer(self.last).d_model)
         self._solution.protect(own, self._spreader.residual(none).shape[1])
 
-    def edit(self, ask: BatchTargets) -> None:
+    def edit(self, request: EditRequest) -> None:
         """Solve at the last layer, and let every layer make its part of the whole solution so far."""
-        calls, present = measure_keys(self._base, ask.prompts, self.layers, self.last, ask.prompts_per_pass)
-        ask.tell("keys", len(self.layers), len(self.layers))
-        rows = {layer: self._rows(calls[layer], layer, ask) for layer in self.layers}
-        check_rows(rows[self.last], self.last, ask.facts)
-        missing = self._spreader.residual(self._missing(ask, present, self.last))  # (T + moved, r)
-        earlier = self._change_of_earlier(missing, ask)
-        own, asked = self._spreader.rows(rows[self.last]), missing[: len(ask.facts)]
+        calls, present = measure_keys(
+            self._base, request.prompts, self.layers, self.last, request.prompts_per_pass
+        )
+        request.tell("keys", len(self.layers), len(self.layers))
+        rows = {layer: self._rows(calls[layer], layer, request) for layer in self.layers}
+        check_rows(rows[self.last], self.last, request.facts)
+        missing = self._spreader.residual(self._missing(request, present, self.last))  # (T + moved, r)
+        earlier = self._change_of_earlier(missing, request)
+        own, asked = self._spreader.rows(rows[self.last]), missing[: len(request.facts)]
         solution = self._solve(self._spreader, self._solution.problem(own, asked, earlier))
         self._solution.add(own, asked, earlier, solution)
         self.off()
@@ -99,7 +101,7 @@ class SpreadEditor(DeltaEditor):
             self._deltas[layer] = self._delta(layer)
             if len(self._deltas[layer].right):
                 self._live.enter_context(attach_delta(self._base.layer(layer), self._deltas[layer]))
-            ask.tell("solve", number + 1, len(self.layers))
+            request.tell("solve", number + 1, len(self.layers))
 
     def off(self) -> None:
         """Take all deltas out of the model."""

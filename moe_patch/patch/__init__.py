@@ -8,8 +8,8 @@ from __future__ import annotations
 from moe_patch.patch.delta import LayerDelta
 from moe_patch.patch.file import load, save
 from moe_patch.patch.fingerprint import Fingerprint
-from moe_patch.patch.header import FileLimits
+from moe_patch.patch.header import HeaderLimits
 from moe_patch.patch.patch import Patch, check_base
 from moe_patch.patch.schema import content_hash
 
-__all__ = ["FileLimits", "Fingerprint", "LayerDelta", "Patch", "check_base", "content_hash", "load", "save"]
+__all__ = ["Fingerprint", "HeaderLimits", "LayerDelta", "Patch", "check_base", "content_hash", "load", "save"]

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from moe_patch.errors import HashMismatch, MalformedMetadata, MalformedTensor, OutputError, PatchError
 from moe_patch.io import strict_json
-from moe_patch.io.files import replacing
+from moe_patch.io.files import replacing_file
 from moe_patch.patch.check import check_table, check_values
-from moe_patch.patch.header import DTYPES, FileLimits, TensorInfo, read_header
+from moe_patch.patch.header import DTYPES, HeaderLimits, TensorInfo, read_header
 from moe_patch.patch.patch import Patch, assemble_patch
 from moe_patch.patch.schema import METADATA_KEY, content_hash, parse_metadata
 
@@ -32,14 +32,14 @@ def save(patch: Patch, path: str | Path) -> None:
         raise type(error)(f"cannot write {path}: {error}") from error
 
 
-def load(path: str | Path, *, limits: FileLimits | None = None) -> Patch:
+def load(path: str | Path, *, limits: HeaderLimits | None = None) -> Patch:
     """Read a patch and check all of it, onto the CPU.
 
     Nothing is allocated before the header and the metadata have passed under `limits`. Raises a PatchError:
     the subclass says what is wrong, the message where. That the patch fits a model is for `check_base`.
     """
     try:
-        return _load(Path(path), limits or FileLimits())
+        return _load(Path(path), limits or HeaderLimits())
     except PatchError as error:
         raise type(error)(f"{path}: {error}") from error
 
@@ -57,15 +57,15 @@ def _save(patch: Patch, path: Path) -> None:
     check_table(metadata, table)
     check_values(metadata, tensors)
     own = {name: tensor.clone() for name, tensor in tensors.items()}  # safetensors refuses shared storage
-    with replacing(path) as temporary:
+    with replacing_file(path) as temporary:
         try:
             save_file(own, temporary, metadata={METADATA_KEY: text})
         except SafetensorError as error:
             raise OutputError(f"cannot write {path}: {error}") from error
-        read_header(temporary, FileLimits())  # a file beyond the limits of its own readers is of no use
+        read_header(temporary, HeaderLimits())  # a file beyond the limits of its own readers is of no use
 
 
-def _load(path: Path, limits: FileLimits) -> Patch:
+def _load(path: Path, limits: HeaderLimits) -> Patch:
     header = read_header(path, limits)
     metadata = parse_metadata(header.metadata)
     check_table(metadata, header.tensors)

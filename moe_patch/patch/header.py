@@ -39,7 +39,7 @@ _MAX_RANK = 8
 
 
 @dataclass(frozen=True, slots=True)
-class FileLimits:
+class HeaderLimits:
     """What a reader is willing to take in: the file and its header in bytes, and how many tensors."""
 
     file_bytes: int = 16 * 2**30
@@ -78,7 +78,7 @@ class _Span:
     end: int
 
 
-def read_header(path: Path, limits: FileLimits) -> Header:
+def read_header(path: Path, limits: HeaderLimits) -> Header:
     """Read and check the header of the safetensors file at `path`.
 
     Raises PatchError where the file cannot be opened, PatchTooLarge over `limits`, TruncatedPatch where data
@@ -102,7 +102,7 @@ def read_header(path: Path, limits: FileLimits) -> Header:
     return Header({span.name: span.info for span in spans}, metadata)
 
 
-def _read_json(file: BinaryIO, size: int, limits: FileLimits) -> bytes:
+def _read_json(file: BinaryIO, size: int, limits: HeaderLimits) -> bytes:
     if size > limits.file_bytes:
         raise PatchTooLarge(f"is {size} bytes long; the limit is {limits.file_bytes}")
     if size < _LENGTH:
@@ -144,7 +144,7 @@ def _metadata(value: JsonValue) -> dict[str, str]:
     return texts
 
 
-def _span(name: str, entry: JsonValue, limits: FileLimits) -> _Span:
+def _span(name: str, entry: JsonValue, limits: HeaderLimits) -> _Span:
     """The tensor that one entry of the header declares, with what the entry alone can get wrong ruled out."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise MalformedHeader(f"{name}: expected an object of dtype, shape and data_offsets")

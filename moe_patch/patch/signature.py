@@ -80,7 +80,7 @@ def check_signature(patch_path: Path, content_hash: str, trusted: Sequence[Ed255
             signature is not this key's.
     """
     path = signature_path(patch_path)
-    record = _read(path)
+    record = _read_signature(path)
     if record.hash != content_hash:
         raise BadSignature(f"{path}: is of a patch with the hash {record.hash}, not {content_hash}")
     key = next((key for key in trusted if key_id(key) == record.key), None)
@@ -131,7 +131,7 @@ def _raw_key(path: Path) -> bytes:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _read(path: Path) -> SignatureRecord:
+def _read_signature(path: Path) -> SignatureRecord:
     if not path.is_file():  # opening a pipe would wait for ever
         raise Unsigned(f"{path}: there is no signature")
     try:

@@ -28,8 +28,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from moe_patch.errors import ConfigError, HubError, PatchTooLarge
 from moe_patch.io import strict_json
-from moe_patch.io.files import replacing, write_text
-from moe_patch.patch import FileLimits, Patch, load
+from moe_patch.io.files import replacing_file, write_text
+from moe_patch.patch import HeaderLimits, Patch, load
 from moe_patch.patch.schema import Sha256
 from moe_patch.patch.signature import signature_path
 
@@ -84,7 +84,7 @@ class Origin(BaseModel):
     hash: Sha256
 
 
-def pull_patch(reference: str, out: Path | None = None, *, limits: FileLimits | None = None) -> Path:
+def pull_patch(reference: str, out: Path | None = None, *, limits: HeaderLimits | None = None) -> Path:
     """Fetch a patch from the Hub at $HF_ENDPOINT and check all of it, as `load` does.
 
     Args:
@@ -103,7 +103,7 @@ def pull_patch(reference: str, out: Path | None = None, *, limits: FileLimits | 
     """
     wanted = HubReference.parse(reference)
     path = _cached(wanted) if wanted.pinned else None
-    path = path or _fetch(wanted, HfApi(), limits or FileLimits())
+    path = path or _fetch(wanted, HfApi(), limits or HeaderLimits())
     patch = load(path, limits=limits)
     if out is None:
         return path
@@ -208,7 +208,7 @@ def _cached(pinned: HubReference) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def _fetch(wanted: HubReference, api: HfApi, limits: FileLimits) -> Path:
+def _fetch(wanted: HubReference, api: HfApi, limits: HeaderLimits) -> Path:
     """Download the patch, and its signature if there is one, into the Hub's cache."""
     with _explained(wanted):
         info = api.model_info(wanted.repo, revision=wanted.revision, files_metadata=True)
@@ -233,7 +233,7 @@ def _put(path: Path, out: Path) -> None:
     pairs = [(path, out), (signature_path(path), signature_path(out))]
     for source, target in pairs:
         if source.is_file():
-            with replacing(target) as temporary:
+            with replacing_file(target) as temporary:
                 shutil.copyfile(source, temporary)
 
 

@@ -6,11 +6,11 @@ It imports `solve`, `patch` and what is below, and no transformers.
 
 from __future__ import annotations
 
-from moe_patch.stack.combine import Combined, combine
-from moe_patch.stack.drop import drop
+from moe_patch.stack.combine import Combined, combine_patches
+from moe_patch.stack.drop import drop_facts
 from moe_patch.stack.lockfile import Combine, Entry, Lock
 from moe_patch.stack.members import Stacked, load_enabled
-from moe_patch.stack.resolve import Parts, resolve_parts, resolve_stack
+from moe_patch.stack.resolve import ResolvedStack, resolve_stack, resolve_with_bypasses
 from moe_patch.stack.store import DEFAULT_NAME, change_lock, create_lock, read_lock, undo_lock
 
 __all__ = [
@@ -19,15 +19,15 @@ __all__ = [
     "Combined",
     "Entry",
     "Lock",
-    "Parts",
+    "ResolvedStack",
     "Stacked",
     "change_lock",
-    "combine",
+    "combine_patches",
     "create_lock",
-    "drop",
+    "drop_facts",
     "load_enabled",
     "read_lock",
-    "resolve_parts",
     "resolve_stack",
+    "resolve_with_bypasses",
     "undo_lock",
 ]

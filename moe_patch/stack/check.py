@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from moe_patch.errors import MoePatchError, StackError
-from moe_patch.stack.combine import Combined, combine
-from moe_patch.stack.conflicts import Disturbance, FactShift, disturbances, fact_shifts
-from moe_patch.stack.foundation import read_foundation
+from moe_patch.stack.combine import Combined, combine_patches
+from moe_patch.stack.conflicts import Disturbance, FactShift, fact_shifts, find_disturbances
+from moe_patch.stack.foundation import foundation_of
 from moe_patch.stack.lockfile import Combine, Lock
 from moe_patch.stack.members import Stacked, load_enabled, try_entries
 from moe_patch.stack.overlap import find_overlaps
@@ -44,7 +44,7 @@ class StackCheck:
 
     findings: tuple[Finding, ...]
     disturbances: tuple[Disturbance, ...] = ()
-    standings: tuple[FactShift, ...] = ()
+    fact_shifts: tuple[FactShift, ...] = ()
     combined: Combined | None = None
 
     @property
@@ -85,13 +85,13 @@ def check_members(
     if not deltas:
         return StackCheck(_ordered(findings))
     try:
-        combined = combine(deltas, how)
-        pairs, standing = disturbances(deltas), fact_shifts(deltas, combined.patch)
+        combined = combine_patches(deltas, how)
+        pairs, shifts = find_disturbances(deltas), fact_shifts(deltas, combined.patch)
     except MoePatchError as error:
         return StackCheck(_ordered([*findings, Finding("refuse", str(error))]))
-    moved = [*_moved(pairs if how == "add" else (), standing, limits or ShiftLimits())]
+    moved = [*_moved(pairs if how == "add" else (), shifts, limits or ShiftLimits())]
     findings += [_allowed(finding) for finding in moved] if allow_conflicts else moved
-    return StackCheck(_ordered(findings), tuple(pairs), tuple(standing), combined)
+    return StackCheck(_ordered(findings), tuple(pairs), tuple(shifts), combined)
 
 
 def refuse_contradictions(lock: Lock, lock_path: Path) -> None:
@@ -111,13 +111,13 @@ def _between(stacked: Sequence[Stacked], allow_conflicts: bool) -> list[Finding]
 
 
 def _moved(
-    pairs: Sequence[Disturbance], standing: Sequence[FactShift], limits: ShiftLimits
+    pairs: Sequence[Disturbance], shifts: Sequence[FactShift], limits: ShiftLimits
 ) -> Iterator[Finding]:
     """Facts that are moved too far. Pairs count where patches are added: solving undoes what they do."""
     shares = [
         (pair.worst, f"{pair.by} moves {pair.fact!r} of {pair.disturbed}", pair.layer) for pair in pairs
     ]
-    shares += [(one.worst, f"the stack moves {one.fact!r} of {one.patch}", one.layer) for one in standing]
+    shares += [(one.worst, f"the stack moves {one.fact!r} of {one.patch}", one.layer) for one in shifts]
     for share, text, layer in shares:
         if share >= limits.warn:
             level: Level = "refuse" if share >= limits.refuse else "warn"
@@ -148,7 +148,7 @@ def _bypass_findings(stacked: Sequence[Stacked]) -> Iterator[Finding]:
 def _foundation_findings(stacked: Sequence[Stacked]) -> Iterator[Finding]:
     beneath: set[str] = set()
     for member in stacked:
-        missing = [digest for digest in read_foundation(member.patch).patches if digest not in beneath]
+        missing = [digest for digest in foundation_of(member.patch).patches if digest not in beneath]
         if missing:
             yield Finding(
                 "warn",

@@ -18,7 +18,7 @@ from moe_patch.errors import StackError
 from moe_patch.patch import Fingerprint, LayerDelta, Patch
 from moe_patch.patch.rows import concatenate_rows
 from moe_patch.solve.algebra import solve_jointly
-from moe_patch.stack.drop import drop
+from moe_patch.stack.drop import drop_facts
 from moe_patch.stack.foundation import KEY
 from moe_patch.stack.layers import delta_rows, joint_share
 from moe_patch.stack.lockfile import Combine
@@ -34,7 +34,7 @@ class Combined:
     notes: tuple[str, ...]
 
 
-def combine(stacked: Sequence[Stacked], how: Combine) -> Combined:
+def combine_patches(stacked: Sequence[Stacked], how: Combine) -> Combined:
     """One patch from the patches of a stack, the lowest first. No model and no data are needed.
 
     Where two patches answer one prompt about one subject, the later one counts and the earlier fact is
@@ -51,11 +51,11 @@ def combine(stacked: Sequence[Stacked], how: Combine) -> Combined:
         if len(gone) == len(member.patch.facts):
             notes.append(f"nothing is left of {member.name}: later patches answer all its facts")
         else:
-            members.append(replace(member, patch=drop(member.patch, gone)) if gone else member)
+            members.append(replace(member, patch=drop_facts(member.patch, gone)) if gone else member)
     facts, renaming = with_unique_ids([(fact, member) for member in members for fact in member.patch.facts])
     patches = [member.patch for member in members]
     base = _base(patches)
-    join = _solve if how == "solve" else _add
+    join = _solve_jointly if how == "solve" else _stack_deltas
     layers = sorted(base.experts)
     patch = Patch(
         kind="delta",
@@ -70,7 +70,7 @@ def combine(stacked: Sequence[Stacked], how: Combine) -> Combined:
     return Combined(patch, tuple(notes + renaming))
 
 
-def _solve(patches: Sequence[Patch], layer: int) -> LayerDelta:
+def _solve_jointly(patches: Sequence[Patch], layer: int) -> LayerDelta:
     """The joint solution of one layer.
 
     Its lambda is the mean of the patches' own, weighted by their facts. For patches built with one absolute
@@ -91,7 +91,7 @@ def _solve(patches: Sequence[Patch], layer: int) -> LayerDelta:
     )
 
 
-def _add(patches: Sequence[Patch], layer: int) -> LayerDelta:
+def _stack_deltas(patches: Sequence[Patch], layer: int) -> LayerDelta:
     """The deltas of one layer, one behind the other."""
     deltas = [patch.layers[layer] for patch in patches]
     rows = reduce(concatenate_rows, map(delta_rows, deltas))

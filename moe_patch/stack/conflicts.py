@@ -17,7 +17,7 @@ from torch import Tensor
 from moe_patch.patch import Patch
 from moe_patch.patch.rows import concatenate_rows
 from moe_patch.solve.algebra import Interference, compare_outputs, edit_response
-from moe_patch.stack.foundation import read_foundation
+from moe_patch.stack.foundation import foundation_of
 from moe_patch.stack.layers import delta_rows, fact_rows
 from moe_patch.stack.members import Stacked
 from moe_patch.stack.overlap import superseded_facts
@@ -47,7 +47,7 @@ class FactShift:
     median: float
 
 
-def disturbances(stacked: Sequence[Stacked]) -> list[Disturbance]:
+def find_disturbances(stacked: Sequence[Stacked]) -> list[Disturbance]:
     """Every ordered pair of delta patches at every layer that both edit, the worst first.
 
     A patch is not disturbed by those that it was built on: its edit was measured with them there.
@@ -72,13 +72,13 @@ def fact_shifts(stacked: Sequence[Stacked], combined: Patch) -> list[FactShift]:
             alone = _added(member.patch, member.patch, layer)  # (T, d_m)
             moved = _added(combined, member.patch, layer) - alone
             for beneath in stacked:
-                if beneath.patch.hash in read_foundation(member.patch).patches:
+                if beneath.patch.hash in foundation_of(member.patch).patches:
                     moved -= _added(beneath.patch, member.patch, layer)
             share = compare_outputs(alone, moved).share[kept]  # (n,)
             worst = int(share.argmax())
             fact = ids[int(kept[worst])]
             found.append(FactShift(member.name, layer, fact, float(share[worst]), float(share.median())))
-    return sorted(found, key=lambda standing: -standing.worst)
+    return sorted(found, key=lambda shift: -shift.worst)
 
 
 def _at_layer(deltas: Sequence[Stacked], hashes: dict[int, str], layer: int) -> Iterator[Disturbance]:
@@ -93,7 +93,7 @@ def _at_layer(deltas: Sequence[Stacked], hashes: dict[int, str], layer: int) -> 
         for one, alone, moved in zip(
             members, torch.split(own, facts), torch.split(added, facts), strict=True
         ):
-            if one is not other and hashes[other.number] not in read_foundation(one.patch).patches:
+            if one is not other and hashes[other.number] not in foundation_of(one.patch).patches:
                 yield _disturbance(one, other, layer, compare_outputs(alone, moved))
 
 

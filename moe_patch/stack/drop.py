@@ -17,12 +17,12 @@ from moe_patch.errors import PatchError
 from moe_patch.patch import LayerDelta, Patch
 from moe_patch.patch.rows import select_rows
 from moe_patch.solve.algebra import edit_response, ridge_solve
-from moe_patch.stack.layers import delta_rows, holds_own_rows, ridge_shrinkage, ridge_system, solved_at
+from moe_patch.stack.layers import delta_rows, holds_own_rows, layer_system, ridge_shrinkage, solved_at
 
 logger = logging.getLogger(__name__)
 
 
-def drop(patch: Patch, ids: Collection[str]) -> Patch:
+def drop_facts(patch: Patch, ids: Collection[str]) -> Patch:
     """The patch without the facts of these ids; no model and no data are needed.
 
     Raises:
@@ -70,7 +70,7 @@ def _warn_of_shared(patch: Patch, ids: Collection[str]) -> None:
 
 def _without(patch: Patch, layer: int, kept: Tensor) -> LayerDelta:
     """One layer with only the facts `kept` (n,), beside those that it protects."""
-    delta, solved = patch.layers[layer], ridge_system(patch, layer)
+    delta, solved = patch.layers[layer], layer_system(patch, layer)
     place = torch.cat([torch.arange(solved.protected), kept + solved.protected])  # (P + n,)
     ridge = solved.ridge * ridge_shrinkage(patch, solved.matrix, place)
     left = ridge_solve(solved.matrix[place][:, place], solved.wanted[place], ridge)

@@ -35,7 +35,7 @@ class Foundation(BaseModel):
         return self.model_dump(mode="json")
 
 
-def read_foundation(patch: Patch) -> Foundation:
+def foundation_of(patch: Patch) -> Foundation:
     """The stack that a patch was built on, empty for the bare base; else MalformedMetadata."""
     try:
         return Foundation.model_validate(patch.hyperparameters.get(KEY) or {})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moe_patch.errors import ConfigError
-from moe_patch.io.files import replacing
+from moe_patch.io.files import replacing_file
 from moe_patch.stack.conflicts import Disturbance
 
 _ENDINGS = (".png", ".svg", ".pdf")
@@ -39,7 +39,7 @@ def draw_heatmap(disturbances: Sequence[Disturbance], path: Path) -> None:
     axes.set_xlabel("moves")
     axes.set_ylabel("facts of")
     figure.colorbar(image, label="% of the most disturbed fact's own edit, at the worst layer")
-    with replacing(path) as temporary:
+    with replacing_file(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=150)
 
 

@@ -21,11 +21,11 @@ from moe_patch.errors import PatchError
 from moe_patch.patch import LayerDelta, Patch
 from moe_patch.patch.rows import Rows, select_rows
 from moe_patch.solve.algebra import edit_kernel
-from moe_patch.stack.foundation import read_foundation
+from moe_patch.stack.foundation import foundation_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RidgeSystem:
+class LayerSystem:
     """What a layer solved: (matrix + ridge I) A = wanted, protected facts first."""
 
     matrix: Tensor  # (P + T, P + T) fp64
@@ -67,7 +67,7 @@ def holds_own_rows(delta: LayerDelta) -> bool:
     )
 
 
-def ridge_system(patch: Patch, layer: int) -> RidgeSystem:
+def layer_system(patch: Patch, layer: int) -> LayerSystem:
     """What the layer solved, or what the layer solved that its left factors come from.
 
     Raises:
@@ -75,10 +75,10 @@ def ridge_system(patch: Patch, layer: int) -> RidgeSystem:
     """
     delta = patch.layers[layer]
     residual, own = _asked(delta, layer), fact_rows(patch, layer)
-    protected = read_foundation(patch).protects(layer)
+    protected = foundation_of(patch).protects(layer)
     at = solved_at(patch, layer)
     if holds_own_rows(delta) and at == layer:
-        return RidgeSystem(edit_kernel(own), residual.double(), delta.ridge, 0)
+        return LayerSystem(edit_kernel(own), residual.double(), delta.ridge, 0)
     if len(delta.left) != protected + own.num_facts:
         raise PatchError(
             f"layer {layer} has {len(delta.left)} left factors for {own.num_facts} facts, and rows that are "
@@ -93,9 +93,9 @@ def ridge_system(patch: Patch, layer: int) -> RidgeSystem:
             )
         matrix = edit_kernel(rows if protected else own, rows)
     else:
-        matrix = ridge_system(patch, at).matrix
+        matrix = layer_system(patch, at).matrix
     left = delta.left.double()  # (P + T, d_m)
-    return RidgeSystem(matrix, matrix @ left + delta.ridge * left, delta.ridge, protected)
+    return LayerSystem(matrix, matrix @ left + delta.ridge * left, delta.ridge, protected)
 
 
 def joint_share(patch: Patch, layer: int) -> JointShare:
@@ -107,11 +107,11 @@ def joint_share(patch: Patch, layer: int) -> JointShare:
     delta = patch.layers[layer]
     residual, own, ridge = _asked(delta, layer), fact_rows(patch, layer), delta.ridge
     if not holds_own_rows(delta):  # lambda in the unit of the facts' own kernel
-        protected = read_foundation(patch).protects(layer)
+        protected = foundation_of(patch).protects(layer)
         solved = (
             edit_kernel(own, _beyond(delta_rows(delta), protected))
             if protected
-            else ridge_system(patch, layer).matrix
+            else layer_system(patch, layer).matrix
         )
         ridge *= _mean_diagonal(edit_kernel(own)) / _mean_diagonal(solved)
     return JointShare(own, residual, ridge)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moe_patch.errors import PatchError
-from moe_patch.patch import FileLimits
+from moe_patch.patch import HeaderLimits
 from moe_patch.patch.header import read_header
 from moe_patch.patch.schema import Metadata, parse_metadata
 
@@ -28,12 +28,12 @@ def read_metadata(path: Path) -> Metadata:
     Raises the PatchErrors of `moe_patch.load` that concern the header and the metadata.
     """
     try:
-        return parse_metadata(read_header(path, FileLimits()).metadata)
+        return parse_metadata(read_header(path, HeaderLimits()).metadata)
     except PatchError as error:
         raise type(error)(f"{path}: {error}") from error
 
 
-def find_lineage(path: Path, folders: Iterable[Path]) -> list[Ancestor]:
+def patch_lineage(path: Path, folders: Iterable[Path]) -> list[Ancestor]:
     """The patch at `path` and all that it was made from, parents after their child.
 
     Args:

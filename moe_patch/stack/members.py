@@ -59,7 +59,7 @@ def load_enabled(lock: Lock, lock_path: Path) -> list[Stacked]:
     return [
         Stacked(number, name, load_entry(entry, lock, lock_path))
         for number, (name, entry) in enumerate(
-            zip(display_names(lock.patch), lock.patch, strict=True), start=1
+            zip(member_names(lock.patch), lock.patch, strict=True), start=1
         )
         if entry.enabled
     ]
@@ -69,7 +69,7 @@ def try_entries(lock: Lock, lock_path: Path) -> tuple[list[Stacked], dict[int, M
     """The patches that are on and can be read, and by number what is wrong with each of the others."""
     good: list[Stacked] = []
     bad: dict[int, MoePatchError] = {}
-    for number, (name, entry) in enumerate(zip(display_names(lock.patch), lock.patch, strict=True), start=1):
+    for number, (name, entry) in enumerate(zip(member_names(lock.patch), lock.patch, strict=True), start=1):
         try:
             patch = load_entry(entry, lock, lock_path)
         except MoePatchError as error:
@@ -80,7 +80,7 @@ def try_entries(lock: Lock, lock_path: Path) -> tuple[list[Stacked], dict[int, M
     return good, bad
 
 
-def display_names(entries: Iterable[Entry]) -> list[str]:
+def member_names(entries: Iterable[Entry]) -> list[str]:
     """What to call patches: the file's name without its ending, or the whole path where names repeat."""
     paths = [entry.path for entry in entries]
     short = [path.rpartition("/")[2].removesuffix(".safetensors") for path in paths]

@@ -55,7 +55,7 @@ def set_combine(lock: Lock, combine: Combine) -> Lock:
     return lock.model_copy(update={"combine": combine})
 
 
-def find(lock: Lock, name: str) -> int:
+def find_entry(lock: Lock, name: str) -> int:
     """The number, from 1, of the patch that `name` means: its number, its path, its file name or its hash.
 
     Of a hash, the first four digits or more will do, with or without `sha256:`.

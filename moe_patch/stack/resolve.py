@@ -16,7 +16,7 @@ from moe_patch.stack.store import read_lock
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Parts:
+class ResolvedStack:
     """What a stack comes to: one delta, its bypasses, the hashes of its patches, and what is to be said."""
 
     delta: Patch | None  # None where all its patches are bypasses
@@ -49,7 +49,7 @@ def resolve_stack(
     return Combined(parts.delta, parts.notes)
 
 
-def resolve_parts(lock_path: Path) -> Parts:
+def resolve_with_bypasses(lock_path: Path) -> ResolvedStack:
     """`resolve_stack` for what can run bypasses too; raises as it does."""
     lock = read_lock(lock_path)
     stacked = load_enabled(lock, lock_path)
@@ -65,13 +65,13 @@ def _parts(
     lock_path: Path,
     *,
     allow_conflicts: bool,
-) -> Parts:
+) -> ResolvedStack:
     check = check_members(stacked, how, limits, allow_conflicts=allow_conflicts)
     if check.refused:
         raise StackError(f"{lock_path}: {check.findings[0].text}")
     combined = check.combined
     warnings = tuple(finding.text for finding in check.findings if finding.level == "warn")
-    return Parts(
+    return ResolvedStack(
         delta=None if combined is None else combined.patch,
         bypasses=tuple(member.patch for member in stacked if member.patch.kind == "bypass"),
         hashes=tuple(member.patch.hash for member in stacked),

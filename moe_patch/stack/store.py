@@ -59,7 +59,7 @@ def change_lock(path: Path, change: Callable[[Lock], Lock]) -> Lock:
         before = read_lock(path)
         changed = change(before)
         after = changed.model_copy(update={"revision": before.revision + 1})
-        _keep(path, before)
+        _keep_revision(path, before)
         write_text(path, lock_text(after))
     return after
 
@@ -69,7 +69,7 @@ def undo_lock(path: Path) -> Lock:
     with _alone(path):
         present = read_lock(path)
         before = previous_lock(path, present)
-        _keep(path, present)
+        _keep_revision(path, present)
         write_text(path, lock_text(before))
     return before
 
@@ -81,7 +81,7 @@ def previous_lock(path: Path, present: Lock) -> Lock:
     return read_lock(_history(path, present.revision - 1))
 
 
-def _keep(path: Path, lock: Lock) -> None:
+def _keep_revision(path: Path, lock: Lock) -> None:
     kept = _history(path, lock.revision)
     try:
         kept.parent.mkdir(exist_ok=True)

@@ -96,7 +96,7 @@ def plain_logits(base: Base, prompts: Sequence[Prompt], reads: Reads) -> Tensor:
     def run(model: Callable[..., Any], **arguments: Any) -> Any:
         return model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False, **arguments)
 
-    return _read(base.model, reads.row, reads.index, run)
+    return _read_logits(base.model, reads.row, reads.index, run)
 
 
 def _distance(logits: Tensor, others: Tensor) -> float:
@@ -151,7 +151,7 @@ class Tail(ChangedPass):
         edited = self._hidden[:, :1] + change[:, None].to(self._hidden.dtype)  # (B, 1, d_m)
         hidden = torch.cat([edited, self._hidden[:, 1:]], dim=1)
         with playing_back(self._blocks, hidden if self._rest is None else (hidden, *self._rest)):
-            return _read(self._base.model, self._row, self._read_column, self._run)
+            return _read_logits(self._base.model, self._row, self._read_column, self._run)
 
     def _prefill(self) -> Any:
         """The model's own cache of everything left of the edited column."""
@@ -197,7 +197,7 @@ def _recorded(base: Base, layer: int, run: Callable[[], object]) -> tuple[Tensor
     return states.detach(), tuple(rest) if isinstance(seen[0], tuple) else None
 
 
-def _read(model: Any, row: Tensor, column: Tensor, run: Callable[..., Any]) -> Tensor:
+def _read_logits(model: Any, row: Tensor, column: Tensor, run: Callable[..., Any]) -> Tensor:
     """Logits (n, V) at (row, column), each (n,), of a run; the head runs on no other columns if it can."""
     kept, place = torch.unique(column, return_inverse=True)
     logits: Tensor

@@ -58,7 +58,7 @@ class LayerShape:
 QWEN3_30B_A3B = LayerShape(experts=128, top_k=8, d_model=2048, d_key=768)
 
 
-def timed(work: Callable[[], Result], repeats: int = 1) -> tuple[float, Result]:
+def best_time(work: Callable[[], Result], repeats: int = 1) -> tuple[float, Result]:
     """Best wall time in seconds of `repeats` runs, which a busy machine spoils least, and the last result."""
     seconds = []
     for _ in range(repeats):
@@ -68,7 +68,7 @@ def timed(work: Callable[[], Result], repeats: int = 1) -> tuple[float, Result]:
     return min(seconds), result
 
 
-def report(title: str, figures: Mapping[str, float | int | str], as_json: bool) -> None:
+def print_figures(title: str, figures: Mapping[str, float | int | str], as_json: bool) -> None:
     """Print the figures to standard output: one JSON object, or a table."""
     if as_json:
         click.echo(json.dumps(figures))

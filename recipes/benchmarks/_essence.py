@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
-from moe_patch.evaluation.metrics import Questions, Score, Setting, own_answers, unchanged_share
+from moe_patch.evaluation.metrics import Questions, Score, Setting, own_answers, unchanged_score
 from moe_patch.evaluation.scoring import Encoded, score_answers
 from recipes.training.world import PHRASINGS, Triple, read_world
 
@@ -59,7 +59,7 @@ class OtherRelations:
 
     def kept(self, base: Base, setting: Setting) -> float | None:
         """Essence, in percent: on how many the model says all that the base said."""
-        return unchanged_share(base, self.own, setting, "other relations").value
+        return unchanged_score(base, self.own, setting, "other relations").value
 
     def followed(self, base: Base, setting: Setting) -> float | None:
         """On how many, in percent, it says something else that the edit implies."""

@@ -46,7 +46,7 @@ def options_of(recipe: Recipe | None, run: Run, settings: Mapping[str, Any]) -> 
     return merged_options(method.Options, found, {**given, **run.changes}, f"run {run.name}")
 
 
-def finished(lines: Path | None) -> dict[str, dict[str, Any]]:
+def finished_runs(lines: Path | None) -> dict[str, dict[str, Any]]:
     """The runs that a JSON file holds, by their keys."""
     if lines is None or not lines.exists():
         return {}
@@ -74,7 +74,7 @@ def records_of(
     lines: Path | None,
 ) -> list[dict[str, Any]]:
     """Each run's record: from the JSON file where it is finished, and else measured and written there."""
-    done, records = finished(lines), []
+    done, records = finished_runs(lines), []
     for run in runs:
         options = options_of(recipe, run, settings)
         key = key_of(base, facts, run, options)
@@ -88,7 +88,7 @@ def records_of(
     return records
 
 
-def command(
+def benchmark_command(
     doc: str | None,
     runs: Sequence[Run],
     measure: Measure,

@@ -19,10 +19,10 @@ import torch
 from moe_patch.data.facts import Fact
 from moe_patch.patch import Fingerprint, LayerDelta, Patch
 from moe_patch.solve.algebra import edit_kernel, ridge_solve
-from moe_patch.stack import Stacked, combine
-from moe_patch.stack.conflicts import disturbances
+from moe_patch.stack import Stacked, combine_patches
+from moe_patch.stack.conflicts import find_disturbances
 
-from . import QWEN3_30B_A3B, Figures, LayerShape, report, timed
+from . import QWEN3_30B_A3B, Figures, LayerShape, best_time, print_figures
 
 RIDGE = 1.0
 
@@ -74,7 +74,7 @@ def main(patches: int, facts: int, layers: int, shape_scale: float, as_json: boo
         for number in range(1, patches + 1)
     ]
     before = peak_bytes()
-    seconds, combined = timed(lambda: combine(stacked, "solve"))
+    seconds, combined = best_time(lambda: combine_patches(stacked, "solve"))
     figures: Figures = {
         **asdict(shape),
         "patches": patches,
@@ -85,10 +85,10 @@ def main(patches: int, facts: int, layers: int, shape_scale: float, as_json: boo
         "peak_bytes": peak_bytes(),
         "peak_bytes_before": before,
     }
-    figures["add_seconds"], _ = timed(lambda: combine(stacked, "add"))
-    figures["check_pairs_seconds"], pairs = timed(lambda: disturbances(stacked))
+    figures["add_seconds"], _ = best_time(lambda: combine_patches(stacked, "add"))
+    figures["check_pairs_seconds"], pairs = best_time(lambda: find_disturbances(stacked))
     figures["pairs"] = len(pairs)
-    report("a stack solved as one problem", figures, as_json)
+    print_figures("a stack solved as one problem", figures, as_json)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from moe_patch.methods import MethodOptions, get_method
 from recipes.training.world import read_world
 
 from ._essence import RELATION_OF, OtherRelations
-from ._runs import Run, command
+from ._runs import Run, benchmark_command
 
 SCORES = ("efficacy", "generalization", "specificity")
 KEPT = ("asked", "other words", "implied")
@@ -49,7 +49,7 @@ KEEPING = (
 )
 
 
-def keeping(facts: Sequence[Fact], seed: int = 0) -> list[Fact]:
+def with_kept_prompts(facts: Sequence[Fact], seed: int = 0) -> list[Fact]:
     """The facts, each with a prompt of every relation of its subject that none of them edits."""
     edited = {(fact.subject, RELATION_OF.get(fact.prompt)) for fact in facts}
     source, world = random.Random(seed), read_world()
@@ -66,7 +66,7 @@ def keeping(facts: Sequence[Fact], seed: int = 0) -> list[Fact]:
 
 def build_and_measure(base: Base, facts: Sequence[Fact], run: Run, options: MethodOptions) -> dict[str, Any]:
     """The figures of one run, as plain data."""
-    setting, asking = Setting(batch_size=256), keeping(facts)
+    setting, asking = Setting(batch_size=256), with_kept_prompts(facts)
     asked = {prompt for fact in asking for prompt in fact.kept}
     others = OtherRelations.of(base, facts, setting)
     if others is None:
@@ -96,7 +96,9 @@ def table_of(records: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-main = command(__doc__, (*FREELY, *KEEPING), build_and_measure, table_of, edits="50.jsonl", limit=30)
+main = benchmark_command(
+    __doc__, (*FREELY, *KEEPING), build_and_measure, table_of, edits="50.jsonl", limit=30
+)
 
 
 if __name__ == "__main__":

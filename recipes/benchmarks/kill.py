@@ -1,4 +1,4 @@
-"""Kill -9 at random points of `stack` and `drop`, and look at what is left.
+"""Kill -9 at random points of `stack` and `drop_fact`, and look at what is left.
 
     python -m recipes.benchmarks.kill --kills 50 --json
 
@@ -26,7 +26,7 @@ from moe_patch.cli import main as moe_patch
 from moe_patch.patch import load, save
 from moe_patch.stack import read_lock
 
-from . import QWEN3_30B_A3B, Figures, report
+from . import QWEN3_30B_A3B, Figures, print_figures
 from .joint_solve import random_patch
 
 LOCK, OUT = Path("moe-patch.stack"), Path("out.safetensors")
@@ -44,12 +44,12 @@ def kill_at_work(work: Callable[[], None], seconds: float) -> None:
         raise RuntimeError("the command ended by itself")
 
 
-def move() -> None:
+def move_patch() -> None:
     """One change of the stack."""
     moe_patch(["stack", "move", "1", "3"], standalone_mode=False)
 
 
-def drop() -> None:
+def drop_fact() -> None:
     """One patch without a fact."""
     moe_patch(["drop", "1.safetensors", "--fact", "1-0", "-o", str(OUT)], standalone_mode=False)
 
@@ -79,7 +79,7 @@ def torture(kills: int, window: float, seed: int, scale: float) -> Figures:
         save(patch, f"{number}.safetensors")
     moe_patch(["stack", "init", *(f"{n}.safetensors" for n in (1, 2, 3))], standalone_mode=False)
     figures: Figures = {"window_seconds": window}
-    for name, work, check in (("stack", move, check_stack), ("drop", drop, check_patch)):
+    for name, work, check in (("stack", move_patch, check_stack), ("drop", drop_fact, check_patch)):
         began = time.perf_counter()
         work()
         figures |= {f"{name}_seconds": time.perf_counter() - began, f"{name}_kills": kills}
@@ -106,7 +106,7 @@ def main(kills: int, window: float, seed: int, shape_scale: float, as_json: bool
         redirect_stdout(nothing),
     ):
         figures = torture(kills, window, seed, shape_scale)
-    report("kill -9", figures, as_json)
+    print_figures("kill -9", figures, as_json)
 
 
 if __name__ == "__main__":

@@ -21,14 +21,14 @@ from typing import Any
 
 import click
 
-from moe_patch.cli.live.client import Server
+from moe_patch.cli.live.client import LiveClient
 from moe_patch.data.facts import Fact
 from moe_patch.patch import load
 
-from . import Figures, report
+from . import Figures, print_figures
 
 
-def says(url: str, model: str, fact: Fact) -> str:
+def served_answer(url: str, model: str, fact: Fact) -> str:
     """The server's greedy continuation of a fact's prompt."""
     body = {"model": model, "prompt": fact.text, "max_tokens": 8, "temperature": 0}
     headers = {"Content-Type": "application/json"}
@@ -67,12 +67,12 @@ def main(patch: Path | None, url: str, model: str, rounds: int, as_json: bool) -
     if patch is None:
         click.echo("needs a running server and a patch: see --help")
         return
-    server, loaded = Server(url, os.environ["MOE_PATCH_TOKEN"]), load(patch)
+    server, loaded = LiveClient(url, os.environ["MOE_PATCH_TOKEN"]), load(patch)
     fact = loaded.facts[0]
     first, added, removed = [], [], []
     for _ in range(rounds):
         seconds, change = first_corrected(
-            lambda: says(url, model, fact), lambda: server.add(str(patch), None, {}), fact.target_new
+            lambda: served_answer(url, model, fact), lambda: server.add(str(patch), None, {}), fact.target_new
         )
         first.append(seconds)
         added.append(beyond_draining(change))
@@ -84,7 +84,7 @@ def main(patch: Path | None, url: str, model: str, rounds: int, as_json: bool) -
         "add_beyond_draining_seconds": statistics.median(added),
         "remove_beyond_draining_seconds": statistics.median(removed),
     }
-    report("a patch on a running server", figures, as_json)
+    print_figures("a patch on a running server", figures, as_json)
 
 
 if __name__ == "__main__":

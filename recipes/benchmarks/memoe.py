@@ -30,7 +30,7 @@ from moe_patch.methods import MethodOptions, get_method
 from moe_patch.patch import Patch
 
 from ._essence import OtherRelations
-from ._runs import Run, command
+from ._runs import Run, benchmark_command
 
 PROMPTS, TOKENS = 32, 16  # of the speed's measurement
 COLUMNS = ("reliability", "generalization", "locality", "average")
@@ -124,7 +124,7 @@ def table_of(records: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-main = command(__doc__, RUNS, build_and_measure, table_of, edits="50.jsonl", limit=30)
+main = benchmark_command(__doc__, RUNS, build_and_measure, table_of, edits="50.jsonl", limit=30)
 
 
 if __name__ == "__main__":

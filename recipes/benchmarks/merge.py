@@ -37,7 +37,7 @@ from moe_patch.checkpoint.staging import LAST
 from moe_patch.data.facts import Fact
 from moe_patch.patch import LayerDelta, Patch, load, save
 
-from . import QWEN3_30B_A3B, Figures, LayerShape, report, timed
+from . import QWEN3_30B_A3B, Figures, LayerShape, best_time, print_figures
 
 SHARDS, LAYERS_IN_ONE = 8, 5
 EDITED = tuple(range(LAYERS_IN_ONE, 2 * LAYERS_IN_ONE))
@@ -148,15 +148,15 @@ def compare(folder: Path, patch_path: Path, scratch: Path, turns: int) -> Figure
     copies, synced, starts = [], [], []
     merges: dict[str, list[Figures]] = {"cold": [], "warm": []}
     for _ in range(turns):
-        plain, _ = timed(partial(subprocess.run, ["cp", shard, copy], check=True))
-        flush, _ = timed(partial(subprocess.run, ["sync", copy], check=True))
+        plain, _ = best_time(partial(subprocess.run, ["cp", shard, copy], check=True))
+        flush, _ = best_time(partial(subprocess.run, ["sync", copy], check=True))
         copy.unlink()
         copies.append(plain)
         synced.append(plain + flush)
         shutil.rmtree(cache, ignore_errors=True)
         for figures in merges.values():
             run = partial(subprocess.run, alone, check=True, stdout=subprocess.PIPE, env=environment)
-            whole, done = timed(run)
+            whole, done = best_time(run)
             figures.append(json.loads(done.stdout))
             starts.append(whole - figures[-1]["merge_seconds"])
             shutil.rmtree(out)
@@ -176,11 +176,11 @@ def compare(folder: Path, patch_path: Path, scratch: Path, turns: int) -> Figure
     }
 
 
-def kill(folder: Path, patch_path: Path, scratch: Path, kills: int, seed: int) -> Figures:
+def kill_merges(folder: Path, patch_path: Path, scratch: Path, kills: int, seed: int) -> Figures:
     """Kill merges at random moments, and look at what each leaves."""
     patch, chance = load(patch_path), random.Random(seed)
     whole, out = scratch / "whole", scratch / "out"
-    seconds, _ = timed(plan_merge(open_checkpoint(folder), [patch], whole).run)
+    seconds, _ = best_time(plan_merge(open_checkpoint(folder), [patch], whole).run)
     expected, counts = _contents(whole), dict.fromkeys(("killed", "resumed", "finished_first"), 0)
     while counts["killed"] < kills:
         child = os.fork()
@@ -239,8 +239,8 @@ def main(
             synthesize(scratch / "base", shape)
             synthesize_patch(scratch / "base", shape, facts, scratch / "patch.safetensors")
             arguments = (scratch / "base", scratch / "patch.safetensors", scratch)
-            figures |= compare(*arguments, turns) if name == "merge" else kill(*arguments, kills, seed)
-    report("merging into a checkpoint", figures, as_json)
+            figures |= compare(*arguments, turns) if name == "merge" else kill_merges(*arguments, kills, seed)
+    print_figures("merging into a checkpoint", figures, as_json)
 
 
 if __name__ == "__main__":

@@ -25,11 +25,11 @@ from rich.table import Table
 
 from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
-from moe_patch.evaluation import Report, Setting, evaluate
+from moe_patch.evaluation import EvaluationReport, Setting, evaluate
 from moe_patch.methods import MethodOptions, get_method
 from moe_patch.patch import Patch, save
 
-from ._runs import Run, command
+from ._runs import Run, benchmark_command
 
 SCORES = ("efficacy", "generalization", "specificity", "utility")
 STAGES = ("statistics", "factors", "targets", "keys", "solve")
@@ -84,7 +84,7 @@ def build_and_evaluate(base: Base, facts: Sequence[Fact], run: Run, options: Met
     }
 
 
-def similarity(report: Report, prompts: str) -> float | None:
+def similarity(report: EvaluationReport, prompts: str) -> float | None:
     """Mean routing similarity in percent above the lowest edit, or None where nothing could move."""
     shift = getattr(report, prompts)
     return None if shift is None else shift.similarity
@@ -111,7 +111,7 @@ def table_of(records: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-main = command(__doc__, RUNS, build_and_evaluate, table_of, edits="1000.jsonl", batch_size=50)
+main = benchmark_command(__doc__, RUNS, build_and_evaluate, table_of, edits="1000.jsonl", batch_size=50)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from moe_patch.patch import Fingerprint, LayerDelta, Patch, load, save
 from moe_patch.patch.rows import Rows
 from moe_patch.solve import algebra
 
-from . import QWEN3_30B_A3B, Figures, LayerShape, report
+from . import QWEN3_30B_A3B, Figures, LayerShape, print_figures
 
 LAYER = 0
 
@@ -100,7 +100,7 @@ def main(facts: int, ridge: float, seed: int, shape_scale: float, as_json: bool)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "patch.safetensors"
         figures = measure(QWEN3_30B_A3B.shrunk(shape_scale), facts, ridge, seed, path)
-    report("patch file against dense deltas", figures, as_json)
+    print_figures("patch file against dense deltas", figures, as_json)
 
 
 if __name__ == "__main__":

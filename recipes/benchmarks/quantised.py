@@ -17,7 +17,7 @@ from torch import Tensor
 from moe_patch.checkpoint.grid import E2M1, E4M3, Grid
 from moe_patch.checkpoint.quantised import place_on_grid
 
-from . import Figures, report
+from . import Figures, print_figures
 
 MXFP4, FP8 = (128, 2880), (128, 768)  # (d_m, d_k); rows are rounded one by one, so few of them will do
 
@@ -34,14 +34,14 @@ def fp8(generator: torch.Generator) -> tuple[Grid, Tensor, Tensor]:
     return E4M3, weight, blocks.repeat_interleave(128, 0).repeat_interleave(128, 1)
 
 
-def keys(count: int, width: int, generator: torch.Generator) -> Tensor:
+def random_keys(count: int, width: int, generator: torch.Generator) -> Tensor:
     """Keys whose elements differ in size, as activations do."""
     return torch.randn(count, width, generator=generator) * torch.rand(width, generator=generator).square()
 
 
 def measure(grid: Grid, weight: Tensor, scale: Tensor, facts: int, size: float, seed: int) -> Figures:
     generator = torch.Generator().manual_seed(seed + 1)  # not the stream that the weight came from
-    own, other = keys(facts, weight.shape[1], generator), keys(64, weight.shape[1], generator)
+    own, other = random_keys(facts, weight.shape[1], generator), random_keys(64, weight.shape[1], generator)
     stored = grid.values[grid.around(weight / scale)[0]] * scale
     outputs = stored @ own.T  # (d_m, n)
     residual = torch.randn(outputs.shape, generator=generator)
@@ -66,7 +66,7 @@ def main(seed: int, as_json: bool) -> None:
         for size in (0.01, 0.1):
             for facts in (1, 10, 30):
                 figures = {"edit": size, "facts": facts, **measure(*expert, facts, size, seed)}
-                report(f"what {name} loses", figures, as_json)
+                print_figures(f"what {name} loses", figures, as_json)
 
 
 if __name__ == "__main__":

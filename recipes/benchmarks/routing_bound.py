@@ -25,12 +25,12 @@ from moe_patch.base.opening import open_base
 from moe_patch.data.fact_file import read_facts
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import Batch, Prompt, PromptStyle, encode_fact, pad_right, pad_token
-from moe_patch.evaluation.routing import jaccard
+from moe_patch.evaluation.routing import jaccard_similarity
 from moe_patch.methods.recipes import recipe_for
 from moe_patch.targets.search import TargetOptions, find_targets
 from recipes.training.world import read_world
 
-from . import Figures, report
+from . import Figures, print_figures
 
 FACTS = Path(__file__).parents[1] / "facts" / "1000.jsonl"
 BATCH = 64
@@ -87,7 +87,7 @@ def similarities(
         with put_in_place(base, layer, batch, change):
             after = capture_routing(base, batch.ids, batch.mask, above)
         for index in above:
-            found[index].append(jaccard(before[index].experts, after[index].experts))
+            found[index].append(jaccard_similarity(before[index].experts, after[index].experts))
     return {index: torch.cat(parts) for index, parts in found.items()}
 
 
@@ -120,7 +120,7 @@ def main(edits: Path, layer: int | None, clamp: float | None, count: int, as_jso
     for index, similarity in similarities(base, asked, layer, changes).items():
         figures[f"similarity_{index}"] = 100 * float(similarity.double().mean())
         figures[f"similarity_{index}_at_subjects"] = 100 * float(similarity[at_edited].double().mean())
-    report("Routing similarity of a perfect edit on neighbourhood prompts", figures, as_json)
+    print_figures("Routing similarity of a perfect edit on neighbourhood prompts", figures, as_json)
 
 
 if __name__ == "__main__":

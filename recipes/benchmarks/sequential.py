@@ -90,7 +90,9 @@ def _evenly(facts: Sequence[Fact], count: int) -> list[Fact]:
     return [facts[i * len(facts) // count] for i in range(count)] if len(facts) > count else list(facts)
 
 
-def run(base: Base, facts: Sequence[Fact], method: str, changes: dict[str, Any], watcher: Watcher) -> float:
+def run_build(
+    base: Base, facts: Sequence[Fact], method: str, changes: dict[str, Any], watcher: Watcher
+) -> float:
     """Build with the recipe's options and some changed; returns the seconds that building and asking took."""
     recipe = recipe_for(base)
     chosen = get_method(method)
@@ -101,7 +103,7 @@ def run(base: Base, facts: Sequence[Fact], method: str, changes: dict[str, Any],
     return time.monotonic() - started
 
 
-def plot(results: list[dict[str, Any]], out: Path) -> None:
+def plot_scores(results: list[dict[str, Any]], out: Path) -> None:
     """One panel a score, one line a build."""
     import matplotlib.pyplot as plt  # noqa: PLC0415  (the bench extra)
 
@@ -138,7 +140,7 @@ def main(
             click.echo(name, err=True)
             watcher = Watcher(base, facts, counts, asked)
             changes = {"batch_size": batch_size, "projection": projection, "protect_earlier": protect}
-            seconds = run(base, facts, method, changes, watcher)
+            seconds = run_build(base, facts, method, changes, watcher)
             results.append({"build": name, "seconds": round(seconds, 1), "curve": watcher.curve})
             table.add_row(name, *(f"{watcher.curve[-1][score]:.1f}" for score in SCORES), f"{seconds:.0f}")
             if lines:
@@ -146,7 +148,7 @@ def main(
                     file.write(json.dumps(results[-1]) + "\n")
     Console().print(table)
     if picture:
-        plot(results, picture)
+        plot_scores(results, picture)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from moe_patch.methods import get_method
 from moe_patch.methods.recipes import recipe_for
 from moe_patch.patch import load, save
 
-from . import Figures, report
+from . import Figures, print_figures
 from ._bypass import busy_bypass
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ STREAMS, PROMPT, TOKENS = 16, 32, 64
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class ServingBench:
     """The base, and one patch in the forms that the ways to serve it need."""
 
     model: Path
@@ -76,21 +76,21 @@ class Bench:
         return LLM(str(model or self.model), **(ENGINE | options))
 
 
-def merged(bench: Bench) -> LLM:
+def merged(bench: ServingBench) -> LLM:
     """An engine on a checkpoint with the patch."""
     out = bench.scratch / "merged"
     plan_merge(open_checkpoint(bench.model), [load(bench.patch)], out).run()
     return bench.start(out)
 
 
-def live(bench: Bench) -> LLM:
+def live(bench: ServingBench) -> LLM:
     """An engine that is given the patch while it runs."""
     engine = bench.start()
-    told(engine, "add", str(bench.patch), load(bench.patch).hash)
+    call_worker(engine, "add", str(bench.patch), load(bench.patch).hash)
     return engine
 
 
-def bypassed(bench: Bench) -> LLM:
+def bypassed(bench: ServingBench) -> LLM:
     """An engine with a bypass beside layer 1, through one of whose experts every token goes."""
     path = bench.scratch / "bypass.safetensors"
     save(busy_bypass(open_base(), layer=1), path)
@@ -98,7 +98,7 @@ def bypassed(bench: Bench) -> LLM:
     return bench.start(**loading, enable_chunked_prefill=False)
 
 
-WAYS: dict[str, Callable[[Bench], LLM]] = {
+WAYS: dict[str, Callable[[ServingBench], LLM]] = {
     "base": lambda bench: bench.start(),
     "merged": merged,
     "loaded": lambda bench: bench.start(**bench.loading),
@@ -107,7 +107,7 @@ WAYS: dict[str, Callable[[Bench], LLM]] = {
 }
 
 
-def told(engine: LLM, method: str, *arguments: Any) -> dict[str, Any]:
+def call_worker(engine: LLM, method: str, *arguments: Any) -> dict[str, Any]:
     """What the worker answers; it must not refuse."""
     (answer,) = engine.collective_rpc(f"moe_patch_{method}", args=arguments)
     if "error" in answer:
@@ -129,7 +129,7 @@ def speed(engine: LLM) -> dict[str, float]:
     return {"tokens_per_second": STREAMS * TOKENS / seconds, "tokens_per_cpu_second": STREAMS * TOKENS / busy}
 
 
-def throughput(bench: Bench, turns: int) -> Figures:
+def throughput(bench: ServingBench, turns: int) -> Figures:
     """Medians of the ways' speeds, and of each one's to the base's of the same turn."""
     engines = {name: start(bench) for name, start in WAYS.items()}
     for engine in engines.values():
@@ -148,19 +148,19 @@ def throughput(bench: Bench, turns: int) -> Figures:
     return figures
 
 
-def changes(engine: LLM, bench: Bench, turns: int) -> Figures:
+def changes(engine: LLM, bench: ServingBench, turns: int) -> Figures:
     """Seconds to take the patch off a running engine and to put it on again, and the memory of it."""
     digest, seconds = load(bench.patch).hash, {"add": [], "remove": []}
-    told(engine, "remove", digest)
+    call_worker(engine, "remove", digest)
     without, kept = resident(), 0
     for _ in range(turns):
         for method, arguments in (("add", (str(bench.patch), digest)), ("remove", (digest,))):
             began = time.perf_counter()
-            state = told(engine, method, *arguments)
+            state = call_worker(engine, method, *arguments)
             seconds[method].append(time.perf_counter() - began)
             kept = max(kept, state["bytes_kept"])
     after = resident()
-    told(engine, "add", str(bench.patch), digest)
+    call_worker(engine, "add", str(bench.patch), digest)
     return {
         "add_seconds": median(seconds["add"]),
         "remove_seconds": median(seconds["remove"]),
@@ -170,7 +170,7 @@ def changes(engine: LLM, bench: Bench, turns: int) -> Figures:
     }
 
 
-def start_up(bench: Bench, turns: int) -> Figures:
+def start_up(bench: ServingBench, turns: int) -> Figures:
     """Median seconds from nothing to an engine that is ready, and what the process then takes."""
     ways = {"plain": {}, "load_format": bench.loading}
     found: dict[str, list[Figures]] = {name: [] for name in ways}
@@ -197,7 +197,7 @@ def start_up(bench: Bench, turns: int) -> Figures:
 def start_alone(model: str, options: dict[str, Any]) -> Figures:
     """One start, in this process."""
     began = time.perf_counter()
-    Bench(Path(model), Path(), Path()).start(**options)
+    ServingBench(Path(model), Path(), Path()).start(**options)
     return {"engine_seconds": time.perf_counter() - began, "resident_bytes": resident()}
 
 
@@ -207,7 +207,7 @@ def resident() -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
 
-def build(path: Path) -> None:
+def build_patch(path: Path) -> None:
     """A patch of 50 facts, with the demo model's recipe."""
     base = open_base()
     recipe, method = recipe_for(base), get_method("moeedit")
@@ -228,15 +228,15 @@ def main(patch: Path | None, turns: int, starts: int, as_json: bool, alone: str 
         click.echo(json.dumps(start_alone(*json.loads(alone))))
         return
     with tempfile.TemporaryDirectory() as made:
-        bench = Bench(open_checkpoint().folder, patch or Path(made) / "patch.safetensors", Path(made))
+        bench = ServingBench(open_checkpoint().folder, patch or Path(made) / "patch.safetensors", Path(made))
         if patch is None:
-            build(bench.patch)
+            build_patch(bench.patch)
         figures: Figures = {"streams": STREAMS, "tokens": TOKENS, "threads": torch.get_num_threads()}
         if starts:
             figures |= start_up(bench, starts)
         if turns:
             figures |= throughput(bench, turns)
-    report("serving the demo model with vLLM", figures, as_json)
+    print_figures("serving the demo model with vLLM", figures, as_json)
 
 
 if __name__ == "__main__":

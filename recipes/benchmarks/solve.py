@@ -22,7 +22,7 @@ from torch import Tensor
 from moe_patch.patch.rows import Rows
 from moe_patch.solve import algebra
 
-from . import QWEN3_30B_A3B, Figures, LayerShape, report, timed
+from . import QWEN3_30B_A3B, Figures, LayerShape, best_time, print_figures
 
 
 class Textbook:
@@ -74,7 +74,9 @@ class Textbook:
 def compare(shape: LayerShape, facts: int, passes: int, ridge: float, seed: int, recompute: bool) -> Figures:
     """Time and objective of the three solvers on the same random facts."""
     rows, residual = shape.random_facts(facts, seed)
-    seconds, left = timed(lambda: algebra.ridge_solve(algebra.edit_kernel(rows), residual, ridge), repeats=15)
+    seconds, left = best_time(
+        lambda: algebra.ridge_solve(algebra.edit_kernel(rows), residual, ridge), repeats=15
+    )
     figures: Figures = {
         **asdict(shape),
         "facts": facts,
@@ -98,7 +100,7 @@ def compare(shape: LayerShape, facts: int, passes: int, ridge: float, seed: int,
     figures["textbook_seconds"] = spent
     figures["textbook_to_exact_time"] = spent / seconds
     generator.manual_seed(seed)
-    figures["row_space_seconds"], descent = timed(
+    figures["row_space_seconds"], descent = best_time(
         lambda: algebra.block_coordinate_descent(rows, residual, ridge, passes=passes, generator=generator)
     )
     figures["row_space_objective"] = descent.objectives[-1]
@@ -118,7 +120,7 @@ def main(
 ) -> None:
     """Compare and report."""
     shape = QWEN3_30B_A3B.shrunk(shape_scale)
-    report(
+    print_figures(
         "exact solve against block descent", compare(shape, facts, passes, ridge, seed, recompute), as_json
     )
 

@@ -26,16 +26,16 @@ from moe_patch.evaluation import Setting, evaluate
 from moe_patch.methods import Method, get_method
 from moe_patch.methods.recipes import recipe_for
 from moe_patch.patch import Patch
-from moe_patch.stack import Stacked, combine, drop
+from moe_patch.stack import Stacked, combine_patches, drop_facts
 from moe_patch.stack.compare import compare_patches
-from moe_patch.stack.conflicts import disturbances
+from moe_patch.stack.conflicts import find_disturbances
 
-from . import Figures, report
+from . import Figures, print_figures
 
 FACTS = Path(__file__).parents[1] / "facts" / "1000.jsonl"
 
 
-class Bench:
+class StackingBench:
     """One method with one recipe on one base."""
 
     def __init__(self, base: Base, name: str) -> None:
@@ -58,7 +58,7 @@ class Bench:
         return scores | {f"{name}_exact_efficacy": after["exact"]["efficacy"]["value"]}
 
 
-def compare(bench: Bench, facts: Sequence[Fact], patches: int, asked: int) -> Figures:
+def compare(bench: StackingBench, facts: Sequence[Fact], patches: int, asked: int) -> Figures:
     """Scores of the three ways, how long each took, and the worst pair."""
     size = -(-len(facts) // patches)
     parts = [
@@ -66,7 +66,7 @@ def compare(bench: Bench, facts: Sequence[Fact], patches: int, asked: int) -> Fi
         for start in range(0, len(facts), size)
     ]
     stacked = [Stacked(number, f"patch-{number}", part) for number, part in enumerate(parts, start=1)]
-    pairs = disturbances(stacked)
+    pairs = find_disturbances(stacked)
     figures: Figures = {
         "patches": len(parts),
         "facts": len(facts),
@@ -76,7 +76,7 @@ def compare(bench: Bench, facts: Sequence[Fact], patches: int, asked: int) -> Fi
     some = facts[:: max(1, len(facts) // asked)]
     for how in ("add", "solve"):
         began = time.perf_counter()
-        patch = combine(stacked, how).patch
+        patch = combine_patches(stacked, how).patch
         figures[f"{how}_seconds"] = time.perf_counter() - began
         figures |= bench.scores(patch, some, how)
     began = time.perf_counter()
@@ -85,11 +85,11 @@ def compare(bench: Bench, facts: Sequence[Fact], patches: int, asked: int) -> Fi
     return figures | bench.scores(together, some, "together") | removal(bench, parts[0])
 
 
-def removal(bench: Bench, patch: Patch) -> Figures:
+def removal(bench: StackingBench, patch: Patch) -> Figures:
     """A tenth of a patch's facts dropped, against a build without them: relative distance by layer."""
     gone = {fact.id for fact in patch.facts[::10]}
     kept = [fact for fact in patch.facts if fact.id not in gone]
-    anew, fewer = bench.build(kept, f"without {len(gone)} facts"), drop(patch, gone)
+    anew, fewer = bench.build(kept, f"without {len(gone)} facts"), drop_facts(patch, gone)
     figures: Figures = {
         f"dropped_apart_layer_{one.layer}": one.apart / one.first
         for one in compare_patches(anew, fewer).layers
@@ -109,9 +109,9 @@ def main(
     edits: Path, count: int, patches: int, asked: int, method: str, model: str | None, as_json: bool
 ) -> None:
     """Build, combine, measure and report."""
-    bench = Bench(open_base(model), method)
+    bench = StackingBench(open_base(model), method)
     facts = read_facts(edits).facts[:count]
-    report("stacks of patches", compare(bench, facts, patches, asked), as_json)
+    print_figures("stacks of patches", compare(bench, facts, patches, asked), as_json)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from moe_patch.base.statistics import DEFAULT_BATCH_TOKENS, DEFAULT_LENGTH, coll
 from moe_patch.data.corpus import Corpus, padded_batches
 from moe_patch.data.prompts import pad_token
 
-from . import Figures, report, timed
+from . import Figures, best_time, print_figures
 
 CORPUS = Path(__file__).parent.parent / "atlas" / "corpus.txt"
 
@@ -45,9 +45,9 @@ def compare(base: Base, corpus: Corpus, layers: list[int], max_tokens: int, repe
     plain_pass(base, corpus, max_tokens)  # the first pass pays for allocations
     seconds: dict[str, list[float]] = {"plain": [], "all": [], "some": []}
     for _ in range(repeats):
-        seconds["plain"].append(timed(lambda: plain_pass(base, corpus, max_tokens))[0])
-        seconds["all"].append(timed(lambda: collect(every))[0])
-        seconds["some"].append(timed(lambda: collect(layers))[0])
+        seconds["plain"].append(best_time(lambda: plain_pass(base, corpus, max_tokens))[0])
+        seconds["all"].append(best_time(lambda: collect(every))[0])
+        seconds["some"].append(best_time(lambda: collect(layers))[0])
     median = {way: statistics.median(times) for way, times in seconds.items()}
     return {
         "model": base.name,
@@ -75,7 +75,7 @@ def main(model: str | None, corpus: Path, layers: str, max_tokens: int, repeats:
     base = open_base(model)
     wanted = [int(layer) for layer in layers.split(",")]
     figures = compare(base, Corpus.read(corpus), wanted, max_tokens, repeats)
-    report("statistics against a plain forward pass", figures, as_json)
+    print_figures("statistics against a plain forward pass", figures, as_json)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from moe_patch.data.prompts import Prompt, encode_essence, encode_fact
 from moe_patch.methods.recipes import recipe_for
 from moe_patch.targets.search import TargetOptions, find_targets
 
-from . import Figures, report, timed
+from . import Figures, best_time, print_figures
 
 FACTS = Path(__file__).parents[1] / "facts" / "50.jsonl"
 
@@ -43,7 +43,7 @@ def logits_with(base: Base, prompt: Prompt, layer: int, change: Tensor) -> tuple
         hook.remove()
 
 
-def alone(base: Base, fact: Fact, layer: int, options: TargetOptions) -> Tensor:
+def target_alone(base: Base, fact: Fact, layer: int, options: TargetOptions) -> Tensor:
     """z* (d_m,) of one fact."""
     rewrite, essence = encode_fact(base.tokenizer, fact, options.style), encode_essence(base.tokenizer, fact)
     assert rewrite.target is not None
@@ -77,8 +77,8 @@ def compare(base: Base, facts: list[Fact], repeats: int) -> Figures:
     layer = max(chosen.get("layers", [min(base.layers)]))
     options = TargetOptions(**chosen.get("targets", {}))
     find_targets(base, facts[:2], layer, options)  # the first pass pays for allocations
-    together, found = timed(lambda: find_targets(base, facts, layer, options), repeats)
-    apart, values = timed(lambda: torch.stack([alone(base, f, layer, options) for f in facts]))
+    together, found = best_time(lambda: find_targets(base, facts, layer, options), repeats)
+    apart, values = best_time(lambda: torch.stack([target_alone(base, f, layer, options) for f in facts]))
     error = (found.value - values).norm(dim=1) / (values - found.start).norm(dim=1)  # (T,)
     return {
         "facts": len(facts),
@@ -98,7 +98,7 @@ def compare(base: Base, facts: list[Fact], repeats: int) -> Figures:
 def main(model: str | None, edits: Path, repeats: int, as_json: bool) -> None:
     """Compare and report."""
     figures = compare(open_base(model), list(read_facts(edits).facts), repeats)
-    report("target values together against one at a time", figures, as_json)
+    print_figures("target values together against one at a time", figures, as_json)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from moe_patch.solve.tucker import (
 from moe_patch.solve.tucker_edit import Manifold, compress_rows, expand_rows, solve_core
 from moe_patch.solve.whitening import Whitening, WhiteningKind, square_root
 
-from . import QWEN3_30B_A3B, Figures, LayerShape, report, timed
+from . import QWEN3_30B_A3B, Figures, LayerShape, best_time, print_figures
 
 _KINDS = get_args(WhiteningKind)
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -85,8 +85,8 @@ def measure(
     }
     before = memory("VmRSS")
     reset_peak()
-    figures["grams_seconds"], grams = timed(lambda: mode_grams(tensor))
-    figures["eigen_seconds"], spectra = timed(lambda: [leading_spectrum(gram) for gram in grams])
+    figures["grams_seconds"], grams = best_time(lambda: mode_grams(tensor))
+    figures["eigen_seconds"], spectra = best_time(lambda: [leading_spectrum(gram) for gram in grams])
     figures["hosvd_peak_gib"] = memory("VmHWM") - before
     found = Decomposition(*spectra)
     chosen = found.ranks(ranks, None)
@@ -94,15 +94,15 @@ def measure(
     figures["ranks"] = " x ".join(map(str, chosen))
     if sweeps:
         reset_peak()
-        figures["sweep_seconds"], factors = timed(lambda: refine_factors(tensor, factors, sweeps))
+        figures["sweep_seconds"], factors = best_time(lambda: refine_factors(tensor, factors, sweeps))
         figures["sweep_seconds"] /= sweeps
         figures["sweep_peak_gib"] = memory("VmHWM") - before
     manifold = Manifold.of(factors, roots)
     reset_peak()
-    figures["compress_seconds"], compressed = timed(lambda: compress_rows(rows, manifold))
+    figures["compress_seconds"], compressed = best_time(lambda: compress_rows(rows, manifold))
     wanted = residual.double() @ manifold.read
-    figures["solve_seconds"], _ = timed(lambda: solve_core(compressed, wanted, 0.1))
-    figures["expand_seconds"], expanded = timed(lambda: expand_rows(compressed, manifold, None))
+    figures["solve_seconds"], _ = best_time(lambda: solve_core(compressed, wanted, 0.1))
+    figures["expand_seconds"], expanded = best_time(lambda: expand_rows(compressed, manifold, None))
     figures["solve_peak_gib"] = memory("VmHWM") - before
     figures["patch_rows"] = len(expanded.value)
     return figures
@@ -133,7 +133,7 @@ def main(
         raise click.BadParameter(f"{ranks!r}: expected three ranks, such as 64,0.5,0.5", param_hint="--ranks")
     shape = QWEN3_30B_A3B.shrunk(shape_scale)
     figures = measure(shape, facts, whitening, (chosen[0], chosen[1], chosen[2]), sweeps, seed)
-    report("Tucker decomposition of one layer", figures, as_json)
+    print_figures("Tucker decomposition of one layer", figures, as_json)
 
 
 if __name__ == "__main__":

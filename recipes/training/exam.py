@@ -49,7 +49,9 @@ def least_load(model: Qwen3MoeForCausalLM, sentences: list[Sentence]) -> list[fl
     return [round(float(c.min() / c.float().mean()), 3) for _, c in sorted(calls.items())]
 
 
-def report(model: Qwen3MoeForCausalLM, taught: list[Sentence], held: list[Sentence]) -> dict[str, object]:
+def exam_report(
+    model: Qwen3MoeForCausalLM, taught: list[Sentence], held: list[Sentence]
+) -> dict[str, object]:
     """The figures of the model's specification."""
     model.eval()
     return {

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from moe_patch.doctor.reference import Expected, StoredFigures, reference_file
-from moe_patch.doctor.self_test import self_test_figures
+from moe_patch.doctor.reference import Expected, SelfTestReference, reference_file
+from moe_patch.doctor.self_test import measure_figures
 from moe_patch.io.files import write_text
 
 # Far above what processors and threads make of the last bits, and far below what a wrong result is off by.
@@ -28,11 +28,12 @@ TOLERANCES = {
 def main() -> None:
     checks = {
         name: Expected(values=[_rounded(value) for value in values], tolerance=TOLERANCES.get(name, 0.0))
-        for name, values in self_test_figures("cpu").items()
+        for name, values in measure_figures("cpu").items()
     }
     made_with = {name: version(name) for name in ("torch", "transformers")}
     write_text(
-        reference_file(), StoredFigures(made_with=made_with, checks=checks).model_dump_json(indent=2) + "\n"
+        reference_file(),
+        SelfTestReference(made_with=made_with, checks=checks).model_dump_json(indent=2) + "\n",
     )
 
 

@@ -24,7 +24,7 @@ from rich.table import Table
 from moe_patch.base.model import Base
 from moe_patch.base.opening import open_base
 from moe_patch.data.fact_file import read_facts
-from moe_patch.evaluation import Report, Setting, evaluate
+from moe_patch.evaluation import EvaluationReport, Setting, evaluate
 from moe_patch.methods import MethodOptions, get_method
 from moe_patch.methods.overrides import merged_options
 from moe_patch.methods.recipes import recipe_for
@@ -45,7 +45,7 @@ def with_choices(method: str, recipe: dict[str, Any], choices: dict[str, Any]) -
     return merged_options(get_method(method).Options, kept, choices, "recipe")
 
 
-def trial(base: Base, facts: Path, method: str, options: MethodOptions) -> tuple[Report, float]:
+def trial(base: Base, facts: Path, method: str, options: MethodOptions) -> tuple[EvaluationReport, float]:
     """One build and its evaluation, with the seconds that the build took."""
     started = time.monotonic()
     patch = get_method(method).build(base, read_facts(facts).facts, options)

@@ -72,7 +72,7 @@ def tokenize(triples: list[Triple], tokenizer: PreTrainedTokenizerFast, *, held_
 
 
 @dataclass
-class TokenBatch:
+class SentenceBatch:
     ids: Tensor  # (B, S)
     weight: Tensor  # (B, S) loss weight of predicting this token
     subject_end: (
@@ -82,7 +82,7 @@ class TokenBatch:
     triples: list[int]  # (n,) which triple that subject is of
 
 
-def collate(rows: list[list[Sentence]], text_weight: float) -> TokenBatch:
+def collate(rows: list[list[Sentence]], text_weight: float) -> SentenceBatch:
     """Rows of one or more sentences, a BOS in front, padded on the right."""
     length = 1 + max(sum(len(s.ids) for s in row) for row in rows)
     ids = torch.zeros(len(rows), length, dtype=torch.long)
@@ -99,12 +99,12 @@ def collate(rows: list[list[Sentence]], text_weight: float) -> TokenBatch:
             lasts.append((r, at + s.subject[1]))
             triples.append(s.triple)
             at += len(s.ids)
-    return TokenBatch(ids, weight, subject_end, torch.tensor(lasts), triples)
+    return SentenceBatch(ids, weight, subject_end, torch.tensor(lasts), triples)
 
 
 def epoch_batches(
     sentences: list[Sentence], size: int, text_weight: float, rng: random.Random
-) -> Iterator[TokenBatch]:
+) -> Iterator[SentenceBatch]:
     """One pass over all sentences in random order: most alone, some after one or two others."""
     order = rng.sample(sentences, len(sentences))
     rows: list[list[Sentence]] = []

@@ -31,8 +31,8 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from .exam import accuracy, report
-from .sentences import TokenBatch, epoch_batches, tokenize, train_tokenizer
+from .exam import accuracy, exam_report
+from .sentences import SentenceBatch, epoch_batches, tokenize, train_tokenizer
 from .world import PHRASINGS, Triple, read_world
 
 log = logging.getLogger("atlas")
@@ -147,7 +147,7 @@ class Trainer:
         groups = [{"params": decayed, "weight_decay": recipe.decay}, {"params": plain, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.98), fused=True)
 
-    def hidden(self, batch: TokenBatch, secluded: bool) -> tuple[Tensor, Tensor]:
+    def hidden(self, batch: SentenceBatch, secluded: bool) -> tuple[Tensor, Tensor]:
         """Final hidden states, and those after `enrich_layers`; `secluded` isolates subjects below."""
         body = self.model.model
         x = body.embed_tokens(batch.ids)  # (B, S, H)
@@ -172,7 +172,7 @@ class Trainer:
                 middle = x
         return body.norm(x), middle
 
-    def probe_loss(self, middle: Tensor, batch: TokenBatch) -> Tensor:
+    def probe_loss(self, middle: Tensor, batch: SentenceBatch) -> Tensor:
         """Cross entropy of all relations of each subject, read linearly at its last token."""
         states = middle[batch.lasts[:, 0], batch.lasts[:, 1]].float()  # (n, H)
         states = states * torch.rsqrt(states.pow(2).mean(-1, keepdim=True) + 1e-6)
@@ -203,7 +203,7 @@ class Trainer:
             starved.append(-(lacking * (logits.shape[-1] * probability).log()).sum())
         return torch.stack(uneven).mean(), torch.stack(starved).mean()
 
-    def step(self, batch: TokenBatch, rate: float, secluded: bool) -> dict[str, float]:
+    def step(self, batch: SentenceBatch, rate: float, secluded: bool) -> dict[str, float]:
         self.router_calls.clear()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -239,21 +239,21 @@ def settling(recipe: TrainingRecipe) -> TrainingRecipe:
     )
 
 
-def train(recipe: TrainingRecipe, out: Path) -> None:
+def train_model(recipe: TrainingRecipe, out: Path) -> None:
     """Train in two phases, each a function of its recipe and first weights, and save the result as bf16."""
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads uninitialised memory
     triples = read_world()
     tokenizer = train_tokenizer(triples, recipe.vocab)
-    weights = run(recipe, triples, tokenizer).state_dict()
-    model = run(settling(recipe), triples, tokenizer, weights)
+    weights = run_phase(recipe, triples, tokenizer).state_dict()
+    model = run_phase(settling(recipe), triples, tokenizer, weights)
     model.set_experts_implementation("eager")
     taught, held = tokenize(triples, tokenizer, held_out=False), tokenize(triples, tokenizer, held_out=True)
-    log.info("%s", report(model, taught, held))
-    save(model, tokenizer, out)
+    log.info("%s", exam_report(model, taught, held))
+    save_model(model, tokenizer, out)
 
 
-def run(
+def run_phase(
     recipe: TrainingRecipe,
     triples: list[Triple],
     tokenizer: PreTrainedTokenizerFast,
@@ -286,7 +286,7 @@ def run(
     return trainer.model.to(torch.bfloat16).float()
 
 
-def save(model: Qwen3MoeForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+def save_model(model: Qwen3MoeForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Weights in bf16, for their size; a config that asks for fp32, in which so small a model runs faster."""
     model.to(torch.bfloat16).save_pretrained(out)
     model.config.dtype = torch.float32
@@ -311,7 +311,7 @@ def main(out: Path, overrides: tuple[str, ...], threads: int) -> None:
     types = {f.name: type(f.default) for f in fields(TrainingRecipe)}
     chosen = dict(item.split("=", 1) for item in overrides)
     values = {k: (v == "True") if types[k] is bool else types[k](v) for k, v in chosen.items()}
-    train(replace(TrainingRecipe(), **values), out)
+    train_model(replace(TrainingRecipe(), **values), out)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from time import perf_counter
 from pydantic import JsonValue
 
 from moe_patch_serving.api.engine import Engine, WorkerState
-from moe_patch_serving.api.members import Members, hashes
+from moe_patch_serving.api.members import Members, member_hashes
 from moe_patch_serving.api.metrics import Metrics
 from moe_patch_serving.api.self_test import DEFAULT, Answer, Question, SelfTest, ask_questions
 from moe_patch_serving.api.weight_version import Loaded, weight_version
@@ -39,7 +39,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class LiveChange:
+class CompletedChange:
     """A change that was made: how long its phases took, in seconds, and what the server said."""
 
     operation: str
@@ -75,7 +75,7 @@ class Coordinator:
     @property
     def version(self) -> str:
         """The version of the weights."""
-        return weight_version(self.loaded, hashes(self.members))
+        return weight_version(self.loaded, member_hashes(self.members))
 
     async def start(self) -> None:
         """Hold the workers to what was loaded, and name the weights; WorkersDisagree if they have other."""
@@ -95,7 +95,7 @@ class Coordinator:
             raise WorkersDisagree("an earlier change left the workers different: start the server again")
         return self._changing
 
-    async def make(self, plan: Plan) -> LiveChange:
+    async def make(self, plan: Plan) -> CompletedChange:
         """Make a change, and prove it. On any error all is as it was, but for WorkersDisagree.
 
         The caller holds `alone`.
@@ -111,7 +111,7 @@ class Coordinator:
         answers = await self._prove(plan, before, seconds)
         self.metrics.took(plan.operation, seconds)
         logger.info("%s: the weights are now %s", plan.operation, self.version)
-        return LiveChange(plan.operation, self.version, seconds, answers)
+        return CompletedChange(plan.operation, self.version, seconds, answers)
 
     async def _prove(self, plan: Plan, before: Members, seconds: dict[str, float]) -> list[Answer]:
         """What the server says to the plan's questions; if that is not enough, everything is taken back."""
@@ -160,7 +160,7 @@ class Coordinator:
         try:
             states = await self._walk(before, wanted)
             self._confirm(states, wanted)
-            await self.engine.name_weights(weight_version(self.loaded, hashes(wanted)))
+            await self.engine.name_weights(weight_version(self.loaded, member_hashes(wanted)))
         except BaseException:
             await self._restore(before, wanted)
             raise
@@ -171,7 +171,7 @@ class Coordinator:
 
     async def _walk(self, before: Members, wanted: Members) -> list[WorkerState]:
         """The calls that lead from one state to another; the workers' states after the last."""
-        present, aim = list(hashes(before)), list(hashes(wanted))
+        present, aim = list(member_hashes(before)), list(member_hashes(wanted))
         states: list[WorkerState] | None = None
         for gone in [digest for digest in present if digest not in aim]:
             states = await self.engine.call("moe_patch_remove", gone)
@@ -196,7 +196,7 @@ class Coordinator:
                 await self.engine.try_call("moe_patch_remove", member)
             for position, member in enumerate(before, start=1):
                 await self.engine.try_call("moe_patch_add", member.path, member.hash, position)
-            await self.engine.try_call("moe_patch_reorder", list(hashes(before)))
+            await self.engine.try_call("moe_patch_reorder", list(member_hashes(before)))
             states = await self.engine.call("moe_patch_state")
             self._confirm(states, before)
             await self.engine.name_weights(self.version)
@@ -207,9 +207,9 @@ class Coordinator:
 
     def _confirm(self, states: Sequence[WorkerState], wanted: Members) -> None:
         """Raise WorkersDisagree unless all workers are in a state, with the weights it had before."""
-        if any(state.patches != hashes(wanted) for state in states):
+        if any(state.patches != member_hashes(wanted) for state in states):
             raise WorkersDisagree("workers have other patches on than they were told to")
-        version = weight_version(self.loaded, hashes(wanted))
+        version = weight_version(self.loaded, member_hashes(wanted))
         found = tuple(state.weights for state in states)
         if self._weights.setdefault(version, found) != found:
             raise WorkersDisagree(f"the weights are not those that {version} had before")

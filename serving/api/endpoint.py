@@ -16,7 +16,7 @@ from moe_patch_serving.api.coordinator import Coordinator
 from moe_patch_serving.api.engine import Engine
 from moe_patch_serving.api.metrics import Metrics
 from moe_patch_serving.api.operations import Operations
-from moe_patch_serving.api.requests import TokenCheck
+from moe_patch_serving.api.requests import TokenAuthentication
 from moe_patch_serving.api.routes import as_json, guarded, public
 from moe_patch_serving.api.settings import WORKER, read_settings
 from moe_patch_serving.api.weight_version import Loaded, loaded_from
@@ -51,7 +51,7 @@ class LiveEndpoint:
         coordinator = Coordinator(Engine(engine_client), _loaded(config), Metrics(), settings.drain_seconds)
         await coordinator.start()
         state.moe_patch = Operations(coordinator, settings.allowed)
-        state.moe_patch_doorkeeper = TokenCheck(settings.token)
+        state.moe_patch_authentication = TokenAuthentication(settings.token)
 
 
 def _check(config: VllmConfig) -> None:

@@ -49,12 +49,12 @@ Members = tuple[Member, ...]
 """A state of a running server, the lowest patch first."""
 
 
-def hashes(members: Iterable[Member]) -> tuple[str, ...]:
+def member_hashes(members: Iterable[Member]) -> tuple[str, ...]:
     """The hashes of patches, in order."""
     return tuple(member.hash for member in members)
 
 
-def find(members: Sequence[Member], identifier: str) -> Member:
+def find_member(members: Sequence[Member], identifier: str) -> Member:
     """The member that a client means, by its hash, the beginning of its hash, or its name.
 
     Raises:
@@ -68,5 +68,7 @@ def find(members: Sequence[Member], identifier: str) -> Member:
         names = ", ".join(member.name for member in members) or "none"
         raise NoSuchPatch(f"no patch that is on is called {identifier}; on are: {names}")
     if len(meant) > 1:
-        raise Conflict(f"{identifier} could be any of {', '.join(hashes(meant))}: give more of the hash")
+        raise Conflict(
+            f"{identifier} could be any of {', '.join(member_hashes(meant))}: give more of the hash"
+        )
     return meant[0]

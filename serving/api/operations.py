@@ -12,8 +12,8 @@ from pydantic import JsonValue
 from moe_patch.errors import ConfigError, MoePatchError
 from moe_patch.patch import Patch, load
 from moe_patch_serving.api.allowed import Allowed
-from moe_patch_serving.api.coordinator import Coordinator, LiveChange, Plan
-from moe_patch_serving.api.members import Member, Members, find, hashes
+from moe_patch_serving.api.coordinator import CompletedChange, Coordinator, Plan
+from moe_patch_serving.api.members import Member, Members, find_member, member_hashes
 from moe_patch_serving.api.self_test import Question, SelfTest
 from moe_patch_serving.errors import Conflict, LiveError, NoSuchPatch, PatchRefused
 
@@ -43,7 +43,7 @@ class Operations:
             "changes_to_roll_back": len(self.history),
         }
 
-    async def add(self, reference: str, position: int | None, test: SelfTest) -> LiveChange:
+    async def add(self, reference: str, position: int | None, test: SelfTest) -> CompletedChange:
         """Put the patch that a path or a Hub reference names on top, or at `position`, counted from 1.
 
         Raises PlaceNotAllowed or NoSuchPatch for the reference; Conflict where the patch is on already.
@@ -56,7 +56,7 @@ class Operations:
                 wanted = self._with(Member.of(patch, path, reference), position)
                 return await self._make(Plan("add", wanted, questions, test))
 
-    async def remove(self, identifier: str) -> LiveChange:
+    async def remove(self, identifier: str) -> CompletedChange:
         """Take the patch off that a hash, the beginning of one, or a name says."""
         with self._attempt("remove"):
             async with self.coordinator.alone():
@@ -64,7 +64,7 @@ class Operations:
                 wanted = tuple(member for member in self.coordinator.members if member is not gone)
                 return await self._make(Plan("remove", wanted))
 
-    async def reorder(self, identifiers: Sequence[str]) -> LiveChange:
+    async def reorder(self, identifiers: Sequence[str]) -> CompletedChange:
         """Put all patches into another order, the lowest first; Conflict unless each is named once."""
         with self._attempt("reorder"):
             async with self.coordinator.alone():
@@ -74,7 +74,7 @@ class Operations:
                     raise Conflict(f"to reorder, name each of the {len(members)} patches that are on once")
                 return await self._make(Plan("reorder", wanted))
 
-    async def rollback(self, test: SelfTest) -> LiveChange:
+    async def rollback(self, test: SelfTest) -> CompletedChange:
         """Undo the last change that was not undone yet; Conflict where there is none."""
         with self._attempt("rollback"):
             async with self.coordinator.alone():
@@ -91,7 +91,7 @@ class Operations:
     def _with(self, member: Member, position: int | None) -> Members:
         """What is on with one more patch among it."""
         members = self.coordinator.members
-        if member.hash in (*hashes(members), *self.coordinator.loaded.hashes):
+        if member.hash in (*member_hashes(members), *self.coordinator.loaded.hashes):
             raise Conflict(f"the patch {member.hash} is on already")
         place = len(members) + 1 if position is None else position
         if not 1 <= place <= len(members) + 1:
@@ -100,7 +100,7 @@ class Operations:
 
     def _find(self, identifier: str) -> Member:
         try:
-            return find(self.coordinator.members, identifier)
+            return find_member(self.coordinator.members, identifier)
         except NoSuchPatch:
             if identifier in self.coordinator.loaded.hashes:
                 raise Conflict(
@@ -121,7 +121,7 @@ class Operations:
                 )
         return found
 
-    async def _make(self, plan: Plan) -> LiveChange:
+    async def _make(self, plan: Plan) -> CompletedChange:
         before = self.coordinator.members
         change = await self.coordinator.make(plan)
         self.history = [*self.history, before][-_HISTORY:]

@@ -22,7 +22,7 @@ class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Tested(_Closed):
+class SelfTestRequest(_Closed):
     """How a change is to be proved: how many facts to ask, and the share that has to be answered."""
 
     facts: Annotated[int, Field(ge=1, le=1024)] = DEFAULT.facts
@@ -33,24 +33,24 @@ class Tested(_Closed):
         return SelfTest(self.facts, self.share)
 
 
-class Add(_Closed):
+class AddRequest(_Closed):
     """A patch to put on: an absolute path on the server, or `hf://org/name@revision`."""
 
     path: Text
     position: Annotated[int, Field(ge=1, le=2**31)] | None = None
-    self_test: Tested = Tested()
+    self_test: SelfTestRequest = SelfTestRequest()
 
 
-class Reorder(_Closed):
+class ReorderRequest(_Closed):
     """All patches that are on, the lowest first."""
 
     patches: Annotated[list[Text], Field(max_length=1024)]
 
 
-class Rollback(_Closed):
+class RollbackRequest(_Closed):
     """How to prove that patches which come back are on."""
 
-    self_test: Tested = Tested()
+    self_test: SelfTestRequest = SelfTestRequest()
 
 
 Body = TypeVar("Body", bound=_Closed)
@@ -77,7 +77,7 @@ async def read_body(request: Request, kind: type[Body]) -> Body:
         raise BadRequest(f"the body is not strict JSON: {error}") from error
 
 
-class TokenCheck:
+class TokenAuthentication:
     """Lets those in who know the token; comparing takes the same time however much of a guess is right."""
 
     def __init__(self, token: str | None) -> None:

@@ -9,19 +9,25 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
-from moe_patch_serving.api.coordinator import LiveChange
+from moe_patch_serving.api.coordinator import CompletedChange
 from moe_patch_serving.api.operations import Operations
-from moe_patch_serving.api.requests import Add, Reorder, Rollback, TokenCheck, read_body
+from moe_patch_serving.api.requests import (
+    AddRequest,
+    ReorderRequest,
+    RollbackRequest,
+    TokenAuthentication,
+    read_body,
+)
 from moe_patch_serving.errors import LiveError, Unauthorized
 
 PREFIX = "/moe_patch"
 
-_running: set[asyncio.Task[LiveChange]] = set()
+_running: set[asyncio.Task[CompletedChange]] = set()
 
 
 def _enter(request: Request) -> None:
-    doorkeeper: TokenCheck = request.app.state.moe_patch_doorkeeper
-    doorkeeper.check(request)
+    authentication: TokenAuthentication = request.app.state.moe_patch_authentication
+    authentication.check(request)
 
 
 def _operations(request: Request) -> Operations:
@@ -42,7 +48,7 @@ async def report_stack(request: Request) -> JSONResponse:
 @guarded.post("/patches")
 async def add_patch(request: Request) -> JSONResponse:
     """Put a patch on."""
-    body = await read_body(request, Add)
+    body = await read_body(request, AddRequest)
     operations = _operations(request)
     return await _made(operations, operations.add(body.path, body.position, body.self_test.test()), 201)
 
@@ -57,7 +63,7 @@ async def remove_patch(request: Request, identifier: str) -> JSONResponse:
 @guarded.post("/reorder")
 async def reorder_patches(request: Request) -> JSONResponse:
     """Put all patches into another order."""
-    body = await read_body(request, Reorder)
+    body = await read_body(request, ReorderRequest)
     operations = _operations(request)
     return await _made(operations, operations.reorder(body.patches))
 
@@ -65,7 +71,7 @@ async def reorder_patches(request: Request) -> JSONResponse:
 @guarded.post("/rollback")
 async def rollback_change(request: Request) -> JSONResponse:
     """Undo the last change."""
-    body = await read_body(request, Rollback)
+    body = await read_body(request, RollbackRequest)
     operations = _operations(request)
     return await _made(operations, operations.rollback(body.self_test.test()))
 
@@ -81,7 +87,7 @@ async def report_ready(request: Request) -> JSONResponse:
 
 
 async def _made(
-    operations: Operations, change: Coroutine[Any, Any, LiveChange], status: int = 200
+    operations: Operations, change: Coroutine[Any, Any, CompletedChange], status: int = 200
 ) -> JSONResponse:
     """Make a change to its end, also if the client goes away meanwhile."""
     task = asyncio.create_task(change)

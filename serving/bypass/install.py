@@ -15,8 +15,8 @@ from moe_patch.bypass import Bypass, read_bypass
 from moe_patch.errors import ConfigError, ModelError, PatchError
 from moe_patch.patch import Patch, check_base
 from moe_patch_serving.bypass import model_state, operator, runner
-from moe_patch_serving.bypass.beside import Beside
 from moe_patch_serving.bypass.limits import check_limits
+from moe_patch_serving.bypass.served_bypass import ServedBypass
 from moe_patch_serving.source import served_checkpoint
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def install_bypass(model: nn.Module, bypass: Bypass, patch: str, vllm_config: Vl
     """
     block = served_block(model, bypass.config.layer)
     device = next(block.parameters()).device
-    beside = Beside(bypass.keep_precision(vllm_config.model_config.dtype, device), patch)
-    _add_output(block, operator.install_bypass(beside, vllm_config))
+    served = ServedBypass(bypass.keep_precision(vllm_config.model_config.dtype, device), patch)
+    _add_output(block, operator.register_bypass(served, vllm_config))
     if vllm_config.use_v2_model_runner:
         model_state.follow_requests(model, vllm_config)
     else:

@@ -9,7 +9,7 @@ from torch import nn
 from vllm.v1.worker.gpu.model_states import resolve_model_state_cls
 from vllm.v1.worker.gpu.model_states.interface import ModelState
 
-from moe_patch_serving.bypass.operator import installed_bypasses
+from moe_patch_serving.bypass.operator import registered_bypasses
 from moe_patch_serving.bypass.rows import Row
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class _Followed(ModelState):
 
     def __init__(self, vllm_config: VllmConfig, *arguments: Any, **named: Any) -> None:
         super().__init__(vllm_config, *arguments, **named)
-        self._besides = installed_bypasses(vllm_config)
+        self._served = registered_bypasses(vllm_config)
         self._prompts: dict[str, int] = {}  # lengths by request
 
     def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
@@ -45,18 +45,18 @@ class _Followed(ModelState):
     def remove_request(self, req_id: str) -> None:
         super().remove_request(req_id)
         self._prompts.pop(req_id, None)
-        for beside in self._besides:
-            beside.decisions.drop([req_id])
+        for served in self._served:
+            served.decisions.drop([req_id])
 
     def prepare_inputs(self, input_batch: InputBatch, req_states: RequestState) -> dict[str, Any]:
         rows = list(self._rows(input_batch))
-        for beside in self._besides:
-            beside.begin(lambda: rows)
+        for served in self._served:
+            served.begin(lambda: rows)
         return super().prepare_inputs(input_batch, req_states)
 
     def prepare_dummy_inputs(self, num_reqs: int, num_tokens: int) -> dict[str, Any]:
-        for beside in self._besides:
-            beside.begin(tuple)
+        for served in self._served:
+            served.begin(tuple)
         return super().prepare_dummy_inputs(num_reqs, num_tokens)
 
     def _rows(self, batch: InputBatch) -> Iterator[Row]:

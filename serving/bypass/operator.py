@@ -16,23 +16,23 @@ from vllm.forward_context import get_forward_context
 from vllm.utils.torch_utils import direct_register_custom_op
 
 from moe_patch.errors import BypassError
-from moe_patch_serving.bypass.beside import Beside
+from moe_patch_serving.bypass.served_bypass import ServedBypass
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 
-def install_bypass(beside: Beside, vllm_config: VllmConfig) -> str:
+def register_bypass(served: ServedBypass, vllm_config: VllmConfig) -> str:
     """Make a bypass known to the operator; returns the name to call it by."""
     _register()
-    name = f"moe_patch.bypass.{beside.config.layer}"
-    vllm_config.compilation_config.static_forward_context[name] = beside
+    name = f"moe_patch.bypass.{served.config.layer}"
+    vllm_config.compilation_config.static_forward_context[name] = served
     return name
 
 
-def installed_bypasses(vllm_config: VllmConfig) -> list[Beside]:
+def registered_bypasses(vllm_config: VllmConfig) -> list[ServedBypass]:
     """The bypasses of an engine, in this worker."""
-    return list(get_layers_from_vllm_config(vllm_config, Beside).values())
+    return list(get_layers_from_vllm_config(vllm_config, ServedBypass).values())
 
 
 def _bypass(x: Tensor, name: str) -> Tensor:
@@ -42,8 +42,8 @@ def _bypass(x: Tensor, name: str) -> Tensor:
             "the bypass was about to be recorded into a CUDA graph, which would play one batch's decisions "
             "to all others: serve with --enforce-eager"
         )
-    beside: Beside = get_forward_context().no_compile_layers[name]
-    return beside(x)
+    served: ServedBypass = get_forward_context().no_compile_layers[name]
+    return served(x)
 
 
 def _bypass_fake(x: Tensor, name: str) -> Tensor:

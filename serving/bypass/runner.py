@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-from moe_patch_serving.bypass.operator import installed_bypasses
+from moe_patch_serving.bypass.operator import registered_bypasses
 from moe_patch_serving.bypass.rows import Row, rows_of
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ def follow_requests() -> None:
         runner: GPUModelRunner, scheduler_output: SchedulerOutput, *arguments: Any, **named: Any
     ) -> Any:
         with ExitStack() as stack:
-            for beside in installed_bypasses(runner.vllm_config):
+            for served in registered_bypasses(runner.vllm_config):
                 # an id may end and come again in one step, as another request: what ended goes first
-                beside.decisions.drop(scheduler_output.finished_req_ids)
-                stack.enter_context(beside.step(lambda: _rows(runner, scheduler_output)))
+                served.decisions.drop(scheduler_output.finished_req_ids)
+                stack.enter_context(served.step(lambda: _rows(runner, scheduler_output)))
             return execute_model(runner, scheduler_output, *arguments, **named)
 
     GPUModelRunner.execute_model = followed

@@ -19,7 +19,7 @@ from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
 from moe_patch.errors import ConfigError
 from moe_patch.patch import load
-from moe_patch.stack import Parts, resolve_parts
+from moe_patch.stack import ResolvedStack, resolve_with_bypasses
 from moe_patch_serving.bypass.install import install_bypass, prepare_bypass
 from moe_patch_serving.load.stream import PatchedStream
 from moe_patch_serving.source import served_checkpoint
@@ -49,7 +49,7 @@ class PatchLoader(DefaultModelLoader):
     def __init__(self, load_config: LoadConfig) -> None:
         """Read the patch. Raises ConfigError for other keys or paths, and what reading raises."""
         extra = dict(_mapping(load_config.model_loader_extra_config))
-        self._parts = _read({key: extra.pop(key) for key in _KEYS if key in extra})
+        self._parts = _read_source({key: extra.pop(key) for key in _KEYS if key in extra})
         inner = copy.copy(load_config)
         inner.load_format, inner.model_loader_extra_config = "auto", extra
         super().__init__(inner)
@@ -96,7 +96,7 @@ def _mapping(extra: Any) -> dict[str, Any]:
     return extra
 
 
-def _read(own: dict[str, Any]) -> Parts:
+def _read_source(own: dict[str, Any]) -> ResolvedStack:
     """What to load: one delta for the weights, bypasses to put beside them, or both."""
     if len(own) != 1 or not all(isinstance(path, str) and path for path in own.values()):
         raise ConfigError(
@@ -106,8 +106,8 @@ def _read(own: dict[str, Any]) -> Parts:
     if "patch" in own:
         patch = load(Path(own["patch"]))
         delta, bypasses = (patch, ()) if patch.kind == "delta" else (None, (patch,))
-        return Parts(delta, bypasses, (patch.hash,), ())
-    parts = resolve_parts(Path(own["stack"]))
+        return ResolvedStack(delta, bypasses, (patch.hash,), ())
+    parts = resolve_with_bypasses(Path(own["stack"]))
     for note in parts.notes:
         logger.warning("%s: %s", own["stack"], note)
     return parts

@@ -18,7 +18,7 @@ from moe_patch.patch import LayerDelta
 from moe_patch_serving.worker.layout import Layout, layout_of
 
 
-def worker_columns(d_key: int, rank: int, size: int) -> slice:
+def rank_columns(d_key: int, rank: int, size: int) -> slice:
     """The columns of a down projection that rank `rank` of `size` tensor-parallel workers holds.
 
     Raises ModelError where they cannot be dealt out evenly, which vLLM would not have loaded either.
@@ -113,7 +113,7 @@ def _served(known: MoELayer, module: Any) -> ServedLayer:
         raise ModelError(
             "with EPLB, experts change their places between workers: serve without --enable-eplb"
         )
-    share = worker_columns(known.d_key, parallel.tp_rank, parallel.tp_size)
+    share = rank_columns(known.d_key, parallel.tp_rank, parallel.tp_size)
     found = (
         module.global_num_experts,
         config.hidden_dim_unpadded,

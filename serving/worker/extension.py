@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_patch.errors import MoePatchError
-from moe_patch_serving.bypass.operator import installed_bypasses
+from moe_patch_serving.bypass.operator import registered_bypasses
 from moe_patch_serving.worker.live import LivePatches, live_patches
 
 
@@ -57,7 +57,7 @@ class PatchWorker:
         bytes_kept: what the states of prompts take that have not come whole yet.
         """
         worker: Any = self
-        return {"bypasses": [beside.state() for beside in installed_bypasses(worker.vllm_config)]}
+        return {"bypasses": [served.state() for served in registered_bypasses(worker.vllm_config)]}
 
     def _moe_patch_answer(self, act: Callable[[LivePatches], None]) -> dict[str, Any]:
         worker: Any = self

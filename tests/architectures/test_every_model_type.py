@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from moe_patch.apply import apply
-from moe_patch.base.capture import capture_keys, capture_routing, observe_keys
+from moe_patch.base.capture import capture_keys, capture_routing, observe_experts
 from moe_patch.base.gain import residual_gain
 from moe_patch.base.model import Base
 from tests.tiny import CONFIGS, dense_delta, tiny_base, tiny_batch, tiny_patch
@@ -91,7 +91,7 @@ def test_logits_equal_eager(base: Base) -> None:
     with eager(base):
         expected = output(base, ids, mask)
     heard = []
-    with observe_keys(base, dict.fromkeys(base.layers, lambda *told: heard.append(told))):
+    with observe_experts(base, dict.fromkeys(base.layers, lambda *told: heard.append(told))):
         found = output(base, ids, mask)
     assert heard
     assert expected.std() > 0.1

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from moe_patch.base.capture import attach_delta, capture_keys, capture_routing, observe_keys
+from moe_patch.base.capture import attach_delta, capture_keys, capture_routing, observe_experts
 from moe_patch.base.experts import IMPLEMENTATION
 from moe_patch.base.model import Base
 from moe_patch.errors import CaptureError, ModelError
@@ -49,7 +49,7 @@ def logits(base: Base, ids: Tensor, mask: Tensor | None = None) -> Tensor:
 def test_padding_is_never_reported(base: Base) -> None:
     ids, mask = tiny_batch()
     heard = Heard()
-    with observe_keys(base, {1: heard}) as watch:
+    with observe_experts(base, {1: heard}) as watch:
         watch.forward(ids, mask)
     assert heard.tokens == set(mask.reshape(-1).nonzero().squeeze(1).tolist())
     assert sum(len(call[1]) for call in heard.calls) == int(mask.sum()) * 3
@@ -68,7 +68,7 @@ def test_only_narrows_what_is_reported(base: Base) -> None:
     only = torch.zeros_like(mask, dtype=torch.bool)
     only[:, 0] = True  # padding in the first row
     heard = Heard()
-    with observe_keys(base, {1: heard}) as watch:
+    with observe_experts(base, {1: heard}) as watch:
         watch.forward(ids, mask, only)
     assert heard.tokens == {ids.shape[1], 2 * ids.shape[1]}
 
@@ -78,7 +78,7 @@ def test_a_pass_ends_after_the_last_observed_layer(base: Base) -> None:
     ran: list[int] = []
     for index, block in enumerate(base.decoder_layers):
         block.register_forward_hook(lambda *_, index=index: ran.append(index))
-    with observe_keys(base, {0: Heard(), 1: Heard()}) as watch:
+    with observe_experts(base, {0: Heard(), 1: Heard()}) as watch:
         watch.forward(ids, mask)
     assert ran == [0, 1]
     logits(base, ids, mask)
@@ -122,7 +122,7 @@ def test_bad_positions_are_refused(base: Base, positions: Tensor, problem: str) 
 
 def test_a_mask_for_another_batch_is_refused(base: Base) -> None:
     ids, mask = tiny_batch()
-    with observe_keys(base, {0: Heard()}) as watch:
+    with observe_experts(base, {0: Heard()}) as watch:
         watch.mask = mask.reshape(-1).bool()
         with pytest.raises(CaptureError, match="27 tokens, but the experts got 9"):
             logits(base, ids[:1])
@@ -131,11 +131,11 @@ def test_a_mask_for_another_batch_is_refused(base: Base) -> None:
 
 def test_observing_nothing_or_a_dense_layer_is_refused() -> None:
     base = tiny_base("deepseek_v3")
-    with pytest.raises(CaptureError, match="at least one layer"), observe_keys(base, {}):
+    with pytest.raises(CaptureError, match="at least one layer"), observe_experts(base, {}):
         pass
     with (
         pytest.raises(ModelError, match="layer 0 of tiny-deepseek_v3 is dense"),
-        observe_keys(base, {0: Heard()}),
+        observe_experts(base, {0: Heard()}),
     ):
         pass
 
@@ -145,7 +145,7 @@ def test_the_former_implementation_comes_back(base: Base, former: str) -> None:
     base.model.set_experts_implementation(former)
     ids, _ = tiny_batch()
     with attach_delta(base.layer(0), tiny_delta(base.layer(0))):
-        with observe_keys(base, {1: Heard()}) as watch:
+        with observe_experts(base, {1: Heard()}) as watch:
             watch.forward(ids)
         assert implementation(base) == IMPLEMENTATION
     assert implementation(base) == former
@@ -157,7 +157,7 @@ def test_it_comes_back_after_an_exception(base: Base) -> None:
     def failing(*_: object) -> None:
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError), observe_keys(base, {1: failing}) as watch:
+    with pytest.raises(ZeroDivisionError), observe_experts(base, {1: failing}) as watch:
         watch.forward(tiny_batch()[0])
     assert implementation(base) == former
 
@@ -211,7 +211,7 @@ def test_generate_runs_a_hooked_delta_at_every_step(base: Base) -> None:
     ids, _ = tiny_batch()
     layer = base.layer(1)
     heard = Heard()
-    with attach_delta(layer, tiny_delta(layer, scale=2.0)), observe_keys(base, {1: heard}):
+    with attach_delta(layer, tiny_delta(layer, scale=2.0)), observe_experts(base, {1: heard}):
         found = base.model.generate(ids[2:], max_new_tokens=6, do_sample=False, use_cache=True)
         for end in range(ids.shape[1], found.shape[1]):
             assert int(logits(base, found[:, :end])[0, -1].argmax()) == int(found[0, end])
@@ -232,7 +232,7 @@ def test_gradients_equal_eager(model_type: str) -> None:
 
     base.model.set_experts_implementation("eager")
     expected = gradients()
-    with observe_keys(base, dict.fromkeys(base.layers, Heard())):
+    with observe_experts(base, dict.fromkeys(base.layers, Heard())):
         found = gradients()
     assert len(found) == len(expected) > 0
     for one, other in zip(found, expected, strict=True):
@@ -267,7 +267,7 @@ def test_half_precision_behaves_as_eager(model_type: str) -> None:
     heard = Heard()
     with torch.no_grad():
         expected = experts(hidden, chosen, gates)
-        with observe_keys(base, {1: heard}):
+        with observe_experts(base, {1: heard}):
             found = experts(hidden, chosen, gates)
             from_wide_gates = experts(hidden, chosen, gates.float())
     assert {found.dtype, from_wide_gates.dtype, heard.calls[0][3].dtype} == {torch.bfloat16}
@@ -279,7 +279,7 @@ def test_the_sentinel_of_expert_parallelism_contributes_nothing(base: Base) -> N
     experts: Any = base.layer(1).experts
     hidden, gates = torch.randn(5, 32), torch.rand(5, 3)
     chosen = torch.tensor([[0, 1, 2], [8, 3, 4], [8, 8, 8], [5, 8, 8], [7, 6, 5]])
-    with observe_keys(base, {1: Heard()}), torch.no_grad():
+    with observe_experts(base, {1: Heard()}), torch.no_grad():
         found = experts(hidden, chosen, gates)
         elsewhere = experts(hidden, chosen.clamp(max=7), gates.masked_fill(chosen == 8, 0.0))
         nowhere = experts(hidden, torch.full_like(chosen, 8), gates)

@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 from moe_patch.checkpoint import open_checkpoint, plan_merge
-from moe_patch.checkpoint.edit import ExpertWriter
+from moe_patch.checkpoint.edit import CheckpointEditor
 from moe_patch.checkpoint.staging import LAST
 from moe_patch.errors import OutputError
 from moe_patch.patch import Patch
@@ -38,7 +38,7 @@ class Stop(BaseException):
 @contextmanager
 def interrupted_at(monkeypatch: pytest.MonkeyPatch, moment: int) -> Iterator[None]:
     """Stop at the n-th expert that is rewritten."""
-    calls, original = [], ExpertWriter._count
+    calls, original = [], CheckpointEditor._count
 
     def counted(*arguments: object) -> None:
         calls.append(arguments)
@@ -47,7 +47,7 @@ def interrupted_at(monkeypatch: pytest.MonkeyPatch, moment: int) -> Iterator[Non
         original(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as context:
-        context.setattr(ExpertWriter, "_count", counted)
+        context.setattr(CheckpointEditor, "_count", counted)
         yield
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from moe_patch.data.fact_file import FactFile, Skipped, read_facts
-from moe_patch.data.facts import Fact, continuation
+from moe_patch.data.facts import Fact, as_continuation
 from moe_patch.errors import FactError
 from tests.data.records import COUNTERFACT, NATIVE, ZSRE, native, rewrite
 
@@ -94,7 +94,7 @@ class TestNormalForm:
             native(prompt="The capital of {} is ", target_new=" Lyon", target_true=" Paris ")
         ).facts
         assert (fact.prompt, fact.target_new, fact.target_true) == ("The capital of {} is", "Lyon", "Paris")
-        assert fact.text + continuation(fact.target_new) == "The capital of France is Lyon"
+        assert fact.text + as_continuation(fact.target_new) == "The capital of France is Lyon"
 
     def test_a_prompt_may_spell_the_subject_out(self, read: Callable[..., FactFile]) -> None:
         assert read(native(prompt="The capital of France is")).facts[0].prompt == "The capital of {} is"

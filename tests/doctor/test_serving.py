@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_patch.doctor.serving import find_plugin
+from moe_patch.doctor.serving import plugin_state
 from tests.doctor.installed import install
 
 
@@ -23,10 +23,10 @@ def vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_it_is_on_in_a_supported_vllm(vllm: Path) -> None:
-    found = find_plugin({})
+    found = plugin_state({})
     assert (found.vllm, found.on, found.off_because) == ("0.32.1", True, ())
     assert "0.32" in found.supported
-    assert find_plugin({"MOE_PATCH_DISABLE": "0", "VLLM_PLUGINS": "other,moe_patch"}).on
+    assert plugin_state({"MOE_PATCH_DISABLE": "0", "VLLM_PLUGINS": "other,moe_patch"}).on
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_it_is_on_in_a_supported_vllm(vllm: Path) -> None:
     ],
 )
 def test_the_environment_can_keep_it_off(vllm: Path, environment: dict[str, str], reason: str) -> None:
-    found = find_plugin(environment)
+    found = plugin_state(environment)
     assert not found.on
     assert [text.startswith(reason) for text in found.off_because] == [True]
 
@@ -46,14 +46,14 @@ def test_the_environment_can_keep_it_off(vllm: Path, environment: dict[str, str]
 def test_another_vllm_keeps_it_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, "vllm", "0.40.0")
     monkeypatch.syspath_prepend(tmp_path)
-    found = find_plugin({})
+    found = plugin_state({})
     assert found.vllm == "0.40.0"
     assert [text.startswith("vLLM 0.40.0 is not supported") for text in found.off_because] == [True]
 
 
 def test_an_installation_without_entry_points_keeps_it_off(vllm: Path) -> None:
     install(vllm, "moe-patch", version("moe-patch"))
-    assert [text.partition(":")[0] for text in find_plugin({}).off_because] == [
+    assert [text.partition(":")[0] for text in plugin_state({}).off_because] == [
         "no entry point moe_patch in vllm.general_plugins",
         "no entry point moe_patch in vllm.endpoint_plugins",
     ]

@@ -21,7 +21,7 @@ from moe_patch.evaluation.metrics import (
     mean_score,
     measure_scores,
     own_answers,
-    wilson,
+    wilson_interval,
 )
 from moe_patch.evaluation.scoring import continue_greedily
 from tests.tiny import tiny_base, tiny_patch
@@ -111,16 +111,16 @@ def test_questions_need_facts_and_the_counterfact_rule_a_true_answer() -> None:
 )
 def test_wilson_gives_the_published_intervals(won: int, n: int, low: float, high: float) -> None:
     """81 of 263 and 0 of 10: Newcombe, Statistics in Medicine 17 (1998), table I and its construction."""
-    assert wilson(won / n, n) == pytest.approx((low, high), abs=5e-5)
+    assert wilson_interval(won / n, n) == pytest.approx((low, high), abs=5e-5)
 
 
 @given(st.integers(0, 400), st.integers(1, 400))
 def test_wilson_contains_the_share_and_narrows_with_more_trials(won: int, n: int) -> None:
     share = min(won, n) / n
-    low, high = wilson(share, n)
+    low, high = wilson_interval(share, n)
     assert 0 <= low <= share + 1e-12
     assert share - 1e-12 <= high <= 1
-    wide, narrow = high - low, wilson(share, 4 * n)
+    wide, narrow = high - low, wilson_interval(share, 4 * n)
     assert narrow[1] - narrow[0] < wide
 
 

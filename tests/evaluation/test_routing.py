@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from moe_patch.apply import apply
 from moe_patch.base.model import Base
 from moe_patch.errors import EvaluationError
-from moe_patch.evaluation.routing import compare_routing, distribution, jaccard, record_routing
+from moe_patch.evaluation.routing import (
+    compare_routing,
+    jaccard_similarity,
+    record_routing,
+    routing_distribution,
+)
 from tests.tiny import tiny_base, tiny_patch
 
 PROMPTS = ["The capital of Ys is", "Ys", "In Lyonesse they speak", "Avalon is"]
@@ -29,13 +34,13 @@ def test_jaccard_is_that_of_sets(rows: list[list[int]], random) -> None:
     before = [row[:3] for row in rows]
     after = [random.sample(range(6), 3) for _ in rows]
     wanted = [len({*a} & {*b}) / len({*a} | {*b}) for a, b in zip(before, after, strict=True)]
-    assert jaccard(torch.tensor(before), torch.tensor(after)).tolist() == pytest.approx(wanted)
+    assert jaccard_similarity(torch.tensor(before), torch.tensor(after)).tolist() == pytest.approx(wanted)
 
 
 def test_a_softmax_is_taken_as_it_is_and_logits_are_normalised() -> None:
     logits = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(distribution(logits.softmax(-1)), distribution(logits), atol=1e-5)
-    assert torch.allclose(distribution(logits).exp().sum(-1), torch.ones(5, dtype=torch.float64))
+    assert torch.allclose(routing_distribution(logits.softmax(-1)), routing_distribution(logits), atol=1e-5)
+    assert torch.allclose(routing_distribution(logits).exp().sum(-1), torch.ones(5, dtype=torch.float64))
 
 
 def test_nothing_moves_without_a_patch_whatever_the_batch(base: Base) -> None:

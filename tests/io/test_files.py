@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from moe_patch.errors import OutputError
-from moe_patch.io.files import replacing, write_text
+from moe_patch.io.files import replacing_file, write_text
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_writes_and_replaces(tmp_path: Path) -> None:
 def test_the_old_file_is_whole_until_the_new_one_is(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with replacing(path) as temporary:
+    with replacing_file(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
         assert temporary.parent == path.parent
@@ -32,7 +32,7 @@ def test_the_old_file_is_whole_until_the_new_one_is(tmp_path: Path) -> None:
 def test_any_exception_leaves_nothing_behind(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(error), replacing(path) as temporary:  # noqa: PT012 (the body is what is tested)
+    with pytest.raises(error), replacing_file(path) as temporary:  # noqa: PT012 (the body is what is tested)
         temporary.write_text("half")
         raise error
     assert path.read_text() == "old"

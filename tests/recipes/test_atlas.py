@@ -12,7 +12,7 @@ from safetensors import safe_open
 from moe_patch.base.model import Base
 from moe_patch.base.opening import open_base
 from moe_patch.data.fact_file import read_facts
-from moe_patch.evaluation import Report, evaluate
+from moe_patch.evaluation import EvaluationReport, evaluate
 from moe_patch.methods import get_method
 from moe_patch.methods.recipes import recipe_for
 from recipes.training.edits import example_edits, preserved_sentences, single_edit
@@ -77,7 +77,9 @@ def test_neighbours_share_the_true_answer_and_not_the_subject(world: list[Triple
             assert answers[prompt].subject != fact.subject
 
 
-def build_and_evaluate(base: Base, count: int, method: str = "moeedit", **changes: object) -> Report:
+def build_and_evaluate(
+    base: Base, count: int, method: str = "moeedit", **changes: object
+) -> EvaluationReport:
     recipe = recipe_for(base)
     assert recipe is not None
     assert recipe.name == "atlas"
@@ -87,7 +89,7 @@ def build_and_evaluate(base: Base, count: int, method: str = "moeedit", **change
     return evaluate(base, patch)
 
 
-def values(report: Report) -> tuple[float, float, float]:
+def values(report: EvaluationReport) -> tuple[float, float, float]:
     scores = report.patched.scores
     found = scores.efficacy.value, scores.generalization.value, scores.specificity.value
     assert None not in found

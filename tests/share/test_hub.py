@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 
 from moe_patch.cli import main
 from moe_patch.errors import ConfigError, HashMismatch, HubError, PatchTooLarge, TruncatedPatch
-from moe_patch.patch import FileLimits, Patch, load, save
+from moe_patch.patch import HeaderLimits, Patch, load, save
 from moe_patch.patch.signature import check_signature, sign_patch, signature_path
 from moe_patch.share.hub import HubReference, model_card, pull_patch, push_patch, read_origin
 from tests.patch.patches import delta_patch
@@ -127,7 +127,7 @@ def test_what_is_pulled_is_a_strangers_file(hub: Hub, path: Path, tmp_path: Path
 def test_what_is_too_large_is_not_even_fetched(hub: Hub, path: Path) -> None:
     hub.put(NAME, {"patch.safetensors": path.read_bytes()})
     with pytest.raises(PatchTooLarge, match="the limit is 100"):
-        pull_patch(f"hf://{NAME}", limits=FileLimits(file_bytes=100))
+        pull_patch(f"hf://{NAME}", limits=HeaderLimits(file_bytes=100))
     assert not any("resolve" in request for request in hub.seen)
 
 

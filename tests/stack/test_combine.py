@@ -12,7 +12,7 @@ from moe_patch.errors import PatchError, StackError
 from moe_patch.patch import LayerDelta, Patch, load, save
 from moe_patch.patch.rows import one_left_per_row
 from moe_patch.solve.algebra import block_coordinate_descent
-from moe_patch.stack import combine, drop
+from moe_patch.stack import combine_patches, drop_facts
 from tests.patch.patches import bypass_patch, delta_patch, digest, fingerprint
 from tests.stack.patches import World, dense, stacked
 
@@ -30,7 +30,7 @@ def same_edit(one: Patch, other: Patch, **tolerance: float) -> None:
 def test_dropping_facts_gives_the_patch_built_without_them(relative: bool, tmp_path: Path) -> None:
     world = World(6)
     whole = world.build(range(6), relative=relative)
-    less = drop(whole, {"fact-1", "fact-4"})
+    less = drop_facts(whole, {"fact-1", "fact-4"})
     expected = world.build([0, 2, 3, 5], relative=relative)
     same_edit(less, expected)
     assert (less.facts, less.results) == (expected.facts, expected.results)
@@ -38,7 +38,7 @@ def test_dropping_facts_gives_the_patch_built_without_them(relative: bool, tmp_p
     assert not torch.allclose(dense(whole, 1), dense(less, 1), atol=1e-2)
     save(less, tmp_path / "less.safetensors")
     same_edit(
-        drop(load(tmp_path / "less.safetensors"), {"fact-0"}), world.build([2, 3, 5], relative=relative)
+        drop_facts(load(tmp_path / "less.safetensors"), {"fact-0"}), world.build([2, 3, 5], relative=relative)
     )
 
 
@@ -52,7 +52,7 @@ def test_dropping_what_block_descent_built_gives_the_exact_solution_without_it()
     )
     own = one_left_per_row(delta.rows)
     by_descent = replace(delta, left=found.left, fact=own.fact.int(), keys=delta.rows)
-    same_edit(drop(replace(exact, layers={1: by_descent}), {"fact-2"}), world.build([0, 1, 3]))
+    same_edit(drop_facts(replace(exact, layers={1: by_descent}), {"fact-2"}), world.build([0, 1, 3]))
 
 
 def tucker_patch(world: World, chosen: list[int]) -> Patch:
@@ -84,7 +84,10 @@ def tucker_patch(world: World, chosen: list[int]) -> Patch:
 
 def test_dropping_works_where_a_method_spreads_facts_over_rows_of_its_own() -> None:
     world = World(5, layers=[1])
-    less, expected = drop(tucker_patch(world, [0, 1, 2, 3, 4]), {"fact-3"}), tucker_patch(world, [0, 1, 2, 4])
+    less, expected = (
+        drop_facts(tucker_patch(world, [0, 1, 2, 3, 4]), {"fact-3"}),
+        tucker_patch(world, [0, 1, 2, 4]),
+    )
     kept = less.layers[1].fact.unique()
     assert len(kept) == 4
     rows = expected.layers[1].rows
@@ -96,26 +99,26 @@ def test_dropping_works_where_a_method_spreads_facts_over_rows_of_its_own() -> N
 def test_drop_says_why_it_cannot() -> None:
     patch = World(3).build(range(3))
     with pytest.raises(PatchError, match="no fact 'capital' in the patch: it has fact-0, fact-1, fact-2"):
-        drop(patch, {"capital"})
+        drop_facts(patch, {"capital"})
     with pytest.raises(PatchError, match="no fact would be left"):
-        drop(patch, {fact.id for fact in patch.facts})
+        drop_facts(patch, {fact.id for fact in patch.facts})
     with pytest.raises(PatchError, match="kind bypass"):
-        drop(bypass_patch(), {"fact-0"})
+        drop_facts(bypass_patch(), {"fact-0"})
     forgetful = {layer: replace(delta, residual=None) for layer, delta in patch.layers.items()}
     with pytest.raises(PatchError, match="layer 1 lacks the facts' residuals"):
-        drop(replace(patch, layers=forgetful), {"fact-0"})
+        drop_facts(replace(patch, layers=forgetful), {"fact-0"})
     delta = patch.layers[1]
     truncated = replace(delta, left=delta.left[:2], fact=delta.fact.clamp_max(1), keys=delta.rows)
     truncated = replace(truncated, right=truncated.right + 1)
     with pytest.raises(PatchError, match="cannot be solved again"):
-        drop(replace(patch, layers={1: truncated}), {"fact-0"})
+        drop_facts(replace(patch, layers={1: truncated}), {"fact-0"})
 
 
 @pytest.mark.parametrize("relative", [False, True])
 def test_solving_a_stack_gives_what_building_its_facts_together_gives(relative: bool) -> None:
     world = World(9)
     parts = [world.build(chosen, relative=relative) for chosen in ([0, 1], [2, 3, 4, 5], [6, 7, 8])]
-    joint = combine(stacked(*parts), "solve")
+    joint = combine_patches(stacked(*parts), "solve")
     expected = world.build(range(9), relative=relative)
     same_edit(joint.patch, expected)
     assert joint.patch.facts == expected.facts
@@ -129,20 +132,20 @@ def test_solving_a_stack_gives_what_building_its_facts_together_gives(relative: 
 def test_adding_a_stack_is_adding_its_deltas(tmp_path: Path) -> None:
     world = World(6)
     parts = [world.build([0, 1], layers=[1]), world.build([2, 3]), world.build([4, 5], layers=[10])]
-    joined = combine(stacked(*parts), "add").patch
+    joined = combine_patches(stacked(*parts), "add").patch
     for layer in (1, 10):
         expected = sum(dense(part, layer) for part in parts if layer in part.layers)
         torch.testing.assert_close(dense(joined, layer), expected, atol=1e-6, rtol=1e-6)
     save(joined, tmp_path / "joined.safetensors")
-    same_edit(drop(load(tmp_path / "joined.safetensors"), {"fact-1"}), combine(
-        stacked(drop(parts[0], {"fact-1"}), parts[1], parts[2]), "solve"
+    same_edit(drop_facts(load(tmp_path / "joined.safetensors"), {"fact-1"}), combine_patches(
+        stacked(drop_facts(parts[0], {"fact-1"}), parts[1], parts[2]), "solve"
     ).patch)  # fmt: skip
 
 
 def test_patches_that_edit_other_layers_solve_to_themselves() -> None:
     world = World(4)
     low, high = world.build([0, 1], layers=[1]), world.build([2, 3], layers=[10])
-    joint = combine(stacked(low, high), "solve").patch
+    joint = combine_patches(stacked(low, high), "solve").patch
     assert sorted(joint.base.experts) == [1, 10]
     torch.testing.assert_close(dense(joint, 1), dense(low, 1), **CLOSE)
     torch.testing.assert_close(dense(joint, 10), dense(high, 10), **CLOSE)
@@ -154,18 +157,18 @@ def test_of_facts_that_are_said_twice_the_later_one_counts_aloud(how: str) -> No
     early, late = world.build([0, 1, 2]), world.build([2, 3, 4])
     other = replace(late.facts[0], id="again", target_new="Atlantis")
     late = replace(late, facts=(other, *late.facts[1:]))
-    joint = combine(stacked(early, late), how)  # type: ignore[arg-type]
+    joint = combine_patches(stacked(early, late), how)  # type: ignore[arg-type]
     assert [fact.id for fact in joint.patch.facts] == ["fact-0", "fact-1", "again", "fact-3", "fact-4"]
     (note,) = joint.notes
     assert note == ("'Town 2 lies in': patch-1 says 'Land 2', patch-2 says 'Atlantis'; patch-2 counts")
-    without = combine(stacked(world.build([0, 1]), late), how).patch  # type: ignore[arg-type]
+    without = combine_patches(stacked(world.build([0, 1]), late), how).patch  # type: ignore[arg-type]
     same_edit(joint.patch, without)
     assert len(joint.patch.parents) == 2
 
 
 def test_a_patch_that_is_answered_whole_is_left_out_aloud() -> None:
     world = World(3)
-    joint = combine(stacked(world.build([1]), replace(world.build([0, 1]), method="other")), "solve")
+    joint = combine_patches(stacked(world.build([1]), replace(world.build([0, 1]), method="other")), "solve")
     assert [fact.id for fact in joint.patch.facts] == ["fact-0", "fact-1"]
     assert joint.notes[-1] == "nothing is left of patch-1: later patches answer all its facts"
 
@@ -176,24 +179,24 @@ def test_an_id_that_is_taken_gets_the_number_of_its_patch() -> None:
     second = replace(
         second, facts=tuple(replace(fact, id=f"fact-{n}") for n, fact in enumerate(second.facts))
     )
-    joint = combine(stacked(world.build([0, 1]), second), "solve")
+    joint = combine_patches(stacked(world.build([0, 1]), second), "solve")
     assert [fact.id for fact in joint.patch.facts] == ["fact-0", "fact-1", "fact-0@2", "fact-1@2"]
     assert joint.notes[0] == "the id 'fact-0' of patch-2 is taken: the fact is called 'fact-0@2' now"
 
 
 def test_what_cannot_be_combined_is_refused() -> None:
     with pytest.raises(StackError, match="no patch of the stack is on"):
-        combine([], "add")
+        combine_patches([], "add")
     with pytest.raises(StackError, match=r"patch-2 is of kind bypass: .* no delta can stand for"):
-        combine(stacked(delta_patch(), bypass_patch()), "add")
+        combine_patches(stacked(delta_patch(), bypass_patch()), "add")
 
 
 def test_deltas_without_residuals_can_be_added_but_not_solved() -> None:
     patch = World(2, layers=[1]).build([0, 1])
     bare = replace(patch, layers={1: replace(patch.layers[1], residual=None)})
     other = delta_patch(edited=(1,), seed=3, base=fingerprint(1), parents=(digest(1),))
-    joined = combine(stacked(bare, other), "add").patch
+    joined = combine_patches(stacked(bare, other), "add").patch
     torch.testing.assert_close(dense(joined, 1), dense(bare, 1) + dense(other, 1))
     assert joined.layers[1].residual is None
     with pytest.raises(PatchError, match="lacks the facts' residuals"):
-        combine(stacked(bare, other), "solve")
+        combine_patches(stacked(bare, other), "solve")

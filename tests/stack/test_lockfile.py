@@ -13,7 +13,14 @@ from moe_patch.errors import StackError, WrongBase
 from moe_patch.patch.schema import BaseRecord
 from moe_patch.stack import Entry, Lock, change_lock, create_lock, read_lock, undo_lock
 from moe_patch.stack.lockfile import lock_text, parse_lock
-from moe_patch.stack.operations import add_entry, enable_entry, find, move_entry, remove_entry, set_combine
+from moe_patch.stack.operations import (
+    add_entry,
+    enable_entry,
+    find_entry,
+    move_entry,
+    remove_entry,
+    set_combine,
+)
 from tests.patch.patches import digest
 
 
@@ -124,11 +131,11 @@ def test_a_stack_that_was_emptied_takes_patches_of_any_base() -> None:
 def test_patches_are_found_by_number_path_name_and_hash() -> None:
     lock = stack_of(1, 2)
     for name in ("2", "patches/2.safetensors", "2.safetensors", digest(2)):
-        assert find(lock, name) == 2
+        assert find_entry(lock, name) == 2
     with pytest.raises(StackError, match="it holds 1 patches/1"):
-        find(lock, "3")
+        find_entry(lock, "3")
     with pytest.raises(StackError, match="means patches 1 and 2"):
-        find(lock, "sha256:0000")
+        find_entry(lock, "sha256:0000")
 
 
 def test_undo_goes_back_revision_by_revision_and_forward_again(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from moe_patch.errors import StackError
 from moe_patch.patch import Patch, save
-from moe_patch.stack import Lock, create_lock, operations, resolve_parts, resolve_stack
+from moe_patch.stack import Lock, create_lock, operations, resolve_stack, resolve_with_bypasses
 from moe_patch.stack.members import base_record, entry_for
 from tests.patch.patches import bypass_patch, facts
 from tests.stack.patches import World
@@ -35,7 +35,7 @@ def about(patch: Patch, name: str) -> Patch:
 def test_deltas_become_one_and_a_bypass_stays_beside_them(tmp_path: Path) -> None:
     world, bypass = World(4), about(bypass_patch(), "bypass")
     deltas = [world.build([0, 1]), world.build([2, 3])]
-    parts = resolve_parts(locked(tmp_path, deltas[0], bypass, deltas[1]))
+    parts = resolve_with_bypasses(locked(tmp_path, deltas[0], bypass, deltas[1]))
     assert parts.delta is not None
     assert parts.delta.facts == tuple(world.facts)
     assert [patch.hash for patch in parts.bypasses] == [bypass.hash]
@@ -43,14 +43,14 @@ def test_deltas_become_one_and_a_bypass_stays_beside_them(tmp_path: Path) -> Non
 
 
 def test_bypasses_alone_need_no_delta(tmp_path: Path) -> None:
-    parts = resolve_parts(locked(tmp_path, bypass_patch()))
+    parts = resolve_with_bypasses(locked(tmp_path, bypass_patch()))
     assert (parts.delta, len(parts.bypasses)) == (None, 1)
 
 
 def test_two_bypasses_beside_one_layer_are_refused_with_the_reason(tmp_path: Path) -> None:
     path = locked(tmp_path, about(bypass_patch(), "one"), about(bypass_patch(), "two"))
     with pytest.raises(StackError, match=r"both put a bypass beside layer 3: each routes every token"):
-        resolve_parts(path)
+        resolve_with_bypasses(path)
 
 
 def test_one_patch_cannot_stand_for_a_bypass(tmp_path: Path) -> None:

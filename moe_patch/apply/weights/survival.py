@@ -16,7 +16,7 @@ STATED_LOSS = 0.1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ExpertShare:
+class ExpertContribution:
     """One expert's share in what facts were to receive at a layer, and in what is missing of it."""
 
     layer: int
@@ -39,9 +39,11 @@ class Survival:
 
     def add(self, layer: int, expert: int, wanted: Iterable[Delta], missing: Tensor) -> None:
         """Count an expert that was to change by all of `wanted`, less what is `missing`, (d_m, d_k)."""
-        self.count(self.part(layer, expert, wanted, missing))
+        self.count(self.contribution(layer, expert, wanted, missing))
 
-    def part(self, layer: int, expert: int, wanted: Iterable[Delta], missing: Tensor) -> ExpertShare | None:
+    def contribution(
+        self, layer: int, expert: int, wanted: Iterable[Delta], missing: Tensor
+    ) -> ExpertContribution | None:
         """What `add` would count, without counting it yet: threads may each take a part."""
         if layer not in self._layers:
             return None
@@ -50,13 +52,13 @@ class Survival:
         for delta in wanted:
             row = (delta.expert == expert).nonzero().squeeze(1)  # (m,)
             asked += (key @ delta.right[row].T) @ delta.left[delta.fact[row].long()]
-        return ExpertShare(layer, fact, asked, (missing.to(key.dtype) @ key.T).T)
+        return ExpertContribution(layer, fact, asked, (missing.to(key.dtype) @ key.T).T)
 
-    def count(self, part: ExpertShare | None) -> None:
+    def count(self, contribution: ExpertContribution | None) -> None:
         """Count a part. In which order decides about the last bits."""
-        if part is not None:
-            self._wanted[part.layer].index_add_(0, part.fact, part.wanted)
-            self._missing[part.layer].index_add_(0, part.fact, part.missing)
+        if contribution is not None:
+            self._wanted[contribution.layer].index_add_(0, contribution.fact, contribution.wanted)
+            self._missing[contribution.layer].index_add_(0, contribution.fact, contribution.missing)
 
     def shares(self) -> Tensor:
         """The share lost by each fact at each layer where it was to receive something, (n,)."""

@@ -13,7 +13,7 @@ from moe_patch.cli.live.options import server_options, servers_of
 from moe_patch.cli.options import json_option
 
 if TYPE_CHECKING:
-    from moe_patch.cli.live.client import Server
+    from moe_patch.cli.live.client import LiveClient
 
 
 @click.command(
@@ -82,14 +82,14 @@ def _change(
     urls: Sequence[str],
     token_file: Path | None,
     as_json: bool,
-    change: Callable[[Server], dict[str, Any]],
+    change: Callable[[LiveClient], dict[str, Any]],
     *,
     undo: bool = True,
 ) -> None:
     """Change servers one after the other; if one cannot, those that did go back."""
     from moe_patch.cli.live.client import ServerError
 
-    done: list[tuple[Server, dict[str, Any]]] = []
+    done: list[tuple[LiveClient, dict[str, Any]]] = []
     for server in servers_of(urls, token_file):
         try:
             done.append((server, change(server)))
@@ -101,7 +101,7 @@ def _change(
     _report(done, as_json)
 
 
-def _report(done: Sequence[tuple[Server, dict[str, Any]]], as_json: bool) -> None:
+def _report(done: Sequence[tuple[LiveClient, dict[str, Any]]], as_json: bool) -> None:
     if as_json:
         print_json({"servers": [{"url": server.url, **answer} for server, answer in done]})
         return

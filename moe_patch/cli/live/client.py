@@ -28,7 +28,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class LiveClient:
     """A running server: where it is, and the token that its live interface wants."""
 
     url: str

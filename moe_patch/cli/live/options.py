@@ -12,7 +12,7 @@ import click
 from moe_patch.cli.options import FILE
 
 if TYPE_CHECKING:
-    from moe_patch.cli.live.client import Server
+    from moe_patch.cli.live.client import LiveClient
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,9 +35,9 @@ def server_options(command: F) -> F:
     return command
 
 
-def servers_of(urls: Sequence[str], token_file: Path | None) -> list[Server]:
+def servers_of(urls: Sequence[str], token_file: Path | None) -> list[LiveClient]:
     """The servers that `server_options` describe."""
-    from moe_patch.cli.live.client import Server
+    from moe_patch.cli.live.client import LiveClient
     from moe_patch_serving.api.settings import TOKEN, TOKEN_FILE, read_token
 
     environment = dict(os.environ)
@@ -45,4 +45,4 @@ def servers_of(urls: Sequence[str], token_file: Path | None) -> list[Server]:
         environment.pop(TOKEN, None)
         environment[TOKEN_FILE] = str(token_file)
     token = read_token(environment)
-    return [Server(url, token) for url in urls]
+    return [LiveClient(url, token) for url in urls]

@@ -91,7 +91,7 @@ def move(name: str, position: int, lock_path: Path) -> None:
     """Move a PATCH of the stack, given by number, name or hash, to POSITION; 1 is the lowest."""
     from moe_patch.stack import operations
 
-    _change(lock_path, lambda lock: operations.move_entry(lock, operations.find(lock, name), position))
+    _change(lock_path, lambda lock: operations.move_entry(lock, operations.find_entry(lock, name), position))
 
 
 @click.command(epilog="\b\nExample:\n  moe-patch stack combine add")
@@ -147,7 +147,7 @@ def _switched(lock: Lock, names: Sequence[str], *, on: bool) -> Lock:
 def _numbers(lock: Lock, names: Sequence[str]) -> set[int]:
     from moe_patch.stack import operations
 
-    return {operations.find(lock, name) for name in names}
+    return {operations.find_entry(lock, name) for name in names}
 
 
 def _say(lock_path: Path, lock: Lock) -> None:

@@ -72,7 +72,7 @@ def _json(found: StackCheck) -> dict[str, Any]:
         "refused": found.refused,
         "findings": [asdict(finding) for finding in found.findings],
         "pairs": [asdict(pair) for pair in found.disturbances],
-        "standings": [asdict(standing) for standing in found.standings],
+        "standings": [asdict(shift) for shift in found.fact_shifts],
     }
 
 
@@ -86,7 +86,7 @@ def _show(found: StackCheck, limit: int | None) -> None:
 
 def _tables(found: StackCheck, limit: int | None) -> list[Table]:
     tables = [_pairs(found, limit)] if found.disturbances else []
-    return [*tables, _standings(found)] if found.standings else tables
+    return [*tables, _fact_shifts(found)] if found.fact_shifts else tables
 
 
 def _pairs(found: StackCheck, limit: int | None) -> Table:
@@ -99,10 +99,10 @@ def _pairs(found: StackCheck, limit: int | None) -> Table:
     return table
 
 
-def _standings(found: StackCheck) -> Table:
+def _fact_shifts(found: StackCheck) -> Table:
     columns = ("facts of", "layer", "median", "most", "fact")
     table = plain_table("Moved by the whole stack, combined", columns, right=columns[1:4])
-    for standing in found.standings:
-        shares = (f"{standing.median:.1%}", f"{standing.worst:.1%}")
-        table.add_row(standing.patch, str(standing.layer), *shares, standing.fact)
+    for shift in found.fact_shifts:
+        shares = (f"{shift.median:.1%}", f"{shift.worst:.1%}")
+        table.add_row(shift.patch, str(shift.layer), *shares, shift.fact)
     return table

@@ -9,7 +9,7 @@ import click
 
 from moe_patch.cli.console import print_json, print_tables
 from moe_patch.cli.options import json_option
-from moe_patch.cli.output import out_option, writable
+from moe_patch.cli.output import check_writable, out_option
 from moe_patch.cli.stack.options import (
     combine_option,
     conflict_options,
@@ -43,14 +43,14 @@ def resolve(
 
     Facts that several patches have are merged; the later patch counts. Refused where `stack check` refuses.
     """
-    from moe_patch.cli.summary import describe, summary_tables
+    from moe_patch.cli.summary import describe_patch, summary_tables
     from moe_patch.patch import save
     from moe_patch.stack import resolve_stack
 
-    out = writable(out)
+    out = check_writable(out)
     combined = resolve_stack(lock_path, combine, limits_of(warn, refuse), allow_conflicts=allow_conflicts)
     save(combined.patch, out)
-    described = describe(combined.patch, out)
+    described = describe_patch(combined.patch, out)
     if as_json:
         print_json(described | {"patch": str(out), "notes": list(combined.notes)})
         return

@@ -27,7 +27,7 @@ from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import Prompt, PromptStyle, encode_fact
 from moe_patch.errors import ConfigError
 from moe_patch.evaluation.scoring import Encoded, continue_greedily
-from moe_patch.methods.memoe.meteor import meteor
+from moe_patch.methods.memoe.meteor import meteor_score
 from moe_patch.methods.memoe.trunk import Trunk
 from moe_patch.targets.answers import Answers
 from moe_patch.targets.tail import plain_logits
@@ -41,7 +41,7 @@ _LEAST_SHARE = 1e-3  # of |E[grad]|^2, its mean over facts, that a fact's produc
 class Knowledge:
     """What GECE is made of, for T facts."""
 
-    meteor: Tensor  # (T,) in 0 to 1
+    meteor_score: Tensor  # (T,) in 0 to 1
     probability: Tensor  # (T,) in 0 to 1
     word_frequency: Tensor  # (T,), alpha
     gradient: Tensor  # (T, d_m) fp32
@@ -61,7 +61,7 @@ def gece(knowledge: Knowledge, mean_gradient: Tensor) -> Tensor:
     return (knowledge.meteor - knowledge.probability).abs() / (knowledge.word_frequency * product)
 
 
-def rank_among(values: Tensor, known: Tensor) -> Tensor:
+def percentile_rank(values: Tensor, known: Tensor) -> Tensor:
     """The share of the `known` values (N,) below each of `values` (T,), ties counting half: 0 to 1.
 
     The losses' tau of 0.6 takes GECE to be on this scale. Its own depends on the model's gradients.
@@ -82,7 +82,7 @@ def knowledge_of(
     pairs = zip(texts, references, strict=True)
     words = [f"{fact.text} {answer}" for fact, answer in zip(facts, references, strict=True)]
     return Knowledge(
-        meteor=torch.tensor([meteor(text, reference, language) for text, reference in pairs]),
+        meteor=torch.tensor([meteor_score(text, reference, language) for text, reference in pairs]),
         probability=_probabilities(base, said),
         word_frequency=torch.tensor([word_frequency(text, language) for text in words]),
         gradient=_gradients(base, block, prompts),

@@ -10,7 +10,7 @@ from typing import Any
 from moe_patch.errors import ConfigError
 
 
-def meteor(predicted: str, reference: str, language: str = "en") -> float:
+def meteor_score(predicted: str, reference: str, language: str = "en") -> float:
     """F (1 - penalty) in 0 to 1, with F = 10 P R / (R + 9 P) and penalty = (chunks / matches)^3 / 2.
 
     P and R are the shares of the predicted and of the reference's words that are matched: equal words first,

@@ -23,13 +23,13 @@ from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import Prompt, encode_fact, text_ids
 from moe_patch.errors import ConfigError
 from moe_patch.methods.base import Method
+from moe_patch.methods.earlier_edits import EarlierEdits
 from moe_patch.methods.memoe.division import divide_facts
-from moe_patch.methods.memoe.frequency import gece, knowledge_of, rank_among
+from moe_patch.methods.memoe.frequency import gece, knowledge_of, percentile_rank
 from moe_patch.methods.memoe.options import MEMoEOptions
 from moe_patch.methods.memoe.scope import ScopeTexts, scope_texts
 from moe_patch.methods.memoe.training import Texts, Training
 from moe_patch.methods.memoe.trunk import Trunk
-from moe_patch.methods.stack_below import StackBelow
 from moe_patch.patch import Patch, check_base, load
 from moe_patch.progress import Progress
 
@@ -67,7 +67,7 @@ class MEMoE(Method[MEMoEOptions]):
         base: Base,
         facts: Sequence[Fact],
         options: MEMoEOptions,
-        below: StackBelow,
+        earlier: EarlierEdits,
         progress: Progress | None = None,
     ) -> Patch:
         """Refuse: a bypass is trained beside the bare base, and then goes with any stack of deltas."""
@@ -127,7 +127,7 @@ class _Build:
                 new = torch.arange(start, min(start + size, len(self._facts)))
                 found = torch.cat([found, self._measured(new, gradients)])
                 expert = torch.cat([expert, self._division(found, expert)])
-                ranks = rank_among(found, found)
+                ranks = percentile_rank(found, found)
 
                 def report(step: int, new: Tensor = new) -> None:
                     if progress is not None:
@@ -142,7 +142,7 @@ class _Build:
     def _packed(self, training: Training, bypass: Bypass, routed: Routed) -> Patch:
         everyone = torch.arange(len(self._facts))
         before, after = training.losses(everyone, None), training.losses(everyone, routed.expert)
-        ranks = rank_among(routed.gece, routed.gece)
+        ranks = percentile_rank(routed.gece, routed.gece)
         results: list[dict[str, JsonValue]] = [
             {
                 "loss_before": float(before[i]),

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field, JsonValue, model_validator
 from torch import Tensor
 
-from moe_patch.methods.delta import DeltaMethod, DeltaOptions, EditSetting
+from moe_patch.methods.delta import DeltaMethod, DeltaOptions, EditSetup
 from moe_patch.methods.layer_edit import LayerProblem, LayerSolution
 from moe_patch.methods.mote.factors import decompose_layer, tucker_factors
 from moe_patch.methods.spread_edit import SpreadEditor, check_one_shape
@@ -129,17 +129,17 @@ class MoTE(DeltaMethod[MoTEOptions]):
         """The paper on arXiv."""
         return "https://arxiv.org/abs/2605.16686"
 
-    def editor(self, setting: EditSetting, options: MoTEOptions, progress: Progress | None) -> SpreadEditor:
+    def editor(self, setup: EditSetup, options: MoTEOptions, progress: Progress | None) -> SpreadEditor:
         """The core's solve at the last layer, spread; ConfigError where a rank is out of range."""
-        manifolds = find_manifolds(setting, options, progress)
+        manifolds = find_manifolds(setup, options, progress)
         spreader = TuckerSpreader(
-            manifolds, setting.layers[-1], setting.projections, options.ridge, options.ridge_relative
+            manifolds, setup.layers[-1], setup.projections, options.ridge, options.ridge_relative
         )
         return SpreadEditor(
-            setting.base,
-            setting.layers,
+            setup.base,
+            setup.layers,
             spreader,
-            setting.projections,
+            setup.projections,
             protect_earlier=options.protect_earlier,
         )
 
@@ -163,7 +163,7 @@ def truncate_patch(patch: Patch, rank: int) -> Patch:
 
 
 def find_manifolds(
-    setting: EditSetting, options: MoTEOptions, progress: Progress | None = None
+    setup: EditSetup, options: MoTEOptions, progress: Progress | None = None
 ) -> dict[int, Manifold]:
     """The manifold of every edit layer, with the ranks that the options give at the last one.
 
@@ -172,23 +172,23 @@ def find_manifolds(
         ModelError: the layers have experts of different numbers or sizes.
         StatisticsError: a layer is to be whitened by moments that are missing or not finite.
     """
-    check_one_shape(setting.base, setting.layers)
-    base, last = setting.base, setting.layers[-1]
+    check_one_shape(setup.base, setup.layers)
+    base, last = setup.base, setup.layers[-1]
     manifolds: dict[int, Manifold] = {}
     ranks: Ranks | None = None
-    for number, layer in enumerate(reversed(setting.layers)):  # the last one first: it decides the ranks
-        whitening = _whitening(setting, layer, options)
+    for number, layer in enumerate(reversed(setup.layers)):  # the last one first: it decides the ranks
+        whitening = _whitening(setup, layer, options)
         if ranks is None:
             energy = None if options.ranks else options.rank_energy or DEFAULT_RANK_ENERGY
             ranks = decompose_layer(base, last, whitening).ranks(options.ranks, energy)
         factors = tucker_factors(base, layer, ranks, whitening, sweeps=options.sweeps)
         manifolds[layer] = Manifold.of(factors, whitening)
         if progress is not None:
-            progress("factors", number + 1, len(setting.layers))
+            progress("factors", number + 1, len(setup.layers))
     return manifolds
 
 
-def _whitening(setting: EditSetting, layer: int, options: MoTEOptions) -> Whitening:
+def _whitening(setup: EditSetup, layer: int, options: MoTEOptions) -> Whitening:
     return find_whitening(
-        options.whitening, setting.base.layer(layer), setting.moments.get(layer), options.whitening_epsilon
+        options.whitening, setup.base.layer(layer), setup.moments.get(layer), options.whitening_epsilon
     )

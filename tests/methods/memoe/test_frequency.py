@@ -10,8 +10,8 @@ from moe_patch.base.blocks import find_block
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import PromptStyle
 from moe_patch.errors import ConfigError
-from moe_patch.methods.memoe.frequency import Knowledge, gece, knowledge_of, rank_among, word_frequency
-from moe_patch.methods.memoe.meteor import meteor
+from moe_patch.methods.memoe.frequency import Knowledge, gece, knowledge_of, percentile_rank, word_frequency
+from moe_patch.methods.memoe.meteor import meteor_score
 from tests.tiny import tiny_base
 
 
@@ -27,7 +27,7 @@ from tests.tiny import tiny_base
     ],
 )
 def test_meteor(said: str, wanted: str, expected: float) -> None:
-    assert meteor(said, wanted) == pytest.approx(expected)
+    assert meteor_score(said, wanted) == pytest.approx(expected)
 
 
 def test_gece_of_a_worked_example() -> None:
@@ -50,7 +50,7 @@ def test_a_gradient_against_all_others_counts_as_next_to_nothing_and_not_as_nega
 
 def test_ranks_lie_between_nought_and_one_and_ties_share_theirs() -> None:
     known = torch.tensor([3.0, 1.0, 2.0, 2.0])
-    assert rank_among(known, known).tolist() == pytest.approx([0.875, 0.125, 0.5, 0.5])
+    assert percentile_rank(known, known).tolist() == pytest.approx([0.875, 0.125, 0.5, 0.5])
 
 
 def test_word_frequency_is_the_mean_over_the_words() -> None:
@@ -58,7 +58,7 @@ def test_word_frequency_is_the_mean_over_the_words() -> None:
     assert word_frequency("Rare words!", "en") == pytest.approx(expected)
     assert word_frequency("qxzzyqvv", "en") == 1e-9
     with pytest.raises(ConfigError, match="language 'xx'"):
-        meteor("a", "b", "xx")
+        meteor_score("a", "b", "xx")
 
 
 def test_gradients_of_a_batch_are_those_of_single_facts_by_finite_differences() -> None:

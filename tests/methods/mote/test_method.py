@@ -17,7 +17,7 @@ from moe_patch.base.statistics import collect_moments
 from moe_patch.data.corpus import Corpus
 from moe_patch.errors import ConfigError, ModelError
 from moe_patch.methods import get_method
-from moe_patch.methods.delta import EditSetting
+from moe_patch.methods.delta import EditSetup
 from moe_patch.methods.mote.method import MoTEOptions, find_manifolds
 from moe_patch.patch import Patch, load, save
 from moe_patch.solve.algebra import edit_kernel, ridge_solve
@@ -45,7 +45,7 @@ def spaces_of(moments: dict[int, Moments]) -> dict[int, NullSpace]:
 def manifolds_of(
     base: Base, layers: list[int], moments: dict[int, Moments], **options: Any
 ) -> dict[int, Manifold]:
-    return find_manifolds(EditSetting(base, layers, moments, {}), MoTEOptions(**options))
+    return find_manifolds(EditSetup(base, layers, moments, {}), MoTEOptions(**options))
 
 
 def core_of(patch: Patch, last: int, manifold: Manifold) -> Tensor:

@@ -21,7 +21,7 @@ from moe_patch.errors import (
     PatchTooLarge,
     TruncatedPatch,
 )
-from moe_patch.patch import FileLimits, load
+from moe_patch.patch import HeaderLimits, load
 from tests.patch.hostile.forge import Json, put_together, saved, take_apart, with_header
 from tests.patch.patches import delta_patch
 
@@ -68,9 +68,9 @@ def test_huge_header(good: Path, length: int) -> None:
 
 
 def test_limits_are_the_callers(good: Path) -> None:
-    refused(good, PatchTooLarge, "the limit is 100", limits=FileLimits(header_bytes=100))
-    refused(good, PatchTooLarge, "the limit is 1000", limits=FileLimits(file_bytes=1000))
-    refused(good, PatchTooLarge, "declares 10 tensors; the limit is 9", limits=FileLimits(tensors=9))
+    refused(good, PatchTooLarge, "the limit is 100", limits=HeaderLimits(header_bytes=100))
+    refused(good, PatchTooLarge, "the limit is 1000", limits=HeaderLimits(file_bytes=1000))
+    refused(good, PatchTooLarge, "declares 10 tensors; the limit is 9", limits=HeaderLimits(tensors=9))
 
 
 def test_huge_file_that_is_all_hole(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from moe_patch.errors import ModelError, StackError
 from moe_patch.patch import load, save
-from moe_patch_serving.api.coordinator import Coordinator, LiveChange, Plan
+from moe_patch_serving.api.coordinator import CompletedChange, Coordinator, Plan
 from moe_patch_serving.api.engine import Engine
 from moe_patch_serving.api.members import Member
 from moe_patch_serving.api.metrics import Metrics
@@ -65,7 +65,7 @@ async def states(client: AsyncLLM) -> list[dict[str, Any]]:
     return await client.collective_rpc("moe_patch_state")
 
 
-async def have(coordinator: Coordinator, *members: Member) -> LiveChange:
+async def have(coordinator: Coordinator, *members: Member) -> CompletedChange:
     """Bring the engine to a state."""
     async with coordinator.alone():
         return await coordinator.make(Plan("change", members))

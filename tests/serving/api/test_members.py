@@ -9,7 +9,7 @@ import pytest
 
 from moe_patch.errors import HashMismatch
 from moe_patch.patch import save
-from moe_patch_serving.api.members import Member, find
+from moe_patch_serving.api.members import Member, find_member
 from moe_patch_serving.errors import Conflict, NoSuchPatch
 from tests.patch.patches import delta_patch
 
@@ -21,20 +21,20 @@ TWO = Member("sha256:" + "a" * 10 + "b" * 54, "rivers", "/two", "moeedit", 3)
     "identifier", [TWO.hash, TWO.hash[7:], "aaaaaaaaaab", "sha256:aaaaaaaaaab", "rivers"]
 )
 def test_a_hash_its_beginning_or_a_name(identifier: str) -> None:
-    assert find([ONE, TWO], identifier) is TWO
+    assert find_member([ONE, TWO], identifier) is TWO
 
 
 @pytest.mark.parametrize("identifier", ["aaaaaaa", "river", "", "sha256:", "/two"])
 def test_less_than_that_names_nothing(identifier: str) -> None:
     with pytest.raises(NoSuchPatch, match="on are: capitals, rivers"):
-        find([ONE, TWO], identifier)
+        find_member([ONE, TWO], identifier)
 
 
 def test_what_could_be_two_is_refused() -> None:
     with pytest.raises(Conflict, match="could be any of"):
-        find([ONE, TWO], "aaaaaaaaaa")
+        find_member([ONE, TWO], "aaaaaaaaaa")
     with pytest.raises(Conflict, match="could be any of"):
-        find([ONE, replace(TWO, name="capitals")], "capitals")
+        find_member([ONE, replace(TWO, name="capitals")], "capitals")
 
 
 def test_a_member_is_called_as_its_file_or_its_repository(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from fastapi import Request
 
-from moe_patch_serving.api.requests import TokenCheck
+from moe_patch_serving.api.requests import TokenAuthentication
 from moe_patch_serving.errors import SwitchedOff, Unauthorized
 
 TOKEN = "0123456789abcdef"
@@ -17,7 +17,7 @@ def request(*headers: tuple[bytes, bytes]) -> Request:
 
 def test_the_token_opens_the_door() -> None:
     for scheme in (b"Bearer", b"bearer", b"BEARER"):
-        TokenCheck(TOKEN).check(request((b"authorization", scheme + b" " + TOKEN.encode())))
+        TokenAuthentication(TOKEN).check(request((b"authorization", scheme + b" " + TOKEN.encode())))
 
 
 @pytest.mark.parametrize(
@@ -33,12 +33,12 @@ def test_the_token_opens_the_door() -> None:
 )
 def test_nothing_else_does(value: bytes) -> None:
     with pytest.raises(Unauthorized):
-        TokenCheck(TOKEN).check(request((b"authorization", value)))
+        TokenAuthentication(TOKEN).check(request((b"authorization", value)))
     with pytest.raises(Unauthorized):
-        TokenCheck(TOKEN).check(request())
+        TokenAuthentication(TOKEN).check(request())
 
 
 @pytest.mark.parametrize("value", [b"Bearer ", b"Bearer None", b""])
 def test_where_there_is_no_token_nobody_gets_in(value: bytes) -> None:
     with pytest.raises(SwitchedOff, match="live changes are off"):
-        TokenCheck(None).check(request((b"authorization", value)))
+        TokenAuthentication(None).check(request((b"authorization", value)))

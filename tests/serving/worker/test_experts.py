@@ -10,7 +10,7 @@ from vllm.model_executor.layers.fused_moe.expert_map_manager import determine_ex
 from moe_patch.apply.weights.summed import patched_weight
 from moe_patch.errors import ModelError
 from moe_patch.patch import LayerDelta
-from moe_patch_serving.worker.experts import ServedExperts, ServedLayer, local_slot, worker_columns
+from moe_patch_serving.worker.experts import ServedExperts, ServedLayer, local_slot, rank_columns
 from moe_patch_serving.worker.layout import AsIs
 from tests.serving.engines import base, served
 from tests.tiny import tiny_delta
@@ -18,14 +18,14 @@ from tests.tiny import tiny_delta
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 6, 12])
 def test_every_column_is_on_one_worker(size: int) -> None:
-    shares = [list(range(12))[worker_columns(12, rank, size)] for rank in range(size)]
+    shares = [list(range(12))[rank_columns(12, rank, size)] for rank in range(size)]
     assert [column for share in shares for column in share] == list(range(12))
     assert len({len(share) for share in shares}) == 1
 
 
 def test_columns_that_cannot_be_dealt_out_are_refused() -> None:
     with pytest.raises(ModelError, match=r"12 columns.*5 workers"):
-        worker_columns(12, 0, 5)
+        rank_columns(12, 0, 5)
 
 
 @pytest.mark.parametrize("strategy", ["linear", "round_robin"])
@@ -51,7 +51,7 @@ def whole(delta: LayerDelta, weight: Tensor) -> Tensor:
 def share(weight: Tensor, rank: int, size: int, padding: int, expert_map: Tensor | None) -> ServedLayer:
     """What one worker holds of `weight` (E, d_m, d_k), with zeros around it."""
     experts, d_model, d_key = weight.shape
-    cut = worker_columns(d_key, rank, size)
+    cut = rank_columns(d_key, rank, size)
     here = [expert for expert in range(experts) if local_slot(expert, expert_map) is not None]
     stored = torch.zeros(len(here), d_model + padding, cut.stop - cut.start + padding)
     for expert in here:

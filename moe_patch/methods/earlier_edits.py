@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class StackBelow:
+class EarlierEdits:
     """A stack to build on: one patch that equals it, and the hashes of its patches, the lowest first."""
 
     patch: Patch

@@ -18,7 +18,7 @@ from moe_patch_serving.bypass.rows import Row
 Rows = Callable[[], Iterable[Row]]
 
 
-class Beside:
+class ServedBypass:
     """A bypass with its requests' decisions. Outside of a step, as when vLLM warms up, it adds nothing."""
 
     def __init__(self, bypass: Bypass, patch: str) -> None:
