@@ -41,7 +41,7 @@ _LEAST_SHARE = 1e-3  # of |E[grad]|^2, its mean over facts, that a fact's produc
 class Knowledge:
     """What GECE is made of, for T facts."""
 
-    meteor_score: Tensor  # (T,) in 0 to 1
+    meteor: Tensor  # (T,) in 0 to 1
     probability: Tensor  # (T,) in 0 to 1
     word_frequency: Tensor  # (T,), alpha
     gradient: Tensor  # (T, d_m) fp32
