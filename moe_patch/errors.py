@@ -63,6 +63,14 @@ class StackError(MoePatchError):
     """A stack, or an operation on it, makes no sense: no such patch, another base, facts that contradict."""
 
 
+class UnclearPatch(StackError):
+    """A name means no patch of a list, or several, whose hashes are `meant`."""
+
+    def __init__(self, message: str, meant: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.meant = meant
+
+
 class HubError(MoePatchError):
     """The Hub cannot be reached, does not hold what was asked for, or refuses to take a patch."""
 

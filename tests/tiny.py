@@ -18,6 +18,7 @@ from moe_patch.base.moe import MoELayer
 from moe_patch.base.opening import wrap
 from moe_patch.data.facts import Fact
 from moe_patch.patch import LayerDelta, Patch
+from moe_patch.patch.rows import Rows
 
 VOCABULARY = 256 + 4
 PAD, BOS, EOS, UNK = range(4)
@@ -258,15 +259,9 @@ def tiny_delta(layer: MoELayer, facts: int = 4, seed: int = 0, scale: float = 0.
     reached[:, 0] = True
     reached[-1] = False
     expert, fact = reached.nonzero(as_tuple=True)  # sorted by expert, then fact
-    return LayerDelta(
-        left=scale * torch.randn(facts, layer.d_model, generator=generator),
-        right=scale * torch.randn(len(expert), layer.d_key, generator=generator),
-        expert=expert.int(),
-        fact=fact.int(),
-        residual=None,
-        keys=None,
-        ridge=1.0,
-    )
+    left = scale * torch.randn(facts, layer.d_model, generator=generator)
+    value = scale * torch.randn(len(expert), layer.d_key, generator=generator)
+    return LayerDelta.from_solution(left, Rows(value, expert, fact, facts), residual=None, ridge=1.0)
 
 
 def tiny_patch(base: Base, layers: list[int] | None = None, seed: int = 0, scale: float = 0.3) -> Patch:
@@ -286,6 +281,8 @@ def tiny_patch(base: Base, layers: list[int] | None = None, seed: int = 0, scale
 def dense_delta(delta: LayerDelta, layer: MoELayer) -> torch.Tensor:
     """The delta of every expert, (E, d_m, d_k), summed row by row."""
     dense = torch.zeros(layer.num_experts, layer.d_model, layer.d_key)
-    for row, (expert, fact) in enumerate(zip(delta.expert.tolist(), delta.fact.tolist(), strict=True)):
-        dense[expert] += torch.outer(delta.left[fact], delta.right[row])
+    for row, (expert, fact) in enumerate(
+        zip(delta.rows.expert.tolist(), delta.rows.fact.tolist(), strict=True)
+    ):
+        dense[expert] += torch.outer(delta.left[fact], delta.rows.value[row])
     return dense

@@ -84,13 +84,13 @@ def _exact(layer: MoELayer, expert: int, original: Tensor) -> Tensor | None:
 
 def _deltas_on(layer: MoELayer, expert: int) -> list[LayerDelta]:
     """The deltas that are on and touch the expert, in order of merging."""
-    return [merged.delta for merged in _merged[layer.experts] if expert in merged.delta.expert]
+    return [merged.delta for merged in _merged[layer.experts] if expert in merged.delta.rows.expert]
 
 
 def _compensated_keys(layer: MoELayer, expert: int) -> Tensor:
     """The rows (n, d_k) of the facts whose outputs rounding is to keep."""
     deltas = [merged.delta for merged in _merged[layer.experts] if merged.rounding == "compensated"]
-    return torch.cat([torch.zeros(0, layer.d_key), *(delta.rows.of(expert)[0] for delta in deltas)])
+    return torch.cat([torch.zeros(0, layer.d_key), *(delta.fact_rows.of(expert)[0] for delta in deltas)])
 
 
 def _measure(survival: Survival, layer: MoELayer, delta: LayerDelta) -> None:

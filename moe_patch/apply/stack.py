@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from torch import nn
@@ -11,15 +10,9 @@ from torch import nn
 from moe_patch.apply import Applied, Mode, Rounding, apply
 from moe_patch.base.model import Base
 from moe_patch.base.opening import wrap
-from moe_patch.errors import StackError
+from moe_patch.errors import StackError, UnclearPatch
 from moe_patch.patch import Patch
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _On:
-    patch: Patch
-    hash: str
-    applied: Applied
+from moe_patch.patch.member import Member, find_member
 
 
 class Stack:
@@ -51,12 +44,13 @@ class Stack:
         """Start with nothing on; `mode`, `rounding` and `check` are those of `moe_patch.apply`."""
         self._base = model if isinstance(model, Base) else wrap(model, tokenizer=None)
         self._apply = partial(apply, self._base, mode=mode, rounding=rounding, check=check)
-        self._on: list[_On] = []
+        self._on: list[Patch] = []
+        self._applied: dict[str, Applied] = {}  # by hash
 
     @property
     def patches(self) -> tuple[Patch, ...]:
         """The patches that are on, the lowest first."""
-        return tuple(on.patch for on in self._on)
+        return tuple(self._on)
 
     @property
     def kept_bytes(self) -> int:
@@ -66,23 +60,24 @@ class Stack:
 
     def push(self, patch: Patch) -> None:
         """Put a patch on top; on any error, which are those of `moe_patch.apply`, the stack is as before."""
-        self._on.append(_On(patch, patch.hash, self._apply(patch)))
+        self._applied[patch.hash] = self._apply(patch)
+        self._on.append(patch)
 
     def pop(self) -> Patch:
         """Take the topmost patch off; StackError if there is none."""
         if not self._on:
             raise StackError("the stack is empty: there is nothing to pop")
-        return self.remove(self._on[-1].patch)
+        return self.remove(self._on[-1])
 
     def remove(self, patch: Patch | str) -> Patch:
         """Take a patch off, wherever it is; StackError if it is not on.
 
         Args:
-            patch: the patch, or its hash.
+            patch: the patch, its hash, or the first eight digits of it or more.
         """
-        on = self._on.pop(self._place(patch))
-        on.applied.remove()
-        return on.patch
+        gone = self._on.pop(self._place(patch))
+        self._applied.pop(gone.hash).remove()
+        return gone
 
     def reorder(self, patches: Sequence[Patch | str]) -> None:
         """Put the patches that are on into another order, the lowest first.
@@ -93,7 +88,7 @@ class Stack:
         places = [self._place(patch) for patch in patches]
         if sorted(places) != list(range(len(self._on))):
             raise StackError(f"to reorder, name each of the {len(self._on)} patches that are on once")
-        wanted = [self._on[place].patch for place in places]
+        wanted = [self._on[place] for place in places]
         same = 0
         while same < len(wanted) and places[same] == same:
             same += 1
@@ -122,7 +117,10 @@ class Stack:
 
     def _place(self, patch: Patch | str) -> int:
         digest = patch if isinstance(patch, str) else patch.hash
-        for place, on in enumerate(self._on):
-            if on.hash == digest:
-                return place
-        raise StackError(f"the patch {digest} is not on this stack")
+        members = [Member(on.hash, on, number) for number, on in enumerate(self._on, start=1)]
+        try:
+            return find_member(members, digest).number - 1
+        except UnclearPatch as error:
+            if error.meant:
+                raise
+            raise StackError(f"the patch {digest} is not on this stack") from error

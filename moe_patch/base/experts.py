@@ -21,6 +21,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from moe_patch.base.moe import MoELayer
 from moe_patch.errors import CaptureError
+from moe_patch.patch.rows import Rows
 from moe_patch.versions import norm_follows
 
 logger = logging.getLogger(__name__)
@@ -39,23 +40,18 @@ class Tap(Protocol):
 
 
 class Delta(Protocol):
-    """What `attach_delta` needs: expert j adds the sum over its rows i of outer(left[fact[i]], right[i])."""
+    """What `attach_delta` needs.
+
+    Expert j adds outer(left[rows.fact[i]], rows.value[i]) for each of its rows i.
+    """
 
     @property
     def left(self) -> Tensor:
         """(R, d_m)."""
 
     @property
-    def right(self) -> Tensor:
-        """(nnz, d_k)."""
-
-    @property
-    def expert(self) -> Tensor:
-        """(nnz,), ascending."""
-
-    @property
-    def fact(self) -> Tensor:
-        """(nnz,), rows of `left`."""
+    def rows(self) -> Rows:
+        """(nnz, d_k), numbered as `left` is."""
 
 
 class Handle:
@@ -118,21 +114,23 @@ def attach_delta(layer: MoELayer, delta: Delta) -> Handle:
     experts do not fit.
     """
     check_fit(layer, delta)
-    dtype = torch.promote_types(delta.right.dtype, layer.dtype)
-    experts, counts = torch.unique_consecutive(delta.expert.cpu(), return_counts=True)
-    right = torch.split(delta.right.to(layer.device, dtype), counts.tolist())
-    rows = delta.left.to(layer.device, dtype)[delta.fact.to(layer.device).long()]  # (nnz, d_m)
-    left = torch.split(rows, counts.tolist())
+    rows = delta.rows
+    dtype = torch.promote_types(rows.value.dtype, layer.dtype)
+    experts, counts = torch.unique_consecutive(rows.expert.cpu(), return_counts=True)
+    right = torch.split(rows.value.to(layer.device, dtype), counts.tolist())
+    left_of_row = delta.left.to(layer.device, dtype)[rows.fact.to(layer.device)]  # (nnz, d_m)
+    left = torch.split(left_of_row, counts.tolist())
     live = _LiveDelta(dict(zip(experts.tolist(), zip(right, left, strict=True), strict=True)))
     return _switch_on(layer.experts, _acquire(layer.experts).deltas, live)
 
 
 def check_fit(layer: MoELayer, delta: Delta) -> None:
     """Raise CaptureError unless the delta has the layer's widths and names experts that it has."""
-    found, expected = (delta.left.shape[-1], delta.right.shape[-1]), (layer.d_model, layer.d_key)
+    found, expected = (delta.left.shape[-1], delta.rows.value.shape[-1]), (layer.d_model, layer.d_key)
     if found != expected:
         raise CaptureError(f"{layer.name}: a delta of widths (d_m, d_k) = {found} does not fit {expected}")
-    if len(delta.expert) and not 0 <= int(delta.expert.min()) <= int(delta.expert.max()) < layer.num_experts:
+    expert = delta.rows.expert
+    if len(expert) and not 0 <= int(expert[0]) <= int(expert[-1]) < layer.num_experts:  # they ascend
         raise CaptureError(f"{layer.name} has experts 0 to {layer.num_experts - 1}; the delta names others")
 
 

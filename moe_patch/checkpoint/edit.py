@@ -79,12 +79,12 @@ class CheckpointEditor:
         none = torch.zeros(0, change.slot.shape[1])
         if self._rounding == "nearest":
             return none
-        return torch.cat([none, *(delta.rows.of(change.expert)[0] for delta in deltas)])
+        return torch.cat([none, *(delta.fact_rows.of(change.expert)[0] for delta in deltas)])
 
     def _deltas(self, change: ExpertChange) -> list[LayerDelta]:
         """The deltas that touch an expert, in the patches' order."""
         at = (patch.layers[change.layer] for patch in self._patches if change.layer in patch.layers)
-        return [delta for delta in at if change.expert in delta.expert]
+        return [delta for delta in at if change.expert in delta.rows.expert]
 
     def _parts(
         self, change: ExpertChange, deltas: Sequence[LayerDelta], missing: Tensor

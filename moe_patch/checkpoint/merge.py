@@ -118,16 +118,7 @@ class MergePlan:
         found = self.checkpoint.fingerprint(layers, fresh=self.recheck)
         for patch in self.patches:
             check_base(patch, found)
-        shapes = {str(layer): list(found.shapes[layer]) for layer in sorted(layers)}
-        return BaseRecord(
-            model_type=found.model_type,
-            config=found.config,
-            index=found.index,
-            layers={
-                layer: {"shape": shape, "experts": found.experts[int(layer)]}  # type: ignore[misc]
-                for layer, shape in shapes.items()
-            },
-        )
+        return BaseRecord.of(found)
 
     def _rewrite(
         self, staging: Staging, name: str, base: Future[BaseRecord], editor: CheckpointEditor
@@ -272,7 +263,7 @@ def _changes(checkpoint: Checkpoint, patches: Sequence[Patch]) -> Iterator[Exper
     for patch in patches:
         for layer, delta in patch.layers.items():
             shape = checkpoint.base.layer(layer).shape
-            if (delta.left.shape[1], delta.right.shape[1]) != shape[1:]:
+            if (delta.left.shape[1], delta.rows.value.shape[1]) != shape[1:]:
                 raise PatchError(f"layer {layer}: the patch is not of the sizes (d_m, d_k) = {shape[1:]}")
             touched[layer] |= set(delta.experts())
     for layer, experts in touched.items():

@@ -98,19 +98,19 @@ def _facts(patch: Patch) -> list[dict[str, Any]]:
 
 
 def _layer(index: int, delta: LayerDelta) -> dict[str, Any]:
+    from moe_patch.patch.delta import delta_tensors
     from moe_patch.solve.algebra import expert_penalties
-    from moe_patch.stack.layers import delta_rows
 
-    norms = [math.sqrt(square) for square in expert_penalties(delta.left, delta_rows(delta))]
+    norms = [math.sqrt(square) for square in expert_penalties(delta.left, delta.rows)]
     return {
         "layer": index,
         "experts": len(norms),
-        "rows": len(delta.right),
+        "rows": len(delta.rows.value),
         "ridge": delta.ridge,
         "norm": math.hypot(*norms),
         "largest_expert_norm": max(norms, default=0.0),
         "bytes": sum(
-            t.numel() * t.element_size() for t in (delta.left, delta.right, delta.expert, delta.fact)
+            tensor.nbytes for name, tensor in delta_tensors(index, delta).items() if name.startswith("delta.")
         ),
     }
 
@@ -137,7 +137,7 @@ def _bypass_line(bypass: dict[str, Any]) -> str:
 
 def _dense_bytes(delta: LayerDelta) -> int:
     """What the touched experts' deltas would take in fp32, written out."""
-    return 4 * len(delta.experts()) * delta.left.shape[1] * delta.right.shape[1]
+    return 4 * len(delta.experts()) * delta.left.shape[1] * delta.rows.value.shape[1]
 
 
 def _size_line(size: int, dense: int) -> str:

@@ -113,18 +113,17 @@ def to_lora(
 
 def _needed(delta: LayerDelta, expert: int) -> int:
     """A rank at which the expert's delta is exact: its rows, or the smaller side where there are more."""
-    rows = int((delta.expert == expert).sum())
-    return min(rows, delta.left.shape[1], delta.right.shape[1])
+    right, _ = delta.rows.of(expert)
+    return min(len(right), delta.left.shape[1], right.shape[1])
 
 
 def _factors(delta: LayerDelta, expert: int, rank: int) -> Factors:
     """B (d_m, n) and A (n, d_k) of one expert, with n at most `rank`."""
-    chosen = delta.expert == expert
-    left = delta.left[delta.fact[chosen].long()].T  # (d_m, n)
-    right = delta.right[chosen]  # (n, d_k)
+    right, fact = delta.rows.of(expert)  # (n, d_k) and (n,)
+    left = delta.left[fact].T  # (d_m, n)
     if left.shape[1] <= rank:
         return left, right
-    key, _ = delta.rows.of(expert)  # (m, d_k), the facts' own
+    key, _ = delta.fact_rows.of(expert)  # (m, d_k), the facts' own
     outer, inner = torch.linalg.qr(left.double())  # (d_m, q) and (q, n)
     small = inner @ right.double()  # (q, d_k): the delta is outer @ small
     probe = small if rank == _needed(delta, expert) else small @ key.double().T  # (q, d_k or m)
@@ -137,7 +136,7 @@ def _lost(patch: Patch, factors: Mapping[tuple[int, int], Factors]) -> dict[str,
     survival = Survival(patch)
     for (layer, expert), (left, right) in factors.items():
         delta = patch.layers[layer]
-        exact_left, exact_right = _factors(delta, expert, len(delta.expert))
+        exact_left, exact_right = _factors(delta, expert, len(delta.rows.expert))
         survival.add(layer, expert, [delta], exact_left @ exact_right - left @ right)
     return survival.lost()
 

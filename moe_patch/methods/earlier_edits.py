@@ -18,7 +18,7 @@ from moe_patch.patch import Patch
 from moe_patch.patch.rows import Rows, select_rows
 from moe_patch.solve.algebra import edit_response
 from moe_patch.stack.foundation import KEY, Foundation
-from moe_patch.stack.layers import delta_rows, fact_rows
+from moe_patch.stack.layers import fact_rows
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class EarlierEdits:
                 "from what is added at this layer",
                 layer,
             )
-            width = next(iter(self.patch.layers.values())).right.shape[1]
+            width = next(iter(self.patch.layers.values())).rows.value.shape[1]
             none = torch.zeros(0, dtype=torch.int64)
             found[layer] = Rows(torch.zeros(0, width), none, none, len(staying))
         return found
@@ -62,7 +62,7 @@ class EarlierEdits:
         for layer, delta in built.layers.items():
             if layer in self.patch.layers and delta.residual is not None:
                 under = self.patch.layers[layer]
-                already = edit_response(under.left, delta_rows(under), delta.rows).float()  # (T, d_m)
+                already = edit_response(under.left, under.rows, delta.fact_rows).float()  # (T, d_m)
                 layers[layer] = replace(delta, residual=delta.residual + already)
         staying = len(self._staying(built.facts))
         foundation = Foundation(

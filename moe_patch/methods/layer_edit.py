@@ -103,13 +103,11 @@ class GrowingSolution:
         own = self._rows
         if self._protected:
             own = select_rows(self._rows, torch.arange(self._protected, self._rows.num_facts))
-        return LayerDelta(
-            left=self._left.float(),
-            right=rows.value.float(),
-            expert=rows.expert.int(),
-            fact=rows.fact.int(),
-            residual=self._residual[self._protected :].float(),
-            keys=own if self._per_row or self._protected else None,
+        return LayerDelta.from_solution(
+            self._left,
+            rows,
+            fact_rows=own if self._per_row or self._protected else None,
+            residual=self._residual[self._protected :],
             ridge=self._ridge,
         )
 

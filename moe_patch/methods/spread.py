@@ -51,10 +51,9 @@ class CopySpreader:
 
     def spread(self, solution: LayerDelta, layer: int) -> tuple[Tensor, Rows]:
         """The solution, with rows projected as the layer wants them."""
-        rows = Rows(solution.right, solution.expert.long(), solution.fact.long(), len(solution.left))
         if layer == self.last or layer not in self.projections:
-            return solution.left, rows
-        return solution.left, project_rows(rows, self.projections[layer])
+            return solution.left, solution.rows
+        return solution.left, project_rows(solution.rows, self.projections[layer])
 
     def findings(self) -> dict[str, JsonValue]:
         """Nothing."""

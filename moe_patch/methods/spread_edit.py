@@ -99,7 +99,7 @@ class SpreadEditor(DeltaEditor):
             known = self._keys.get(layer)
             self._keys[layer] = rows[layer] if known is None else concatenate_rows(known, rows[layer])
             self._deltas[layer] = self._delta(layer)
-            if len(self._deltas[layer].right):
+            if self._deltas[layer].experts():
                 self._live.enter_context(attach_delta(self._base.layer(layer), self._deltas[layer]))
             request.tell("solve", number + 1, len(self.layers))
 
@@ -128,14 +128,9 @@ class SpreadEditor(DeltaEditor):
         if layer == self.last:
             assert solution.residual is not None
             residual = self._spreader.reached(solution.residual)
-        return LayerDelta(
-            left=left.float(),
-            right=right.value.float(),
-            expert=right.expert.int(),
-            fact=right.fact.int(),
-            residual=residual.float(),
-            keys=None if _same(right, keys) else keys,
-            ridge=solution.ridge,
+        fact_rows = None if _same(right, keys) else keys
+        return LayerDelta.from_solution(
+            left, right, fact_rows=fact_rows, residual=residual, ridge=solution.ridge
         )
 
 

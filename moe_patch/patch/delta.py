@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from moe_patch.errors import SolveError
 from moe_patch.patch.rows import Rows
 
 
@@ -15,63 +15,91 @@ from moe_patch.patch.rows import Rows
 class LayerDelta:
     """What a patch adds to the experts of one layer, and what solving it again needs.
 
-    The delta of expert j is the sum of outer(left[fact[i]], right[i]) over the rows i with expert[i] == j, of
-    shape (d_m, d_k). Rows ascend by (expert, fact), without repeats.
+    The delta of expert j is the sum of outer(left[rows.fact[i]], rows.value[i]) over the rows i with
+    rows.expert[i] == j, of shape (d_m, d_k). Where the facts' own rows are these rows, both fields hold one
+    object. Raises SolveError unless `rows` counts the left factors.
     """
 
     left: Tensor  # (R, d_m) fp32; R is the number of facts, or of rows for a method with a left for each row
-    right: Tensor  # (nnz, d_k) fp32
-    expert: Tensor  # (nnz,) int32
-    fact: Tensor  # (nnz,) int32, a row of left
+    rows: Rows  # (nnz, d_k) fp32, what is multiplied out with `left`; `rows.fact` is a row of `left`
+    fact_rows: Rows  # of T facts: their own rows g k~, for solving again, protection and removal
     residual: Tensor | None  # (T, d_m) fp32: what the layer was asked to add for each fact
-    keys: Rows | None  # the facts' own rows g k~, where right, expert and fact are not these
     ridge: float  # lambda, absolute
 
+    def __post_init__(self) -> None:
+        if self.rows.num_facts != len(self.left):
+            raise SolveError(
+                f"a delta with {len(self.left)} left factors needs rows that are numbered by them; these are "
+                f"numbered by {self.rows.num_facts}"
+            )
+
+    @classmethod
+    def from_solution(
+        cls,
+        left: Tensor,
+        rows: Rows,
+        *,
+        residual: Tensor | None,
+        ridge: float,
+        fact_rows: Rows | None = None,
+    ) -> LayerDelta:
+        """The delta of a solution in any floating dtype, in the fp32 that patches keep.
+
+        Args:
+            left: (R, d_m).
+            rows: what is multiplied out with `left`, numbered as `left` is.
+            residual: (T, d_m).
+            ridge: absolute lambda.
+            fact_rows: the facts' own rows; None where they are `rows`.
+        """
+        rows = rows.float()
+        return cls(
+            left=left.float(),
+            rows=rows,
+            fact_rows=rows if fact_rows is None else fact_rows.float(),
+            residual=None if residual is None else residual.float(),
+            ridge=ridge,
+        )
+
     @property
-    def rows(self) -> Rows:
-        """The facts' own rows g k~, which solving again, protection and removal start from."""
-        if self.keys is not None:
-            return self.keys
-        return Rows(self.right, self.expert.long(), self.fact.long(), num_facts=len(self.left))
+    def shares_rows(self) -> bool:
+        """Whether the delta is made of its facts' own rows, which a file then holds once."""
+        return self.fact_rows is self.rows
 
     def experts(self) -> list[int]:
         """The experts that this changes, ascending."""
-        return [int(expert) for expert in torch.unique_consecutive(self.expert)]
+        return self.rows.experts()
 
 
 def delta_tensors(layer: int, delta: LayerDelta) -> dict[str, Tensor]:
     """The tensors of a layer's delta, by their names in the file."""
     named = {
         f"delta.{layer}.left": delta.left,
-        f"delta.{layer}.right": delta.right,
-        f"delta.{layer}.expert": delta.expert,
-        f"delta.{layer}.fact": delta.fact,
+        f"delta.{layer}.right": delta.rows.value,
+        f"delta.{layer}.expert": delta.rows.expert.int(),
+        f"delta.{layer}.fact": delta.rows.fact.int(),
     }
     if delta.residual is not None:
         named[f"solve.{layer}.residual"] = delta.residual
-    if delta.keys is not None:
-        named[f"solve.{layer}.key"] = delta.keys.value.float()
-        named[f"solve.{layer}.expert"] = delta.keys.expert.int()
-        named[f"solve.{layer}.fact"] = delta.keys.fact.int()
+    if not delta.shares_rows:
+        named[f"solve.{layer}.key"] = delta.fact_rows.value
+        named[f"solve.{layer}.expert"] = delta.fact_rows.expert.int()
+        named[f"solve.{layer}.fact"] = delta.fact_rows.fact.int()
     return named
 
 
 def delta_from(layer: int, tensors: Mapping[str, Tensor], num_facts: int, ridge: float) -> LayerDelta:
     """The delta of a layer from the tensors of a file, of which the right ones must be there."""
-    keys = None
-    if f"solve.{layer}.key" in tensors:
-        keys = Rows(
-            tensors[f"solve.{layer}.key"],
-            tensors[f"solve.{layer}.expert"].long(),
-            tensors[f"solve.{layer}.fact"].long(),
-            num_facts=num_facts,
-        )
-    return LayerDelta(
-        left=tensors[f"delta.{layer}.left"],
-        right=tensors[f"delta.{layer}.right"],
-        expert=tensors[f"delta.{layer}.expert"],
-        fact=tensors[f"delta.{layer}.fact"],
+    left, own = tensors[f"delta.{layer}.left"], f"solve.{layer}"
+    return LayerDelta.from_solution(
+        left,
+        _rows(tensors, f"delta.{layer}", "right", len(left)),
+        fact_rows=_rows(tensors, own, "key", num_facts) if f"{own}.key" in tensors else None,
         residual=tensors.get(f"solve.{layer}.residual"),
-        keys=keys,
         ridge=ridge,
     )
+
+
+def _rows(tensors: Mapping[str, Tensor], group: str, value: str, num_facts: int) -> Rows:
+    expert, fact = tensors[f"{group}.expert"].long(), tensors[f"{group}.fact"].long()  # int32 in the file
+    return Rows(tensors[f"{group}.{value}"], expert, fact, num_facts)

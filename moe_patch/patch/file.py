@@ -72,12 +72,10 @@ def _load(path: Path, limits: HeaderLimits) -> Patch:
     tensors = _read_tensors(path, header.tensors)
     check_values(metadata, tensors)
     patch = assemble_patch(metadata, tensors)
-    body = patch.body()
-    if _text(body, metadata.hash) != header.metadata[METADATA_KEY]:
+    if _text(patch.body(), metadata.hash) != header.metadata[METADATA_KEY]:
         raise MalformedMetadata("expected canonical JSON: keys sorted, no white space, no needless escapes")
-    found = content_hash(body, tensors)
-    if found != metadata.hash:
-        raise HashMismatch(f"the content has the hash {found}, but the file declares {metadata.hash}")
+    if patch.hash != metadata.hash:
+        raise HashMismatch(f"the content has the hash {patch.hash}, but the file declares {metadata.hash}")
     return patch
 
 

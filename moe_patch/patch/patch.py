@@ -7,16 +7,17 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 
 from pydantic import JsonValue
 from torch import Tensor
 
 from moe_patch.data.facts import Fact, fact_json
-from moe_patch.errors import PatchError, WrongBase
+from moe_patch.errors import WrongBase
 from moe_patch.patch.delta import LayerDelta, delta_from, delta_tensors
-from moe_patch.patch.fingerprint import Fingerprint
-from moe_patch.patch.schema import FORMAT, Kind, Metadata, content_hash
+from moe_patch.patch.fingerprint import Fingerprint, differences
+from moe_patch.patch.schema import FORMAT, Kind, Metadata, base_json, content_hash
 
 _TOOLS = ("moe-patch", "torch", "transformers")
 
@@ -39,7 +40,7 @@ def _now() -> str:
     return moment.isoformat(timespec="seconds")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)  # without slots, for the hash is kept
 class Patch:
     """A change to what one base says about a set of facts.
 
@@ -60,9 +61,9 @@ class Patch:
     parents: tuple[str, ...] = ()
     bypass: dict[str, Tensor] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def hash(self) -> str:
-        """SHA-256 over everything in the patch, as "sha256:..."."""
+        """SHA-256 over everything in the patch, as "sha256:..."; computed once, as patches do not change."""
         return content_hash(self.body(), self.tensors())
 
     @property
@@ -74,21 +75,12 @@ class Patch:
 
     def body(self) -> dict[str, JsonValue]:
         """The metadata of the patch but for its hash, as the file has it."""
-        base = self.base
         return {
             "format": FORMAT,
             "kind": self.kind,
             "method": self.method,
             "hyperparameters": self.hyperparameters,
-            "base": {
-                "model_type": base.model_type,
-                "config": base.config,
-                "index": base.index,
-                "layers": {
-                    str(layer): {"experts": experts, "shape": list(_shape(base, layer))}
-                    for layer, experts in base.experts.items()
-                },
-            },
+            "base": base_json(self.base),
             "facts": [fact_json(fact) for fact in self.facts],
             "results": list(self.results),
             "layers": {str(layer): {"ridge": float(delta.ridge)} for layer, delta in self.layers.items()},
@@ -113,18 +105,11 @@ def assemble_patch(metadata: Metadata, tensors: Mapping[str, Tensor]) -> Patch:
         int(layer): delta_from(int(layer), tensors, len(facts), record.ridge)
         for layer, record in metadata.layers.items()
     }
-    base = metadata.base
     return Patch(
         kind=metadata.kind,
         method=metadata.method,
         hyperparameters=metadata.hyperparameters,
-        base=Fingerprint(
-            model_type=base.model_type,
-            config=base.config,
-            index=base.index,
-            experts={int(layer): record.experts for layer, record in base.layers.items()},
-            shapes={int(layer): record.sides for layer, record in base.layers.items()},
-        ),
+        base=metadata.base.fingerprint(),
         facts=facts,
         results=tuple(metadata.results),
         layers=dict(sorted(layers.items())),
@@ -145,28 +130,8 @@ def check_base(patch: Patch, found: Fingerprint) -> None:
     The message names everything that differs: architecture, config, sizes, and the layers whose expert
     weights are others. `found` has to cover the layers that the patch edits.
     """
-    wanted = patch.base
-    differences = []
-    if found.model_type != wanted.model_type:
-        differences.append(f"its architecture is {found.model_type}, not {wanted.model_type}")
-    if found.index != wanted.index:
-        differences.append("its MoE layers have other numbers or sizes")
-    if found.config != wanted.config:
-        differences.append("its config differs")
-    others = [
-        str(layer) for layer in sorted(wanted.experts) if found.experts.get(layer) != wanted.experts[layer]
-    ]
-    if others:
-        noun = "layer" if len(others) == 1 else "layers"
-        differences.append(f"the expert weights of {noun} {', '.join(others)} differ")
-    if differences:
+    if differs := differences(patch.base, found, patch.base.experts):
         raise WrongBase(
-            f"the patch was built for another base than this model: {'; '.join(differences)}. "
+            f"the patch was built for another base than this model: {'; '.join(differs)}. "
             "Open the model that the patch was built on, unedited and of the same revision"
         )
-
-
-def _shape(base: Fingerprint, layer: int) -> tuple[int, int, int]:
-    if layer not in base.shapes:
-        raise PatchError(f"the fingerprint of the base has no shape (E, d_m, d_k) for layer {layer}")
-    return base.shapes[layer]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,10 @@ class Rows:
             raise SolveError(
                 "rows are out of order, or a fact has two at one expert: sum those, then use sort_rows"
             )
+
+    def float(self) -> Rows:
+        """The same rows with values in fp32; itself where they are."""
+        return self if self.value.dtype == torch.float32 else replace(self, value=self.value.float())
 
     def of(self, expert: int) -> tuple[Tensor, Tensor]:
         """One expert's rows (n_e, d_k) and the facts (n_e,) they belong to; both empty if none reaches it."""

@@ -12,8 +12,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 from torch import Tensor
 
 from moe_patch.data.facts import Fact, FactRecord
-from moe_patch.errors import FactError, MalformedMetadata, UnknownFormat
+from moe_patch.errors import FactError, MalformedMetadata, PatchError, UnknownFormat
 from moe_patch.io import strict_json
+from moe_patch.patch.fingerprint import Fingerprint
 from moe_patch.patch.header import DTYPES
 
 FORMAT = 1
@@ -61,6 +62,32 @@ class BaseRecord(_Closed):
     config: Sha256
     index: Sha256
     layers: dict[Layer, BaseLayer]
+
+    @classmethod
+    def of(cls, base: Fingerprint) -> BaseRecord:
+        """The record of a fingerprint that has the shapes of all its layers; PatchError if it has not."""
+        return cls.model_validate(base_json(base))
+
+    def fingerprint(self) -> Fingerprint:
+        """What the record says, as programs hold it."""
+        return Fingerprint(
+            model_type=self.model_type,
+            config=self.config,
+            index=self.index,
+            experts={int(layer): record.experts for layer, record in self.layers.items()},
+            shapes={int(layer): record.sides for layer, record in self.layers.items()},
+        )
+
+
+def base_json(base: Fingerprint) -> dict[str, JsonValue]:
+    """A fingerprint as files spell it, not checked yet; PatchError if a layer lacks its shape."""
+    if missing := sorted(base.experts.keys() - base.shapes.keys()):
+        raise PatchError(f"the fingerprint of the base has no shape (E, d_m, d_k) for layer {missing[0]}")
+    layers: dict[str, JsonValue] = {
+        str(layer): {"experts": experts, "shape": list(base.shapes[layer])}
+        for layer, experts in base.experts.items()
+    }
+    return {"model_type": base.model_type, "config": base.config, "index": base.index, "layers": layers}
 
 
 class LayerRecord(_Closed):

@@ -129,28 +129,24 @@ def truncate_delta(delta: LayerDelta, rank: int) -> tuple[LayerDelta, float]:
     Raises:
         PatchError: the delta has no rows of the facts' own, which removal would need then.
     """
-    if delta.keys is None:
+    if delta.shares_rows:
         raise PatchError("only a delta that keeps its facts' own rows beside can be truncated")
-    if not len(delta.right):
+    if not len(delta.rows.value):
         return delta, 0.0
-    rows = Rows(delta.right, delta.expert.long(), delta.fact.long(), len(delta.left))
     basis, triangle = torch.linalg.qr(delta.left.double().T)  # (d_m, p), (p, R)
-    values, vectors = torch.linalg.eigh(triangle @ edit_kernel(rows) @ triangle.T)  # (p,) ascending, (p, p)
+    values, vectors = torch.linalg.eigh(
+        triangle @ edit_kernel(delta.rows) @ triangle.T
+    )  # (p,) ascending, (p, p)
     values, kept = values.clamp_min(0.0), vectors[:, max(0, len(values) - rank) :].flip(1)  # (p, rank)
     error = float((values[: max(0, len(values) - rank)].sum() / values.sum()).sqrt()) if values.sum() else 0.0
-    mixed = mix_rows(rows, kept.T @ triangle)
-    return (
-        LayerDelta(
-            left=(basis @ kept).T.float(),  # (rank, d_m)
-            right=mixed.value.float(),
-            expert=mixed.expert.int(),
-            fact=mixed.fact.int(),
-            residual=delta.residual,
-            keys=delta.keys,
-            ridge=delta.ridge,
-        ),
-        error,
+    truncated = LayerDelta.from_solution(
+        (basis @ kept).T,  # (rank, d_m)
+        mix_rows(delta.rows, kept.T @ triangle),
+        fact_rows=delta.fact_rows,
+        residual=delta.residual,
+        ridge=delta.ridge,
     )
+    return truncated, error
 
 
 def mix_rows(rows: Rows, mix: Tensor) -> Rows:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from moe_patch.errors import MoePatchError, StackError
-from moe_patch.stack.combine import Combined, combine_patches
+from moe_patch.stack.combine import Combined, combine_deltas
 from moe_patch.stack.conflicts import Disturbance, FactShift, fact_shifts, find_disturbances
 from moe_patch.stack.foundation import foundation_of
 from moe_patch.stack.lockfile import Combine, Lock
@@ -45,7 +45,6 @@ class StackCheck:
     findings: tuple[Finding, ...]
     disturbances: tuple[Disturbance, ...] = ()
     fact_shifts: tuple[FactShift, ...] = ()
-    combined: Combined | None = None
 
     @property
     def refused(self) -> bool:
@@ -59,39 +58,46 @@ def check_stack(
     """Check every file of a stack, and how the patches that are on go together.
 
     Files that are damaged, are not the locked ones or belong to another base are refused, and so is what
-    `check_members` refuses. Nothing is raised for what a file is found to be.
+    `check_combined` refuses. Nothing is raised for what a file is found to be.
     """
     stacked, broken = try_entries(lock, lock_path)
-    if not broken:
-        return check_members(stacked, lock.combine, limits, allow_conflicts=allow_conflicts)
     findings = [Finding("refuse", f"patch {number}: {error}") for number, error in sorted(broken.items())]
-    return StackCheck((*findings, *_between(stacked, allow_conflicts)))
+    if broken:
+        return StackCheck((*findings, *_between(stacked, allow_conflicts)))
+    try:
+        combined = combine_deltas(stacked, lock.combine)
+    except MoePatchError as error:
+        return StackCheck(_ordered([*_between(stacked, allow_conflicts), Finding("refuse", str(error))]))
+    return check_combined(stacked, combined, lock.combine, limits, allow_conflicts=allow_conflicts)
 
 
-def check_members(
+def check_combined(
     stacked: Sequence[Stacked],
+    combined: Combined | None,
     how: Combine,
     limits: ShiftLimits | None = None,
     *,
     allow_conflicts: bool = False,
 ) -> StackCheck:
-    """Check how patches go together when they are combined in this way.
+    """Check how patches go together, and what came out when their deltas were combined in this way.
 
     Two bypasses on one layer are refused. So are contradictory facts and facts that others move too far,
     unless `allow_conflicts` makes warnings of them.
+
+    Args:
+        combined: what `combine_deltas` made of `stacked`.
     """
     findings = _between(stacked, allow_conflicts)
-    deltas = [member for member in stacked if member.patch.kind == "delta"]
-    if not deltas:
+    if combined is None:
         return StackCheck(_ordered(findings))
+    deltas = [member for member in stacked if member.patch.kind == "delta"]
     try:
-        combined = combine_patches(deltas, how)
         pairs, shifts = find_disturbances(deltas), fact_shifts(deltas, combined.patch)
     except MoePatchError as error:
         return StackCheck(_ordered([*findings, Finding("refuse", str(error))]))
     moved = [*_moved(pairs if how == "add" else (), shifts, limits or ShiftLimits())]
     findings += [_allowed(finding) for finding in moved] if allow_conflicts else moved
-    return StackCheck(_ordered(findings), tuple(pairs), tuple(shifts), combined)
+    return StackCheck(_ordered(findings), tuple(pairs), tuple(shifts))
 
 
 def refuse_contradictions(lock: Lock, lock_path: Path) -> None:

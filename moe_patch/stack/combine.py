@@ -16,11 +16,11 @@ from pydantic import JsonValue
 
 from moe_patch.errors import StackError
 from moe_patch.patch import Fingerprint, LayerDelta, Patch
-from moe_patch.patch.rows import concatenate_rows
+from moe_patch.patch.rows import Rows, concatenate_rows
 from moe_patch.solve.algebra import solve_jointly
 from moe_patch.stack.drop import drop_facts
 from moe_patch.stack.foundation import KEY
-from moe_patch.stack.layers import delta_rows, joint_share
+from moe_patch.stack.layers import joint_share
 from moe_patch.stack.lockfile import Combine
 from moe_patch.stack.members import Stacked
 from moe_patch.stack.overlap import find_overlaps, superseded_facts, with_unique_ids
@@ -70,6 +70,12 @@ def combine_patches(stacked: Sequence[Stacked], how: Combine) -> Combined:
     return Combined(patch, tuple(notes + renaming))
 
 
+def combine_deltas(stacked: Sequence[Stacked], how: Combine) -> Combined | None:
+    """What `combine_patches` makes of the deltas of a stack; None where all its patches are bypasses."""
+    deltas = [member for member in stacked if member.patch.kind == "delta"]
+    return combine_patches(deltas, how) if deltas else None
+
+
 def _solve_jointly(patches: Sequence[Patch], layer: int) -> LayerDelta:
     """The joint solution of one layer.
 
@@ -80,34 +86,22 @@ def _solve_jointly(patches: Sequence[Patch], layer: int) -> LayerDelta:
     parts = [joint_share(patch, layer) for patch in patches]
     ridge = _mean([(share.ridge, share.rows.num_facts if len(share.rows.value) else 0) for share in parts])
     left, rows = solve_jointly([(share.rows, share.residual) for share in parts], ridge)
-    return LayerDelta(
-        left=left,
-        right=rows.value,
-        expert=rows.expert.int(),
-        fact=rows.fact.int(),
-        residual=torch.cat([share.residual for share in parts]),
-        keys=None,
-        ridge=ridge,
-    )
+    residual = torch.cat([share.residual for share in parts])
+    return LayerDelta.from_solution(left, rows, residual=residual, ridge=ridge)
 
 
 def _stack_deltas(patches: Sequence[Patch], layer: int) -> LayerDelta:
     """The deltas of one layer, one behind the other."""
     deltas = [patch.layers[layer] for patch in patches]
-    rows = reduce(concatenate_rows, map(delta_rows, deltas))
     residuals = [delta.residual for delta in deltas if delta.residual is not None]
     solvable = len(residuals) == len(deltas)
-    one_left_per_fact = all(delta.keys is None for delta in deltas)
-    return LayerDelta(
-        left=torch.cat([delta.left for delta in deltas]),
-        right=rows.value,
-        expert=rows.expert.int(),
-        fact=rows.fact.int(),
+    own_beside = solvable and not all(delta.shares_rows for delta in deltas)
+    return LayerDelta.from_solution(
+        torch.cat([delta.left for delta in deltas]),
+        reduce(concatenate_rows, (delta.rows for delta in deltas)),
+        fact_rows=reduce(concatenate_rows, (delta.fact_rows for delta in deltas)) if own_beside else None,
         residual=torch.cat(residuals) if solvable else None,
-        keys=reduce(concatenate_rows, (delta.rows for delta in deltas))
-        if solvable and not one_left_per_fact
-        else None,
-        ridge=_mean([(delta.ridge, len(delta.left) if len(delta.right) else 0) for delta in deltas]),
+        ridge=_mean([(delta.ridge, len(delta.left) if len(delta.rows.value) else 0) for delta in deltas]),
     )
 
 
@@ -128,9 +122,10 @@ def _with_layer(patches: Sequence[Patch], layer: int, base: Fingerprint) -> list
     _, d_model, d_key = base.shapes[layer]
 
     def still(patch: Patch) -> LayerDelta:
-        facts, none = len(patch.facts), torch.zeros(0, dtype=torch.int32)
+        facts, none = len(patch.facts), torch.zeros(0, dtype=torch.int64)
         nothing = torch.zeros(facts, d_model)  # (T, d_m)
-        return LayerDelta(nothing, torch.zeros(0, d_key), none, none, residual=nothing, keys=None, ridge=0.0)
+        rows = Rows(torch.zeros(0, d_key), none, none, facts)
+        return LayerDelta.from_solution(nothing, rows, residual=nothing, ridge=0.0)
 
     return [
         patch if layer in patch.layers else replace(patch, layers={**patch.layers, layer: still(patch)})

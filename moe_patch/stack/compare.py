@@ -10,7 +10,6 @@ from pydantic import JsonValue
 from moe_patch.data.facts import Fact
 from moe_patch.patch import LayerDelta, Patch
 from moe_patch.solve.algebra import edit_kernel, edit_penalty
-from moe_patch.stack.layers import delta_rows
 from moe_patch.stack.lockfile import Lock
 
 
@@ -85,12 +84,10 @@ def compare_locks(before: Lock, after: Lock) -> list[str]:
 
 def _layer(layer: int, first: LayerDelta | None, second: LayerDelta | None) -> LayerDifference:
     """From the factors: ||D - D'||^2 = ||D||^2 + ||D'||^2 - 2 <D, D'>, never a dense delta."""
-    norms = [
-        math.sqrt(edit_penalty(delta.left, delta_rows(delta))) if delta else 0.0 for delta in (first, second)
-    ]
+    norms = [math.sqrt(edit_penalty(delta.left, delta.rows)) if delta else 0.0 for delta in (first, second)]
     if first is None or second is None or not all(norms):
         return LayerDifference(layer, norms[0], norms[1], math.hypot(*norms), 0.0)
-    gram = edit_kernel(delta_rows(first), delta_rows(second))  # (R, R')
+    gram = edit_kernel(first.rows, second.rows)  # (R, R')
     product = float((gram * (first.left.double() @ second.left.double().T)).sum())
     apart = math.sqrt(max(0.0, norms[0] ** 2 + norms[1] ** 2 - 2 * product))
     return LayerDifference(layer, norms[0], norms[1], apart, product / (norms[0] * norms[1]))

@@ -18,7 +18,7 @@ from moe_patch.patch import Patch
 from moe_patch.patch.rows import concatenate_rows
 from moe_patch.solve.algebra import Interference, compare_outputs, edit_response
 from moe_patch.stack.foundation import foundation_of
-from moe_patch.stack.layers import delta_rows, fact_rows
+from moe_patch.stack.layers import fact_rows
 from moe_patch.stack.members import Stacked
 from moe_patch.stack.overlap import superseded_facts
 
@@ -54,8 +54,7 @@ def find_disturbances(stacked: Sequence[Stacked]) -> list[Disturbance]:
     """
     deltas = [member for member in stacked if member.patch.kind == "delta"]
     layers = sorted({layer for member in deltas for layer in member.patch.layers})
-    hashes = {member.number: member.patch.hash for member in deltas}
-    found = [pair for layer in layers for pair in _at_layer(deltas, hashes, layer)]
+    found = [pair for layer in layers for pair in _at_layer(deltas, layer)]
     return sorted(found, key=lambda pair: -pair.worst)
 
 
@@ -81,7 +80,7 @@ def fact_shifts(stacked: Sequence[Stacked], combined: Patch) -> list[FactShift]:
     return sorted(found, key=lambda shift: -shift.worst)
 
 
-def _at_layer(deltas: Sequence[Stacked], hashes: dict[int, str], layer: int) -> Iterator[Disturbance]:
+def _at_layer(deltas: Sequence[Stacked], layer: int) -> Iterator[Disturbance]:
     """The pairs of one layer: each patch's response to all facts at once."""
     members = [member for member in deltas if layer in member.patch.layers]
     keys = reduce(concatenate_rows, (fact_rows(member.patch, layer) for member in members))
@@ -89,11 +88,11 @@ def _at_layer(deltas: Sequence[Stacked], hashes: dict[int, str], layer: int) -> 
     own = torch.cat([_added(member.patch, member.patch, layer) for member in members])  # (sum T, d_m)
     for other in members:
         delta = other.patch.layers[layer]
-        added = edit_response(delta.left, delta_rows(delta), keys)  # (sum T, d_m)
+        added = edit_response(delta.left, delta.rows, keys)  # (sum T, d_m)
         for one, alone, moved in zip(
             members, torch.split(own, facts), torch.split(added, facts), strict=True
         ):
-            if one is not other and hashes[other.number] not in foundation_of(one.patch).patches:
+            if one is not other and other.patch.hash not in foundation_of(one.patch).patches:
                 yield _disturbance(one, other, layer, compare_outputs(alone, moved))
 
 
@@ -116,4 +115,4 @@ def _added(patch: Patch, probe: Patch, layer: int) -> Tensor:
     if layer not in patch.layers:
         return torch.zeros(rows.num_facts, probe.layers[layer].left.shape[1], dtype=torch.float64)
     delta = patch.layers[layer]
-    return edit_response(delta.left, delta_rows(delta), rows)
+    return edit_response(delta.left, delta.rows, rows)

@@ -17,7 +17,7 @@ from moe_patch.errors import PatchError
 from moe_patch.patch import LayerDelta, Patch
 from moe_patch.patch.rows import select_rows
 from moe_patch.solve.algebra import edit_response, ridge_solve
-from moe_patch.stack.layers import delta_rows, holds_own_rows, layer_system, ridge_shrinkage, solved_at
+from moe_patch.stack.layers import holds_own_rows, layer_system, ridge_shrinkage, solved_at
 
 logger = logging.getLogger(__name__)
 
@@ -74,21 +74,12 @@ def _without(patch: Patch, layer: int, kept: Tensor) -> LayerDelta:
     place = torch.cat([torch.arange(solved.protected), kept + solved.protected])  # (P + n,)
     ridge = solved.ridge * ridge_shrinkage(patch, solved.matrix, place)
     left = ridge_solve(solved.matrix[place][:, place], solved.wanted[place], ridge)
-    own = select_rows(delta.rows, kept)
-    rows = own if holds_own_rows(delta) else select_rows(delta_rows(delta), place)
+    own = select_rows(delta.fact_rows, kept)
+    rows = own if holds_own_rows(delta) else select_rows(delta.rows, place)
     assert delta.residual is not None  # or there would be no system
     residual = delta.residual[kept]
     if solved_at(patch, layer) != layer:  # a layer that was asked for nothing itself, and has what it adds
-        change = edit_response(left, rows, own) - edit_response(
-            delta.left, delta_rows(delta), own
-        )  # (n, d_m)
+        change = edit_response(left, rows, own) - edit_response(delta.left, delta.rows, own)  # (n, d_m)
         residual = residual + change.float()
-    return LayerDelta(
-        left=left.float(),
-        right=rows.value.float(),
-        expert=rows.expert.int(),
-        fact=rows.fact.int(),
-        residual=residual,
-        keys=None if rows is own else own,
-        ridge=ridge,
-    )
+    fact_rows = None if rows is own else own
+    return LayerDelta.from_solution(left, rows, fact_rows=fact_rows, residual=residual, ridge=ridge)

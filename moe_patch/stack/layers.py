@@ -43,14 +43,9 @@ class JointShare:
     ridge: float  # lambda as these facts alone would have it
 
 
-def delta_rows(delta: LayerDelta) -> Rows:
-    """The rows of the delta itself, numbered as `left` is."""
-    return Rows(delta.right, delta.expert.long(), delta.fact.long(), num_facts=len(delta.left))
-
-
 def fact_rows(patch: Patch, layer: int) -> Rows:
     """The facts' own rows g k~ at a layer; PatchError where the patch does not say whose its rows are."""
-    rows = patch.layers[layer].rows
+    rows = patch.layers[layer].fact_rows
     if rows.num_facts != len(patch.facts):
         raise PatchError(
             f"layer {layer} has {rows.num_facts} left factors for {len(patch.facts)} facts, and does not "
@@ -61,10 +56,8 @@ def fact_rows(patch: Patch, layer: int) -> Rows:
 
 def holds_own_rows(delta: LayerDelta) -> bool:
     """Whether the delta's rows are its facts' own, whatever left factor goes with each."""
-    keys = delta.keys
-    return keys is None or (
-        torch.equal(keys.expert, delta.expert.long()) and torch.equal(keys.value, delta.right)
-    )
+    rows, own = delta.rows, delta.fact_rows
+    return delta.shares_rows or (torch.equal(own.expert, rows.expert) and torch.equal(own.value, rows.value))
 
 
 def layer_system(patch: Patch, layer: int) -> LayerSystem:
@@ -85,7 +78,7 @@ def layer_system(patch: Patch, layer: int) -> LayerSystem:
             "not theirs: it cannot be solved again. Build the patch again from the facts that are wanted"
         )
     if at == layer:
-        rows = delta_rows(delta)
+        rows = delta.rows
         if protected and not _same(_beyond(rows, protected), own):
             raise PatchError(
                 f"layer {layer} was built on a stack, with rows that are not the facts' own, and those of "
@@ -109,7 +102,7 @@ def joint_share(patch: Patch, layer: int) -> JointShare:
     if not holds_own_rows(delta):  # lambda in the unit of the facts' own kernel
         protected = foundation_of(patch).protects(layer)
         solved = (
-            edit_kernel(own, _beyond(delta_rows(delta), protected))
+            edit_kernel(own, _beyond(delta.rows, protected))
             if protected
             else layer_system(patch, layer).matrix
         )

@@ -34,6 +34,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from moe_patch.errors import StackError
 from moe_patch.io import strict_json
+from moe_patch.patch.member import Member
 from moe_patch.patch.schema import BaseRecord, Sha256
 
 Combine = Literal["add", "solve"]
@@ -71,6 +72,18 @@ class Lock(_Closed):
         if bool(self.patch) != (self.base is not None):
             raise ValueError("base: expected with patches, and without any not at all")
         return self
+
+
+def lock_members(lock: Lock) -> list[Member[Entry]]:
+    """All patches of a stack in order, on or off.
+
+    One is called as its file without the ending, or by the whole path where file names repeat.
+    """
+    paths = [entry.path for entry in lock.patch]
+    short = [path.rpartition("/")[2].removesuffix(".safetensors") for path in paths]
+    names = [name if short.count(name) == 1 else path for name, path in zip(short, paths, strict=True)]
+    numbered = enumerate(zip(names, lock.patch, strict=True), start=1)
+    return [Member(name, entry, number) for number, (name, entry) in numbered]
 
 
 def parse_lock(text: str) -> Lock:

@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from moe_patch.errors import HashMismatch, MoePatchError
 from moe_patch.patch import Patch, load
+from moe_patch.patch.member import Member
 from moe_patch.patch.schema import BaseRecord
-from moe_patch.stack.lockfile import Entry, Lock
+from moe_patch.stack.lockfile import Entry, Lock, lock_members
 from moe_patch.stack.operations import join_bases
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Stacked:
-    """A patch of a stack: its number, from 1, what it is called in reports, and itself."""
-
-    number: int
-    name: str
-    patch: Patch
+Stacked = Member[Patch]
+"""A patch of a stack, read."""
 
 
 def entry_for(path: Path, patch: Patch, lock_path: Path) -> Entry:
     """The entry of a patch file in the lock file at `lock_path`."""
     return Entry(path=_relative(path, lock_path), hash=patch.hash)
-
-
-def base_record(patch: Patch) -> BaseRecord:
-    """The base of a patch as a lock file has it."""
-    return BaseRecord.model_validate(patch.body()["base"])
 
 
 def patch_path(entry: Entry, lock_path: Path) -> Path:
@@ -46,22 +34,19 @@ def load_entry(entry: Entry, lock: Lock, lock_path: Path) -> Patch:
     """
     path = patch_path(entry, lock_path)
     patch = load(path)
-    found = patch.hash
-    if found != entry.hash:
-        raise HashMismatch(f"{path}: is the patch {found}, but the stack was locked with {entry.hash}")
+    if patch.hash != entry.hash:
+        raise HashMismatch(f"{path}: is the patch {patch.hash}, but the stack was locked with {entry.hash}")
     assert lock.base is not None  # a lock with patches has one
-    join_bases(lock.base, base_record(patch), entry.path)
+    join_bases(lock.base, BaseRecord.of(patch.base), entry.path)
     return patch
 
 
 def load_enabled(lock: Lock, lock_path: Path) -> list[Stacked]:
     """The patches of the stack that are on, the lowest first; raises as `load_entry` does."""
     return [
-        Stacked(number, name, load_entry(entry, lock, lock_path))
-        for number, (name, entry) in enumerate(
-            zip(member_names(lock.patch), lock.patch, strict=True), start=1
-        )
-        if entry.enabled
+        Stacked(listed.name, load_entry(listed.patch, lock, lock_path), listed.number)
+        for listed in lock_members(lock)
+        if listed.patch.enabled
     ]
 
 
@@ -69,22 +54,15 @@ def try_entries(lock: Lock, lock_path: Path) -> tuple[list[Stacked], dict[int, M
     """The patches that are on and can be read, and by number what is wrong with each of the others."""
     good: list[Stacked] = []
     bad: dict[int, MoePatchError] = {}
-    for number, (name, entry) in enumerate(zip(member_names(lock.patch), lock.patch, strict=True), start=1):
+    for listed in lock_members(lock):
         try:
-            patch = load_entry(entry, lock, lock_path)
+            patch = load_entry(listed.patch, lock, lock_path)
         except MoePatchError as error:
-            bad[number] = error
+            bad[listed.number] = error
         else:
-            if entry.enabled:
-                good.append(Stacked(number, name, patch))
+            if listed.patch.enabled:
+                good.append(Stacked(listed.name, patch, listed.number))
     return good, bad
-
-
-def member_names(entries: Iterable[Entry]) -> list[str]:
-    """What to call patches: the file's name without its ending, or the whole path where names repeat."""
-    paths = [entry.path for entry in entries]
-    short = [path.rpartition("/")[2].removesuffix(".safetensors") for path in paths]
-    return [name if short.count(name) == 1 else path for name, path in zip(short, paths, strict=True)]
 
 
 def _relative(path: Path, lock_path: Path) -> str:

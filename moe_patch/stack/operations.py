@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from moe_patch.errors import StackError, WrongBase
+from moe_patch.errors import StackError, UnclearPatch, WrongBase
+from moe_patch.patch.fingerprint import differences
+from moe_patch.patch.member import find_member
 from moe_patch.patch.schema import BaseRecord
-from moe_patch.stack.lockfile import Combine, Entry, Lock
-
-_SHORTEST_PREFIX = 4  # hexadecimal digits of a hash
+from moe_patch.stack.lockfile import Combine, Entry, Lock, lock_members
 
 
 def add_entry(lock: Lock, entry: Entry, base: BaseRecord, position: int | None = None) -> Lock:
@@ -58,45 +58,37 @@ def set_combine(lock: Lock, combine: Combine) -> Lock:
 def find_entry(lock: Lock, name: str) -> int:
     """The number, from 1, of the patch that `name` means: its number, its path, its file name or its hash.
 
-    Of a hash, the first four digits or more will do, with or without `sha256:`.
+    Of a hash, the first eight digits or more will do, with or without `sha256:`.
 
     Raises:
         StackError: no patch is meant, or several.
     """
     if name.isdecimal() and 1 <= int(name) <= len(lock.patch):
         return int(name)
-    prefix = name.removeprefix("sha256:")
-    for means in (
-        lambda entry: entry.path == name,
-        lambda entry: entry.path.rpartition("/")[2] in (name, f"{name}.safetensors"),
-        lambda entry: len(prefix) >= _SHORTEST_PREFIX and entry.hash.startswith(f"sha256:{prefix}"),
-    ):
-        found = [number for number, entry in enumerate(lock.patch, start=1) if means(entry)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            places = " and ".join(map(str, found))
-            raise StackError(f"{name!r} means patches {places} of the stack: give the number of one")
-    known = ", ".join(f"{number} {entry.path}" for number, entry in enumerate(lock.patch, start=1))
+    members = lock_members(lock)
+    spelled = [member for member in members if member.patch.path == name] or [
+        member for member in members if member.patch.path.rpartition("/")[2] in (name, f"{name}.safetensors")
+    ]
+    meant = [member.hash for member in spelled]
+    if not meant:
+        try:
+            return find_member(members, name).number
+        except UnclearPatch as error:
+            meant = list(error.meant)
+    numbers = [member.number for member in members if member.hash in meant]
+    if len(numbers) == 1:
+        return numbers[0]
+    if numbers:
+        places = " and ".join(map(str, numbers))
+        raise StackError(f"{name!r} means patches {places} of the stack: give the number of one")
+    known = ", ".join(f"{member.number} {member.patch.path}" for member in members)
     raise StackError(f"no patch {name!r} in the stack: it holds {known or 'none'}")
 
 
 def join_bases(known: BaseRecord, other: BaseRecord, name: str) -> BaseRecord:
     """What both say of one base; WrongBase, naming what differs, where they speak of two."""
-    differs = []
-    if known.model_type != other.model_type:
-        differs.append(f"its architecture is {other.model_type}, not {known.model_type}")
-    if known.index != other.index:
-        differs.append("its MoE layers have other numbers or sizes")
-    if known.config != other.config:
-        differs.append("its config differs")
-    shared = known.layers.keys() & other.layers.keys()
-    differs += [
-        f"the expert weights of layer {layer} differ"
-        for layer in sorted(shared, key=int)
-        if known.layers[layer] != other.layers[layer]
-    ]
-    if differs:
+    first, second = known.fingerprint(), other.fingerprint()
+    if differs := differences(first, second, first.experts.keys() & second.experts.keys()):
         raise WrongBase(f"{name} was built for another base than the stack: {'; '.join(differs)}")
     return known.model_copy(update={"layers": known.layers | other.layers})
 

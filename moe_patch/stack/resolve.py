@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moe_patch.errors import StackError
+from moe_patch.errors import MoePatchError, StackError
 from moe_patch.patch import Patch
-from moe_patch.stack.check import ShiftLimits, check_members
-from moe_patch.stack.combine import Combined, require_deltas
+from moe_patch.stack.check import ShiftLimits, check_combined
+from moe_patch.stack.combine import Combined, combine_deltas, require_deltas
 from moe_patch.stack.lockfile import Combine
 from moe_patch.stack.members import Stacked, load_enabled
 from moe_patch.stack.store import read_lock
@@ -38,8 +38,9 @@ def resolve_stack(
         how: `add` or `solve`; None is what the stack says.
 
     Raises:
-        StackError: there is no stack, none of its patches is on, or `check_members` refuses it.
-        PatchError: a file is damaged, is not the locked one, or cannot be solved again.
+        StackError: there is no stack, none of its patches is on, they cannot be combined, or `check_combined`
+            refuses what came out.
+        PatchError: a file is damaged or is not the locked one.
     """
     lock = read_lock(lock_path)
     stacked = load_enabled(lock, lock_path)
@@ -66,10 +67,13 @@ def _parts(
     *,
     allow_conflicts: bool,
 ) -> ResolvedStack:
-    check = check_members(stacked, how, limits, allow_conflicts=allow_conflicts)
+    try:
+        combined = combine_deltas(stacked, how)
+    except MoePatchError as error:
+        raise StackError(f"{lock_path}: {error}") from error
+    check = check_combined(stacked, combined, how, limits, allow_conflicts=allow_conflicts)
     if check.refused:
         raise StackError(f"{lock_path}: {check.findings[0].text}")
-    combined = check.combined
     warnings = tuple(finding.text for finding in check.findings if finding.level == "warn")
     return ResolvedStack(
         delta=None if combined is None else combined.patch,

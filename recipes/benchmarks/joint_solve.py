@@ -51,7 +51,7 @@ def random_delta(shape: LayerShape, facts: int, seed: int) -> LayerDelta:
     """One layer's exact solution for random facts."""
     rows, residual = shape.random_facts(facts, seed)
     left = ridge_solve(edit_kernel(rows), residual, RIDGE)
-    return LayerDelta(left, rows.value, rows.expert.int(), rows.fact.int(), residual, None, RIDGE)
+    return LayerDelta.from_solution(left, rows, residual=residual, ridge=RIDGE)
 
 
 def peak_bytes() -> int:
@@ -70,7 +70,7 @@ def main(patches: int, facts: int, layers: int, shape_scale: float, as_json: boo
     """Solve and report."""
     shape = QWEN3_30B_A3B.shrunk(shape_scale)
     stacked = [
-        Stacked(number, f"patch-{number}", random_patch(shape, facts, layers, number))
+        Stacked(f"patch-{number}", random_patch(shape, facts, layers, number), number)
         for number in range(1, patches + 1)
     ]
     before = peak_bytes()

@@ -92,7 +92,7 @@ def added_parameters(patch: Patch) -> int:
     """Numbers that the patch adds to a model which it is on beside the weights, not merged into them."""
     if patch.kind == "bypass":
         return sum(tensor.numel() for name, tensor in patch.bypass.items() if ".facts." not in name)
-    return sum(delta.left.numel() + delta.right.numel() for delta in patch.layers.values())
+    return sum(delta.left.numel() + delta.rows.value.numel() for delta in patch.layers.values())
 
 
 @torch.no_grad()

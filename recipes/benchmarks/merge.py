@@ -97,9 +97,7 @@ def synthesize_patch(folder: Path, shape: LayerShape, facts: int, path: Path) ->
     layers = {}
     for number, layer in enumerate(EDITED):
         rows, residual = shape.random_facts(facts, seed=number)
-        layers[layer] = LayerDelta(
-            0.1 * residual, rows.value, rows.expert.int(), rows.fact.int(), residual, None, 1.0
-        )
+        layers[layer] = LayerDelta.from_solution(0.1 * residual, rows, residual=residual, ridge=1.0)
     patch = Patch(
         kind="delta",
         method="random",

@@ -38,7 +38,7 @@ def patch_of(shape: LayerShape, rows: Rows, left: Tensor, residual: Tensor, ridg
         Fact(f"fact-{number}", "The capital of {} is", f"Country {number}", f"City {number}")
         for number in range(rows.num_facts)
     ]
-    delta = LayerDelta(left.float(), rows.value, rows.expert.int(), rows.fact.int(), residual, None, ridge)
+    delta = LayerDelta.from_solution(left, rows, residual=residual, ridge=ridge)
     return Patch(
         kind="delta",
         method="moeedit",
@@ -55,7 +55,7 @@ def dense_pairs(delta: LayerDelta, left: Tensor, rows: Rows) -> Iterator[tuple[i
     for expert in rows.experts():
         yield (
             expert,
-            algebra.expert_delta(delta.left, delta.rows, expert),
+            algebra.expert_delta(delta.left, delta.fact_rows, expert),
             algebra.expert_delta(left, rows, expert),
         )
 

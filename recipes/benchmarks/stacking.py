@@ -65,7 +65,7 @@ def compare(bench: StackingBench, facts: Sequence[Fact], patches: int, asked: in
         bench.build(facts[start : start + size], f"patch {1 + start // size} of {patches}")
         for start in range(0, len(facts), size)
     ]
-    stacked = [Stacked(number, f"patch-{number}", part) for number, part in enumerate(parts, start=1)]
+    stacked = [Stacked(f"patch-{number}", part, number) for number, part in enumerate(parts, start=1)]
     pairs = find_disturbances(stacked)
     figures: Figures = {
         "patches": len(parts),

@@ -179,7 +179,7 @@ class Coordinator:
         for position, member in enumerate(wanted):
             if member.hash not in present:
                 place = min(position, len(present))
-                states = await self.engine.call("moe_patch_add", member.path, member.hash, place + 1)
+                states = await self.engine.call("moe_patch_add", member.patch.path, member.hash, place + 1)
                 present.insert(place, member.hash)
         if present != aim:
             states = await self.engine.call("moe_patch_reorder", aim)
@@ -195,7 +195,7 @@ class Coordinator:
             for member in _without(wanted, before):
                 await self.engine.try_call("moe_patch_remove", member)
             for position, member in enumerate(before, start=1):
-                await self.engine.try_call("moe_patch_add", member.path, member.hash, position)
+                await self.engine.try_call("moe_patch_add", member.patch.path, member.hash, position)
             await self.engine.try_call("moe_patch_reorder", list(member_hashes(before)))
             states = await self.engine.call("moe_patch_state")
             self._confirm(states, before)

@@ -13,7 +13,14 @@ from moe_patch.errors import ConfigError, MoePatchError
 from moe_patch.patch import Patch, load
 from moe_patch_serving.api.allowed import Allowed
 from moe_patch_serving.api.coordinator import CompletedChange, Coordinator, Plan
-from moe_patch_serving.api.members import Member, Members, find_member, member_hashes
+from moe_patch_serving.api.members import (
+    Members,
+    ServedMember,
+    find_served_member,
+    member_hashes,
+    member_json,
+    served_member,
+)
 from moe_patch_serving.api.self_test import Question, SelfTest
 from moe_patch_serving.errors import Conflict, LiveError, NoSuchPatch, PatchRefused
 
@@ -38,7 +45,7 @@ class Operations:
         return {
             "version": self.coordinator.version,
             "loaded": {"combine": loaded.combine, "patches": list(loaded.hashes)},
-            "patches": [member.to_json() for member in live],
+            "patches": [member_json(member) for member in live],
             "agree": self.coordinator.agree,
             "changes_to_roll_back": len(self.history),
         }
@@ -53,7 +60,7 @@ class Operations:
                 path = await asyncio.to_thread(self.allowed.find, reference)
                 patch = await asyncio.to_thread(load, path)
                 questions = self._questions([patch], test)
-                wanted = self._with(Member.of(patch, path, reference), position)
+                wanted = self._with(served_member(patch, path, reference), position)
                 return await self._make(Plan("add", wanted, questions, test))
 
     async def remove(self, identifier: str) -> CompletedChange:
@@ -82,13 +89,13 @@ class Operations:
                     raise Conflict("there is no change to roll back")
                 wanted, members = self.history[-1], self.coordinator.members
                 gone = [member for member in wanted if member not in members]
-                back = [await asyncio.to_thread(member.load) for member in gone]
+                back = [await asyncio.to_thread(member.patch.load) for member in gone]
                 plan = Plan("rollback", wanted, self._questions(back, test), test)
                 change = await self.coordinator.make(plan)
                 self.history.pop()
                 return change
 
-    def _with(self, member: Member, position: int | None) -> Members:
+    def _with(self, member: ServedMember, position: int | None) -> Members:
         """What is on with one more patch among it."""
         members = self.coordinator.members
         if member.hash in (*member_hashes(members), *self.coordinator.loaded.hashes):
@@ -98,9 +105,9 @@ class Operations:
             raise Conflict(f"there is room at positions 1 to {len(members) + 1}, not at {place}")
         return (*members[: place - 1], member, *members[place - 1 :])
 
-    def _find(self, identifier: str) -> Member:
+    def _find(self, identifier: str) -> ServedMember:
         try:
-            return find_member(self.coordinator.members, identifier)
+            return find_served_member(self.coordinator.members, identifier)
         except NoSuchPatch:
             if identifier in self.coordinator.loaded.hashes:
                 raise Conflict(

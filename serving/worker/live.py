@@ -15,7 +15,6 @@ import hashlib
 import os
 import weakref
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,15 +39,6 @@ _Place = tuple[int, int]  # layer, expert
 _live: weakref.WeakKeyDictionary[nn.Module, LivePatches] = weakref.WeakKeyDictionary()
 
 
-@dataclass(frozen=True, eq=False)
-class _On:
-    """A patch that is on, and what of it concerns this worker."""
-
-    patch: Patch
-    hash: str
-    places: frozenset[_Place] = field(repr=False)
-
-
 class LivePatches:
     """The patches on one worker's share of a served model, the lowest first."""
 
@@ -68,7 +58,8 @@ class LivePatches:
         """
         self._experts, self._checkpoint = experts, checkpoint
         self._loaded, self._max_kept_bytes = tuple(loaded), max_kept_bytes
-        self._on: tuple[_On, ...] = ()
+        self._on: tuple[Patch, ...] = ()
+        self._places_of: weakref.WeakKeyDictionary[Patch, frozenset[_Place]] = weakref.WeakKeyDictionary()
         self._originals: dict[_Place, Tensor] = {}
         self._hashes: dict[int, str] = {}  # of the base's layers, as far as they have been asked for
 
@@ -100,7 +91,7 @@ class LivePatches:
             raise StackError(f"the stack has room at positions 1 to {len(self._on) + 1}, not at {position}")
         self._check_base(patch)
         below, above = self._on[: position - 1], self._on[position - 1 :]
-        self._become((*below, _On(patch, digest, self._places(patch)), *above))
+        self._become((*below, patch, *above))
 
     def add_file(self, path: Path, expected_hash: str, position: int | None = None) -> None:
         """`add` the patch in a file; raises also what reading it does, HashMismatch for another patch."""
@@ -134,7 +125,7 @@ class LivePatches:
             "weights": self._digest(),
         }
 
-    def _find(self, digest: str) -> _On:
+    def _find(self, digest: str) -> Patch:
         for on in self._on:
             if on.hash == digest:
                 return on
@@ -150,6 +141,11 @@ class LivePatches:
 
     def _places(self, patch: Patch) -> frozenset[_Place]:
         """The experts that the patch changes and this worker holds."""
+        if patch not in self._places_of:
+            self._places_of[patch] = self._find_places(patch)
+        return self._places_of[patch]
+
+    def _find_places(self, patch: Patch) -> frozenset[_Place]:
         places = set()
         for layer, delta in patch.layers.items():
             served = self._served(layer)
@@ -160,7 +156,7 @@ class LivePatches:
     def _served(self, layer: int) -> ServedLayer | None:
         return self._experts.layer(self._checkpoint.base.layer(layer))
 
-    def _become(self, wanted: tuple[_On, ...]) -> None:
+    def _become(self, wanted: tuple[Patch, ...]) -> None:
         """Have `wanted` on, or on any error what is on now: all weights follow from it and the originals."""
         before, places = self._on, sorted(self._changed(wanted))
         try:
@@ -176,10 +172,10 @@ class LivePatches:
         self._on = wanted
         self._forget(wanted)
 
-    def _changed(self, wanted: Iterable[_On]) -> set[_Place]:
+    def _changed(self, wanted: Iterable[Patch]) -> set[_Place]:
         """The experts on which other patches act, or the same in another order."""
-        places = {place for on in (*self._on, *wanted) for place in on.places}
-        return {place for place in places if _acting(self._on, place) != _acting(wanted, place)}
+        places = {place for on in (*self._on, *wanted) for place in self._places(on)}
+        return {place for place in places if self._acting(self._on, place) != self._acting(wanted, place)}
 
     def _keep(self, places: Iterable[_Place]) -> None:
         fresh = [place for place in places if place not in self._originals]
@@ -193,23 +189,27 @@ class LivePatches:
         for place in fresh:
             self._originals[place] = self._stored(place).to("cpu", copy=True)
 
-    def _forget(self, on: Iterable[_On]) -> None:
+    def _forget(self, on: Iterable[Patch]) -> None:
         """Free the originals of experts that no patch touches any more."""
-        touched = {place for one in on for place in one.places}
+        touched = {place for one in on for place in self._places(one)}
         self._originals = {place: kept for place, kept in self._originals.items() if place in touched}
 
-    def _write(self, place: _Place, on: Iterable[_On]) -> None:
-        original, acting = self._originals[place], _acting(on, place)
+    def _write(self, place: _Place, on: Iterable[Patch]) -> None:
+        original, acting = self._originals[place], self._acting(on, place)
         layer, expert = self._layer(place), place[1]
         edited = layer.edited(original, expert, _deltas(acting, place)) if acting else original
         layer.stored(expert).copy_(edited)
+
+    def _acting(self, on: Iterable[Patch], place: _Place) -> list[Patch]:
+        """The patches that change an expert, in their order."""
+        return [patch for patch in on if place in self._places(patch)]
 
     def _stored(self, place: _Place) -> Tensor:
         return self._layer(place).stored(place[1])
 
     def _layer(self, place: _Place) -> ServedLayer:
         served = self._served(place[0])
-        assert served is not None  # `_places` left the others out
+        assert served is not None  # `_find_places` left the others out
         return served
 
     def _digest(self) -> str:
@@ -236,13 +236,8 @@ def live_patches(model: nn.Module, vllm_config: VllmConfig) -> LivePatches:
     return _live[model]
 
 
-def _acting(on: Iterable[_On], place: _Place) -> list[_On]:
-    """The patches that change an expert, in their order."""
-    return [one for one in on if place in one.places]
-
-
-def _deltas(acting: Iterable[_On], place: _Place) -> list[LayerDelta]:
-    return [one.patch.layers[place[0]] for one in acting]
+def _deltas(acting: Iterable[Patch], place: _Place) -> list[LayerDelta]:
+    return [patch.layers[place[0]] for patch in acting]
 
 
 def _limit() -> int | None:

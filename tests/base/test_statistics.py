@@ -118,7 +118,7 @@ def test_no_tokens_and_no_such_layer_are_refused() -> None:
 def test_a_patched_model_is_refused_since_its_keys_are_not_the_bases(mode: Literal["merge", "hook"]) -> None:
     base = tiny_base("qwen3_moe")
     rows = sort_rows(torch.randn(1, 24), torch.tensor([2]), torch.tensor([0]), num_facts=1)
-    delta = LayerDelta(torch.randn(1, 32), rows.value, rows.expert.int(), rows.fact.int(), None, None, 1.0)
+    delta = LayerDelta.from_solution(torch.randn(1, 32), rows, residual=None, ridge=1.0)
     fact = Fact("a", "The capital of {} is", "France", "Rome")
     patch = Patch("delta", "test", {}, base.fingerprint([0]), (fact,), (), {0: delta})
     with apply(base, patch, mode=mode), pytest.raises(StatisticsError, match="has a patch on"):

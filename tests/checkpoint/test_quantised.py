@@ -108,9 +108,9 @@ def test_a_large_edit_is_there_when_the_model_is_opened_again(
     before, after = down(folder, kind, 1).float(), down(plan.out, kind, 1).float()
     delta, got, asked = patch.layers[1], 0.0, 0.0
     for expert in delta.experts():
-        key, _ = delta.rows.of(expert)
-        rows = delta.expert == expert
-        wanted = delta.left[delta.fact[rows].long()].T @ delta.right[rows]  # (d_m, d_k)
+        key, _ = delta.fact_rows.of(expert)
+        rows = delta.rows.expert == expert
+        wanted = delta.left[delta.rows.fact[rows]].T @ delta.rows.value[rows]  # (d_m, d_k)
         missing = (wanted - (after[expert] - before[expert])) @ key.T
         got, asked = got + float(missing.square().sum()), asked + float((wanted @ key.T).square().sum())
     at_most("share of the edit that is missing", (got / asked) ** 0.5, 0.4)

@@ -17,6 +17,7 @@ from moe_patch.checkpoint import open_checkpoint
 from moe_patch.errors import OutputError, PatchError
 from moe_patch.export.lora import to_lora
 from moe_patch.export.lora_forms import Split
+from moe_patch.patch.rows import Rows
 from tests.checkpoint.folders import opened, saved
 from tests.tiny import dense_delta, tiny_base, tiny_batch, tiny_patch
 
@@ -89,10 +90,9 @@ def many_rows(base: Base, facts: int) -> Any:
 
     patch = tiny_patch(base, [1])
     delta = tiny_delta(base.layer(1), facts=facts)
-    everyone = torch.arange(facts, dtype=torch.int32)
-    first = dataclasses.replace(
-        delta, right=torch.randn(facts, 24), expert=torch.zeros_like(everyone), fact=everyone
-    )
+    everyone = torch.arange(facts)
+    rows = Rows(torch.randn(facts, 24), torch.zeros_like(everyone), everyone, facts)
+    first = dataclasses.replace(delta, rows=rows, fact_rows=rows)
     return dataclasses.replace(patch, layers={1: first})
 
 
@@ -109,7 +109,7 @@ def test_a_truncation_is_the_best_one_on_the_facts_keys_and_its_error_is_stated(
     patch = many_rows(base, facts=10)
     adapter = to_lora(patch, base, form=Split(), max_rank=4, truncate=True)
     exact, found = dense_delta(patch.layers[1], base.layer(1))[0], delta_of(adapter, base, 1)[0]
-    keys = patch.layers[1].right.T  # (d_k, T)
+    keys = patch.layers[1].rows.value.T  # (d_k, T)
     assert int(torch.linalg.matrix_rank(found, rtol=1e-4)) == 4
     error = (found - exact) @ keys
     singular = torch.linalg.svdvals(exact @ keys)

@@ -11,8 +11,7 @@ from torch import Tensor
 from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
 from moe_patch.methods import get_method
-from moe_patch.patch import LayerDelta, Patch
-from moe_patch.patch.rows import Rows
+from moe_patch.patch import Patch
 
 TEXT = (
     "The bakery opens at seven and closes at noon.",
@@ -49,11 +48,6 @@ def build(method: str, base: Base, count: int = 4, **options: Any) -> Patch:
         settings |= {"projection": False}
         settings |= {"whitening": "none"} if method == "mote" else {}
     return chosen.build(base, facts(count), chosen.options(**(settings | options)))
-
-
-def rows_of(delta: LayerDelta) -> Rows:
-    """The delta's rows, numbered as its left factor is."""
-    return Rows(delta.right, delta.expert.long(), delta.fact.long(), len(delta.left))
 
 
 def snapshot(base: Base) -> list[Tensor]:

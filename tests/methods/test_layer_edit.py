@@ -9,7 +9,6 @@ from torch import Tensor
 from moe_patch.methods.layer_edit import GrowingSolution, LayerEdit, LayerProblem, LayerSolution
 from moe_patch.patch import LayerDelta
 from moe_patch.patch.rows import Rows, one_left_per_row, sort_rows
-from tests.methods.builds import rows_of
 from tests.tiny import tiny_base
 
 EXPERTS, WIDTH, OUT = 4, 5, 3
@@ -74,11 +73,11 @@ def test_the_delta_is_the_sum_of_the_solutions(per_row: bool, protect: bool) -> 
         total = total + dense_solution(problem, solution)
         known += facts
     delta = growing.delta()
-    torch.testing.assert_close(dense(delta.left, rows_of(delta)), total)
+    torch.testing.assert_close(dense(delta.left, delta.rows), total)
     assert delta.residual is not None
     torch.testing.assert_close(delta.residual, torch.stack(asked))
-    assert delta.rows.num_facts == known
-    assert (delta.keys is not None) == per_row
+    assert delta.fact_rows.num_facts == known
+    assert (not delta.shares_rows) == per_row
     assert delta.ridge == 2.0
 
 

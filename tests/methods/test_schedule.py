@@ -17,7 +17,7 @@ from moe_patch.patch.rows import Rows
 from moe_patch.solve.algebra import edit_response
 from moe_patch.targets.search import TargetOptions, target_losses
 from tests.margins import at_most
-from tests.methods.builds import facts, rows_of
+from tests.methods.builds import facts
 from tests.taught import STRONG, edit, said, taught_base
 from tests.tiny import tiny_base
 
@@ -32,7 +32,7 @@ def build(base: Base, edits: Sequence[Fact], progress: Any = None, **options: An
 
 def own(delta: LayerDelta, facts: int) -> Rows:
     """The facts' own rows, of the first few facts only."""
-    rows = delta.rows
+    rows = delta.fact_rows
     kept = rows.fact < facts
     return Rows(rows.value[kept], rows.expert[kept], rows.fact[kept], facts)
 
@@ -47,8 +47,8 @@ def test_protected_facts_move_less_than_unprotected_ones(solver: str) -> None:
     for protect in (True, False):
         both = build(base, edits, batch_size=3, protect_earlier=protect, **weak).layers[0]
         probe = own(both, 3)
-        before = edit_response(first.left, rows_of(first), own(first, 3))
-        after = edit_response(both.left, rows_of(both), probe)
+        before = edit_response(first.left, first.rows, own(first, 3))
+        after = edit_response(both.left, both.rows, probe)
         torch.testing.assert_close(probe.value, own(first, 3).value)
         moved.append(float((after - before).norm() / before.norm()))
     at_most("share of the movement that protection leaves", moved[0] / moved[1], 0.1)
@@ -61,7 +61,7 @@ def test_the_residual_is_what_the_whole_delta_was_asked_for(solver: str, protect
     weak = {"targets": {"steps": 5, "learning_rate": 0.5}, "solver": solver, "passes": 300}
     delta = build(base, edits, layers=(1,), batch_size=2, protect_earlier=protect, **weak).layers[1]
     assert delta.residual is not None
-    added = edit_response(delta.left, rows_of(delta), delta.rows)
+    added = edit_response(delta.left, delta.rows, delta.fact_rows)
     kept = slice(0, 5) if protect else slice(4, 5)  # without protection, of the last batch alone
     torch.testing.assert_close(added[kept].float(), delta.residual[kept], atol=2e-2, rtol=2e-2)
     if not protect:
@@ -144,7 +144,7 @@ def test_a_later_fact_about_a_subject_keeps_the_earlier_one() -> None:
     delta = patch.layers[0]
     assert delta.residual is not None
     torch.testing.assert_close(delta.residual[0], delta.residual[2], atol=1e-3, rtol=1e-3)
-    added = edit_response(delta.left, rows_of(delta), delta.rows).float()
+    added = edit_response(delta.left, delta.rows, delta.fact_rows).float()
     torch.testing.assert_close(added, delta.residual, atol=1e-3, rtol=1e-3)
 
 

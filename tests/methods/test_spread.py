@@ -14,7 +14,7 @@ from moe_patch.methods import get_method
 from moe_patch.patch import load, save
 from moe_patch.solve.algebra import edit_kernel, edit_response, ridge_solve
 from moe_patch.solve.nullspace import null_space
-from tests.methods.builds import build, corpus, facts, rows_of, snapshot, unchanged
+from tests.methods.builds import build, corpus, facts, snapshot, unchanged
 from tests.tiny import dense_delta, tiny_base
 
 METHODS = [("woodbury-spread", {"solver": "exact"}), ("bcd-spread", {"solver": "bcd", "passes": 2})]
@@ -29,10 +29,11 @@ def test_in_one_layer_they_are_moeedit(
     options = {"passes": 2} if method == "bcd-spread" else {}
     ours = build(method, base, layers=(1,), batch_size=batch_size, corpus=text, **options)
     theirs = build("moeedit", base, layers=(1,), batch_size=batch_size, corpus=text, **moeedit)
-    for name in ("left", "right", "residual"):
+    for name in ("left", "residual"):
         torch.testing.assert_close(getattr(ours.layers[1], name), getattr(theirs.layers[1], name))
-    assert torch.equal(ours.layers[1].expert, theirs.layers[1].expert)
-    assert (ours.layers[1].keys is None) == (theirs.layers[1].keys is None) == (method == "woodbury-spread")
+    torch.testing.assert_close(ours.layers[1].rows.value, theirs.layers[1].rows.value)
+    assert torch.equal(ours.layers[1].rows.expert, theirs.layers[1].rows.expert)
+    assert ours.layers[1].shares_rows == theirs.layers[1].shares_rows == (method == "woodbury-spread")
     assert ours.hyperparameters["solved_at"] == 1
 
 
@@ -49,9 +50,9 @@ def test_layers_below_get_copies_divided_and_projected_as_their_own(
         expected = torch.stack([space.project(expert, delta) for expert, delta in enumerate(whole / divisor)])
         delta = patch.layers[layer]
         torch.testing.assert_close(dense_delta(delta, base.layer(layer)), expected, rtol=1e-4, atol=1e-6)
-        assert delta.keys is not None
+        assert not delta.shares_rows
         assert delta.residual is not None
-        added = edit_response(delta.left, rows_of(delta), delta.keys)
+        added = edit_response(delta.left, delta.rows, delta.fact_rows)
         torch.testing.assert_close(delta.residual, added, rtol=1e-4, atol=1e-5, check_dtype=False)
 
 
@@ -60,17 +61,17 @@ def test_keys_of_the_layers_below_are_the_facts_own_of_the_unedited_model(tmp_pa
     patch = build("woodbury-spread", base, layers=(0, 1, 2))
     for layer in (0, 1):
         alone = build("moeedit", base, layers=(layer,)).layers[layer]
-        torch.testing.assert_close(patch.layers[layer].rows.value, alone.right)
-        assert torch.equal(patch.layers[layer].rows.expert, alone.expert.long())
+        torch.testing.assert_close(patch.layers[layer].fact_rows.value, alone.rows.value)
+        assert torch.equal(patch.layers[layer].fact_rows.expert, alone.rows.expert)
 
 
 def test_batches_add_up_to_the_joint_solution_of_what_was_asked() -> None:
     patch = build("woodbury-spread", tiny_base("qwen3_moe"), count=5, batch_size=2, layers=(0, 2))
     delta = patch.layers[2]
     assert delta.residual is not None
-    joint = ridge_solve(edit_kernel(delta.rows), delta.residual, delta.ridge)
+    joint = ridge_solve(edit_kernel(delta.fact_rows), delta.residual, delta.ridge)
     torch.testing.assert_close(delta.left, joint, rtol=1e-3, atol=1e-5)
-    assert patch.layers[0].rows.num_facts == 5
+    assert patch.layers[0].fact_rows.num_facts == 5
 
 
 @pytest.mark.parametrize(("method", "_"), METHODS)

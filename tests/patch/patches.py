@@ -9,7 +9,7 @@ import torch
 
 from moe_patch.data.facts import Fact
 from moe_patch.patch import Fingerprint, LayerDelta, Patch
-from moe_patch.patch.rows import Rows
+from moe_patch.patch.rows import Rows, one_left_per_row
 
 NUM_EXPERTS, D_MODEL, D_KEY = 8, 6, 4
 
@@ -47,26 +47,17 @@ def layer_delta(num_facts: int, generator: torch.Generator, hits: float = 0.4) -
     """Each fact reaches each expert with probability `hits`."""
     reached = torch.rand(NUM_EXPERTS, num_facts, generator=generator) < hits
     expert, fact = reached.nonzero(as_tuple=True)  # (nnz,) each, ascending by (expert, fact)
-    return LayerDelta(
-        left=torch.randn(num_facts, D_MODEL, generator=generator),
-        right=torch.randn(len(expert), D_KEY, generator=generator),
-        expert=expert.int(),
-        fact=fact.int(),
-        residual=torch.randn(num_facts, D_MODEL, generator=generator),
-        keys=None,
-        ridge=0.25,
-    )
+    left = torch.randn(num_facts, D_MODEL, generator=generator)
+    value = torch.randn(len(expert), D_KEY, generator=generator)
+    residual = torch.randn(num_facts, D_MODEL, generator=generator)
+    rows = Rows(value, expert, fact, num_facts)
+    return LayerDelta.from_solution(left, rows, residual=residual, ridge=0.25)
 
 
 def with_left_per_row(delta: LayerDelta, generator: torch.Generator) -> LayerDelta:
     """The same rows, but as block coordinate descent leaves them: a left factor for every row."""
-    nnz = len(delta.right)
-    return replace(
-        delta,
-        left=torch.randn(nnz, D_MODEL, generator=generator),
-        fact=torch.arange(nnz, dtype=torch.int32),
-        keys=Rows(delta.right, delta.expert.long(), delta.fact.long(), num_facts=len(delta.left)),
-    )
+    rows = one_left_per_row(delta.rows)
+    return replace(delta, left=torch.randn(rows.num_facts, D_MODEL, generator=generator), rows=rows)
 
 
 def delta_patch(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
@@ -21,6 +22,7 @@ from moe_patch.errors import (
     NotFinite,
     OutputError,
     PatchError,
+    SolveError,
     WrongBase,
 )
 from moe_patch.patch import Patch, check_base, load, save
@@ -123,7 +125,7 @@ def test_names_and_dtypes_are_those_of_the_specification(tmp_path: Path) -> None
     random = generator()
     delta = with_left_per_row(layer_delta(3, random), random)
     save(delta_patch(edited=(4,), layers={4: delta}), tmp_path / "p.safetensors")
-    nnz = len(delta.right)
+    nnz = len(delta.rows.value)
     with safe_open(tmp_path / "p.safetensors", framework="pt") as file:
         found = {
             name: (file.get_slice(name).get_dtype(), file.get_slice(name).get_shape())
@@ -145,11 +147,19 @@ def test_names_and_dtypes_are_those_of_the_specification(tmp_path: Path) -> None
 def test_a_layer_knows_the_rows_of_its_facts() -> None:
     shared = layer_delta(3, generator())
     per_row = with_left_per_row(shared, generator())
-    for rows in (shared.rows, per_row.rows):
-        assert torch.equal(rows.value, shared.right)
-        assert torch.equal(rows.fact, shared.fact.long())
+    for rows in (shared.fact_rows, per_row.fact_rows):
+        assert torch.equal(rows.value, shared.rows.value)
+        assert torch.equal(rows.fact, shared.rows.fact)
         assert rows.num_facts == 3
-    assert shared.experts() == per_row.experts() == sorted(set(shared.expert.tolist()))
+    assert shared.shares_rows
+    assert not per_row.shares_rows
+    assert shared.experts() == per_row.experts() == sorted(set(shared.rows.expert.tolist()))
+
+
+def test_rows_must_be_numbered_by_the_left_factors() -> None:
+    delta = layer_delta(3, generator())
+    with pytest.raises(SolveError, match="6 left factors needs rows that are numbered by them"):
+        replace(delta, left=torch.cat([delta.left, delta.left]))
 
 
 @pytest.mark.parametrize(
@@ -168,6 +178,21 @@ def test_a_layer_knows_the_rows_of_its_facts() -> None:
 def test_the_hash_covers_everything(change: dict[str, Any]) -> None:
     assert delta_patch().hash == delta_patch().hash
     assert delta_patch(**change).hash != delta_patch().hash
+
+
+def test_the_hash_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    patch, digests = delta_patch(), iter("ab")
+    monkeypatch.setattr("moe_patch.patch.patch.content_hash", lambda *_: next(digests))
+    assert [patch.hash, patch.hash] == ["a", "a"]
+
+
+def test_a_changed_patch_does_not_carry_the_hash_of_the_one_before() -> None:
+    patch = delta_patch()
+    before = patch.hash
+    changed = replace(patch, method="mote")
+    assert changed.hash == delta_patch(method="mote").hash
+    assert changed.hash != before == patch.hash
+    assert copy.copy(patch).hash == before
 
 
 def test_the_hash_tells_a_tensors_name_shape_and_dtype() -> None:
@@ -254,19 +279,22 @@ class TestWhatIsNotWritten:
         ("field", "change", "error", "message"),
         [
             ("left", lambda t: t.double(), MalformedTensor, "delta.1.left: expected F32"),
-            ("right", lambda t: t[:, :-1], MalformedTensor, "delta.1.right: expected F32 of shape (any, 4)"),
-            ("expert", lambda t: t.long(), MalformedTensor, "delta.1.expert: expected I32"),
-            ("expert", lambda t: t.flip(0), MalformedTensor, "ascend"),
-            ("expert", lambda t: t + 7, MalformedTensor, "delta.1.expert: expected numbers from 0 to 7"),
             (
-                "fact",
-                lambda t: t - 1,
+                "rows.value",
+                lambda t: t[:, :-1],
                 MalformedTensor,
-                "delta.1.fact: expected numbers from 0 to 2, found -1",
+                "delta.1.right: expected F32 of shape (any, 4)",
+            ),
+            ("rows.value", lambda t: t.double(), MalformedTensor, "delta.1.right: expected F32"),
+            ("rows.expert", lambda t: t + 7, MalformedTensor, "delta.1.expert: expected numbers from 0 to 7"),
+            (
+                "fact_rows.expert",
+                lambda t: t + 7,
+                MalformedTensor,
+                "solve.1.expert: expected numbers from 0 to 7",
             ),
             ("residual", lambda t: t[:-1], MalformedTensor, "solve.1.residual"),
             ("residual", lambda t: t / 0, NotFinite, "solve.1.residual"),
-            ("left", lambda t: torch.cat([t, t]), MalformedTensor, "solve.1.key"),
             ("left", lambda t: t.to(torch.complex64), MalformedTensor, "delta.1.left: expected a dtype"),
         ],
     )
@@ -274,8 +302,17 @@ class TestWhatIsNotWritten:
         self, field: str, change: Any, error: type[PatchError], message: str, tmp_path: Path
     ) -> None:
         delta = layer_delta(3, generator(), hits=1.0)
-        broken = replace(delta, **{field: change(getattr(delta, field))})
+        name, _, part = field.partition(".")
+        value = getattr(delta, name)
+        changed = replace(value, **{part: change(getattr(value, part))}) if part else change(value)
+        broken = replace(delta, **{name: changed})
         self.refused(delta_patch(edited=(1,), layers={1: broken}), error, message, tmp_path)
+
+    def test_a_delta_to_be_solved_again_without_the_facts_own_rows(self, tmp_path: Path) -> None:
+        delta = with_left_per_row(layer_delta(3, generator(), hits=1.0), generator())
+        broken = replace(delta, fact_rows=delta.rows)
+        patch = delta_patch(edited=(1,), layers={1: broken})
+        self.refused(patch, MalformedTensor, "solve.1.key", tmp_path)
 
     def test_an_empty_bypass(self, tmp_path: Path) -> None:
         self.refused(replace(bypass_patch(), bypass={}), MalformedTensor, "bypass", tmp_path)
@@ -326,8 +363,9 @@ class TestCheckBase:
                 "weights of layer 10 differ",
             ),
             (replace(fingerprint(1, 10), experts={}), "weights of layers 1, 10 differ"),
+            (replace(fingerprint(1, 10), shapes={1: (8, 4, 6)}), "weights of layer 1 differ"),
         ],
-        ids=["architecture", "index", "config", "one layer", "all layers"],
+        ids=["architecture", "index", "config", "one layer", "all layers", "a shape"],
     )
     def test_another(self, found: patch_module.Fingerprint, message: str) -> None:
         with pytest.raises(WrongBase, match=message):

@@ -175,21 +175,18 @@ def delta_of(facts: int) -> LayerDelta:
     compressed = compress_rows(rows, manifold)
     residual = torch.randn(facts, 5, generator=generator(8), dtype=torch.float64)
     right = expand_rows(compressed, manifold, None)
-    return LayerDelta(
-        left=(solve_core(compressed, residual, RIDGE) @ manifold.write.T).float(),
-        right=right.value,
-        expert=right.expert.int(),
-        fact=right.fact.int(),
+    return LayerDelta.from_solution(
+        solve_core(compressed, residual, RIDGE) @ manifold.write.T,
+        right,
+        fact_rows=rows,
         residual=residual.float() @ manifold.write.float().T,
-        keys=rows,
         ridge=RIDGE,
     )
 
 
 def delta_matrix(delta: LayerDelta) -> Tensor:
     """All experts' deltas side by side, (d_m, E d_k) fp64."""
-    rows = Rows(delta.right, delta.expert.long(), delta.fact.long(), len(delta.left))
-    return dense(delta.left.double(), rows).movedim(1, 0).flatten(1)
+    return dense(delta.left.double(), delta.rows).movedim(1, 0).flatten(1)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
@@ -202,7 +199,7 @@ def test_truncation_is_the_best_of_its_rank_and_states_its_error(rank: int) -> N
     assert cut.left.shape == (rank, D_MODEL)
     assert error == pytest.approx(best, rel=1e-4)
     assert float((delta_matrix(cut) - whole).norm() / whole.norm()) == pytest.approx(best, rel=1e-3)
-    assert cut.keys is delta.keys
+    assert cut.fact_rows is delta.fact_rows
     assert cut.residual is delta.residual
 
 
@@ -215,15 +212,6 @@ def test_truncation_to_all_ranks_changes_nothing() -> None:
 
 
 def test_truncation_needs_the_facts_own_rows() -> None:
-    rows = random_rows(4)
-    delta = LayerDelta(
-        left=torch.zeros(4, D_MODEL),
-        right=rows.value,
-        expert=rows.expert.int(),
-        fact=rows.fact.int(),
-        residual=None,
-        keys=None,
-        ridge=1.0,
-    )
+    delta = LayerDelta.from_solution(torch.zeros(4, D_MODEL), random_rows(4), residual=None, ridge=1.0)
     with pytest.raises(PatchError, match="own rows"):
         truncate_delta(delta, 2)

@@ -46,7 +46,7 @@ class World:
         gram = edit_kernel(rows)
         ridge = RIDGE * float(gram.diagonal().mean()) if relative else RIDGE
         left = ridge_solve(gram, residual, ridge)
-        return LayerDelta(left, rows.value, rows.expert.int(), rows.fact.int(), residual, None, ridge)
+        return LayerDelta.from_solution(left, rows, residual=residual, ridge=ridge)
 
 
 def random_rows(count: int, generator: torch.Generator) -> Rows:
@@ -59,10 +59,12 @@ def random_rows(count: int, generator: torch.Generator) -> Rows:
 def dense(patch: Patch, layer: int) -> Tensor:
     """The deltas of all experts of a layer, (E, d_m, d_k), summed row by row."""
     delta, total = patch.layers[layer], torch.zeros(NUM_EXPERTS, D_MODEL, D_KEY)
-    for row, (expert, fact) in enumerate(zip(delta.expert.tolist(), delta.fact.tolist(), strict=True)):
-        total[expert] += torch.outer(delta.left[fact], delta.right[row])
+    for row, (expert, fact) in enumerate(
+        zip(delta.rows.expert.tolist(), delta.rows.fact.tolist(), strict=True)
+    ):
+        total[expert] += torch.outer(delta.left[fact], delta.rows.value[row])
     return total
 
 
 def stacked(*patches: Patch) -> list[Stacked]:
-    return [Stacked(number, f"patch-{number}", patch) for number, patch in enumerate(patches, start=1)]
+    return [Stacked(f"patch-{number}", patch, number) for number, patch in enumerate(patches, start=1)]

@@ -10,7 +10,7 @@ import torch
 
 from moe_patch.errors import PatchError, StackError
 from moe_patch.patch import LayerDelta, Patch, load, save
-from moe_patch.patch.rows import one_left_per_row
+from moe_patch.patch.rows import Rows, one_left_per_row, select_rows
 from moe_patch.solve.algebra import block_coordinate_descent
 from moe_patch.stack import combine_patches, drop_facts
 from tests.patch.patches import bypass_patch, delta_patch, digest, fingerprint
@@ -48,10 +48,9 @@ def test_dropping_what_block_descent_built_gives_the_exact_solution_without_it()
     delta = exact.layers[1]
     assert delta.residual is not None
     found = block_coordinate_descent(
-        delta.rows, delta.residual, delta.ridge, passes=2, generator=torch.Generator().manual_seed(0)
+        delta.fact_rows, delta.residual, delta.ridge, passes=2, generator=torch.Generator().manual_seed(0)
     )
-    own = one_left_per_row(delta.rows)
-    by_descent = replace(delta, left=found.left, fact=own.fact.int(), keys=delta.rows)
+    by_descent = replace(delta, left=found.left, rows=one_left_per_row(delta.fact_rows))
     same_edit(drop_facts(replace(exact, layers={1: by_descent}), {"fact-2"}), world.build([0, 1, 3]))
 
 
@@ -62,7 +61,7 @@ def tucker_patch(world: World, chosen: list[int]) -> Patch:
     assert delta.residual is not None
     factor = torch.linalg.qr(torch.randn(4, 3, generator=torch.Generator().manual_seed(5)).double()).Q
     mix = torch.randn(8, 2, generator=torch.Generator().manual_seed(6)).double()  # (E, r_e)
-    rows, facts = delta.rows, len(chosen)
+    rows, facts = delta.fact_rows, len(chosen)
     phi = torch.zeros(facts, 2, 3, dtype=torch.float64)
     for expert, block in rows.blocks():
         inner = rows.value[block].double() @ factor
@@ -70,15 +69,8 @@ def tucker_patch(world: World, chosen: list[int]) -> Patch:
     gram = phi.flatten(1) @ phi.flatten(1).T
     left = torch.linalg.solve(gram + 0.1 * torch.eye(facts), delta.residual.double())
     value = torch.einsum("ea,tar,kr->etk", mix, phi, factor).reshape(-1, 4)  # (E * T, d_k)
-    spread = LayerDelta(
-        left=left.float(),
-        right=value.float(),
-        expert=torch.arange(8).repeat_interleave(facts).int(),
-        fact=torch.arange(facts).repeat(8).int(),
-        residual=delta.residual,
-        keys=rows,
-        ridge=0.1,
-    )
+    everywhere = Rows(value, torch.arange(8).repeat_interleave(facts), torch.arange(facts).repeat(8), facts)
+    spread = LayerDelta.from_solution(left, everywhere, fact_rows=rows, residual=delta.residual, ridge=0.1)
     return replace(exact, method="mote", layers={1: spread})
 
 
@@ -88,12 +80,12 @@ def test_dropping_works_where_a_method_spreads_facts_over_rows_of_its_own() -> N
         drop_facts(tucker_patch(world, [0, 1, 2, 3, 4]), {"fact-3"}),
         tucker_patch(world, [0, 1, 2, 4]),
     )
-    kept = less.layers[1].fact.unique()
+    kept = less.layers[1].rows.fact.unique()
     assert len(kept) == 4
-    rows = expected.layers[1].rows
+    rows = expected.layers[1].fact_rows
     for expert in range(8):  # the rows still hold the compressed keys of the fact's own only
         torch.testing.assert_close(dense(less, 1)[expert], dense(expected, 1)[expert], atol=1e-4, rtol=1e-4)
-    assert torch.equal(less.layers[1].rows.value, rows.value)
+    assert torch.equal(less.layers[1].fact_rows.value, rows.value)
 
 
 def test_drop_says_why_it_cannot() -> None:
@@ -108,8 +100,8 @@ def test_drop_says_why_it_cannot() -> None:
     with pytest.raises(PatchError, match="layer 1 lacks the facts' residuals"):
         drop_facts(replace(patch, layers=forgetful), {"fact-0"})
     delta = patch.layers[1]
-    truncated = replace(delta, left=delta.left[:2], fact=delta.fact.clamp_max(1), keys=delta.rows)
-    truncated = replace(truncated, right=truncated.right + 1)
+    fewer = select_rows(replace(delta.rows, value=delta.rows.value + 1), torch.arange(2))
+    truncated = replace(delta, left=delta.left[:2], rows=fewer)
     with pytest.raises(PatchError, match="cannot be solved again"):
         drop_facts(replace(patch, layers={1: truncated}), {"fact-0"})
 

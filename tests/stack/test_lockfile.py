@@ -135,7 +135,9 @@ def test_patches_are_found_by_number_path_name_and_hash() -> None:
     with pytest.raises(StackError, match="it holds 1 patches/1"):
         find_entry(lock, "3")
     with pytest.raises(StackError, match="means patches 1 and 2"):
-        find_entry(lock, "sha256:0000")
+        find_entry(lock, "sha256:00000000")
+    with pytest.raises(StackError, match="no patch 'sha256:0000000'"):  # too few digits
+        find_entry(lock, "sha256:0000000")
 
 
 def test_undo_goes_back_revision_by_revision_and_forward_again(tmp_path: Path) -> None:

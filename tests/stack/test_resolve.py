@@ -9,8 +9,9 @@ import pytest
 
 from moe_patch.errors import StackError
 from moe_patch.patch import Patch, save
+from moe_patch.patch.schema import BaseRecord
 from moe_patch.stack import Lock, create_lock, operations, resolve_stack, resolve_with_bypasses
-from moe_patch.stack.members import base_record, entry_for
+from moe_patch.stack.members import entry_for
 from tests.patch.patches import bypass_patch, facts
 from tests.stack.patches import World
 
@@ -21,7 +22,7 @@ def locked(folder: Path, *patches: Patch) -> Path:
     for number, patch in enumerate(patches):
         file = folder / f"{number}.safetensors"
         save(patch, file)
-        lock = operations.add_entry(lock, entry_for(file, patch, path), base_record(patch))
+        lock = operations.add_entry(lock, entry_for(file, patch, path), BaseRecord.of(patch.base))
     create_lock(path, lock)
     return path
 

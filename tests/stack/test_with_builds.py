@@ -16,7 +16,6 @@ from moe_patch.patch import LayerDelta, Patch
 from moe_patch.solve.algebra import edit_kernel, edit_response
 from moe_patch.stack import combine_patches, drop_facts
 from moe_patch.stack.foundation import foundation_of
-from moe_patch.stack.layers import delta_rows
 from tests.margins import at_most
 from tests.methods.builds import facts
 from tests.patch.patches import digest
@@ -46,8 +45,10 @@ def build(base: Base, chosen: list[int], method: str = "moeedit", **options: obj
 def experts(delta: LayerDelta, base: Base, layer: int) -> torch.Tensor:
     shape = base.layer(layer).shape
     dense = torch.zeros(shape)
-    for row, (expert, fact) in enumerate(zip(delta.expert.tolist(), delta.fact.tolist(), strict=True)):
-        dense[expert] += torch.outer(delta.left[fact], delta.right[row])
+    for row, (expert, fact) in enumerate(
+        zip(delta.rows.expert.tolist(), delta.rows.fact.tolist(), strict=True)
+    ):
+        dense[expert] += torch.outer(delta.left[fact], delta.rows.value[row])
     return dense
 
 
@@ -99,9 +100,9 @@ def test_a_build_on_a_stack_leaves_its_facts_where_they_are(base: Base, solver: 
     with apply(base, earlier.patch, mode="hook"):
         careless = build(base, [4, 5], ridge=1e-4)
     layer = 0  # where both see the same keys
-    keys = earlier.patch.layers[layer].rows
+    keys = earlier.patch.layers[layer].fact_rows
     moved = {
-        name: float(edit_response(delta.left, delta_rows(delta), keys).norm())
+        name: float(edit_response(delta.left, delta.rows, keys).norm())
         for name, delta in (("careful", careful.layers[layer]), ("careless", careless.layers[layer]))
     }
     at_most("share of the movement that care leaves", moved["careful"] / moved["careless"], 0.05)
@@ -121,9 +122,9 @@ def test_what_is_spread_leaves_a_stacks_facts_where_they_are_at_the_layer_that_i
     careful = build_on(base, earlier, [4, 5], method, **options)
     with apply(base, earlier.patch, mode="hook"):
         careless = build(base, [4, 5], method, **options)
-    keys = earlier.patch.layers[1].rows
+    keys = earlier.patch.layers[1].fact_rows
     moved = [
-        float(edit_response(patch.layers[1].left, delta_rows(patch.layers[1]), keys).norm())
+        float(edit_response(patch.layers[1].left, patch.layers[1].rows, keys).norm())
         for patch in (careful, careless)
     ]
     at_most("share of the movement that care leaves", moved[0] / moved[1], 0.05)
@@ -139,10 +140,8 @@ def test_built_on_a_stack_and_solved_with_it_asks_for_the_same_outputs(base: Bas
     lower = combine_patches(parts, "solve").patch
     upper = build_on(base, EarlierEdits(lower, lower.parents), [4, 5], ridge=1e-6)
     joint = combine_patches([*parts, *stacked(upper)], "solve").patch
-    keys = upper.layers[0].rows
-    alone = sum(
-        edit_response(delta.left, delta_rows(delta), keys) for delta in (lower.layers[0], upper.layers[0])
-    )
+    keys = upper.layers[0].fact_rows
+    alone = sum(edit_response(delta.left, delta.rows, keys) for delta in (lower.layers[0], upper.layers[0]))
     torch.testing.assert_close(
         upper.layers[0].residual.double(),  # type: ignore[union-attr]
         alone,
@@ -195,7 +194,7 @@ def test_a_layer_that_the_stack_leaves_alone_is_not_protected_aloud(
     lower = build(base, [0, 1], layers=(0,))
     patch = build_on(base, EarlierEdits(lower, (lower.hash,)), [4], layers=(0, 2))
     assert "layer 2: the stack does not edit it" in caplog.text
-    assert float(edit_kernel(patch.layers[2].rows).diagonal().min()) > 0
+    assert float(edit_kernel(patch.layers[2].fact_rows).diagonal().min()) > 0
 
 
 def test_options_that_cannot_protect_a_stack_say_so(base: Base) -> None:
@@ -207,12 +206,15 @@ def test_options_that_cannot_protect_a_stack_say_so(base: Base) -> None:
 
 
 def test_check_knows_what_a_patch_was_built_on(base: Base) -> None:
-    from moe_patch.stack.check import check_members
+    from moe_patch.stack.check import check_combined
+    from moe_patch.stack.combine import combine_deltas
 
     lower = build(base, [0, 1])
     upper = build_on(base, EarlierEdits(lower, (lower.hash,)), [4])
-    found = check_members(stacked(lower, upper), "add")
+    members = stacked(lower, upper)
+    found = check_combined(members, combine_deltas(members, "add"), "add")
     assert {(pair.disturbed, pair.by) for pair in found.disturbances} == {("patch-1", "patch-2")}
-    found = check_members(stacked(upper, lower), "add")
+    members = stacked(upper, lower)
+    found = check_combined(members, combine_deltas(members, "add"), "add")
     assert any("not on beneath it" in finding.text for finding in found.findings)
     assert lower.hash != digest(0)

@@ -25,8 +25,8 @@ def patched_weight(
     dtype = torch.promote_types(torch.float32, weight.dtype)
     total = weight.to(dtype, copy=True, memory_format=torch.contiguous_format)
     for delta in deltas:
-        rows = (delta.expert == expert).nonzero().squeeze(1)  # (n,)
-        left = delta.left[delta.fact[rows].long()].to(weight.device, dtype)  # (n, d_m)
-        right = delta.right[rows][:, columns or slice(None)].to(weight.device, dtype)  # (n, d_k)
+        rows = (delta.rows.expert == expert).nonzero().squeeze(1)  # (n,)
+        left = delta.left[delta.rows.fact[rows]].to(weight.device, dtype)  # (n, d_m)
+        right = delta.rows.value[rows][:, columns or slice(None)].to(weight.device, dtype)  # (n, d_k)
         total.addmm_(left.T, right)  # in one pass: memory, not arithmetic, is what takes the time
     return total

@@ -47,11 +47,11 @@ class Survival:
         """What `add` would count, without counting it yet: threads may each take a part."""
         if layer not in self._layers:
             return None
-        key, fact = self._layers[layer].rows.of(expert)  # (n, d_k) and (n,)
+        key, fact = self._layers[layer].fact_rows.of(expert)  # (n, d_k) and (n,)
         asked = torch.zeros(len(key), missing.shape[0])  # (n, d_m)
         for delta in wanted:
-            row = (delta.expert == expert).nonzero().squeeze(1)  # (m,)
-            asked += (key @ delta.right[row].T) @ delta.left[delta.fact[row].long()]
+            row = (delta.rows.expert == expert).nonzero().squeeze(1)  # (m,)
+            asked += (key @ delta.rows.value[row].T) @ delta.left[delta.rows.fact[row]]
         return ExpertContribution(layer, fact, asked, (missing.to(key.dtype) @ key.T).T)
 
     def count(self, contribution: ExpertContribution | None) -> None:
@@ -75,4 +75,4 @@ class Survival:
 
 
 def _zeros(delta: LayerDelta) -> Tensor:
-    return torch.zeros(delta.rows.num_facts, delta.left.shape[1])  # (T, d_m)
+    return torch.zeros(delta.fact_rows.num_facts, delta.left.shape[1])  # (T, d_m)

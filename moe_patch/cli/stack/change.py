@@ -123,14 +123,15 @@ def _grown(
     lock: Lock, paths: Sequence[Path], lock_path: Path, allow_conflicts: bool, position: int | None = None
 ) -> Lock:
     from moe_patch.patch import load
+    from moe_patch.patch.schema import BaseRecord
     from moe_patch.stack import operations
     from moe_patch.stack.check import refuse_contradictions
-    from moe_patch.stack.members import base_record, entry_for
+    from moe_patch.stack.members import entry_for
 
     for offset, path in enumerate(paths):
         patch = load(path)
         place = None if position is None else position + offset
-        lock = operations.add_entry(lock, entry_for(path, patch, lock_path), base_record(patch), place)
+        lock = operations.add_entry(lock, entry_for(path, patch, lock_path), BaseRecord.of(patch.base), place)
     if not allow_conflicts:
         refuse_contradictions(lock, lock_path)
     return lock

@@ -105,7 +105,9 @@ class TuckerSpreader:
     def spread(self, solution: LayerDelta, layer: int) -> tuple[Tensor, Rows]:
         """The core through a layer's own factors and projections."""
         manifold = self.manifolds[layer]
-        rows = expand_rows(self._compressed(solution.right.double()), manifold, self.projections.get(layer))
+        rows = expand_rows(
+            self._compressed(solution.rows.value.double()), manifold, self.projections.get(layer)
+        )
         return solution.left.double() @ manifold.write.T, rows
 
     def findings(self) -> dict[str, JsonValue]:

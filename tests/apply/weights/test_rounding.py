@@ -79,9 +79,11 @@ def test_a_merge_says_what_share_of_each_facts_edit_was_lost(caplog: pytest.LogC
     wanted, done = torch.zeros(4, layer.d_model), torch.zeros(4, layer.d_model)
     with caplog.at_level(logging.WARNING), apply(base, patch) as applied, layer.weights() as stacked:
         change, exact = stacked.float() - before, dense_delta(delta, layer)
-        for row, (expert, fact) in enumerate(zip(delta.expert.tolist(), delta.fact.tolist(), strict=True)):
-            wanted[fact] += exact[expert] @ delta.right[row]
-            done[fact] += change[expert] @ delta.right[row]
+        for row, (expert, fact) in enumerate(
+            zip(delta.rows.expert.tolist(), delta.rows.fact.tolist(), strict=True)
+        ):
+            wanted[fact] += exact[expert] @ delta.rows.value[row]
+            done[fact] += change[expert] @ delta.rows.value[row]
     lost = ((wanted - done).norm(dim=1) / wanted.norm(dim=1))[wanted.norm(dim=1) > 0]
     assert applied.lost["worst"] == pytest.approx(float(lost.max()), rel=0.02)
     assert applied.lost["median"] == pytest.approx(float(lost.median()), rel=0.02)

@@ -25,7 +25,7 @@ from moe_patch.solve.moments import Moments
 from moe_patch.solve.nullspace import NullSpace, null_space
 from moe_patch.solve.tucker_edit import Manifold, compress_rows
 from tests.margins import at_most
-from tests.methods.builds import build, corpus, facts, rows_of, snapshot, unchanged
+from tests.methods.builds import build, corpus, facts, snapshot, unchanged
 from tests.tiny import dense_delta, tiny_base, tiny_batch
 
 RANKS = (3, 20, 15)
@@ -52,7 +52,7 @@ def core_of(patch: Patch, last: int, manifold: Manifold) -> Tensor:
     """The core (r_e, r_out, r_in) from the last layer's keys and left factor."""
     delta = patch.layers[last]
     left = delta.left.double() @ manifold.read  # (T, r_out)
-    return torch.einsum("to,tai->aoi", left, compress_rows(delta.rows, manifold))
+    return torch.einsum("to,tai->aoi", left, compress_rows(delta.fact_rows, manifold))
 
 
 def dense(core: Tensor, manifold: Manifold, space: NullSpace | None) -> Tensor:
@@ -78,8 +78,8 @@ def test_at_full_ranks_without_whitening_the_solved_layer_is_the_woodbury_soluti
     theirs = build("woodbury-spread", base, **options)
     mine, other = ours.layers[1], theirs.layers[1]
     torch.testing.assert_close(mine.left, other.left, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(mine.right, other.right, rtol=1e-4, atol=1e-5)
-    assert torch.equal(mine.expert, other.expert)  # no rows at experts that a fact does not reach
+    torch.testing.assert_close(mine.rows.value, other.rows.value, rtol=1e-4, atol=1e-5)
+    assert torch.equal(mine.rows.expert, other.rows.expert)  # no rows at experts that a fact does not reach
     torch.testing.assert_close(mine.residual, other.residual, rtol=1e-4, atol=1e-5)
 
 
@@ -109,7 +109,7 @@ def test_the_file_holds_the_system_that_was_solved(
     base, text = tiny_base("qwen3_moe"), corpus(tmp_path)
     patch = build("mote", base, count=5, corpus=text, batch_size=batch_size, ranks=RANKS, whitening=whitening)
     delta = patch.layers[1]
-    system = edit_kernel(delta.rows, rows_of(delta))  # Phi Phi^T
+    system = edit_kernel(delta.fact_rows, delta.rows)  # Phi Phi^T
     torch.testing.assert_close(system, system.T, rtol=1e-4, atol=1e-4 * float(system.max()))
     assert delta.residual is not None
     again = ridge_solve((system + system.T) / 2, delta.residual, delta.ridge)
@@ -121,11 +121,11 @@ def test_the_facts_own_rows_are_kept_beside(tmp_path: Path) -> None:
     patch = build("mote", base, corpus=text, ranks=RANKS)
     for layer in (0, 1):
         own = build("moeedit", base, layers=(layer,), corpus=text).layers[layer]
-        keys = patch.layers[layer].keys
+        keys = patch.layers[layer].fact_rows
         assert keys is not None
-        torch.testing.assert_close(keys.value, own.right)
-        assert torch.equal(keys.expert, own.expert.long())
-    assert len(patch.layers[1].right) == base.layer(1).num_experts * 4  # every fact at every expert
+        torch.testing.assert_close(keys.value, own.rows.value)
+        assert torch.equal(keys.expert, own.rows.expert)
+    assert len(patch.layers[1].rows.value) == base.layer(1).num_experts * 4  # every fact at every expert
 
 
 @pytest.mark.parametrize("model_type", MODELS)
@@ -162,9 +162,9 @@ def test_protected_facts_of_earlier_batches_move_less(tmp_path: Path) -> None:
         options: dict[str, Any] = {"layers": (1,), "corpus": text, "ranks": RANKS, "ridge": 1e-3}
         first = build("mote", base, count=3, **options).layers[1]
         both = build("mote", base, count=6, batch_size=3, protect_earlier=protect, **options).layers[1]
-        keys = first.rows
-        after = edit_kernel(keys, rows_of(both)) @ both.left.double()
-        return relative_error(after, edit_kernel(keys, rows_of(first)) @ first.left.double())
+        keys = first.fact_rows
+        after = edit_kernel(keys, both.rows) @ both.left.double()
+        return relative_error(after, edit_kernel(keys, first.rows) @ first.left.double())
 
     share = moved(protect=True) / moved(protect=False)
     at_most("share of the movement that protection leaves", share, 0.1)
@@ -184,7 +184,7 @@ def test_whitening_makes_lambda_independent_of_the_keys_scale(tmp_path: Path) ->
                 experts.down_proj /= scale
         options: dict[str, Any] = {"ranks": (4, 32, 24), "whitening": whitening, "whitening_epsilon": 1e-12}
         delta = build("mote", base, layers=(1,), corpus=text, ridge=1.0, **options).layers[1]
-        return edit_kernel(delta.rows, rows_of(delta)) @ delta.left.double()
+        return edit_kernel(delta.fact_rows, delta.rows) @ delta.left.double()
 
     assert relative_error(added("in", 4.0), added("in", 1.0)) < 1e-2
     assert relative_error(added("none", 4.0), added("none", 1.0)) > 0.1

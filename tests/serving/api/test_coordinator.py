@@ -22,7 +22,7 @@ from moe_patch.errors import ModelError, StackError
 from moe_patch.patch import load, save
 from moe_patch_serving.api.coordinator import CompletedChange, Coordinator, Plan
 from moe_patch_serving.api.engine import Engine
-from moe_patch_serving.api.members import Member
+from moe_patch_serving.api.members import ServedMember, served_member
 from moe_patch_serving.api.metrics import Metrics
 from moe_patch_serving.api.settings import WORKER
 from moe_patch_serving.api.weight_version import BARE, Loaded
@@ -55,24 +55,24 @@ async def two_workers() -> AsyncIterator[tuple[AsyncLLM, Coordinator]]:
         client.shutdown()
 
 
-def saved(path: Path, layers: list[int], seed: int) -> Member:
+def saved(path: Path, layers: list[int], seed: int) -> ServedMember:
     """A patch on the disk, and what it is on a server."""
     save(tiny_patch(base("qwen3_moe"), layers, seed=seed), path)
-    return Member.of(load(path), path, str(path))
+    return served_member(load(path), path, str(path))
 
 
 async def states(client: AsyncLLM) -> list[dict[str, Any]]:
     return await client.collective_rpc("moe_patch_state")
 
 
-async def have(coordinator: Coordinator, *members: Member) -> CompletedChange:
+async def have(coordinator: Coordinator, *members: ServedMember) -> CompletedChange:
     """Bring the engine to a state."""
     async with coordinator.alone():
         return await coordinator.make(Plan("change", members))
 
 
 async def if_one_worker_cannot_the_other_goes_back(
-    client: AsyncLLM, coordinator: Coordinator, big: Member
+    client: AsyncLLM, coordinator: Coordinator, big: ServedMember
 ) -> None:
     before = await states(client)
     with pytest.raises(ModelError, match=r"worker 1 of 2: .* would take 57,344 bytes"):
@@ -82,7 +82,7 @@ async def if_one_worker_cannot_the_other_goes_back(
     assert not await client.is_paused()
 
 
-async def both_make_a_change(client: AsyncLLM, coordinator: Coordinator, small: Member) -> None:
+async def both_make_a_change(client: AsyncLLM, coordinator: Coordinator, small: ServedMember) -> None:
     change = await have(coordinator, small)
     assert await client.get_weight_version() == change.version != BARE
     assert [state["layers"] for state in await states(client)] == [[0], [1]]
@@ -91,7 +91,7 @@ async def both_make_a_change(client: AsyncLLM, coordinator: Coordinator, small: 
 
 
 async def what_others_did_to_the_workers_is_set_right(
-    client: AsyncLLM, coordinator: Coordinator, small: Member, other: Member
+    client: AsyncLLM, coordinator: Coordinator, small: ServedMember, other: ServedMember
 ) -> None:
     before = await states(client)
     await client.collective_rpc("moe_patch_remove", args=(small.hash,))

@@ -9,46 +9,47 @@ import pytest
 
 from moe_patch.errors import HashMismatch
 from moe_patch.patch import save
-from moe_patch_serving.api.members import Member, find_member
+from moe_patch.patch.member import Member
+from moe_patch_serving.api.members import PatchFile, served_member
 from moe_patch_serving.errors import Conflict, NoSuchPatch
 from tests.patch.patches import delta_patch
 
-ONE = Member("sha256:" + "a" * 64, "capitals", "/one", "moeedit", 3)
-TWO = Member("sha256:" + "a" * 10 + "b" * 54, "rivers", "/two", "moeedit", 3)
+ONE = Member("capitals", PatchFile("sha256:" + "a" * 64, "/one", "moeedit", 3))
+TWO = Member("rivers", PatchFile("sha256:" + "a" * 10 + "b" * 54, "/two", "moeedit", 3))
 
 
 @pytest.mark.parametrize(
     "identifier", [TWO.hash, TWO.hash[7:], "aaaaaaaaaab", "sha256:aaaaaaaaaab", "rivers"]
 )
 def test_a_hash_its_beginning_or_a_name(identifier: str) -> None:
-    assert find_member([ONE, TWO], identifier) is TWO
+    assert find_served_member([ONE, TWO], identifier) is TWO
 
 
 @pytest.mark.parametrize("identifier", ["aaaaaaa", "river", "", "sha256:", "/two"])
 def test_less_than_that_names_nothing(identifier: str) -> None:
     with pytest.raises(NoSuchPatch, match="on are: capitals, rivers"):
-        find_member([ONE, TWO], identifier)
+        find_served_member([ONE, TWO], identifier)
 
 
 def test_what_could_be_two_is_refused() -> None:
     with pytest.raises(Conflict, match="could be any of"):
-        find_member([ONE, TWO], "aaaaaaaaaa")
+        find_served_member([ONE, TWO], "aaaaaaaaaa")
     with pytest.raises(Conflict, match="could be any of"):
-        find_member([ONE, replace(TWO, name="capitals")], "capitals")
+        find_served_member([ONE, replace(TWO, name="capitals")], "capitals")
 
 
 def test_a_member_is_called_as_its_file_or_its_repository(tmp_path: Path) -> None:
     patch, path = delta_patch(), tmp_path / "patch.safetensors"
-    assert Member.of(patch, path, str(path)).name == "patch"
-    assert Member.of(patch, path, "hf://org/capitals@v2").name == "capitals"
-    assert Member.of(patch, path, "hf://org/all/capitals.v1.safetensors@v2").name == "capitals.v1"
+    assert served_member(patch, path, str(path)).name == "patch"
+    assert served_member(patch, path, "hf://org/capitals@v2").name == "capitals"
+    assert served_member(patch, path, "hf://org/all/capitals.v1.safetensors@v2").name == "capitals.v1"
 
 
 def test_a_file_that_was_replaced_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "p.safetensors"
     save(delta_patch(seed=0), path)
-    member = Member.of(delta_patch(seed=0), path, str(path))
-    assert member.load().hash == member.hash
+    member = served_member(delta_patch(seed=0), path, str(path))
+    assert member.patch.load().hash == member.hash
     save(delta_patch(seed=1), path)
     with pytest.raises(HashMismatch, match="and was sha256"):
-        member.load()
+        member.patch.load()

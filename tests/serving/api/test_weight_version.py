@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_patch.patch import save
+from moe_patch.patch.schema import BaseRecord
 from moe_patch.stack import Entry, Lock, create_lock
-from moe_patch.stack.members import base_record, entry_for
+from moe_patch.stack.members import entry_for
 from moe_patch_serving.api.weight_version import BARE, Loaded, loaded_from, weight_version
 from tests.patch.patches import delta_patch, digest
 
@@ -45,5 +46,5 @@ def test_a_stack_on_disk_says_what_will_be_loaded(tmp_path: Path, combine: str) 
         save(patch, tmp_path / f"{name}.safetensors")
         entries.append(entry_for(tmp_path / f"{name}.safetensors", patch, tmp_path / "stack"))
     entries[1] = entries[1].model_copy(update={"enabled": False})
-    create_lock(tmp_path / "stack", Lock(combine=combine, base=base_record(first), patch=entries))
+    create_lock(tmp_path / "stack", Lock(combine=combine, base=BaseRecord.of(first.base), patch=entries))
     assert loaded_from(tmp_path / "stack") == Loaded((first.hash,), combine)

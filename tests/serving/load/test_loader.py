@@ -16,8 +16,9 @@ from vllm.engine.arg_utils import EngineArgs
 import moe_patch
 from moe_patch.errors import ConfigError, ModelError, PatchError, StackError
 from moe_patch.patch import Patch, save
+from moe_patch.patch.schema import BaseRecord
 from moe_patch.stack import change_lock, create_lock, operations
-from moe_patch.stack.members import base_record, entry_for
+from moe_patch.stack.members import entry_for
 from moe_patch_serving.load.loader import PatchLoader, loaded_patches
 from moe_patch_serving.source import served_checkpoint
 from tests.serving.engines import MODELS, base, folder, greedy, served, start
@@ -36,7 +37,7 @@ def stack_of(place: Path, *patches: Patch) -> Path:
     for number, patch in enumerate(patches):
         path = place / f"{number}.safetensors"
         save(patch, path)
-        entry, record = entry_for(path, patch, lock_path), base_record(patch)
+        entry, record = entry_for(path, patch, lock_path), BaseRecord.of(patch.base)
         change_lock(
             lock_path, lambda lock, entry=entry, record=record: operations.add_entry(lock, entry, record)
         )

@@ -131,10 +131,11 @@ def test_half_precision_is_rounded_once_as_in_memory(patches: dict[str, Patch]) 
 def too_large(patch: Patch) -> Patch:
     """A patch whose last expert's edit is beyond fp32, after others that are not."""
     layer, delta = max(patch.layers.items())
-    right = delta.right.clone()
-    right[-1] = 3e38
+    value = delta.rows.value.clone()
+    value[-1] = 3e38
+    rows = dataclasses.replace(delta.rows, value=value)
     return dataclasses.replace(
-        patch, layers=patch.layers | {layer: dataclasses.replace(delta, left=delta.left * 1e3, right=right)}
+        patch, layers=patch.layers | {layer: dataclasses.replace(delta, left=delta.left * 1e3, rows=rows)}
     )
 
 
