@@ -10,7 +10,7 @@ import pytest
 from moe_patch.errors import HashMismatch
 from moe_patch.patch import save
 from moe_patch.patch.member import Member
-from moe_patch_serving.api.members import PatchFile, served_member
+from moe_patch_serving.api.members import PatchFile, find_served_member, served_member
 from moe_patch_serving.errors import Conflict, NoSuchPatch
 from tests.patch.patches import delta_patch
 
