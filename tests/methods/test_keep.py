@@ -1,4 +1,7 @@
-"""What a fact asks to keep of its subject, on the demo model, which would change it otherwise."""
+"""What a fact asks to keep of its subject, on the demo model, which would change it otherwise.
+
+Over 5 s for each method: eight facts are built twice, with what is to be kept and without.
+"""
 
 from __future__ import annotations
 

@@ -50,11 +50,12 @@ def test_its_world_is_as_large_as_promised(world: list[Triple]) -> None:
 @pytest.mark.quality
 @pytest.mark.slow
 def test_it_knows_its_world(base: Base, world: list[Triple]) -> None:
-    taught = tokenize(world, base.tokenizer, held_out=False)
-    held = tokenize(world, base.tokenizer, held_out=True)
-    at_most("% of the sentences taught that it misses", 100 - accuracy(base.model, taught[::3]), 2)
-    at_most("% of those held out that it misses", 100 - accuracy(base.model, held[::2]), 8)
-    at_least("load of the idlest expert", min(least_load(base.model, taught[::3])), 0.25)
+    """Over 5 s: a share in a hundred is measured on thousands of sentences, some of every phrasing."""
+    taught = tokenize(world, base.tokenizer, held_out=False)[::7]
+    held = tokenize(world, base.tokenizer, held_out=True)[::5]
+    at_most("% of the sentences taught that it misses", 100 - accuracy(base.model, taught), 2)
+    at_most("% of those held out that it misses", 100 - accuracy(base.model, held), 8)
+    at_least("load of the idlest expert", min(least_load(base.model, taught)), 0.25)
 
 
 def test_the_example_edits_and_the_corpus_are_those_of_its_world(world: list[Triple]) -> None:
@@ -109,6 +110,7 @@ def test_ten_facts_hold_and_their_neighbours_too(base: Base) -> None:
 @pytest.mark.quality
 @pytest.mark.slow
 def test_fifty_facts_hold_and_projection_saves_their_neighbours(base: Base) -> None:
+    """Over 5 s: it searches target values for fifty facts, and evaluates two patches on all their prompts."""
     report = build_and_evaluate(base, 50)
     bare = build_and_evaluate(base, 50, projection=False)
     efficacy, generalization, specificity = values(report)
@@ -122,6 +124,7 @@ def test_fifty_facts_hold_and_projection_saves_their_neighbours(base: Base) -> N
 @pytest.mark.quality
 @pytest.mark.slow
 def test_tucker_coordinates_keep_what_moeedit_reaches(base: Base) -> None:
+    """Over 5 s: two methods build fifty facts, and each patch is evaluated on all their prompts."""
     full, tucker = (build_and_evaluate(base, 50, method).patched.scores for method in ("moeedit", "mote"))
     assert full.utility.value is not None
     assert tucker.utility.value is not None

@@ -1,4 +1,7 @@
-"""Commands killed at random points leave the old state or the new one, and never half of either."""
+"""Commands killed at random points leave the old state or the new one, and never half of either.
+
+Over 5 s each: every kill needs a process of its own, and that has to import torch first.
+"""
 
 from __future__ import annotations
 
