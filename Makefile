@@ -40,7 +40,8 @@ VLLM_BIN := $(VLLM_VENV)/bin
 LOCK_BIN := $(LOCK_VENV)/bin
 NEWEST_BIN := $(NEWEST_VENV)/bin
 INSTALL := python -m pip install --quiet
-INSTALL_SELF := $(INSTALL) --no-deps --no-build-isolation --editable .
+# an egg-info that an earlier checkout left here would be found before what is installed
+INSTALL_SELF := $(INSTALL) --no-deps --no-build-isolation --editable . && rm -rf moe_patch.egg-info
 FACTS := recipes/facts/50.jsonl
 SERVED := serving live # these need vLLM
 BENCHMARKS = $(filter-out $(SERVED),$(patsubst recipes/benchmarks/%.py,%,$(wildcard recipes/benchmarks/[a-z]*.py)))

@@ -110,7 +110,7 @@ def test_a_base_that_is_known_is_not_hashed_again_unless_asked_for(
         made.append(f"layer {layer}")
         return real_down(checkpoint, layer)
 
-    monkeypatch.setattr(merging, "sha256", sum_of)
+    monkeypatch.setattr(merging, "file_sha256", sum_of)
     monkeypatch.setattr(Checkpoint, "down_hash", down_of)
     counts, records = [], []
     for number, recheck in enumerate((False, False, True)):

@@ -61,7 +61,7 @@ def test_an_installation_without_entry_points_keeps_it_off(vllm: Path) -> None:
 
 def test_vllm_is_not_imported(vllm: Path) -> None:
     (vllm / "vllm.py").write_text("raise SystemExit('vLLM was imported')\n", encoding="utf-8")
-    code = "from moe_patch.doctor import plugin; print(plugin().vllm)"
+    code = "from moe_patch.doctor import plugin_state; print(plugin_state().vllm)"
     environment = os.environ | {"PYTHONPATH": str(vllm)}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
