@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from moe_patch.io.closed_schema import ClosedSchema
 
 RouterStates = Literal["block-input", "final"]
 """What the router reads: what enters the block, or what the model without the bypass puts out in the end."""
@@ -15,10 +17,8 @@ Tokens = Literal["all", "last"]
 """Which tokens of a prompt pass the chosen expert: all, or the last one only. Those generated always do."""
 
 
-class BypassConfig(BaseModel):
+class BypassConfig(ClosedSchema):
     """Sizes and switches of a bypass."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     layer: int = Field(ge=0, lt=10**6, description="The decoder layer that it is beside.")
     width: int = Field(ge=1, le=2**20, description="Width of the residual stream, d_m.")

@@ -6,22 +6,19 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from moe_patch.apply.weights.survival import Survival
 from moe_patch.errors import ModelError
 from moe_patch.io import strict_json
+from moe_patch.io.closed_schema import ClosedSchema
 from moe_patch.patch import Patch
 from moe_patch.patch.schema import BaseRecord, Kind, Sha256
 
 RECORD = "moe_patch.json"
 
 
-class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class PatchRecord(_Closed):
+class PatchRecord(ClosedSchema):
     """A patch that is in the weights."""
 
     hash: Sha256
@@ -32,14 +29,14 @@ class PatchRecord(_Closed):
     lost: dict[str, float]  # share of the edit that rounding took: of the worst fact, and of the median one
 
 
-class FileRecord(_Closed):
+class FileRecord(ClosedSchema):
     """A file that was rewritten: what it was before."""
 
     bytes: Annotated[int, Field(ge=0)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # as sha256sum prints it
 
 
-class Record(_Closed):
+class Record(ClosedSchema):
     """A merged checkpoint: from which base, with which patches in order, and which files it rewrote.
 
     `originals` names the file that keeps what the patched experts were, if it was kept. `before` is the text

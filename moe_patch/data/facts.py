@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, dataclass
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import Field, JsonValue
 
 from moe_patch.errors import FactError
+from moe_patch.io.closed_schema import ClosedSchema
 
 SLOT = "{}"
 
@@ -59,19 +60,17 @@ class Fact:
         return tuple(prompt.replace(SLOT, self.subject, 1) for prompt in self.keep)
 
 
-class FactRecord(BaseModel):
+class FactRecord(ClosedSchema):
     """A fact as native JSON: on a line of a facts file, and inside a patch."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     id: str | None = None
     prompt: str
     subject: str
     target_new: str
     target_true: str | None = None
-    paraphrases: list[str] = []
-    neighborhood: list[str] = []
-    keep: list[str] = []
+    paraphrases: list[str] = Field(default_factory=list)
+    neighborhood: list[str] = Field(default_factory=list)
+    keep: list[str] = Field(default_factory=list)
 
     def fact(self) -> Fact:
         """The fact this record states; FactError where it states none."""

@@ -8,13 +8,12 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from moe_patch.doctor.report import SelfTestCheck, Values
+from moe_patch.io.closed_schema import ClosedSchema
 from moe_patch.io.shipped import shipped_folder
 
 
-class Expected(BaseModel):
+class Expected(ClosedSchema):
     """Stored values of one check; texts have to be the same, figures within the tolerance."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     values: list[str] | list[float]
     tolerance: float

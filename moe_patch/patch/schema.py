@@ -8,12 +8,13 @@ from datetime import datetime
 from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_validator
 from torch import Tensor
 
 from moe_patch.data.facts import Fact, FactRecord
 from moe_patch.errors import FactError, MalformedMetadata, PatchError, UnknownFormat
 from moe_patch.io import strict_json
+from moe_patch.io.closed_schema import ClosedSchema
 from moe_patch.patch.fingerprint import Fingerprint
 from moe_patch.patch.header import DTYPES
 
@@ -38,11 +39,7 @@ Name = Annotated[str, Field(min_length=1)]
 Ridge = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class BaseLayer(_Closed):
+class BaseLayer(ClosedSchema):
     """A layer of the base: its shape [E, d_m, d_k] and the hash of its down projections."""
 
     shape: Annotated[list[Side], Field(min_length=3, max_length=3)]
@@ -55,7 +52,7 @@ class BaseLayer(_Closed):
         return num_experts, d_model, d_key
 
 
-class BaseRecord(_Closed):
+class BaseRecord(ClosedSchema):
     """The fingerprint of the base."""
 
     model_type: Name
@@ -90,13 +87,13 @@ def base_json(base: Fingerprint) -> dict[str, JsonValue]:
     return {"model_type": base.model_type, "config": base.config, "index": base.index, "layers": layers}
 
 
-class LayerRecord(_Closed):
+class LayerRecord(ClosedSchema):
     """What an edited layer has to say besides its tensors."""
 
     ridge: Ridge
 
 
-class Metadata(_Closed):
+class Metadata(ClosedSchema):
     """Everything in a patch file that is not a tensor."""
 
     format: Literal[1]

@@ -19,10 +19,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
     load_ssh_public_key,
 )
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from moe_patch.errors import BadSignature, ConfigError, Unsigned
 from moe_patch.io import strict_json
+from moe_patch.io.closed_schema import ClosedSchema
 from moe_patch.io.files import write_text
 from moe_patch.patch.schema import Sha256
 
@@ -33,10 +34,8 @@ _MAX_BYTES = 4096
 _MAKE_ONE = "make one with `ssh-keygen -t ed25519` or `openssl genpkey -algorithm ed25519`"
 
 
-class SignatureRecord(BaseModel):
+class SignatureRecord(ClosedSchema):
     """The content of a signature file."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     format: Literal[1]
     algorithm: Literal["ed25519"]

@@ -24,10 +24,11 @@ from huggingface_hub import (
     try_to_load_from_cache,
 )
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from moe_patch.errors import ConfigError, HubError, PatchTooLarge
 from moe_patch.io import strict_json
+from moe_patch.io.closed_schema import ClosedSchema
 from moe_patch.io.files import replacing_file, write_text
 from moe_patch.patch import HeaderLimits, Patch, load
 from moe_patch.patch.schema import Sha256
@@ -73,10 +74,8 @@ class HubReference:
         return f"{SCHEME}{self.repo}{file}" + (f"@{self.revision}" if self.revision else "")
 
 
-class Origin(BaseModel):
+class Origin(ClosedSchema):
     """Where a pulled file came from, as NAME.origin.json beside it says."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     format: Literal[1] = 1
     asked: str  # the reference as it was given

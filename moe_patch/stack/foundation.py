@@ -8,22 +8,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from moe_patch.errors import MalformedMetadata
 from moe_patch.io import strict_json
+from moe_patch.io.closed_schema import ClosedSchema
 from moe_patch.patch import Patch
 from moe_patch.patch.schema import Layer, Sha256
 
 KEY = "on"
 
 
-class Foundation(BaseModel):
+class Foundation(ClosedSchema):
     """The stack beneath: hashes of its patches, the lowest first, and how many facts each layer protects."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    patches: list[Sha256] = []
+    patches: list[Sha256] = Field(default_factory=list)
     protected: dict[Layer, int] = Field(default_factory=dict)
 
     def protects(self, layer: int) -> int:

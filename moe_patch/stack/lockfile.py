@@ -30,10 +30,11 @@ import tomllib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from moe_patch.errors import StackError
 from moe_patch.io import strict_json
+from moe_patch.io.closed_schema import ClosedSchema
 from moe_patch.patch.member import Member
 from moe_patch.patch.schema import BaseRecord, Sha256
 
@@ -43,11 +44,7 @@ Combine = Literal["add", "solve"]
 _HEAD = "# A stack of patches, kept by `moe-patch stack`; docs/stacks.md says what each line means.\n"
 
 
-class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Entry(_Closed):
+class Entry(ClosedSchema):
     """One patch of a stack: where its file is, the content hash it must have, and whether it is on."""
 
     path: Annotated[str, Field(min_length=1)]
@@ -55,14 +52,14 @@ class Entry(_Closed):
     enabled: bool = True
 
 
-class Lock(_Closed):
+class Lock(ClosedSchema):
     """A stack. `revision` counts its changes."""
 
     format: Literal[1] = 1
     revision: Annotated[int, Field(ge=0)] = 0
     combine: Combine = "solve"
     base: BaseRecord | None = None
-    patch: list[Entry] = []
+    patch: list[Entry] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

@@ -7,9 +7,10 @@ import secrets
 from typing import Annotated, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from moe_patch.io import strict_json
+from moe_patch.io.closed_schema import ClosedSchema
 from moe_patch_serving.api.self_test import DEFAULT, SelfTest
 from moe_patch_serving.errors import BadRequest, BodyTooLarge, SwitchedOff, Unauthorized
 
@@ -18,11 +19,7 @@ MAX_BODY_BYTES = 64 * 1024
 Text = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
-class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class SelfTestRequest(_Closed):
+class SelfTestRequest(ClosedSchema):
     """How a change is to be proved: how many facts to ask, and the share that has to be answered."""
 
     facts: Annotated[int, Field(ge=1, le=1024)] = DEFAULT.facts
@@ -33,7 +30,7 @@ class SelfTestRequest(_Closed):
         return SelfTest(self.facts, self.share)
 
 
-class AddRequest(_Closed):
+class AddRequest(ClosedSchema):
     """A patch to put on: an absolute path on the server, or `hf://org/name@revision`."""
 
     path: Text
@@ -41,19 +38,19 @@ class AddRequest(_Closed):
     self_test: SelfTestRequest = SelfTestRequest()
 
 
-class ReorderRequest(_Closed):
+class ReorderRequest(ClosedSchema):
     """All patches that are on, the lowest first."""
 
     patches: Annotated[list[Text], Field(max_length=1024)]
 
 
-class RollbackRequest(_Closed):
+class RollbackRequest(ClosedSchema):
     """How to prove that patches which come back are on."""
 
     self_test: SelfTestRequest = SelfTestRequest()
 
 
-Body = TypeVar("Body", bound=_Closed)
+Body = TypeVar("Body", bound=ClosedSchema)
 
 
 async def read_body(request: Request, kind: type[Body]) -> Body:
