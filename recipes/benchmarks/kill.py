@@ -1,4 +1,4 @@
-"""Kill -9 at random points of `stack` and `drop_fact`, and look at what is left.
+"""Kill -9 at random points of `stack` and `drop`, and look at what is left.
 
     python -m recipes.benchmarks.kill --kills 50 --json
 

@@ -137,7 +137,7 @@ def _peak_bytes() -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
-def compare(folder: Path, patch_path: Path, scratch: Path, turns: int) -> Figures:
+def compare_with_copy(folder: Path, patch_path: Path, scratch: Path, turns: int) -> Figures:
     """The best times of `cp` and of merges, in turns."""
     shard = folder / f"model-00002-of-{SHARDS:05}.safetensors"
     copy, out, cache = scratch / "copy.safetensors", scratch / "merged", scratch / "cache"
@@ -237,7 +237,11 @@ def main(
             synthesize(scratch / "base", shape)
             synthesize_patch(scratch / "base", shape, facts, scratch / "patch.safetensors")
             arguments = (scratch / "base", scratch / "patch.safetensors", scratch)
-            figures |= compare(*arguments, turns) if name == "merge" else kill_merges(*arguments, kills, seed)
+            figures |= (
+                compare_with_copy(*arguments, turns)
+                if name == "merge"
+                else kill_merges(*arguments, kills, seed)
+            )
     print_figures("merging into a checkpoint", figures, as_json)
 
 

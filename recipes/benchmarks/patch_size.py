@@ -60,7 +60,7 @@ def dense_pairs(delta: LayerDelta, left: Tensor, rows: Rows) -> Iterator[tuple[i
         )
 
 
-def measure(shape: LayerShape, facts: int, ridge: float, seed: int, path: Path) -> Figures:
+def measure_patch(shape: LayerShape, facts: int, ridge: float, seed: int, path: Path) -> Figures:
     """Solve, save, load, and compare with the dense deltas one expert at a time."""
     rows, residual = shape.random_facts(facts, seed)
     left = algebra.ridge_solve(algebra.edit_kernel(rows), residual.double(), ridge)  # (T, d_m) fp64
@@ -99,7 +99,7 @@ def main(facts: int, ridge: float, seed: int, shape_scale: float, as_json: bool)
     """Measure and report."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "patch.safetensors"
-        figures = measure(QWEN3_30B_A3B.shrunk(shape_scale), facts, ridge, seed, path)
+        figures = measure_patch(QWEN3_30B_A3B.shrunk(shape_scale), facts, ridge, seed, path)
     print_figures("patch file against dense deltas", figures, as_json)
 
 

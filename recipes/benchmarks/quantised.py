@@ -39,7 +39,9 @@ def random_keys(count: int, width: int, generator: torch.Generator) -> Tensor:
     return torch.randn(count, width, generator=generator) * torch.rand(width, generator=generator).square()
 
 
-def measure(grid: Grid, weight: Tensor, scale: Tensor, facts: int, size: float, seed: int) -> Figures:
+def measure_rounding(
+    grid: Grid, weight: Tensor, scale: Tensor, facts: int, size: float, seed: int
+) -> Figures:
     generator = torch.Generator().manual_seed(seed + 1)  # not the stream that the weight came from
     own, other = random_keys(facts, weight.shape[1], generator), random_keys(64, weight.shape[1], generator)
     stored = grid.values[grid.around(weight / scale)[0]] * scale
@@ -65,7 +67,7 @@ def main(seed: int, as_json: bool) -> None:
         expert = make(torch.Generator().manual_seed(seed))
         for size in (0.01, 0.1):
             for facts in (1, 10, 30):
-                figures = {"edit": size, "facts": facts, **measure(*expert, facts, size, seed)}
+                figures = {"edit": size, "facts": facts, **measure_rounding(*expert, facts, size, seed)}
                 print_figures(f"what {name} loses", figures, as_json)
 
 

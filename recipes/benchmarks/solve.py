@@ -71,7 +71,9 @@ class Textbook:
         return float(missing.square().sum()) + self.ridge * float(self.delta.double().square().sum())
 
 
-def compare(shape: LayerShape, facts: int, passes: int, ridge: float, seed: int, recompute: bool) -> Figures:
+def compare_solvers(
+    shape: LayerShape, facts: int, passes: int, ridge: float, seed: int, recompute: bool
+) -> Figures:
     """Time and objective of the three solvers on the same random facts."""
     rows, residual = shape.random_facts(facts, seed)
     seconds, left = best_time(
@@ -121,7 +123,9 @@ def main(
     """Compare and report."""
     shape = QWEN3_30B_A3B.shrunk(shape_scale)
     print_figures(
-        "exact solve against block descent", compare(shape, facts, passes, ridge, seed, recompute), as_json
+        "exact solve against block descent",
+        compare_solvers(shape, facts, passes, ridge, seed, recompute),
+        as_json,
     )
 
 

@@ -58,7 +58,7 @@ class StackingBench:
         return scores | {f"{name}_exact_efficacy": after["exact"]["efficacy"]["value"]}
 
 
-def compare(bench: StackingBench, facts: Sequence[Fact], patches: int, asked: int) -> Figures:
+def compare_combinations(bench: StackingBench, facts: Sequence[Fact], patches: int, asked: int) -> Figures:
     """Scores of the three ways, how long each took, and the worst pair."""
     size = -(-len(facts) // patches)
     parts = [
@@ -111,7 +111,7 @@ def main(
     """Build, combine, measure and report."""
     bench = StackingBench(open_base(model), method)
     facts = read_facts(edits).facts[:count]
-    print_figures("stacks of patches", compare(bench, facts, patches, asked), as_json)
+    print_figures("stacks of patches", compare_combinations(bench, facts, patches, asked), as_json)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def plain_pass(base: Base, corpus: Corpus, max_tokens: int) -> None:
             base.model(input_ids=ids.to(base.device), attention_mask=mask.to(base.device), use_cache=False)
 
 
-def compare(base: Base, corpus: Corpus, layers: list[int], max_tokens: int, repeats: int) -> Figures:
+def compare_passes(base: Base, corpus: Corpus, layers: list[int], max_tokens: int, repeats: int) -> Figures:
     """Median seconds of each way, and their ratios to the plain pass."""
     every = sorted(base.layers)
 
@@ -74,7 +74,7 @@ def main(model: str | None, corpus: Path, layers: str, max_tokens: int, repeats:
     """Compare and report."""
     base = open_base(model)
     wanted = [int(layer) for layer in layers.split(",")]
-    figures = compare(base, Corpus.read(corpus), wanted, max_tokens, repeats)
+    figures = compare_passes(base, Corpus.read(corpus), wanted, max_tokens, repeats)
     print_figures("statistics against a plain forward pass", figures, as_json)
 
 

@@ -70,7 +70,7 @@ def target_alone(base: Base, fact: Fact, layer: int, options: TargetOptions) -> 
     return (start + change).detach()
 
 
-def compare(base: Base, facts: list[Fact], repeats: int) -> Figures:
+def compare_searches(base: Base, facts: list[Fact], repeats: int) -> Figures:
     """Seconds of both ways, their ratio, and how far apart the results are."""
     recipe = recipe_for(base)
     chosen = recipe.method_options("moeedit") if recipe else {}
@@ -97,7 +97,7 @@ def compare(base: Base, facts: list[Fact], repeats: int) -> Figures:
 @click.option("--json", "as_json", is_flag=True)
 def main(model: str | None, edits: Path, repeats: int, as_json: bool) -> None:
     """Compare and report."""
-    figures = compare(open_base(model), list(read_facts(edits).facts), repeats)
+    figures = compare_searches(open_base(model), list(read_facts(edits).facts), repeats)
     print_figures("target values together against one at a time", figures, as_json)
 
 

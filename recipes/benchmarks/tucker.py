@@ -69,7 +69,7 @@ def random_whitening(shape: LayerShape, kind: str, seed: int) -> Whitening:
     )
 
 
-def measure(
+def measure_stages(
     shape: LayerShape, facts: int, whitening: str, ranks: tuple[Rank, Rank, Rank], sweeps: int, seed: int
 ) -> Figures:
     """Seconds and peak GiB of each stage."""
@@ -132,7 +132,7 @@ def main(
     if len(chosen) != 3:
         raise click.BadParameter(f"{ranks!r}: expected three ranks, such as 64,0.5,0.5", param_hint="--ranks")
     shape = QWEN3_30B_A3B.shrunk(shape_scale)
-    figures = measure(shape, facts, whitening, (chosen[0], chosen[1], chosen[2]), sweeps, seed)
+    figures = measure_stages(shape, facts, whitening, (chosen[0], chosen[1], chosen[2]), sweeps, seed)
     print_figures("Tucker decomposition of one layer", figures, as_json)
 
 
