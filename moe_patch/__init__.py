@@ -5,7 +5,7 @@
     base = moe_patch.open_base()  # the demo model; or a name, or a folder
     patch = moe_patch.load("capitals.safetensors")
     with moe_patch.apply(base, patch):
-        ...  # the model says the new facts; afterwards, the old ones again
+        ...  # the model says the new facts; after the block it says the old ones again
 
 The public names are imported on first use: torch and transformers take seconds to import, and `moe-patch
 --help` needs neither.
@@ -68,8 +68,8 @@ _HOME = {
 class _Package(ModuleType):
     """A module that finds its public names on first use.
 
-    `apply` is a property, because importing the subpackage of that name would otherwise hide the function
-    behind it.
+    `apply` is a property. Otherwise, importing the subpackage `moe_patch.apply` would hide the function of
+    the same name.
     """
 
     def __getattr__(self, name: str) -> Any:

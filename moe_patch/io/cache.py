@@ -1,9 +1,9 @@
-"""Tensors that are costly to compute again, in files named by what they were computed from.
+"""A cache of tensors that are costly to compute, in files named by what they were computed from.
 
-An address is a JSON object with everything that the tensors depend on; its SHA-256 names the file, so
-nothing is ever out of date, and entries can be deleted at any time. A file carries its address and a
-checksum of its tensors. One that does not match them is reported, ignored and written anew. A kind of which
-every build makes new entries is bounded: what has not been used for longest goes first.
+An address is a JSON object with everything that the tensors depend on. Its SHA-256 names the file, so no
+entry is ever out of date, and entries can be deleted at any time. A file also contains its address and a
+checksum of its tensors. If these do not match, the file is reported, ignored and written again. Where every
+build adds entries, their total size is limited, and those unused for longest are deleted first.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ _fresh: ContextVar[Path | None] = ContextVar("fresh cache", default=None)
 
 
 def cache_folder() -> Path:
-    """$MOE_PATCH_CACHE, or moe-patch in the user's cache folder: $XDG_CACHE_HOME, or .cache in their home.
+    """The folder of the cache.
 
-    Within `fresh_cache` it is another one.
+    It is $MOE_PATCH_CACHE if set, else $XDG_CACHE_HOME/moe-patch if set, else ~/.cache/moe-patch. Inside
+    `fresh_cache` it is a temporary folder.
     """
     if fresh := _fresh.get():
         return fresh
@@ -46,7 +47,7 @@ def cache_folder() -> Path:
 
 @contextmanager
 def fresh_cache() -> Iterator[None]:
-    """An empty cache for as long as the block runs: what was kept is neither used nor added to."""
+    """Use an empty cache inside the block. The usual cache is neither read nor written meanwhile."""
     with TemporaryDirectory(prefix="moe-patch-") as folder:
         token = _fresh.set(Path(folder))
         try:
@@ -56,7 +57,7 @@ def fresh_cache() -> Iterator[None]:
 
 
 def load_tensors(kind: str, address: Mapping[str, Any]) -> dict[str, Tensor] | None:
-    """The tensors stored at `address`, or None where there are none; a damaged entry is logged as well."""
+    """The tensors stored at `address`, or None. A damaged entry is logged and counts as none."""
     path = _path(kind, address)
     if not path.exists():
         return None
@@ -70,7 +71,7 @@ def load_tensors(kind: str, address: Mapping[str, Any]) -> dict[str, Tensor] | N
     if metadata.get("address") != _canonical(address) or metadata.get("checksum") != _checksum(tensors):
         logger.warning("cache entry %s is damaged and is computed again", path)
         return None
-    with suppress(OSError):  # a cache that may only be read is as good
+    with suppress(OSError):  # a read-only cache works as well
         os.utime(path)
     return tensors
 
@@ -78,10 +79,13 @@ def load_tensors(kind: str, address: Mapping[str, Any]) -> dict[str, Tensor] | N
 def store_tensors(
     kind: str, address: Mapping[str, Any], tensors: Mapping[str, Tensor], *, limit: int | None = None
 ) -> None:
-    """Keep CPU tensors at `address`. A failure to write is logged only: nothing is lost but time.
+    """Store CPU tensors at `address`. A failure to write is only logged, since it costs nothing but time.
 
     Args:
-        limit: bytes that entries of this kind may take, the new one aside; None does not bound them.
+        kind: the folder of entries of this sort, for example "moments".
+        address: everything that the tensors depend on, as a JSON object.
+        tensors: CPU tensors by name.
+        limit: most bytes that the other entries of this kind may take; None for no limit.
     """
     path = _path(kind, address)
     metadata = {"address": _canonical(address), "checksum": _checksum(tensors)}
@@ -96,10 +100,10 @@ def store_tensors(
 
 
 def _bound(new: Path, limit: int) -> None:
-    """Delete entries beside the new one, the longest unused first, until the others take `limit` bytes."""
+    """Delete the entries unused for longest until all but the new one take at most `limit` bytes."""
     entries = []
     for path in new.parent.glob("*.safetensors"):
-        with suppress(FileNotFoundError):  # another process is at it too
+        with suppress(FileNotFoundError):  # another process may have deleted it
             found = path.stat()
             entries.append((found.st_mtime_ns, found.st_size, path))
     room = limit

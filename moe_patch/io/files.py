@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Atomic writing of files: a reader sees the old file or the whole new one."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from moe_patch.errors import OutputError
 
 @contextmanager
 def replacing_file(path: str | Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; on leaving, that file takes `path`'s place in one step.
+    """Yield a temporary path beside `path`. After the block, the file there replaces `path` in one step.
 
-    The data and then the folder entry reach the disk before this returns, so after a crash `path` holds the
-    old file or the new one, never a part. On any exception, Ctrl-C included, the file beside is removed and
-    `path` is left alone. Raises OutputError where the system refuses to write.
+    The data and then the folder entry are synced to disk before this returns. So after a crash, `path` is
+    the old file or the new one, never a part of it. On any exception, including Ctrl-C, the temporary file is
+    removed and `path` stays as it was.
+
+    Raises:
+        OutputError: the operating system refuses to write.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -35,13 +38,17 @@ def replacing_file(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8 with line feeds, whole or not at all; OutputError where the system refuses."""
+    """Write `text` as UTF-8 with line feeds, atomically.
+
+    Raises:
+        OutputError: the operating system refuses to write.
+    """
     with replacing_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def sync_to_disk(path: Path) -> None:
-    """Wait until the file or folder is on the disk; Windows cannot open a folder, nor needs to."""
+    """Wait until the file or folder is on the disk. Windows cannot sync folders and does not need to."""
     if os.name == "nt" and path.is_dir():
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
@@ -52,5 +59,5 @@ def sync_to_disk(path: Path) -> None:
 
 
 def _discard(temporary: Path) -> None:
-    with suppress(OSError):  # the reason for discarding it is already on its way to the caller
+    with suppress(OSError):  # the caller is about to get the error that matters
         temporary.unlink()

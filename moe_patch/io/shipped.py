@@ -1,6 +1,7 @@
-"""Where the data is that comes with the package: the demo model, recipes and facts.
+"""Where to find the data that comes with the package: the demo model, recipes and facts.
 
-They lie in the folder `recipes/` of a checkout, and in a package of data alone where this is installed.
+In a checkout they are in the folder `recipes/`. An installation has them in the data package
+`moe_patch.recipes`.
 """
 
 from __future__ import annotations

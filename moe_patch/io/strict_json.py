@@ -1,4 +1,4 @@
-"""JSON from outside, read strictly: no repeated keys, no NaN, no endless nesting; and one way to write it."""
+"""Strict reading of JSON (no repeated keys, no NaN, limited nesting), and its canonical form for writing."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ _KINDS = {dict: "an object", list: "an array", str: "a string", bool: "a boolean
 
 
 def parse_json(text: str, *, max_depth: int = MAX_DEPTH) -> JsonValue:
-    """The value that `text` spells; ValueError, with the reason, where it is not one strict JSON value.
+    """The value of a JSON text.
 
-    Python's parser keeps the last of two equal keys, reads NaN and recurses as deep as the text says. A
+    Python's own parser keeps the last of two equal keys, accepts NaN and recurses as deep as the text does. A
     file that relies on any of these means different things to different readers, so each is an error here.
+
+    Raises:
+        ValueError: the text is not one strict JSON value. The message says why.
     """
     try:
         value: JsonValue = json.loads(
@@ -29,27 +32,28 @@ def parse_json(text: str, *, max_depth: int = MAX_DEPTH) -> JsonValue:
         raise ValueError(f"nested deeper than {max_depth} levels") from None
     _check_depth(value, max_depth)
     if "\\ud" in text.lower():
-        canonical_json(value)  # fails for the escape of a surrogate that stands alone
+        canonical_json(value)  # fails for the escape of a lone surrogate
     return value
 
 
 def canonical_json(value: JsonValue) -> str:
-    """The one spelling of `value`: keys sorted by code point, no white space, no needless escapes.
+    """The canonical form of `value`: keys sorted by code point, no white space, no needless escapes.
 
-    Raises ValueError for NaN, infinities and strings that UTF-8 cannot hold.
+    Raises:
+        ValueError: the value contains NaN, an infinity, or a string that UTF-8 cannot encode.
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    text.encode()  # a lone surrogate fails here, as a ValueError, and not when the file is written
+    text.encode()  # fails for a lone surrogate, with a ValueError, before any file is written
     return text
 
 
 def describe_json(value: object) -> str:
-    """What kind of JSON value this is, in words for an error message."""
+    """The kind of a JSON value, in words for an error message: "an object", "a number", ..."""
     return _KINDS.get(type(value), "a number")
 
 
 def first_complaint(error: ValidationError) -> str:
-    """The first complaint of a pydantic error as `field: what was expected`, with what was found."""
+    """The first problem in a pydantic error, as `field: what was expected, found what`."""
     first = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "missing":
@@ -84,7 +88,7 @@ def _finite(text: str) -> float:
 
 
 def _check_depth(value: JsonValue, max_depth: int) -> None:
-    level = _containers([value])  # level by level, so that no depth can exhaust the stack
+    level = _containers([value])  # one level at a time, since recursion could exhaust the stack
     for _ in range(max_depth):
         if not level:
             return
