@@ -1,4 +1,4 @@
-"""Preserved text: what a patch should leave alone, read from a file and cut into batches of tokens."""
+"""Preserved text, whose keys a patch should leave alone: read from a file and cut into batches of tokens."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from torch import Tensor
 
 from moe_patch.errors import StatisticsError
 
-_TEXTS_AT_ONCE = 1024  # how many texts are tokenised before looking whether there are tokens enough
+_TEXTS_AT_ONCE = 1024  # texts tokenised in one call; after each call, the tokens so far are counted
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Texts in a fixed order, under a name for people and a hash for caches."""
+    """Texts in a fixed order, with a name for people and a hash for caches."""
 
     name: str
     texts: tuple[str, ...]
 
     @classmethod
     def read(cls, path: str | Path) -> Corpus:
-        """The texts of a UTF-8 file: the "text" of each JSON object of a .jsonl, each line of anything else.
+        """The texts of a UTF-8 file.
 
-        Empty lines and empty texts are no texts; other fields of the JSON objects are not looked at.
+        In a .jsonl file, each line is a JSON object whose "text" is taken; other fields are ignored. In any
+        other file, each line is a text. Empty lines and empty texts are skipped.
 
         Raises:
-            StatisticsError: the file cannot be read or holds no text, or a line is not UTF-8, not JSON,
-                or has no text. The message names file and line.
+            StatisticsError: the file cannot be read or contains no text, or a line is not UTF-8, not JSON,
+                or has no text. The message names the file and the line.
         """
         path = Path(path)
         try:
@@ -45,17 +46,17 @@ class Corpus:
             try:
                 content = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 text = parse(content) if content else ""
-            except ValueError as error:  # of decoding, of JSON, and of what is not a text
+            except ValueError as error:  # not UTF-8, not JSON, or no "text"
                 raise StatisticsError(f"{path}:{number}: {error}") from error
             if text:
                 texts.append(text)
         if not texts:
-            raise StatisticsError(f"the corpus {path} holds no text: give one text per line")
+            raise StatisticsError(f"the corpus {path} contains no text: give one text per line")
         return cls(path.name, tuple(texts))
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the texts in their order, the name left out."""
+        """SHA-256 of the texts in their order. The name does not count."""
         digest = hashlib.sha256()
         for text in self.texts:
             encoded = text.encode()
@@ -64,10 +65,10 @@ class Corpus:
         return f"sha256:{digest.hexdigest()}"
 
     def sequences(self, tokenizer: Any, *, max_tokens: int | None, length: int) -> Iterator[list[int]]:
-        """Token sequences in the order of the texts, until there are `max_tokens` tokens.
+        """Token sequences in the order of the texts, cut off after `max_tokens` tokens.
 
-        A text longer than `length` tokens goes on in further sequences, each with the tokenizer's special
-        tokens. Special tokens count: they are tokens that the model will see.
+        A text longer than `length` tokens is split into several sequences, each with the tokenizer's special
+        tokens. Special tokens count towards `max_tokens`, since the model sees them too.
         """
         left = max_tokens
         for start in range(0, len(self.texts), _TEXTS_AT_ONCE):
@@ -84,10 +85,10 @@ class Corpus:
 
 
 def padded_batches(sequences: list[list[int]], size: int, pad: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Ids (B, S) and masks (B, S) of batches of at most `size` tokens, the padding on the right included.
+    """Ids (B, S) and masks (B, S) of batches of at most `size` tokens, with padding on the right counted.
 
-    Sequences of like length share a batch, so that little padding runs through the model. A sequence
-    longer than `size` is a batch of its own.
+    Sequences of similar length share a batch, so that the model runs little padding. A sequence longer than
+    `size` is a batch of its own.
     """
     batch: list[list[int]] = []
     for sequence in sorted(sequences, key=len):

@@ -1,13 +1,14 @@
 """Files of facts: native JSONL, COUNTERFACT records and ZsRE records.
 
-A facts file holds one JSON object per line, in UTF-8; blank lines separate and mean nothing. Which of the
-three schemas it follows is seen from the fields of its first record:
+A facts file has one JSON object per line, in UTF-8. Blank lines are ignored. The fields of its first record
+decide which of the three schemas it follows:
 
     native       prompt, subject, target_new; optionally id, target_true, paraphrases, neighborhood, keep
     counterfact  requested_rewrite, paraphrase_prompts, neighborhood_prompts (ROME, arXiv 2202.05262)
     zsre         src, subject, alt, answers, rephrase, loc (MEND, arXiv 2110.11309)
 
-Only native records are closed to unknown fields: the published data sets carry more than is used here.
+Unknown fields are an error in native records only: the published data sets have more fields than are used
+here.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ Tokenize = Callable[[str], list[int]]
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A line of a facts file that was left out, and why."""
+    """A line of a facts file that was skipped, and why."""
 
     line: int
     reason: str
@@ -39,7 +40,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class FactFile:
-    """What a facts file holds, what of it was skipped, and the schema its records follow."""
+    """The facts of a file, the lines that were skipped, and the schema of its records."""
 
     facts: tuple[Fact, ...]
     skipped: tuple[Skipped, ...]
@@ -132,10 +133,15 @@ _NAMES: dict[Schema, dict[str, str]] = {
 def read_facts(path: str | Path, *, skip_invalid: bool = False, tokenize: Tokenize | None = None) -> FactFile:
     """Read a facts file of any of the three schemas.
 
-    `tokenize` turns text into token ids without special tokens; with it, targets that tokenise to nothing
-    are found. Raises FactError as `file:line: field: what was expected` at the first line that is not
-    usable; with `skip_invalid`, such lines are listed in the result instead. A file without one usable fact
-    is an error either way.
+    Args:
+        path: the file.
+        skip_invalid: list the lines that cannot be used in the result, instead of raising at the first one.
+        tokenize: turns text into token ids without special tokens. If given, a target that tokenises to
+            nothing is an error.
+
+    Raises:
+        FactError: a line cannot be used, or the file has no usable fact. The message has the form
+            `file:line: field: what was expected`.
     """
     reader = _Reader(tokenize)
     facts: list[Fact] = []
@@ -154,12 +160,16 @@ def read_facts(path: str | Path, *, skip_invalid: bool = False, tokenize: Tokeni
 
 
 def write_facts(path: str | Path, facts: Iterable[Fact]) -> None:
-    """Write facts as native JSONL, whole or not at all; OutputError where the system refuses."""
+    """Write facts as native JSONL, atomically.
+
+    Raises:
+        OutputError: the operating system refuses to write.
+    """
     write_text(path, "".join(f"{strict_json.canonical_json(fact_json(fact))}\n" for fact in facts))
 
 
 class _Reader:
-    """Reads line after line and remembers what later lines may not repeat or contradict."""
+    """Reads one line after another, and remembers what later lines must not repeat or contradict."""
 
     def __init__(self, tokenize: Tokenize | None) -> None:
         self.schema: Schema | None = None
@@ -169,7 +179,7 @@ class _Reader:
         self.lines_of_kept: dict[str, int] = {}
 
     def read(self, line: int, raw: bytes) -> Fact:
-        """The fact on this line; FactError, without the place, where there is none."""
+        """The fact on this line. Raises FactError, without file and line, if it cannot be used."""
         record = _parse(raw)
         schema = _schema_of(record)
         if schema != (self.schema or schema):
@@ -202,7 +212,7 @@ class _Reader:
             problem = f"{fact.target_new!r} after {fact.text!r} contradicts line {earlier}, which says"
             raise FactError(f"{problem} {answer!r}; keep one of the two", field="target_new")
         if fact.id in self.lines_of_ids:
-            problem = f"{fact.id!r} is the id of line {self.lines_of_ids[fact.id]} already"
+            problem = f"{fact.id!r} is already the id of line {self.lines_of_ids[fact.id]}"
             raise FactError(problem, field="id")
         self._check_kept(line, fact)
         self.answers[fact.text] = line, fact.target_new
@@ -210,19 +220,19 @@ class _Reader:
         self.lines_of_kept |= dict.fromkeys(fact.kept, line)
 
     def _check_kept(self, line: int, fact: Fact) -> None:
-        """Nothing may be kept that a fact changes."""
+        """A prompt to keep must not be one that a fact changes."""
         for number, text in enumerate(fact.kept):
             changed = line if text == fact.text else self.answers.get(text, (0, ""))[0]
             if changed:
-                problem = f"{text!r} is to be kept, but line {changed} changes it"
-                raise FactError(f"{problem}; leave one of the two out", field=f"keep.{number}")
+                problem = f"{text!r} is a prompt to keep, but line {changed} changes its answer"
+                raise FactError(f"{problem}; remove one of the two", field=f"keep.{number}")
         if fact.text in self.lines_of_kept:
-            problem = f"{fact.text!r} is to be kept by line {self.lines_of_kept[fact.text]}"
-            raise FactError(f"{problem}; leave one of the two out", field="prompt")
+            problem = f"line {self.lines_of_kept[fact.text]} asks to keep the answer of {fact.text!r}"
+            raise FactError(f"{problem}; remove one of the two", field="prompt")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, numbered from 1, without a byte order mark."""
+    """The lines that are not blank, numbered from 1. A byte order mark is removed."""
     try:
         with path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
@@ -260,6 +270,6 @@ def _explain(error: ValidationError) -> str:
 
 
 def _field_in_file(field: str, schema: Schema) -> str:
-    """A field of Fact by the name that this schema gives it, keeping the number of an entry in a list."""
+    """The name that a schema gives to a field of Fact. The index of a list entry ("keep.2") is kept."""
     name, dot, number = field.partition(".")
     return f"{_NAMES[schema].get(name, name)}{dot}{number}"

@@ -1,4 +1,4 @@
-"""Facts, and the JSON object that each of them is in a file or a patch."""
+"""Facts, and their form as JSON objects in files and patches."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ SLOT = "{}"
 class Fact:
     """One requested change: after `prompt` about `subject`, the model should say `target_new`.
 
-    `prompt` holds exactly one `{}`, where the subject goes. Targets have no leading space. `paraphrases`
-    are complete prompts that ask the same; `neighborhood` are complete prompts about other subjects, whose
-    answers must stay (in COUNTERFACT these answers are `target_true`). `keep` are prompts with a `{}` that
-    ask something else about the subject itself, and whose answers must stay too. Raises FactError, naming
-    the field, where any of this does not hold.
+    In COUNTERFACT, `target_true` is the answer of the neighborhood prompts.
+
+    Raises:
+        FactError: a field is not as described here. The error names it.
     """
 
     id: str
-    prompt: str
+    prompt: str  # has exactly one `{}`, where the subject goes
     subject: str
-    target_new: str
-    target_true: str | None = None
-    paraphrases: tuple[str, ...] = ()
-    neighborhood: tuple[str, ...] = ()
-    keep: tuple[str, ...] = ()
+    target_new: str  # the new answer, without a leading space
+    target_true: str | None = None  # the answer before, without a leading space
+    paraphrases: tuple[str, ...] = ()  # complete prompts that ask the same
+    neighborhood: tuple[str, ...] = ()  # complete prompts about other subjects, whose answers must not change
+    keep: tuple[str, ...] = ()  # prompts with one `{}` about the same subject, whose answers must not change
 
     def __post_init__(self) -> None:
         for field in ("id", "subject"):
@@ -51,17 +50,17 @@ class Fact:
 
     @property
     def text(self) -> str:
-        """The prompt with the subject in place."""
+        """The prompt with the subject inserted."""
         return self.prompt.replace(SLOT, self.subject, 1)
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """What is to be kept of the subject, with the subject in place."""
+        """The prompts to keep, with the subject inserted."""
         return tuple(prompt.replace(SLOT, self.subject, 1) for prompt in self.keep)
 
 
 class FactRecord(ClosedSchema):
-    """A fact as native JSON: on a line of a facts file, and inside a patch."""
+    """A fact as native JSON, as in a line of a facts file or in a patch."""
 
     id: str | None = None
     prompt: str
@@ -73,7 +72,11 @@ class FactRecord(ClosedSchema):
     keep: list[str] = Field(default_factory=list)
 
     def fact(self) -> Fact:
-        """The fact this record states; FactError where it states none."""
+        """The fact of this record.
+
+        Raises:
+            FactError: the record is not a valid fact. The error names the field.
+        """
         prompt = prompt_template(self.prompt, self.subject)
         keep = (
             prompt_template(text, self.subject, f"keep.{number}") for number, text in enumerate(self.keep)
@@ -91,15 +94,22 @@ class FactRecord(ClosedSchema):
 
 
 def as_continuation(target: str) -> str:
-    """The target as it follows a prompt: after one space. Prompts and targets are joined so everywhere."""
+    """The target with the one space that separates it from its prompt, here and everywhere."""
     return f" {target}"
 
 
 def prompt_template(prompt: str, subject: str, field: str = "prompt") -> str:
-    """`prompt` with `{}` where the subject goes, without white space at its end.
+    """`prompt` with `{}` where the subject goes, and without white space at its end.
 
-    A prompt with no `{}` may spell the subject out, once. Raises FactError for `field` where the place is
-    missing or not unique.
+    A prompt without `{}` must contain the subject itself exactly once.
+
+    Args:
+        prompt: with `{}` or with the subject.
+        subject: of the fact.
+        field: the name of the prompt's field, for the error.
+
+    Raises:
+        FactError: the subject is empty, or the prompt has neither `{}` nor the subject exactly once.
     """
     _expect_text("subject", subject)
     prompt = prompt.rstrip()
@@ -116,7 +126,7 @@ def prompt_template(prompt: str, subject: str, field: str = "prompt") -> str:
 
 
 def fact_json(fact: Fact) -> dict[str, JsonValue]:
-    """A fact as a native JSON object, with every field but for `keep` where there is nothing to keep."""
+    """A fact as a native JSON object with all fields. Only an empty `keep` is left out."""
     values = asdict(fact)
     if not fact.keep:
         del values["keep"]
@@ -124,7 +134,7 @@ def fact_json(fact: Fact) -> dict[str, JsonValue]:
 
 
 def _content_id(prompt: str, subject: str, target: str) -> str:
-    """A name for a fact that has none: the same wherever in a file it stands."""
+    """An id for a fact that has none. It depends on the fact alone and not on its place in a file."""
     return hashlib.sha256("\n".join((prompt, subject, target)).encode()).hexdigest()[:12]
 
 

@@ -1,7 +1,7 @@
 """From facts to tokens: where the edited token and the target are in each prompt, and batches of prompts.
 
-Positions come from the tokenizer's offset mapping. Counting the tokens of a prefix instead is wrong wherever
-a subject merges with its neighbours, a BOS is added, or a space belongs to the following token.
+Positions come from the tokenizer's offset mapping. Counting the tokens of a prefix instead would be wrong
+when a subject merges with its neighbours, a BOS is added, or a space belongs to the following token.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ FactToken = Literal["subject-last", "last"]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One tokenised text: which token an edit changes, and where the answer starts if the text holds one."""
+    """One tokenised text: which token an edit changes, and where the answer starts if there is one."""
 
     ids: tuple[int, ...]
     edited: int  # index into ids of the token whose hidden state is edited
-    target: int | None = None  # index into ids of the first token of the answer, which goes on to the end
+    target: int | None = None  # index into ids where the answer starts; it is the rest of ids
 
 
 @dataclass(frozen=True, slots=True)
 class PromptStyle:
-    """How a fact becomes text: as it is or under the tokenizer's chat template, edited at which token."""
+    """How a fact becomes text, and which token of the text is edited."""
 
-    chat: bool = False
+    chat: bool = False  # whether the prompt is put into the tokenizer's chat template
     fact_token: FactToken = "subject-last"
 
 
 def encode_fact(
     tokenizer: Any, fact: Fact, style: PromptStyle, *, prefix: str = "", answer: bool = True
 ) -> Prompt:
-    """The fact's prompt, after `prefix`, with its new target behind it unless `answer` is false.
+    """The fact's prompt after `prefix`, followed by its new target unless `answer` is false.
 
     Raises:
-        NoChatTemplate: the tokenizer has none, though one is asked for.
+        NoChatTemplate: the style asks for a chat template, but the tokenizer has none.
         TargetError: the tokenizer gives no offsets, or a text has no token for the subject or the target.
     """
     text = f"{prefix}{fact.text}"
@@ -55,10 +55,10 @@ def encode_fact(
 
 
 def encode_essence(tokenizer: Any, fact: Fact, template: str = "{} is a") -> Prompt:
-    """The prompt on which the subject's essence is held: MEMIT's (arXiv 2210.07229) for its KL term.
+    """The prompt of MEMIT's KL term (arXiv 2210.07229), which keeps what the model says the subject is.
 
     Raises:
-        TargetError: the tokenizer gives no offsets, or no token for the subject.
+        TargetError: the tokenizer gives no offsets, or the subject has no token.
     """
     start = template.index(SLOT)
     text = template.replace(SLOT, fact.subject)
@@ -69,22 +69,24 @@ def encode_kept(tokenizer: Any, fact: Fact, style: PromptStyle) -> list[Prompt]:
     """The prompts whose answers the fact asks to keep.
 
     Raises:
-        TargetError: as `encode_fact`; or facts are edited at another token than what is kept is read from.
+        NoChatTemplate: as for `encode_fact`.
+        TargetError: as for `encode_fact`; or there are prompts to keep, but facts are not edited at the
+            subject's last token.
     """
     if fact.keep and style.fact_token != "subject-last":
         raise TargetError(
-            f"fact {fact.id}: what is to be kept of a subject is held at the subject's last token, and facts "
-            "are edited at their prompts': build without --fact-token last, or without `keep`"
+            f"fact {fact.id}: `keep` works at the subject's last token, but facts are edited at the last "
+            "token of their prompts: build without --fact-token last, or without `keep`"
         )
     asked = [replace(fact, prompt=prompt, keep=()) for prompt in fact.keep]
     return [encode_fact(tokenizer, other, style, answer=False) for other in asked]
 
 
 def frame_prompt(tokenizer: Any, text: str, *, chat: bool) -> str:
-    """The text as a model reads it: as it is, or as a user's message under the tokenizer's chat template.
+    """The text as it is, or with `chat` as a user's message in the tokenizer's chat template.
 
     Raises:
-        NoChatTemplate: the tokenizer has none, though one is asked for.
+        NoChatTemplate: `chat` is true, but the tokenizer has no chat template.
     """
     if not chat:
         return text
@@ -97,7 +99,11 @@ def frame_prompt(tokenizer: Any, text: str, *, chat: bool) -> str:
 
 
 def text_ids(tokenizer: Any, text: str, *, chat: bool) -> tuple[int, ...]:
-    """The tokens of a text without an answer, `frame_prompt` or not; NoChatTemplate as there."""
+    """The token ids of a prompt without an answer, in the chat template if `chat` is true.
+
+    Raises:
+        NoChatTemplate: `chat` is true, but the tokenizer has no chat template.
+    """
     encoded = tokenizer(frame_prompt(tokenizer, text, chat=chat), add_special_tokens=not chat)
     return tuple(encoded["input_ids"])
 
@@ -116,21 +122,21 @@ def _chat_frame(tokenizer: Any, text: str) -> tuple[str, str]:
 def _encode(
     tokenizer: Any, fact: Fact, text: str, subject: tuple[int, int], target: str, style: PromptStyle
 ) -> Prompt:
-    """Tokenise text + target; `subject` is where in the text, in characters, the subject starts and ends.
+    """Tokenise text + target. `subject` is the subject's start and end in the text, in characters.
 
-    A token across the border of text and target belongs to the target, and one across the border of the
-    subject to the subject.
+    A token that is partly in the target belongs to the target. One that is partly in the subject belongs to
+    the subject.
     """
     if not tokenizer.is_fast:
-        raise TargetError("a fast tokenizer is needed: only those say which characters a token covers")
+        raise TargetError("a fast tokenizer is needed: slow ones do not say which characters a token covers")
     encoded = tokenizer(
         text + target,
         return_offsets_mapping=True,
         return_special_tokens_mask=True,
-        add_special_tokens=not style.chat,  # a chat template has written its own
+        add_special_tokens=not style.chat,  # a chat template already contains them
     )
     own = [i for i, special in enumerate(encoded["special_tokens_mask"]) if not special]
-    ids = encoded["input_ids"][: own[-1] + 1] if own else []  # an EOS at the end is nobody's answer
+    ids = encoded["input_ids"][: own[-1] + 1] if own else []  # an EOS at the end is not part of the answer
     spans = encoded["offset_mapping"][: len(ids)]
     answer = [i for i, (_, end) in enumerate(spans) if end > len(text)]
     if target and not answer:
@@ -145,7 +151,7 @@ def _encode(
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Prompts as one rectangle of tokens."""
+    """Several prompts, padded to one length."""
 
     ids: Tensor  # (B, S)
     mask: Tensor  # (B, S) 1 for real tokens
@@ -154,20 +160,20 @@ class Batch:
     starts: Tensor  # (B,) column of each prompt's first token
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch with everything that a model reads on `device`."""
+        """The same batch with the model's inputs on `device`. `edited` and `starts` stay where they are."""
         moved = self.ids.to(device), self.mask.to(device), self.positions.to(device)
         return Batch(*moved, self.edited, self.starts)
 
 
 def pad_right(prompts: Sequence[Prompt], pad: int) -> Batch:
-    """A batch of prompts that all start in the first column."""
+    """A batch of prompts that all start in the first column, padded on the right."""
     return _batch(prompts, [0] * len(prompts), pad)
 
 
 def align_prompts(prompts: Sequence[Prompt], pad: int) -> Batch:
     """A batch of prompts padded on both sides so that their edited tokens share a column.
 
-    What lies left of that column never changes while they are edited.
+    What the model computes left of that column does not depend on the edit.
     """
     column = max(prompt.edited for prompt in prompts)
     return _batch(prompts, [column - prompt.edited for prompt in prompts], pad)
@@ -186,7 +192,7 @@ def _batch(prompts: Sequence[Prompt], starts: list[int], pad: int) -> Batch:
 
 
 def pad_token(tokenizer: Any) -> int:
-    """The padding id; any token will do where none is defined, since padding is masked."""
+    """The id to pad with. If the tokenizer defines none, any token will do, since padding is masked."""
     for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if candidate is not None:
             return int(candidate)

@@ -38,7 +38,7 @@ def test_json_lines_hold_one_text_per_object(tmp_path: Path) -> None:
         ("a.jsonl", b'["text"]\n', r"a\.jsonl:1: expected a JSON object"),
         ("a.jsonl", b'{"text": "fine"}\n{"text": \n', r"a\.jsonl:2: "),
         ("a.txt", b"fine\nna\xefve\n", r"a\.txt:2: 'utf-8' codec"),
-        ("a.txt", b"\n \n", "holds no text"),
+        ("a.txt", b"\n \n", "contains no text"),
     ],
 )
 def test_bad_corpora_are_refused_with_file_and_line(

@@ -191,7 +191,7 @@ ARRAY = "is the file one JSON array?"
         pytest.param(native(keep=["{}", "{} {}"]), "keep.1: expected one {}", id="keep: two {}"),
         pytest.param(
             native(keep=["The capital of France is"]),
-            "keep.0: 'The capital of France is' is to",
+            "keep.0: 'The capital of France is' is a prompt to keep",
             id="keep: it",
         ),
         pytest.param(native(id=" "), "id: expected a text that is not empty", id="blank id"),
@@ -255,7 +255,7 @@ class TestAcrossLines:
         keeping = native(keep=["The head of {} is"])
         changing = native(prompt="The head of {} is", target_new="Ann")
         wanted = [
-            "prompt: 'The head of France is' is to be kept by line 1",
+            "prompt: line 1 asks to keep the answer of 'The head of France is'",
             "keep.0: .* but line 1 changes it",
         ]
         with pytest.raises(FactError, match=rf":2: {wanted[first]}"):
@@ -267,13 +267,13 @@ class TestAcrossLines:
         assert len(read(NATIVE, native(prompt="{} lies in", target_new="Asia")).facts) == 2
 
     def test_ids(self, read: Callable[..., FactFile]) -> None:
-        with pytest.raises(FactError, match=r":2: id: 'a' is the id of line 1 already"):
+        with pytest.raises(FactError, match=r":2: id: 'a' is already the id of line 1"):
             read(native(id="a"), native(id="a", subject="Spain"))
 
     def test_fields_are_named_as_the_file_names_them(self, read: Callable[..., FactFile]) -> None:
         with pytest.raises(FactError, match=r":2: alt: 'x' after .* contradicts line 1"):
             read(ZSRE, ZSRE | {"alt": "x"})
-        with pytest.raises(FactError, match=r":2: case_id: '18' is the id of line 1"):
+        with pytest.raises(FactError, match=r":2: case_id: '18' is already the id of line 1"):
             read(COUNTERFACT, rewrite(subject="Porsche 912"))
 
 

@@ -166,7 +166,7 @@ def test_facts_of_one_subject_keep_what_any_of_them_asks_to_keep(base: Base) -> 
 def test_what_is_kept_is_held_at_the_subject_alone(base: Base) -> None:
     last = QUICK.model_copy(update={"fact_token": "last"})
     fact = replace(FACTS[0], keep=("{} borders",))
-    with pytest.raises(TargetError, match=r"fact rome: what is to be kept .* without --fact-token last"):
+    with pytest.raises(TargetError, match=r"fact rome: `keep` works at .* without --fact-token last"):
         find_targets(base, [fact], LAYER, last)
 
 
