@@ -34,8 +34,8 @@ Mode = Literal["merge", "hook"]
 class Applied(Handle):
     """A patch that is on a model.
 
-    `lost` is the share of its edit that rounding took when it was merged: of the `worst` fact and of the
-    `median` one, at the layer where it is most. It is empty where nothing was rounded.
+    `lost` says what share of an edit was lost to rounding when the patch was merged: for the `worst` fact and
+    for the `median` one, over all layers. It is empty if nothing was rounded.
     """
 
     def __init__(self, stack: ExitStack, lost: dict[str, float]) -> None:
@@ -56,14 +56,16 @@ def apply(
     "merge" adds the deltas to the weights, in place and in their dtype: full speed afterwards, and one copy
     of each touched down projection is kept. "hook" leaves the weights as they are and adds the low-rank
     products inside the experts. Patches add up, and may be removed in any order: merged weights come back bit
-    for bit. A bypass is modules of its own, which no weight can take up: it is hooked in, whatever the mode.
+    for bit. A bypass adds modules of its own, which cannot be merged into weights: it is always hooked in.
 
-    Half precision loses part of a small delta. `rounding` says how: "nearest" element by element,
-    "compensated" so that the facts' own outputs are kept. A loss that is worth saying is logged.
+    Weights in half precision lose part of a small delta. `rounding` chooses how they are rounded: "nearest"
+    rounds each element by itself, "compensated" keeps the outputs for the facts' own keys. A warning is
+    logged if rounding loses more than `STATED_LOSS` of a fact's edit.
 
     Raises:
+        ConfigError: `mode` or `rounding` is unknown.
         WrongBase: `check` is on and the patch was built for another base.
-        PatchError: the patch is on this model already, or is a second bypass beside one layer.
+        PatchError: the patch is on this model already, or another bypass runs beside the same layer.
         ModelError: the model has no such layers, or its weights are offloaded and cannot be merged into.
     """
     if rounding not in get_args(Rounding):
@@ -90,8 +92,8 @@ def apply(
         stack.callback(on.discard, patch.hash)
         if lost.get("worst", 0.0) > STATED_LOSS:
             logger.warning(
-                "patch %s: rounding took %.0f%% of the worst fact's edit and %.0f%% of the median one's: "
-                "compensated rounding or mode 'hook' loses less",
+                "patch %s: rounding lost %.0f%% of the worst fact's edit and %.0f%% of the median fact's: "
+                "use compensated rounding or mode 'hook' to lose less",
                 patch.hash,
                 100 * lost["worst"],
                 100 * lost["median"],
@@ -100,7 +102,7 @@ def apply(
 
 
 def layers_of(base: Base, patch: Patch) -> set[int]:
-    """The layers by which the patch knows its base, those that the base does not have left out."""
+    """The layers whose weights identify the patch's base, without those that this base does not have."""
     return {
         layer
         for layer in patch.base.experts

@@ -1,4 +1,4 @@
-"""A bypass on a transformers model: hooks on one block, and on the decoder, which knows where prompts end."""
+"""A bypass on a transformers model: hooks on its block, and on the decoder to know where prompts end."""
 
 from __future__ import annotations
 
@@ -30,23 +30,30 @@ from moe_patch.errors import BypassError, PatchError
 from moe_patch.patch import Patch
 from moe_patch.versions import given_cache, returned_cache, without_cache
 
-_taken: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()  # hashes, by block
+_taken: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()  # by block, a patch's hash
 
 
 def attach_bypass(base: Base, patch: Patch) -> Handle:
     """Let the patch's bypass run beside its block until the handle is removed.
 
-    The experts run in the block's dtype, the router in fp32. Raises as `read_bypass`; PatchError where the
-    layer has a bypass already, ModelError where the base has no such layer or is of another width.
+    The experts run in the block's dtype, the router in fp32.
+
+    Raises:
+        PatchError: the patch holds no valid bypass, its width is not the base's, or the layer has a bypass
+            already.
+        ModelError: the base has no such layer.
     """
     bypass = read_bypass(patch)
     layer, block = bypass.config.layer, find_block(base, bypass.config.layer)
     if block.width != bypass.config.width:
-        raise PatchError(f"the bypass is {bypass.config.width} wide, {base.name} is {block.width} wide")
+        raise PatchError(
+            f"the bypass is for a hidden size of {bypass.config.width}, but {base.name} has {block.width}: "
+            "choose the base that the patch was built for"
+        )
     if block.module in _taken:
         raise PatchError(
-            f"layer {layer} has the bypass {_taken[block.module]} already. Each sends a prompt to an expert "
-            "of its own, and both would answer: remove one, or build one bypass for all facts"
+            f"layer {layer} has the bypass {_taken[block.module]} already, and two bypasses at one layer "
+            "would both add to the same prompt: remove one, or build one bypass for all facts"
         )
     running = _Running(base, block, bypass.keep_precision(block.dtype, block.device), patch.hash)
     with ExitStack() as stack:
@@ -59,23 +66,23 @@ def attach_bypass(base: Base, patch: Patch) -> Handle:
 
 @dataclass(slots=True)
 class _Pass:
-    """One pass of the decoder: which of its tokens are real and which the prompts', and the decision."""
+    """One pass of the decoder, and which expert each of its prompts goes to."""
 
-    arguments: tuple[Any, ...]  # the decoder's own
-    named: dict[str, Any]
-    real: Tensor  # (B, S) bool
-    prompt: Tensor | None  # (B, S) bool; None where the pass goes on from a cache
-    route: Tensor | None = None  # (B,), once it is known
+    arguments: tuple[Any, ...]  # positional arguments of the decoder
+    named: dict[str, Any]  # its keyword arguments
+    real: Tensor  # (B, S) bool: tokens that are not padding
+    prompt: Tensor | None  # (B, S) bool: tokens of prompts; None if the pass continues from a cache
+    route: Tensor | None = None  # (B,) the expert of each prompt, once it is known
 
 
 class _Running:
-    """The hooks of one bypass, and the decoder's passes that are under way, the innermost last."""
+    """The hooks of one bypass, and the decoder passes that are running, the innermost last."""
 
     def __init__(self, base: Base, block: Block, bypass: Bypass, key: str) -> None:
         self._decoder, self._below = base.decoder, list(base.decoder_layers[: block.index])
         self._block, self._bypass, self._key = block, bypass, key
         self._passes: list[_Pass | None] = []
-        self._ahead = False  # within a pass without the bypass, for the router to read
+        self._ahead = False  # True during the extra pass without the bypass, whose states the router reads
 
     def switch_on(self, stack: ExitStack) -> None:
         """Register the hooks; the stack removes them."""
@@ -92,7 +99,7 @@ class _Running:
     def _begin(self, _decoder: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         if self._ahead:
             return
-        self._passes.append(None)  # `_end` takes it off, also where the next line raises
+        self._passes.append(None)  # `_end` removes it, even if the next line raises
         current = self._passes[-1] = self._opened(arguments, named)
         if self._bypass.config.router_states == "final" and not self._below and current.prompt is not None:
             current.route = self._route_ahead(current)
@@ -114,12 +121,12 @@ class _Running:
             raise BypassError(f"the block of layer {self._block.index} was called outside of its decoder")
         x = block_input(self._block, arguments, named)  # (B, S, d_m)
         if current.route is None:
-            assert current.prompt is not None  # or the cache would have had the decision
+            assert current.prompt is not None  # a pass that continues from a cache has its route from there
             current.route = self._bypass.route(x, current.prompt.to(x.device))
         return self._with_experts(x, current, output)
 
     def _with_experts(self, x: Tensor, current: _Pass, output: Any) -> Any:
-        """The block's output with what the experts add, or None, which leaves it as it is."""
+        """The block's output plus what the experts add, or None to leave the output as it is."""
         assert current.route is not None
         real, route = current.real, current.route.to(x.device)
         if current.prompt is not None:
@@ -133,7 +140,7 @@ class _Running:
         return with_added(output, added)
 
     def _look_ahead(self, _layer: nn.Module, _inputs: Any, output: Any) -> None:
-        """Decide where the last layer below has run: from here on, the pass without the bypass is another."""
+        """Decide once the last layer below has run: up to here, a pass without the bypass is the same."""
         current = self._passes[-1] if self._passes else None
         if not self._ahead and current is not None and current.prompt is not None:
             with playing_back(self._below, output):
@@ -141,7 +148,7 @@ class _Running:
 
     @torch.no_grad()
     def _route_ahead(self, current: _Pass) -> Tensor:
-        """The decision (B,) from the last hidden states of a pass without the bypass and without a cache."""
+        """The expert (B,) of each prompt, from the final hidden states of a pass without bypass and cache."""
         assert current.prompt is not None
         named = without_cache(current.named)
         self._ahead = True
@@ -157,8 +164,8 @@ class _Running:
         inputs = named.get("input_ids", arguments[0] if arguments else None) if inputs is None else inputs
         if inputs is None or inputs.ndim < 2 or named.get("cu_seq_lens_q") is not None:
             raise BypassError(
-                "a bypass needs one prompt in each row, (prompts, tokens): packed and paged batches, such as "
-                "those of generate_batch, cannot be told apart"
+                "a bypass needs inputs of shape (prompts, tokens) with one prompt in each row: packed and "
+                "paged batches, such as those of generate_batch, do not show where a prompt begins"
             )
         rows, length = inputs.shape[:2]
         cache = given_cache(named)
@@ -171,13 +178,13 @@ class _Running:
 
 
 def _real(mask: Any, rows: int, length: int, device: torch.device) -> Tensor:
-    """Which tokens of a first pass are no padding, (B, S) bool."""
+    """(B, S) bool: which tokens of a first pass are not padding."""
     if mask is None:
         return torch.ones(rows, length, dtype=torch.bool, device=device)
     if not isinstance(mask, Tensor) or tuple(mask.shape) != (rows, length):
         found = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
         raise BypassError(
-            f"the attention mask is {found}: a bypass needs to know what is padding, from one of "
-            f"({rows}, {length})"
+            f"the attention mask is {found}: a bypass needs one of shape ({rows}, {length}), to know which "
+            "tokens are padding"
         )
     return mask.to(device).bool()

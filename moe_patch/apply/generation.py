@@ -1,8 +1,8 @@
-"""While a bypass is on, `generate()` says which columns of its passes are prompts.
+"""While a bypass is on, `generate()` declares which columns of its passes are prompts.
 
-The pass that fills the cache need not run the prompts alone: assisted decoding appends what it guesses, and
-without a cache every pass runs what was said so far. Nor need it run them whole: `prefill_chunk_size` deals
-them out. Passes do not tell, so that the decision would be taken on something else than the prompts.
+A bypass chooses an expert from the prompt alone, but a pass does not show which of its tokens are the prompt.
+The first pass may hold more: assisted decoding appends guessed tokens, and without a cache every pass also
+holds the answer so far. It may hold less: `prefill_chunk_size` runs a prompt in pieces.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from moe_patch.bypass import prompt_columns
 
 @dataclass(slots=True)
 class _WrappedGenerate:
-    """What a wrapped `generate` replaced on the instance, and how many hold it wrapped."""
+    """A model whose `generate` is wrapped."""
 
-    before: Callable[..., Any] | None
-    count: int = 0
+    before: Callable[..., Any] | None  # the instance's own attribute that was replaced, if it had one
+    count: int = 0  # how many bypasses need the wrapper
 
 
 _wrapped: weakref.WeakKeyDictionary[nn.Module, _WrappedGenerate] = weakref.WeakKeyDictionary()
 
 
 def tell_prompts(model: nn.Module, stack: ExitStack) -> None:
-    """Have the model's `generate` declare its prompts until the stack, and all others so used, are closed."""
+    """Have the model's `generate` declare its prompts until every stack passed for this model is closed."""
     own: Callable[..., Any] | None = getattr(model, "generate", None)
     if own is None:  # a model without a head
         return

@@ -10,9 +10,11 @@ from moe_patch.patch import Patch
 
 
 def hook_deltas(base: Base, patch: Patch) -> Handle:
-    """Add gate * left (right . key) to what the experts put out, in every layer of the patch.
+    """Add gate * left (right . key) to the experts' output, in every layer of the patch.
 
-    Raises ModelError for a layer that the base does not have, CaptureError for one of other widths.
+    Raises:
+        ModelError: the base does not have a layer of the patch.
+        CaptureError: a layer has other widths than the patch.
     """
     with ExitStack() as stack:
         for index, delta in patch.layers.items():

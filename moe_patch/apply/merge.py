@@ -36,13 +36,14 @@ def merge_deltas(base: Base, patch: Patch, rounding: Rounding = "nearest") -> tu
     Each touched expert's original is kept. Its weight is always the original plus the deltas that are on, in
     order of merging, summed in fp32 (fp64 for fp64 weights) and rounded once; with none left it is the
     original, bit for bit. With "compensated" rounding the outputs for this patch's facts are kept, see
-    `round_on_keys`. What else changed these weights meanwhile is lost on removal.
+    `round_on_keys`. If something else changes these weights meanwhile, removal overwrites that change.
 
     Returns:
-        the handle, and what is left of each fact's edit now that the weights are rounded.
+        the handle, and what is left of each fact's edit after rounding.
 
-    Raises ModelError for a layer that the base does not have or keeps offloaded, CaptureError for one of
-    other widths.
+    Raises:
+        ModelError: the base does not have a layer of the patch, or keeps its weights offloaded.
+        CaptureError: a layer has other widths than the patch.
     """
     survival = Survival(patch)
     with ExitStack() as stack:
@@ -50,7 +51,9 @@ def merge_deltas(base: Base, patch: Patch, rounding: Rounding = "nearest") -> tu
             layer, merged = base.layer(index), _Merged(delta, rounding)
             check_fit(layer, delta)
             if layer.offloaded:
-                raise ModelError(f"{layer.name} is offloaded, so a merge would not last: use mode 'hook'")
+                raise ModelError(
+                    f"{layer.name} is offloaded, so merged weights would be overwritten: use mode 'hook'"
+                )
             stack.callback(_remove_merged, layer, merged)
             _merged.setdefault(layer.experts, []).append(merged)
             _rewrite(layer, delta)
@@ -65,7 +68,7 @@ def _remove_merged(layer: MoELayer, gone: _Merged) -> None:
 
 
 def _rewrite(layer: MoELayer, changed: LayerDelta) -> None:
-    """Set every down projection that `changed` touches to its original plus the deltas that are on."""
+    """Set each down projection that `changed` touches to its original plus the deltas that are on."""
     for expert in changed.experts():
         weight = layer.down(expert)  # (d_m, d_k), a view
         original = layer.originals.setdefault(expert, weight.clone())
@@ -88,13 +91,13 @@ def _deltas_on(layer: MoELayer, expert: int) -> list[LayerDelta]:
 
 
 def _compensated_keys(layer: MoELayer, expert: int) -> Tensor:
-    """The rows (n, d_k) of the facts whose outputs rounding is to keep."""
+    """The rows (n, d_k) of the facts whose outputs rounding should keep."""
     deltas = [merged.delta for merged in _merged[layer.experts] if merged.rounding == "compensated"]
     return torch.cat([torch.zeros(0, layer.d_key), *(delta.fact_rows.of(expert)[0] for delta in deltas)])
 
 
 def _measure(survival: Survival, layer: MoELayer, delta: LayerDelta) -> None:
-    """Count what the experts that `delta` touches were to change by, and what of it is missing."""
+    """Record for each expert that `delta` touches the change it should get, and what is missing of it."""
     for expert in delta.experts():
         exact = _exact(layer, expert, layer.originals[expert])
         assert exact is not None  # `delta` itself is on

@@ -176,7 +176,7 @@ def test_a_base_partly_on_disk(model_type: str, tmp_path: Path) -> None:
     found, expected = (capture_keys(each, ids, mask, columns, [2])[2].keys for each in (opened, base))
     torch.testing.assert_close(found, expected)
     patch = tiny_patch(base)
-    with pytest.raises(ModelError, match="is offloaded, so a merge would not last"):
+    with pytest.raises(ModelError, match="is offloaded, so merged weights would be overwritten"):
         apply(opened, patch)
     with apply(opened, patch, mode="hook"), apply(base, patch, mode="hook"), torch.no_grad():
         torch.testing.assert_close(opened.model(input_ids=ids).logits, base.model(input_ids=ids).logits)

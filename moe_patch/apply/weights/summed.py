@@ -1,4 +1,4 @@
-"""One expert's weight with deltas added: the same arithmetic in memory and on the disk, to the bit."""
+"""One expert's weight with deltas added: the same arithmetic, to the bit, in memory and on disk."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from moe_patch.base.experts import Delta
 def patched_weight(
     weight: Tensor, expert: int, deltas: Iterable[Delta], *, columns: slice | None = None
 ) -> Tensor:
-    """An expert's weight with deltas added to it, in their order, not yet rounded to the weight's dtype.
+    """An expert's weight with deltas added to it in order, not yet rounded to the weight's dtype.
 
     Args:
-        weight: (d_m, d_k), or what is kept of it where only some columns are; it is left as it is.
-        columns: those that `weight` has of the deltas' d_k; all unless given.
+        weight: (d_m, d_k), or only some of its columns; it is not changed.
+        columns: which of the deltas' d_k columns `weight` has; all by default.
 
     Returns:
         the sum, contiguous and of the shape of `weight`, in the wider of its dtype and fp32, on its device.
@@ -28,5 +28,5 @@ def patched_weight(
         rows = (delta.rows.expert == expert).nonzero().squeeze(1)  # (n,)
         left = delta.left[delta.rows.fact[rows]].to(weight.device, dtype)  # (n, d_m)
         right = delta.rows.value[rows][:, columns or slice(None)].to(weight.device, dtype)  # (n, d_k)
-        total.addmm_(left.T, right)  # in one pass: memory, not arithmetic, is what takes the time
+        total.addmm_(left.T, right)  # one pass: time goes to memory access, not to arithmetic
     return total

@@ -12,24 +12,24 @@ from moe_patch.base.experts import Delta
 from moe_patch.patch import LayerDelta, Patch
 
 STATED_LOSS = 0.1
-"""The share of a fact's edit from which on what rounding took of it is said aloud."""
+"""A warning is logged if rounding loses more than this share of a fact's edit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpertContribution:
-    """One expert's share in what facts were to receive at a layer, and in what is missing of it."""
+    """What one expert should contribute to the facts' edits at a layer, and what is missing of it."""
 
     layer: int
-    fact: Tensor  # (n,)
-    wanted: Tensor  # (n, d_m)
-    missing: Tensor  # (n, d_m)
+    fact: Tensor  # (n,) numbers of the facts that reach the expert
+    wanted: Tensor  # (n, d_m) the change of the expert's output for each fact
+    missing: Tensor  # (n, d_m) the part of it that rounding lost
 
 
 class Survival:
-    """What rounding took from each fact of a patch, measured on the fact's own keys.
+    """How much of each fact's edit rounding lost, measured on the fact's own keys.
 
-    At an edited layer, fact t was to receive sum_j D_j g_tj k~_tj, and receives the same sum with what the
-    weights really changed by. The share lost is the norm of the difference over the norm of the first.
+    At an edited layer, fact t should receive sum_j D_j g_tj k~_tj. It receives the same sum over the changes
+    that the weights really got. The share lost is the norm of the difference over the norm of the first.
     """
 
     def __init__(self, patch: Patch) -> None:
@@ -38,13 +38,13 @@ class Survival:
         self._missing = {index: _zeros(delta) for index, delta in patch.layers.items()}
 
     def add(self, layer: int, expert: int, wanted: Iterable[Delta], missing: Tensor) -> None:
-        """Count an expert that was to change by all of `wanted`, less what is `missing`, (d_m, d_k)."""
+        """Record an expert that should change by all of `wanted`, with `missing` (d_m, d_k) lost of it."""
         self.count(self.contribution(layer, expert, wanted, missing))
 
     def contribution(
         self, layer: int, expert: int, wanted: Iterable[Delta], missing: Tensor
     ) -> ExpertContribution | None:
-        """What `add` would count, without counting it yet: threads may each take a part."""
+        """What `add` would record, without recording it: this much may be done in several threads."""
         if layer not in self._layers:
             return None
         key, fact = self._layers[layer].fact_rows.of(expert)  # (n, d_k) and (n,)
@@ -55,13 +55,13 @@ class Survival:
         return ExpertContribution(layer, fact, asked, (missing.to(key.dtype) @ key.T).T)
 
     def count(self, contribution: ExpertContribution | None) -> None:
-        """Count a part. In which order decides about the last bits."""
+        """Record a part. The order of the calls affects the last bits of the sums."""
         if contribution is not None:
             self._wanted[contribution.layer].index_add_(0, contribution.fact, contribution.wanted)
             self._missing[contribution.layer].index_add_(0, contribution.fact, contribution.missing)
 
     def shares(self) -> Tensor:
-        """The share lost by each fact at each layer where it was to receive something, (n,)."""
+        """(n,) the share lost, for each fact at each layer where it should receive something."""
         parts = [torch.zeros(0)]
         for layer, value in self._wanted.items():
             wanted, missing = value.norm(dim=1), self._missing[layer].norm(dim=1)  # (T,)
@@ -69,7 +69,7 @@ class Survival:
         return torch.cat(parts)
 
     def lost(self) -> dict[str, float]:
-        """The largest of the shares and the median one; nothing for a patch whose facts say nothing."""
+        """The largest share and the median one; empty if no fact should receive anything."""
         shares = self.shares()
         return {"worst": float(shares.max()), "median": float(shares.median())} if len(shares) else {}
 
