@@ -1,4 +1,4 @@
-"""Checkpoints on the disk: patches merged into them, and taken out again.
+"""Checkpoints on disk: merging patches into them and taking them out again.
 
 Imported by `export`, `share`, serving and `cli`. It imports `apply`, for the arithmetic of weights, and what
 is below.

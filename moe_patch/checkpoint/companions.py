@@ -1,4 +1,4 @@
-"""The files of a checkpoint folder besides its weights, and what tells files apart."""
+"""The files of a checkpoint folder besides its weights, and how files are recognised again."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _WEIGHTS = {".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pt", ".pth",
 
 
 def companion_files(folder: Path) -> Iterator[str]:
-    """What travels with the weights: config, tokenizer, model card, code; hidden files stay behind.
+    """What is copied with the weights: config, tokenizer, model card, code; hidden files are left out.
 
-    So do weights in other formats: they would still hold the earlier facts.
+    Weights in other formats are left out too, because they would still hold the earlier facts.
     """
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
@@ -27,12 +27,12 @@ def companion_files(folder: Path) -> Iterator[str]:
 
 
 def file_stamps(folder: Path, names: Sequence[str]) -> list[JsonValue]:
-    """Name, bytes and time of change of each file: what tells one state of a folder from another."""
+    """Name, size in bytes and time of change of each file: two states of a folder differ in these."""
     found = [(name, (folder / name).stat()) for name in names]
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in found]
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file as sha256sum prints it."""
+    """The SHA-256 of a file in hexadecimal, as sha256sum prints it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""One expert's bytes on the disk with patches added, and what rounding takes from the patches there."""
+"""One expert's bytes on disk with patches added, and how much of the patches rounding loses there."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _AHEAD = 4  # experts in memory at a time
 
 @dataclass(frozen=True, slots=True)
 class ExpertChange:
-    """One expert that patches change, and where it is stored."""
+    """An expert that patches change, and where it is stored."""
 
     layer: int
     expert: int
@@ -37,10 +37,10 @@ class ExpertChange:
 
 
 class CheckpointEditor:
-    """Adds patches to experts of the checkpoint in `folder`, in their order, and rounds once.
+    """Adds patches, in order, to experts of the checkpoint in `folder`, and rounds once.
 
-    The arithmetic is that of a merge in memory, to the bit. `survival` counts by the patches' hashes what
-    rounding took from them; experts are counted in the order in which they come, whichever thread is first.
+    The arithmetic is the same as in memory, to the bit. `survival` records by patch hash what rounding loses.
+    Experts are recorded in the order in which they are given, whichever thread finishes first.
     """
 
     def __init__(self, folder: Path, patches: Sequence[Patch], rounding: Rounding) -> None:
@@ -48,13 +48,13 @@ class CheckpointEditor:
         self.survival = {patch.hash: Survival(patch) for patch in patches}
 
     def pieces(self, changes: Iterable[ExpertChange]) -> Iterator[Piece]:
-        """The bytes of each changed expert as they are to be, with their place in its file."""
+        """The new bytes of each changed expert, with the place in its file where they begin."""
         for change, (raw, parts) in in_order(self._edited, changes):
             self._count(parts)
             yield change.slot.begin, raw
 
     def measure(self, changes: Iterable[ExpertChange], written: Path) -> None:
-        """Count experts that an earlier run has written to the file `written`."""
+        """Record what rounding lost in experts that an earlier run has written to the file `written`."""
         for _, parts in in_order(lambda change: self._found(change, written), changes):
             self._count(parts)
 
@@ -62,7 +62,7 @@ class CheckpointEditor:
         slot, deltas = change.slot, self._deltas(change)
         exact = self._summed(change, deltas)
         raw, rounded = slot.write(self._folder, exact, self._keys(change, deltas))
-        missing = exact.sub_(rounded.to(exact.dtype))  # in place: new memory is half of the time
+        missing = exact.sub_(rounded.to(exact.dtype))  # in place: allocating takes as long as subtracting
         return raw, self._parts(change, deltas, missing)
 
     def _found(self, change: ExpertChange, written: Path) -> list[ExpertContribution | None]:
@@ -71,18 +71,18 @@ class CheckpointEditor:
         return self._parts(change, deltas, self._summed(change, deltas).sub_(rounded))
 
     def _summed(self, change: ExpertChange, deltas: Sequence[LayerDelta]) -> Tensor:
-        """The expert's weight with all patches: (d_m, d_k), not rounded yet."""
+        """The expert's weight (d_m, d_k) with all patches, not rounded yet."""
         return patched_weight(change.slot.read(self._folder), change.expert, deltas)
 
     def _keys(self, change: ExpertChange, deltas: Sequence[LayerDelta]) -> Tensor:
-        """The rows (n, d_k) of the facts whose outputs rounding is to keep; none for the nearest."""
+        """The rows (n, d_k) of the facts whose outputs rounding should keep; none for "nearest"."""
         none = torch.zeros(0, change.slot.shape[1])
         if self._rounding == "nearest":
             return none
         return torch.cat([none, *(delta.fact_rows.of(change.expert)[0] for delta in deltas)])
 
     def _deltas(self, change: ExpertChange) -> list[LayerDelta]:
-        """The deltas that touch an expert, in the patches' order."""
+        """The deltas that touch an expert, in the order of the patches."""
         at = (patch.layers[change.layer] for patch in self._patches if change.layer in patch.layers)
         return [delta for delta in at if change.expert in delta.rows.expert]
 
@@ -99,7 +99,7 @@ class CheckpointEditor:
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Have torch compute in the threads that call it: its own would only get in the way of these."""
+    """Have torch compute in the calling threads: threads of its own would compete with them."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -109,7 +109,7 @@ def one_thread_each() -> Iterator[None]:
 
 
 def in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
-    """Each item with what `work` makes of it, in the items' order; threads work a few items ahead."""
+    """Each item with the result of `work`, in the order of the items; threads work a few items ahead."""
     with ThreadPoolExecutor(_THREADS) as pool:
         waiting: deque[tuple[T, Future[R]]] = deque()
         for item in items:

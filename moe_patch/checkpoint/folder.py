@@ -1,4 +1,4 @@
-"""A checkpoint folder: its config, its MoE layers, and where on the disk their down projections lie."""
+"""A checkpoint folder: its config, its MoE layers, and where their down projections are stored."""
 
 from __future__ import annotations
 
@@ -32,18 +32,23 @@ _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx", "*.h5", "*.msgpa
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A folder with a model in it. The model itself is on the meta device: no weights are in memory."""
+    """A folder that holds a model."""
 
     folder: Path
     name: str
-    base: Base = field(repr=False)
-    weights: tuple[str, ...]  # the files that hold them
+    base: Base = field(repr=False)  # on the meta device: no weights are in memory
+    weights: tuple[str, ...]  # names of the files with the weights
     slots: dict[int, list[AnySlot]] = field(repr=False)  # by layer, in expert order
 
     def fingerprint(self, layers: Iterable[int], *, fresh: bool = True) -> Fingerprint:
-        """What identifies this base to a patch that edits `layers`: the same as that of the model opened.
+        """What identifies this base to a patch that edits `layers`; the opened model has the same.
 
-        Unless it is to be `fresh`, hashes are taken over from earlier calls on the same files.
+        Args:
+            layers: the edited layers.
+            fresh: compute the hashes; otherwise hashes known from earlier calls on the same files are used.
+
+        Raises:
+            ModelError: the base does not have one of the layers, or a file cannot be read.
         """
         numbers = sorted(layers)
         with ThreadPoolExecutor() as pool:
@@ -53,14 +58,17 @@ class Checkpoint:
         return dataclasses.replace(self.base.fingerprint([]), experts=hashes, shapes=shapes)
 
     def stored_name(self, layer: int, expert: int) -> str:
-        """What the checkpoint calls a down projection that it stores by itself, without ".weight"."""
+        """The name of a down projection as a module of its own, without ".weight".
+
+        It is the checkpoint's own name if it stores each expert by itself, else one made from the layer's.
+        """
         slot = self.slots[layer][expert]
         packed = slot.name == self.slots[layer][expert - 1].name
         named = f"{self.base.layer(layer).name}.{expert}.down_proj" if packed else slot.name
         return named.removesuffix(".weight")
 
     def _known_down_hash(self, layer: int, *, fresh: bool) -> str:
-        self.base.layer(layer)  # says what is wrong with a number that is none
+        self.base.layer(layer)  # raises for a layer without experts
         slots = self.slots[layer]
         files = [self.folder / name for name in sorted(set().union(*(slot.files for slot in slots)))]
         places = [repr(slot) for slot in slots]
@@ -71,8 +79,8 @@ class Checkpoint:
         return f"sha256:{known_hash([*places], files, compute, fresh=fresh)}"
 
     def down_hash(self, layer: int) -> str:
-        """SHA-256 over a layer's down projections as `moe_patch.base.model` takes it, one at a time."""
-        self.base.layer(layer)  # says what is wrong with a number that is none
+        """The SHA-256 of a layer's down projections as `moe_patch.base.model` has it, read one at a time."""
+        self.base.layer(layer)  # raises for a layer without experts
         digest = hashlib.sha256()
         for slot in self.slots[layer]:
             down = slot.read(self.folder)  # (d_m, d_k)
@@ -84,25 +92,31 @@ def open_checkpoint(name: str | Path | None = None, *, quantised: bool = False) 
     """Open a checkpoint by folder, or by its name on the Hub; None is the demo model.
 
     Args:
-        quantised: whether its experts may be MXFP4's or FP8's.
+        name: a folder or a name on the Hub.
+        quantised: whether experts in MXFP4 or FP8 are allowed.
 
-    Raises ModelError where there is none, where its experts cannot be edited, and where they are quantised in
-    another way or should not be.
+    Raises:
+        ModelError: there is no such checkpoint, its experts cannot be edited, or they are quantised although
+            that is not allowed or in another way.
     """
     folder, base = open_meta(name)
     method = quantisation_scheme(base)
     if method is not None and not (quantised and method in METHODS):
         raise ModelError(
-            f"{folder} is quantised ({method}), and rounding to it would lose much of an edit: serve the "
-            "patch beside the weights, as an adapter (moe-patch export --format peft), or merge into a "
-            "checkpoint in floats"
+            f"{folder} is quantised ({method}), and rounding to that format would lose much of an edit: "
+            "serve the patch beside the weights, as an adapter (moe-patch export --format peft), or merge it "
+            "into a checkpoint that is not quantised"
         )
     slots = locate_experts(base, read_spans(folder))
     return Checkpoint(folder, base.name, base, tuple(weight_files(folder)), slots)
 
 
 def open_meta(name: str | Path | None = None) -> tuple[Path, Base]:
-    """A checkpoint's folder, and its model without weights; ModelError where its experts cannot be edited."""
+    """A checkpoint's folder, and its model without weights.
+
+    Raises:
+        ModelError: there is no such checkpoint, its config cannot be read, or its experts cannot be edited.
+    """
     folder = find_folder(name)
     try:
         config = AutoConfig.from_pretrained(folder)
@@ -115,7 +129,7 @@ def open_meta(name: str | Path | None = None) -> tuple[Path, Base]:
 
 
 def quantisation_scheme(base: Base) -> str | None:
-    """How the checkpoint of this model is quantised, by its config; None if it is not."""
+    """The quantisation method that the model's config names; None if it is not quantised."""
     config = base.model.config
     for part in (config, config.get_text_config()):
         settings = getattr(part, "quantization_config", None)
@@ -128,9 +142,15 @@ def quantisation_scheme(base: Base) -> str | None:
 def find_folder(
     name: str | Path | None, *, revision: str | None = None, cache_dir: str | Path | None = None
 ) -> Path:
-    """The folder of a checkpoint, fetched from the Hub where `name` is no folder; None is the demo model.
+    """The folder of a checkpoint, fetched from the Hub if `name` is not a folder; None is the demo model.
 
-    `revision` and `cache_dir` say which one to fetch, and to where.
+    Args:
+        name: a folder or a name on the Hub.
+        revision: which revision to fetch.
+        cache_dir: where to fetch it to.
+
+    Raises:
+        ModelError: `name` is not a folder, and cannot be fetched.
     """
     if name is None:
         return demo_model()

@@ -1,4 +1,4 @@
-"""The numbers that a quantised weight can take: a table of codes, times a scale for each block."""
+"""The values that a quantised weight can take: a table of codes, times a scale for each block."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grid:
-    """A format of few numbers: `values` (n,) fp32, ascending, and the `codes` (n,) uint8 that say them.
+    """The values of a number format with few bits, in a table."""
 
-    `meanings` (2^bits,) has what every code says: -0, which is in the table as 0, and NaN for none.
-    """
-
-    values: Tensor
-    codes: Tensor
-    meanings: Tensor
+    values: Tensor  # (n,) fp32, ascending, without -0
+    codes: Tensor  # (n,) uint8, the code of each value
+    meanings: Tensor  # (2^bits,) fp32, the value of every code, -0 included; NaN for codes without a value
 
     @classmethod
     def of(cls, meanings: Tensor) -> Grid:
-        """The grid of a format in which code c means `meanings[c]`, fp32; NaN for codes that mean none."""
+        """The grid of a format in which code c has the value `meanings[c]`, fp32; NaN if it has none."""
         codes = meanings.isfinite().nonzero().squeeze(1)
         codes = codes[~((meanings[codes] == 0) & meanings[codes].signbit())]
         order = meanings[codes].argsort()
         return cls(meanings[codes][order], codes[order].to(torch.uint8), meanings)
 
     def meaning(self, codes: Tensor) -> Tensor:
-        """The number, fp32, that each code stands for."""
+        """The value, fp32, of each code."""
         return self.meanings[codes.long()]
 
     def around(self, exact: Tensor) -> tuple[Tensor, Tensor]:
-        """For numbers in units of their scales, the place in the table of the nearest and of the next beyond.
+        """For each number, the table places of the nearest value and of the next one on its other side.
 
-        Where a number lies outside of the table, or on one of its own, both are the same.
+        The two are the same for a number that is outside of the table's range or equal to a value.
+
+        Args:
+            exact: numbers in units of their scales.
         """
         between = (self.values[1:] + self.values[:-1]) / 2  # (n - 1,)
         nearest = torch.bucketize(exact, between)

@@ -1,9 +1,9 @@
-"""Hashes of files that were computed before, found again by what identifies the files.
+"""Hashes of files that were computed before, found again without reading the files.
 
-Holding a patch against a checkpoint hashes its experts, and a record of a merge names the SHA-256 of whole
-shards: gigabytes that are the same at every merge into the same base. A file counts as the same while its
-path, inode, size, time of change and header are. A hash is only kept for files whose time of change lies some
-seconds back, because a change within the clock's resolution would leave no trace (as in git's index).
+Checking a patch against a checkpoint hashes its experts, and the record of a merge has the SHA-256 of whole
+shards: gigabytes that are the same at every merge into the same base. A file counts as unchanged while its
+path, inode, size, time of change and header are the same. A hash is stored only if the last change is some
+seconds ago, because a second change within the clock's resolution would not show (git's index does the same).
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ _SETTLED = 2e9  # nanoseconds since the last change
 def known_hash(
     what: JsonValue, files: Sequence[Path], compute: Callable[[], str], *, fresh: bool = False
 ) -> str:
-    """The SHA-256, in hexadecimal, that `compute` gives for these safetensors files, or once gave.
+    """The SHA-256 in hexadecimal that `compute` gives for these safetensors files, computed or known.
 
     Args:
-        what: all that it depends on besides the files.
-        fresh: compute it, whatever is known.
+        what: everything that the hash depends on besides the files.
+        files: the files that are hashed.
+        compute: computes the hash.
+        fresh: compute it even if it is known.
     """
     before = [_identity(path) for path in files]
     address = {"what": what, "files": before}
@@ -46,7 +48,7 @@ def known_hash(
 
 
 def _identity(path: Path) -> list[JsonValue]:
-    path = path.resolve()  # the Hub's cache holds links to the files proper
+    path = path.resolve()  # the Hub's cache holds links to the actual files
     stat = path.stat()
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")

@@ -1,4 +1,4 @@
-"""Putting a file into another folder without writing it again, where the file system can."""
+"""Putting a file into another folder without copying its bytes, if the file system supports that."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 
 
 def choose_link(source: Path, folder: Path, link: Link) -> How:
-    """How files like `source` get into `folder`, found out by trying it with that file.
+    """How to put files like `source` into `folder`, found by trying it with that file.
 
-    "auto" prefers a reflink, which shares the disk space and nothing else, then a hard link, then a copy.
-    "hard" insists on hard links: OutputError where there can be none. "copy" shares nothing that a program
-    could notice, so it is a reflink too where there can be one.
+    "auto" prefers a reflink, which shares disk space only, then a hard link, then a copy. "hard" allows hard
+    links only. "copy" gives files that change independently, so it uses a reflink too if possible.
+
+    Raises:
+        ConfigError: `link` is unknown.
+        OutputError: `link` is "hard", and the file system refuses hard links.
     """
     if link not in get_args(Link):
         raise ConfigError(f"link {link!r} is unknown; choose from {', '.join(get_args(Link))}")
@@ -49,8 +52,12 @@ def choose_link(source: Path, folder: Path, link: Link) -> How:
 
 
 def place_file(source: Path, target: Path, how: How) -> None:
-    """Make `target` a file with the content of `source`; OSError where the file system cannot do it so."""
-    source = source.resolve()  # the Hub's cache holds links to the files proper
+    """Make `target` a file with the content of `source`.
+
+    Raises:
+        OSError: the file system does not support this way.
+    """
+    source = source.resolve()  # the Hub's cache holds links to the actual files
     if how == "hard":
         os.link(source, target)
     elif how == "reflink":

@@ -1,8 +1,8 @@
-"""Patches merged into a checkpoint on the disk, in little memory and with little writing.
+"""Merging patches into a checkpoint on disk, with little memory and little writing.
 
-A weight keeps its name, dtype and shape when it is patched, so a shard keeps its layout: it is copied with
-other bytes for the touched experts, one expert at a time. Shards without a touched expert are linked. The
-result is the base with the patches merged in memory and saved, to the bit.
+A patched weight keeps its name, dtype and shape, so a shard keeps its layout: it is copied with new bytes for
+the touched experts, one expert at a time. Shards without a touched expert are linked. The result is equal, to
+the bit, to merging the patches in memory and saving the model.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from moe_patch.patch import Patch, check_base
 from moe_patch.patch.schema import BaseRecord
 
 QUANTISED_LOSS = 0.1
-"""The share of the median fact's edit from which on a merge into quantised experts is refused."""
+"""A merge into quantised experts is refused if it loses more than this share of the median fact's edit."""
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class MergePlan:
-    """What a merge is going to do; nothing has been written yet."""
+    """What a merge will do; nothing has been written yet."""
 
     checkpoint: Checkpoint
     patches: tuple[Patch, ...]
@@ -62,12 +62,12 @@ class MergePlan:
 
     @property
     def untouched(self) -> list[str]:
-        """Files of weights that stay as they are."""
+        """Weight files that do not change."""
         return [name for name in self.checkpoint.weights if name not in self.changes]
 
     @property
     def disk_bytes(self) -> int:
-        """What the merge takes on the disk at its peak, which is also what it leaves there."""
+        """Disk space that the merge needs; its result takes the same."""
         folder, touched = self.checkpoint.folder, self._slots()
         changed = sum(slot.end - slot.begin for slot in touched)
         cloned = changed if self.cloned == "reflink" else _bytes(folder, self.changes)
@@ -76,16 +76,16 @@ class MergePlan:
         return cloned + copied + carried + (changed if self.keep_originals else 0)
 
     def run(self, progress: Progress | None = None) -> Record:
-        """Write the folder. It appears whole or not at all, and an interrupted run is taken up again.
+        """Write the folder. It appears whole or not at all; the same merge continues an interrupted one.
 
-        The patches are summed with an expert's weight in fp32 and rounded once to the dtype that is stored.
-        The base and its files are hashed, unless an earlier merge has hashed the same files. Logs a warning
-        for each patch that loses more than `STATED_LOSS` of a fact's edit to rounding.
+        The patches are added to an expert's weight in fp32, and the sum is rounded once to the stored dtype.
+        The base and its files are hashed, unless an earlier merge has hashed the same files. A warning is
+        logged for each patch of which rounding loses more than `STATED_LOSS` of a fact's edit.
 
         Raises:
             WrongBase: a patch was built for another base.
             PatchError: the experts are quantised, and more than `QUANTISED_LOSS` of the median fact's edit
-                would be lost, unless that is allowed.
+                would be lost although that is not allowed.
             OutputError: `out` exists, there is too little space, or the system refuses to write.
         """
         self._check_space()
@@ -113,7 +113,7 @@ class MergePlan:
         return known_hash("file", [path], lambda: file_sha256(path), fresh=self.recheck)
 
     def _check_base(self) -> BaseRecord:
-        """The base as the checkpoint's own experts say, once every patch has been held against it."""
+        """The base by the hashes of the checkpoint's experts, after every patch is checked against it."""
         layers = {layer for patch in self.patches for layer in patch.layers}
         found = self.checkpoint.fingerprint(layers, fresh=self.recheck)
         for patch in self.patches:
@@ -123,7 +123,7 @@ class MergePlan:
     def _rewrite(
         self, staging: Staging, name: str, base: Future[BaseRecord], editor: CheckpointEditor
     ) -> None:
-        """Write a shard with its touched experts changed, or measure one that an earlier run has written."""
+        """Write a shard with its touched experts changed, or measure it if an earlier run has written it."""
         if staging.done(name):
             editor.measure(self.changes[name], staging.folder / name)
             return
@@ -131,7 +131,7 @@ class MergePlan:
             write_changed(
                 self.checkpoint.folder / name, target, editor.pieces(self.changes[name]), self.cloned
             )
-            base.result()  # meanwhile the base has been checked
+            base.result()  # raises if the check of the base, which ran meanwhile, has failed
 
     def _record(self, base: BaseRecord, sums: dict[str, Future[str]], editor: CheckpointEditor) -> Record:
         folder = self.checkpoint.folder
@@ -150,7 +150,7 @@ class MergePlan:
         )
 
     def _finish(self, staging: Staging, record: Record) -> None:
-        """Everything but the weights, the config last."""
+        """Write everything but the weights, the config last."""
         folder = self.checkpoint.folder
         for name in kept_originals(folder):
             staging.bring(folder / name, name, self.linked)
@@ -179,7 +179,10 @@ class MergePlan:
     def _check_space(self) -> None:
         free = shutil.disk_usage(self.out.absolute().parent).free
         if self.disk_bytes > free:
-            raise OutputError(f"{self.out} takes {self.disk_bytes:,} bytes, and {free:,} are free there")
+            raise OutputError(
+                f"{self.out} needs {self.disk_bytes:,} bytes, but only {free:,} are free there: free some "
+                "space, or choose another folder"
+            )
 
     def _refuse_losses(self, record: Record) -> None:
         if self.allow_loss or not any(isinstance(slot, QuantisedSlot) for slot in self._slots()):
@@ -197,8 +200,8 @@ class MergePlan:
         for patch in record.patches:
             if patch.lost.get("worst", 0.0) > STATED_LOSS:
                 logger.warning(
-                    "patch %s: rounding to the checkpoint's dtype took %.0f%% of the worst fact's edit, and "
-                    "%.0f%% of the median one's",
+                    "patch %s: rounding to the checkpoint's dtype lost %.0f%% of the worst fact's edit and "
+                    "%.0f%% of the median fact's",
                     patch.hash,
                     100 * patch.lost["worst"],
                     100 * patch.lost["median"],
@@ -216,16 +219,25 @@ def plan_merge(
     recheck: bool = False,
     allow_loss: bool = False,
 ) -> MergePlan:
-    """What merging `patches`, in this order, into a copy of `checkpoint` at `out` would do.
+    """Plan to merge `patches`, in this order, into a copy of `checkpoint` at `out`.
 
-    `keep_originals` keeps the touched experts as they were beside the weights, so that the patches can be
-    taken out again without the base. `rounding` is that of `moe_patch.apply`. `recheck` hashes the base
-    again, though files that look the same have been hashed before. `allow_loss` goes on where quantised
-    experts cannot hold the edits.
+    Args:
+        checkpoint: the base.
+        patches: at least one.
+        out: a folder that does not exist yet, or is empty.
+        link: how weight files that do not change get into the folder, see `choose_link`.
+        keep_originals: also keep the original bytes of touched experts, so that the patches can be taken out
+            again without the base.
+        rounding: as in `moe_patch.apply`.
+        recheck: hash the base again, even if files that look the same have been hashed before.
+        allow_loss: merge into quantised experts even if they lose much of the edits.
 
-    Raises ConfigError for an unknown way of linking or rounding, PatchError where there are no patches, one
-    comes twice or is of a kind that does not change weights, ModelError for layers that the base does not
-    have, OutputError where `out` exists.
+    Raises:
+        ConfigError: `link` or `rounding` is unknown.
+        PatchError: there are no patches, one is given twice, or one does not change weights or has other
+            widths than the base.
+        ModelError: the base does not have a layer of a patch.
+        OutputError: `out` exists, or hard links are asked for but not possible.
     """
     if rounding not in get_args(Rounding):
         raise ConfigError(f"rounding {rounding!r} is unknown; choose from {', '.join(get_args(Rounding))}")
@@ -233,10 +245,12 @@ def plan_merge(
     if not patches:
         raise PatchError("there are no patches to merge")
     if len(set(hashes)) < len(hashes):
-        raise PatchError("a patch is merged once, but one of these comes twice")
+        raise PatchError("the same patch is given twice: name each patch once")
     for patch in patches:
         if patch.kind != "delta":
-            raise PatchError(f"a patch of kind {patch.kind!r} does not change weights: it cannot be merged")
+            raise PatchError(
+                f"patch {patch.hash} cannot be merged: it is of kind {patch.kind!r} and changes no weights"
+            )
     out = Path(out)
     refuse_existing(out)
     first = checkpoint.folder / checkpoint.weights[0]
@@ -264,7 +278,9 @@ def _changes(checkpoint: Checkpoint, patches: Sequence[Patch]) -> Iterator[Exper
         for layer, delta in patch.layers.items():
             shape = checkpoint.base.layer(layer).shape
             if (delta.left.shape[1], delta.rows.value.shape[1]) != shape[1:]:
-                raise PatchError(f"layer {layer}: the patch is not of the sizes (d_m, d_k) = {shape[1:]}")
+                raise PatchError(
+                    f"layer {layer}: the patch has other widths than the base's (d_m, d_k) = {shape[1:]}"
+                )
             touched[layer] |= set(delta.experts())
     for layer, experts in touched.items():
         for expert in experts:

@@ -1,8 +1,8 @@
 """From (layer, expert) to the place of its down projection in a checkpoint.
 
-Names and orientation come from the conversions with which transformers itself loads the checkpoint into the
-live class, followed key by key as its loader follows them. A table of names would be out of date with the
-next release, and a square matrix does not tell by its shape how it lies.
+Names and orientation come from the conversions with which transformers itself loads the checkpoint. They are
+followed key by key, as its loader does. A table of names would be out of date with the next release, and the
+shape of a square matrix does not show whether it is transposed.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ _FLOATS = {name: dtype for name, dtype in DTYPES.items() if dtype.is_floating_po
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """What the loader makes a parameter from: stored tensors in its order, and its operations on them."""
+    """What the loader makes a parameter from."""
 
-    spans: list[Span]
-    operations: list[Any]
+    spans: list[Span]  # the stored tensors, in the loader's order
+    operations: list[Any]  # what the loader does with them
 
 
 def locate_experts(base: Base, spans: Mapping[str, Span]) -> dict[int, list[AnySlot]]:
@@ -62,7 +62,7 @@ def locate_experts(base: Base, spans: Mapping[str, Span]) -> dict[int, list[AnyS
         spans: the checkpoint's tensors by name.
 
     Raises:
-        ModelError: a layer's weights are missing, or stored in a way that this cannot follow.
+        ModelError: a layer's weights are missing, or are stored in an unknown way.
     """
     sources = _follow(base.model, spans)
     return {
@@ -72,7 +72,7 @@ def locate_experts(base: Base, spans: Mapping[str, Span]) -> dict[int, list[AnyS
 
 
 def _follow(model: Any, spans: Mapping[str, Span]) -> dict[str, _Source]:
-    """What each expert parameter is made from, by the steps of transformers' own loader."""
+    """What each parameter is made from, by the steps of transformers' own loader."""
     transforms = get_model_conversion_mapping(model)
     renamings = [entry for entry in transforms if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in transforms if isinstance(entry, WeightConverter)]
@@ -81,7 +81,7 @@ def _follow(model: Any, spans: Mapping[str, Span]) -> dict[str, _Source]:
     found: dict[str, _Source] = {}
     unknown: dict[bool, list[str]] = defaultdict(list)
     for name in sorted(spans, key=dot_natural_key):
-        if is_scale(name, spans):  # the tensor that it scales is followed
+        if is_scale(name, spans):  # it is found through the tensor that it scales
             continue
         plain = name.removesuffix(CODES) if is_packed(name, spans) else name
         target, pattern = rename_source_key(plain, renamings, converters, prefix, parameters)
@@ -94,8 +94,8 @@ def _follow(model: Any, spans: Mapping[str, Span]) -> dict[str, _Source]:
         found.setdefault(target, _Source([], operations)).spans.append(spans[name])
     if unknown[True]:
         logger.warning(
-            "%d tensors of experts, such as %s, are not loaded by %s and stay as they are: what predicts "
-            "several tokens ahead with them will agree less often with the patched model",
+            "%d tensors of experts, such as %s, are not loaded by %s and stay unchanged: if they belong to a "
+            "module that predicts several tokens ahead, it will agree less often with the patched model",
             len(unknown[True]),
             unknown[True][0],
             type(model).__name__,
@@ -114,7 +114,7 @@ def _slots(layer: MoELayer, source: _Source | None, spans: Mapping[str, Span]) -
         parts = [(first, *first.part(number), first.shape[1:]) for number in range(first.shape[0])]
     if len(parts) != layer.num_experts or (not merges and len(source.spans) > 1):
         raise ModelError(
-            f"{layer.name} has {layer.num_experts} experts, but the checkpoint stores {len(parts)} down "
+            f"{layer.name} has {layer.num_experts} experts, but the checkpoint has {len(parts)} down "
             f"projections for it, the first in {first.name}"
         )
     if first.dtype in QUANTISED:
@@ -125,7 +125,8 @@ def _slots(layer: MoELayer, source: _Source | None, spans: Mapping[str, Span]) -
     for span, _, _, shape in parts:
         if span.dtype not in _FLOATS or shape != stored:
             raise ModelError(
-                f"{span.name} is {span.dtype} of shape {span.shape}; expected floats, {stored} an expert"
+                f"{span.name} is {span.dtype} of shape {span.shape}; expected floats of shape {stored} for "
+                "each expert"
             )
     return [
         Slot(span.name, span.file, begin, end, _FLOATS[span.dtype], (layer.d_model, layer.d_key), transposed)
@@ -134,16 +135,16 @@ def _slots(layer: MoELayer, source: _Source | None, spans: Mapping[str, Span]) -
 
 
 def _transposed(layer: MoELayer, source: _Source) -> bool:
-    """Whether loading turns the stored matrices around; ModelError for operations of other kinds."""
+    """Whether loading transposes the stored matrices; ModelError for operations of other kinds."""
     turned = False
     for operation in source.operations:
         if isinstance(operation, Transpose) and {operation.dim0 % 3, operation.dim1 % 3} == {1, 2}:
-            # with check_dims, transformers leaves alone what has the parameter's shape already
+            # with check_dims, transformers does not transpose what has the parameter's shape already
             fits = source.spans[0].shape == cast("Tensor", layer.experts.down_proj).shape
             turned ^= not (operation.check_dims and fits)
         elif not (isinstance(operation, MergeModulelist) and operation.dim == 0):
             raise ModelError(
-                f"{source.spans[0].name} is loaded through {type(operation).__name__}, which cannot be "
-                "followed: merge in memory and save the model instead"
+                f"{source.spans[0].name} is loaded through {type(operation).__name__}, which cannot be done "
+                "on disk: merge in memory and save the model instead"
             )
     return turned

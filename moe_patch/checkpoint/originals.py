@@ -1,4 +1,4 @@
-"""Files in a checkpoint folder that keep the bytes which merges replaced."""
+"""Files in a checkpoint folder that keep the original bytes of patched experts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def kept_originals(folder: Path) -> Iterator[str]:
-    """Files in which merges into this folder have kept what they replaced."""
+    """Names of the files in which earlier merges have kept the bytes that they replaced."""
     for path in sorted((folder / "moe_patch").glob("originals-*.safetensors")):
         yield path.relative_to(folder).as_posix()
 
 
 def write_originals(path: Path, folder: Path, slots: Sequence[AnySlot]) -> None:
-    """Keep the bytes of these slots in a safetensors file, one after the other, in little memory."""
+    """Write the bytes of these slots to a safetensors file, one slot at a time to use little memory."""
     header, end = {}, 0
     for slot in slots:
         begin, end = end, end + slot.end - slot.begin

@@ -1,8 +1,8 @@
-"""Down projections stored in few bits: MXFP4 and FP8 experts, read, and written with other codes.
+"""Down projections stored in few bits: MXFP4 and FP8 experts are read, and written with other codes.
 
-Only codes change. The scale of a block stays, so what no edit touches keeps its bytes, and a weight is
-rounded to the numbers that its block has already. Four bits leave little room for a small edit: what survives
-is measured like any other rounding, and compensated rounding is what keeps it on the facts' own keys.
+Only codes change. The scale of a block stays, so untouched weights keep their bytes, and a weight is rounded
+to values that its block can hold already. Four bits leave little room for a small edit. What is lost is
+measured like any other rounding, and compensated rounding keeps most of the edit on the facts' own keys.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from moe_patch.checkpoint.shards import Span, read_span
 from moe_patch.errors import ModelError
 
 METHODS = ("mxfp4", "fp8")
-"""The quantisations, as configs name them, whose experts can be written again."""
+"""The quantisation methods that are supported, by their names in configs."""
 
 CODES, SCALES = "_blocks", "_scales"
-"""What the names of a packed tensor's two parts end in, after the name of the parameter."""
+"""The name endings of the two tensors that hold a packed parameter."""
 
 QUANTISED = ("U8", "F8_E4M3")
-"""The dtypes of codes: MXFP4's, two in a byte, and FP8's."""
+"""The dtypes of codes: that of MXFP4, with two codes in a byte, and that of FP8."""
 
 _GRIDS = {"U8": E2M1, "F8_E4M3": E4M3}
 _SCALES = {"U8": torch.uint8, "F32": torch.float32, "BF16": torch.bfloat16, "F8_E8M0": torch.uint8}
-_BIAS = 127  # of the exponents in U8 and F8_E8M0
+_BIAS = 127  # exponent bias of scales in U8 and F8_E8M0
 _MXFP4_BLOCK = 32
 
 
 @dataclass(frozen=True, slots=True)
 class QuantisedSlot:
-    """Where the codes of one expert's down projection are stored, and the scales that they are times."""
+    """Where the codes of one expert's down projection are stored, and the scales that multiply them."""
 
     name: str  # of the tensor that holds the codes
     file: str
@@ -50,7 +50,7 @@ class QuantisedSlot:
     scale_end: int
     scale: str  # the dtype of the scales
     scale_shape: tuple[int, int]  # blocks along d_m and along d_k
-    dtype: torch.dtype  # what models compute with, in which fingerprints see the weight
+    dtype: torch.dtype  # of the weight in memory, as the model computes with it and fingerprints hash it
 
     @property
     def files(self) -> set[str]:
@@ -58,15 +58,15 @@ class QuantisedSlot:
         return {self.file, self.scale_file}
 
     def read(self, folder: Path, file: Path | None = None) -> Tensor:
-        """The weight (d_m, d_k), in the dtype of the model; its codes from `file`, if one is given."""
+        """The weight (d_m, d_k) in the dtype of the model; codes are read from `file` if it is given."""
         grid, codes = _GRIDS[self.code], self._codes(file or folder / self.file)
         return (grid.meaning(codes) * self._scales(folder)).to(self.dtype)
 
     def write(self, folder: Path, exact: Tensor, keys: Tensor) -> tuple[memoryview, Tensor]:
-        """The codes' bytes for a weight (d_m, d_k), rounded for these keys (n, d_k), and what it then is."""
+        """The codes' bytes for a weight (d_m, d_k) rounded for keys (n, d_k), and the rounded weight."""
         grid, scale, codes = _GRIDS[self.code], self._scales(folder), self._codes(folder / self.file)
         place = place_on_grid(grid, exact, scale, keys)
-        same = grid.values[place] == grid.meaning(codes)  # -0 stays what it was
+        same = grid.values[place] == grid.meaning(codes)  # keeps the code of -0
         codes = torch.where(same, codes, grid.codes[place])
         return self._pack(codes), (grid.values[place] * scale).to(self.dtype)
 
@@ -94,18 +94,21 @@ class QuantisedSlot:
 
 
 def place_on_grid(grid: Grid, exact: Tensor, scale: Tensor, keys: Tensor) -> Tensor:
-    """The place in the grid's table at which each element of a weight is rounded for some keys.
+    """Round each element of a weight to a value of the grid so that outputs for some keys change least.
 
-    From the nearest number an element may go to the next one beyond its exact value and then, in a second
-    pass, by a step the other way: where most of an edit is smaller than half a step, all first steps have its
-    direction, and only steps against it make up for an overshoot.
+    A first pass may move an element from the nearest value to the next one on the other side of its exact
+    value. A second pass may move it one step the other way. It is needed because most of an edit is smaller
+    than half a step: all first steps then go in the edit's direction, and only opposite steps can balance an
+    overshoot.
 
     Args:
-        exact, scale: (d_m, d_k) fp32, the weight and the scale of each element.
-        keys: (n, d_k); without any, everything stays at the nearest.
+        grid: the values.
+        exact: (d_m, d_k) fp32, the weight.
+        scale: (d_m, d_k) fp32, the scale of each element.
+        keys: (n, d_k); without any, every element takes the nearest value.
 
     Returns:
-        (d_m, d_k) int64.
+        (d_m, d_k) int64, places in the grid's table.
     """
     place, beyond = grid.around(exact / scale)
     first = beyond - place
@@ -117,7 +120,7 @@ def place_on_grid(grid: Grid, exact: Tensor, scale: Tensor, keys: Tensor) -> Ten
 
 
 def is_packed(name: str, spans: Mapping[str, Span]) -> bool:
-    """Whether a tensor holds codes of the packed form, whose scales lie beside."""
+    """Whether a tensor holds codes in packed form, with its scales in another tensor."""
     return name.endswith(CODES) and name.removesuffix(CODES) + SCALES in spans
 
 
@@ -131,12 +134,23 @@ def is_scale(name: str, spans: Mapping[str, Span]) -> bool:
 def quantised_slot(
     layer: MoELayer, span: Span, part: tuple[int, int], number: int, spans: Mapping[str, Span]
 ) -> QuantisedSlot:
-    """The slot of expert `number`, whose codes are `part` of `span`; ModelError for unknown forms."""
+    """The slot of one expert.
+
+    Args:
+        layer: the expert's layer.
+        span: the tensor with the codes.
+        part: begin and end of the expert's codes, in bytes from the start of the file.
+        number: of the expert.
+        spans: all tensors of the checkpoint by name.
+
+    Raises:
+        ModelError: the scales are missing, or shapes or dtypes are not those of MXFP4 or FP8.
+    """
     shape = (layer.d_model, layer.d_key)
     mxfp4 = span.dtype == "U8"
     scales = spans.get(span.name.removesuffix(CODES) + SCALES if mxfp4 else f"{span.name}_scale_inv")
     if scales is None or scales.dtype not in _SCALES:
-        raise ModelError(f"{span.name} is quantised ({span.dtype}), and its scales are not to be found")
+        raise ModelError(f"{span.name} is quantised ({span.dtype}), but its scales are missing")
     blocks = scales.shape[-2:]
     expected = (shape[0], shape[1] // _MXFP4_BLOCK, _MXFP4_BLOCK // 2) if mxfp4 else shape
     grid = expected[:2] if mxfp4 else blocks

@@ -1,4 +1,4 @@
-"""`moe_patch.json`: what a merged folder says of itself, and what taking the patches out again needs."""
+"""`moe_patch.json`: which patches a merged folder holds, and what is needed to take them out again."""
 
 from __future__ import annotations
 
@@ -19,45 +19,41 @@ RECORD = "moe_patch.json"
 
 
 class PatchRecord(ClosedSchema):
-    """A patch that is in the weights."""
+    """A patch that is merged into the weights."""
 
     hash: Sha256
     kind: Kind
     method: str
     created: str
     facts: list[str]  # their ids
-    lost: dict[str, float]  # share of the edit that rounding took: of the worst fact, and of the median one
+    lost: dict[str, float]  # share of the edit that rounding lost, of the worst and of the median fact
 
 
 class FileRecord(ClosedSchema):
-    """A file that was rewritten: what it was before."""
+    """A rewritten file as it was before the merge."""
 
     bytes: Annotated[int, Field(ge=0)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # as sha256sum prints it
 
 
 class Record(ClosedSchema):
-    """A merged checkpoint: from which base, with which patches in order, and which files it rewrote.
-
-    `originals` names the file that keeps what the patched experts were, if it was kept. `before` is the text
-    of the record that the base had, if it was a merged checkpoint itself.
-    """
+    """A merged checkpoint."""
 
     format: Literal[1] = 1
     base: BaseRecord
-    base_name: str
-    patches: list[PatchRecord]
-    rewritten: dict[str, FileRecord]
-    originals: str | None
-    before: str | None
+    base_name: str  # as it was given to the merge
+    patches: list[PatchRecord]  # in the order in which they were added
+    rewritten: dict[str, FileRecord]  # by name
+    originals: str | None  # the file that keeps the original bytes of patched experts, if they were kept
+    before: str | None  # the text of the base's own record, if the base was a merged checkpoint itself
 
     def text(self) -> str:
-        """The record as a file holds it."""
+        """The text of the record's file."""
         return json.dumps(self.model_dump(), indent=2, ensure_ascii=False) + "\n"
 
 
 def patch_record(patch: Patch, survival: Survival) -> PatchRecord:
-    """What the record says of a patch."""
+    """What the record says about a patch."""
     return PatchRecord(
         hash=patch.hash,
         kind=patch.kind,
@@ -69,13 +65,17 @@ def patch_record(patch: Patch, survival: Survival) -> PatchRecord:
 
 
 def read_record(folder: Path) -> Record:
-    """The record of a merged folder; ModelError where there is none, or none that this library wrote."""
+    """The record of a merged folder.
+
+    Raises:
+        ModelError: there is none, or it does not follow the schema.
+    """
     path = folder / RECORD
     try:
         value: JsonValue = strict_json.parse_json(path.read_text(encoding="utf-8"))
         return Record.model_validate(value)
     except FileNotFoundError:
-        raise ModelError(f"{folder} has no {RECORD}: it is no merged checkpoint") from None
+        raise ModelError(f"{folder} has no {RECORD}: it is not a merged checkpoint") from None
     except ValidationError as error:
         raise ModelError(f"{path}: {strict_json.first_complaint(error)}") from error
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""A copy of a file with other bytes in some places, about as fast as a plain copy that reaches the disk."""
+"""Copying a file with new bytes in some places, about as fast as a plain copy that is flushed to disk."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from pathlib import Path
 from moe_patch.checkpoint.link import How, place_file
 
 Piece = tuple[int, memoryview]
-"""Where it begins in the file, and the bytes that go there."""
+"""The place in the file, in bytes from its start, and the new bytes."""
 
 _CHUNK = 8 * 2**20  # bytes
-_FLUSH = 128 * 2**20  # bytes after which the disk is told to start
+_FLUSH = 128 * 2**20  # bytes after which a flush is started
 _NOT_HERE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EXDEV}
 
 
 def write_changed(source: Path, target: Path, pieces: Iterable[Piece], how: How) -> None:
-    """Make `target` a copy of `source` but for `pieces`, which come in order and do not overlap.
+    """Make `target` a copy of `source` except for `pieces`, which are in order and do not overlap.
 
-    With a reflink nothing but the pieces is written. Raises OSError where the system refuses.
+    With a reflink only the pieces are written.
+
+    Raises:
+        OSError: the system refuses to read, write or reflink.
     """
     cloned = how == "reflink"
     if cloned:
@@ -44,7 +47,7 @@ def write_changed(source: Path, target: Path, pieces: Iterable[Piece], how: How)
 
 
 class _Output:
-    """A file that is being written, and that the disk gets meanwhile: only its end is waited for."""
+    """A file that is flushed to disk while it is written, so that only the last flush is waited for."""
 
     def __init__(self, old: FileIO, new: FileIO, flusher: ThreadPoolExecutor) -> None:
         self._old, self._new, self._flusher = old, new, flusher
@@ -60,7 +63,7 @@ class _Output:
         self._wrote(len(raw))
 
     def copy(self, begin: int, end: int) -> None:
-        """Copy what the old file has between two places to the same place."""
+        """Copy bytes of the old file from `begin` to `end` to the same place."""
         while begin < end:
             count = self._copy(begin, min(end - begin, _CHUNK))
             if not count:
@@ -69,7 +72,7 @@ class _Output:
             self._wrote(count)
 
     def finish(self) -> None:
-        """Wait for the disk."""
+        """Wait until everything is on disk."""
         if self._flushing is not None:
             self._flushing.result()
         os.fsync(self._new.fileno())
@@ -93,5 +96,5 @@ class _Output:
         if self._dirty < _FLUSH or (self._flushing is not None and not self._flushing.done()):
             return
         if self._flushing is not None:
-            self._flushing.result()  # says what went wrong
+            self._flushing.result()  # raises if the flush failed
         self._dirty, self._flushing = 0, self._flusher.submit(os.fsync, self._new.fileno())

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint as they lie on the disk: in which file, from byte to byte, in what dtype."""
+"""Where the tensors of a checkpoint are stored: in which file, at which bytes, in which dtype."""
 
 from __future__ import annotations
 
@@ -41,28 +41,29 @@ class Span:
 def weight_files(folder: Path) -> list[str]:
     """The safetensors files that transformers reads from `folder`: one, or those that its index names.
 
-    Raises ModelError where there are none, or where the index is no index or names files that are missing.
+    Raises:
+        ModelError: there are none, or the index is invalid or names a file that is missing.
     """
     if (folder / SINGLE).exists():
         return [SINGLE]
     names = sorted(set(_weight_map(folder / INDEX).values()))
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
-            raise ModelError(f"{folder / INDEX} names {name!r}, which is no file in this folder")
+            raise ModelError(f"{folder / INDEX} names {name!r}, which is not a file in this folder")
     return names
 
 
 def read_spans(folder: Path) -> dict[str, Span]:
-    """Every tensor of the checkpoint by its name on the disk, from the headers alone.
+    """Every tensor of the checkpoint by its stored name; only the headers are read.
 
-    Raises ModelError for a file that safetensors cannot read, and for a shard without a tensor that the index
-    looks for there.
+    Raises:
+        ModelError: safetensors cannot read a file, or a shard does not hold a tensor that the index expects.
     """
     spans = {span.name: span for name in weight_files(folder) for span in _header(folder, name)}
     if not (folder / SINGLE).exists():
         for name, file in _weight_map(folder / INDEX).items():
             if name not in spans or spans[name].file != file:
-                raise ModelError(f"{folder / INDEX} looks for {name} in {file}, where it is not")
+                raise ModelError(f"{folder / INDEX} expects {name} in {file}, which does not hold it")
     return spans
 
 
@@ -81,12 +82,12 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 def _text(index: Path, value: JsonValue) -> str:
     if not isinstance(value, str):
-        raise ModelError(f"{index}: expected names of files, found {strict_json.describe_json(value)}")
+        raise ModelError(f"{index}: expected file names, found {strict_json.describe_json(value)}")
     return value
 
 
 def _header(folder: Path, name: str) -> Iterator[Span]:
-    """The tensors of one file. The library checks the file; it does not tell where tensors begin."""
+    """The tensors of one file. The library checks the file, but does not give the place of a tensor."""
     try:
         with safe_open(folder / name, framework="pt"), (folder / name).open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -100,7 +101,11 @@ def _header(folder: Path, name: str) -> Iterator[Span]:
 
 
 def read_span(path: Path, begin: int, end: int) -> bytearray:
-    """The bytes of a file from `begin` up to and without `end`; ModelError where it is shorter."""
+    """The bytes of a file from `begin` to before `end`.
+
+    Raises:
+        ModelError: the file is shorter.
+    """
     raw = bytearray(end - begin)
     with path.open("rb", buffering=0) as file:
         file.seek(begin)

@@ -1,8 +1,8 @@
-"""A folder that appears whole, by one rename, and whose making can be taken up again after any interruption.
+"""Making a folder that appears whole, by one rename, and that can be continued after any interruption.
 
-It is made beside its final place, in a hidden folder whose name holds the digest of everything that goes into
-it. The same work, started again, therefore finds what is done already; other work never does. A file there
-that has its final name is complete. What tells programs that a folder holds a model is written last.
+It is made beside its final place, in a hidden folder whose name holds a digest of all inputs. The same work,
+started again, finds there what is done already; other work has another name. A file under its final name is
+complete. The config, without which programs do not take the folder for a model, is written last.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from moe_patch.errors import MoePatchError, OutputError
 from moe_patch.io import strict_json
 from moe_patch.io.files import replacing_file, sync_to_disk
 
-LAST = "config.json"  # without it, nothing takes a folder for a model
+LAST = "config.json"  # without it, programs do not take a folder for a model
 
 
 class Staging:
@@ -34,21 +34,21 @@ class Staging:
         self.folder = out.with_name(f".{out.name}.{digest}.making")
 
     def done(self, name: str) -> bool:
-        """Whether the file is there, complete, from this run or an earlier one."""
+        """Whether the complete file is there, from this run or an earlier one."""
         return (self.folder / name).exists()
 
     @contextmanager
     def making(self, name: str) -> Iterator[Path]:
-        """Yield a place to write the file to; it gets its name when it is complete and on the disk."""
+        """Yield a path to write the file to; it gets its final name when it is complete and on disk."""
         (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
         with replacing_file(self.folder / name) as temporary:
             yield temporary
 
     def bring(self, source: Path, name: str, how: How) -> None:
-        """Put `source` into the folder as `name`, unless it is there."""
+        """Put `source` into the folder as `name`, unless it is there already."""
         if self.done(name):
             return
-        if how == "hard":  # one step by itself; and a file that is shared may not be ours to open for writing
+        if how == "hard":  # is one step anyway, and a shared file may not be writable to us
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             place_file(source, self.folder / name, how)
             return
@@ -57,11 +57,13 @@ class Staging:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Hold the folder, new or taken up again; on leaving without an exception it becomes `out`.
+        """Hold the folder, new or from an interrupted run; without an exception it becomes `out` in the end.
 
-        After Ctrl-C, a full disk or an end without notice it stays for the next attempt, and goes after any
-        other expected error, which would come again. Raises OutputError where `out` exists, where another
-        process is making it, and where the system refuses to write.
+        After Ctrl-C, a full disk or a crash the folder stays for the next attempt. After any other expected
+        error it is removed, because the next attempt would fail in the same way.
+
+        Raises:
+            OutputError: `out` exists, another process is making it, or the system refuses to write.
         """
         refuse_existing(self.out)
         try:
@@ -89,7 +91,7 @@ class Staging:
             raise
 
     def _discard_others(self) -> None:
-        """Remove what attempts at other content for the same place have left."""
+        """Remove what interrupted runs with other content have left for the same place."""
         pattern = re.compile(rf"\.{re.escape(self.out.name)}\.[0-9a-f]{{16}}\.making")
         for other in self.folder.parent.iterdir():
             if other != self.folder and pattern.fullmatch(other.name):
@@ -97,16 +99,20 @@ class Staging:
 
 
 def refuse_existing(out: Path) -> None:
-    """Raise OutputError unless `out` is free, or an empty folder: what is there is never written over."""
+    """Check that nothing would be overwritten.
+
+    Raises:
+        OutputError: `out` exists and is not an empty folder, or its parent folder does not exist.
+    """
     if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
         raise OutputError(f"{out} exists already: choose another folder, or remove it first")
     if not out.absolute().parent.is_dir():
-        raise OutputError(f"{out} cannot be made: {out.absolute().parent} is not a folder")
+        raise OutputError(f"{out} cannot be made: {out.absolute().parent} is not a folder; create it first")
 
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Be the only process that makes `out`; the system frees the lock if the process dies."""
+    """Lock `out` for this process; the system releases the lock if the process dies."""
     path = out.with_name(f".{out.name}.lock")
     try:
         with FileLock(path, timeout=0):

@@ -1,4 +1,4 @@
-"""Patches taken out of a merged checkpoint: its base again, to the byte."""
+"""Taking patches out of a merged checkpoint, which gives its base again, to the byte."""
 
 from __future__ import annotations
 
@@ -20,15 +20,24 @@ from moe_patch.errors import HashMismatch, ModelError
 def unmerge_checkpoint(
     merged: str | Path, out: str | Path, *, base: str | Path | None = None, link: Link = "auto"
 ) -> Record:
-    """Write the checkpoint that was there before the last merge into `merged` to `out`.
+    """Write to `out` the checkpoint as it was before the last merge into `merged`.
 
-    Rewritten files are restored from the originals that the merge kept, or taken from the base: `base`, or
-    the one that the record names. Each must have the SHA-256 that the record has of it, so the files are the
-    earlier ones exactly. The others never changed. Appears whole or not at all; returns the record.
+    Rewritten files are restored from the originals that the merge kept, or taken from the base. Each must
+    have the SHA-256 that the record has of it, so the files are exactly the earlier ones. The other files
+    never changed. The folder appears whole or not at all.
+
+    Args:
+        merged: a merged checkpoint.
+        out: a folder that does not exist yet, or is empty.
+        base: the base; the one that the record names by default.
+        link: how weight files get into the folder, see `choose_link`.
+
+    Returns:
+        the record of the merge.
 
     Raises:
-        ModelError: `merged` is no merged checkpoint, or neither originals nor base can be found.
-        HashMismatch: a restored file is not what it was.
+        ModelError: `merged` is not a merged checkpoint, or neither originals nor base can be found.
+        HashMismatch: a restored file is not the earlier one.
         OutputError: `out` exists, or the system refuses to write.
     """
     folder, out = Path(merged), Path(out)
@@ -68,7 +77,7 @@ def unmerge_checkpoint(
 
 
 def _restore(clone: Path, name: str, originals: Path) -> None:
-    """Put the kept bytes back where they were in the file `name`."""
+    """Put the kept bytes back to their place in the file `name`."""
     try:
         with safe_open(originals, framework="np") as kept, clone.open("r+b") as file:
             for key in kept.keys():  # noqa: SIM118 (not a mapping)
@@ -77,12 +86,15 @@ def _restore(clone: Path, name: str, originals: Path) -> None:
                     file.seek(int(begin))
                     file.write(kept.get_tensor(key).tobytes())
     except (SafetensorError, ValueError) as error:
-        raise ModelError(f"{originals} cannot be read: {error}; name the base instead") from error
+        raise ModelError(f"{originals} cannot be read: {error}; name the base with --base instead") from error
 
 
 def _check(path: Path, wanted: str) -> None:
     if not path.is_file():
-        raise ModelError(f"{path} is missing: name the base that the patches were merged into")
+        raise ModelError(f"{path} is missing: name with --base the base that the patches were merged into")
     found = file_sha256(path)
     if found != wanted:
-        raise HashMismatch(f"{path} has the SHA-256 {found}, but before the merge it was {wanted}")
+        raise HashMismatch(
+            f"{path} has the SHA-256 {found}, but it was {wanted} before the merge: name with --base the "
+            "base that the patches were merged into"
+        )

@@ -91,5 +91,5 @@ def test_expected_errors_are_one_line(run: Run, model: Path, patch_file: Path, t
     assert missing.stderr.startswith("Error: ")
     assert missing.stderr.count("\n") == 1
     plain = run("unmerge", model, "--out", tmp_path / "out")
-    assert plain.stderr == f"Error: {model} has no moe_patch.json: it is no merged checkpoint\n"
+    assert plain.stderr == f"Error: {model} has no moe_patch.json: it is not a merged checkpoint\n"
     assert list(tmp_path.iterdir()) == []
