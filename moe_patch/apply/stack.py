@@ -1,4 +1,4 @@
-"""Patches on a live model, in order, to be taken off in any order."""
+"""An ordered list of patches on a live model. They can be removed in any order."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from moe_patch.patch.member import Member, find_member
 
 
 class Stack:
-    """The patches on a model, the lowest first.
+    """The patches that are applied to a model, the lowest first.
 
         stack = moe_patch.Stack(base)
         stack.push(first), stack.push(second)
         stack.remove(first)
 
-    Whatever was done, the weights are those of the base plus the patches that are on, summed in their order
-    in fp32 and rounded once: the bits that pushing just these patches onto the bare base would have given.
-    With none on they are the base's own, bit for bit. In mode "hook" the weights are never touched.
+    After any operation the weights are the base's plus the patches in the list, summed in their order in
+    fp32 and rounded once. They have the same bits as if just these patches had been pushed onto the bare
+    base. With an empty list they are the base's own, bit for bit. Mode "hook" never touches the weights.
 
-    Memory: "merge" keeps one original of every down projection that a patch touches, however many do, and
-    frees it with the last of them; `kept_bytes` says how much that is now. It can never be more than the
-    down projections of all MoE layers. In either mode the patches' own tensors stay in memory.
+    Memory: mode "merge" keeps one original of every down projection that a patch touches, for any number of
+    patches, and frees it with the last of them. `kept_bytes` is its present size. It never exceeds the down
+    projections of all MoE layers. In both modes the patches' own tensors stay in memory.
 
-    Leaving a `with` block takes all patches off.
+    Leaving a `with` block removes all patches.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Stack:
         rounding: Rounding = "nearest",
         check: bool = True,
     ) -> None:
-        """Start with nothing on; `mode`, `rounding` and `check` are those of `moe_patch.apply`."""
+        """Start with no patches. `mode`, `rounding` and `check` are those of `moe_patch.apply`."""
         self._base = model if isinstance(model, Base) else wrap(model, tokenizer=None)
         self._apply = partial(apply, self._base, mode=mode, rounding=rounding, check=check)
         self._on: list[Patch] = []
@@ -49,45 +49,57 @@ class Stack:
 
     @property
     def patches(self) -> tuple[Patch, ...]:
-        """The patches that are on, the lowest first."""
+        """The applied patches, the lowest first."""
         return tuple(self._on)
 
     @property
     def kept_bytes(self) -> int:
-        """What the kept originals of merged weights take, whoever merged into them."""
+        """Bytes that the kept originals of merged weights take, including those that other code merged."""
         originals = (layer.originals.values() for layer in self._base.layers.values())
         return sum(kept.nbytes for layer in originals for kept in layer)
 
     def push(self, patch: Patch) -> None:
-        """Put a patch on top; on any error, which are those of `moe_patch.apply`, the stack is as before."""
+        """Put a patch on top. After an error the stack is as it was before.
+
+        Raises:
+            MoePatchError: any error of `moe_patch.apply`.
+        """
         self._applied[patch.hash] = self._apply(patch)
         self._on.append(patch)
 
     def pop(self) -> Patch:
-        """Take the topmost patch off; StackError if there is none."""
+        """Remove the topmost patch and return it.
+
+        Raises:
+            StackError: the stack is empty.
+        """
         if not self._on:
             raise StackError("the stack is empty: there is nothing to pop")
         return self.remove(self._on[-1])
 
     def remove(self, patch: Patch | str) -> Patch:
-        """Take a patch off, wherever it is; StackError if it is not on.
+        """Remove a patch from any place in the stack and return it.
 
         Args:
-            patch: the patch, its hash, or the first eight digits of it or more.
+            patch: the patch, its hash, or at least the first eight digits of its hash.
+
+        Raises:
+            StackError: the patch is not on the stack.
+            UnclearPatch: several patches match.
         """
         gone = self._on.pop(self._place(patch))
         self._applied.pop(gone.hash).remove()
         return gone
 
     def reorder(self, patches: Sequence[Patch | str]) -> None:
-        """Put the patches that are on into another order, the lowest first.
+        """Put the applied patches into another order, the lowest first.
 
         Raises:
-            StackError: `patches` are not those that are on, each once.
+            StackError: `patches` does not name each applied patch once.
         """
         places = [self._place(patch) for patch in patches]
         if sorted(places) != list(range(len(self._on))):
-            raise StackError(f"to reorder, name each of the {len(self._on)} patches that are on once")
+            raise StackError(f"to reorder, name each of the {len(self._on)} patches on the stack once")
         wanted = [self._on[place] for place in places]
         same = 0
         while same < len(wanted) and places[same] == same:
@@ -97,12 +109,12 @@ class Stack:
         self.extend(wanted[same:])
 
     def extend(self, patches: Iterable[Patch]) -> None:
-        """Push several patches, one after the other."""
+        """Push several patches, one after the other; raises as `push` does."""
         for patch in patches:
             self.push(patch)
 
     def clear(self) -> None:
-        """Take everything off, from the top."""
+        """Remove all patches, from the top down."""
         while self._on:
             self.pop()
 

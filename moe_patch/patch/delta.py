@@ -17,20 +17,23 @@ class LayerDelta:
 
     The delta of expert j is the sum of outer(left[rows.fact[i]], rows.value[i]) over the rows i with
     rows.expert[i] == j, of shape (d_m, d_k). Where the facts' own rows are these rows, both fields hold one
-    object. Raises SolveError unless `rows` counts the left factors.
+    object.
+
+    Raises:
+        SolveError: `rows` is not numbered by the left factors.
     """
 
-    left: Tensor  # (R, d_m) fp32; R is the number of facts, or of rows for a method with a left for each row
-    rows: Rows  # (nnz, d_k) fp32, what is multiplied out with `left`; `rows.fact` is a row of `left`
-    fact_rows: Rows  # of T facts: their own rows g k~, for solving again, protection and removal
+    left: Tensor  # (R, d_m) fp32; R is the number of facts, or of rows if each row has a left factor
+    rows: Rows  # (nnz, d_k) fp32, multiplied with `left`; `rows.fact` is a row index of `left`
+    fact_rows: Rows  # the own rows g k~ of T facts, for solving again, protecting and dropping facts
     residual: Tensor | None  # (T, d_m) fp32: what the layer was asked to add for each fact
     ridge: float  # lambda, absolute
 
     def __post_init__(self) -> None:
         if self.rows.num_facts != len(self.left):
             raise SolveError(
-                f"a delta with {len(self.left)} left factors needs rows that are numbered by them; these are "
-                f"numbered by {self.rows.num_facts}"
+                f"a delta with {len(self.left)} left factors needs rows that count as many; these "
+                f"count {self.rows.num_facts}"
             )
 
     @classmethod
@@ -43,14 +46,14 @@ class LayerDelta:
         ridge: float,
         fact_rows: Rows | None = None,
     ) -> LayerDelta:
-        """The delta of a solution in any floating dtype, in the fp32 that patches keep.
+        """Make a delta from a solution in any floating dtype, converted to the fp32 of patches.
 
         Args:
             left: (R, d_m).
-            rows: what is multiplied out with `left`, numbered as `left` is.
+            rows: multiplied with `left`; `rows.fact` is a row index of `left`.
             residual: (T, d_m).
             ridge: absolute lambda.
-            fact_rows: the facts' own rows; None where they are `rows`.
+            fact_rows: the facts' own rows; None if they are `rows`.
         """
         rows = rows.float()
         return cls(
@@ -63,16 +66,16 @@ class LayerDelta:
 
     @property
     def shares_rows(self) -> bool:
-        """Whether the delta is made of its facts' own rows, which a file then holds once."""
+        """Whether the delta is made of its facts' own rows. A file then stores them once."""
         return self.fact_rows is self.rows
 
     def experts(self) -> list[int]:
-        """The experts that this changes, ascending."""
+        """The experts that this changes, in ascending order."""
         return self.rows.experts()
 
 
 def delta_tensors(layer: int, delta: LayerDelta) -> dict[str, Tensor]:
-    """The tensors of a layer's delta, by their names in the file."""
+    """The tensors of a layer's delta, by their names in a patch file."""
     named = {
         f"delta.{layer}.left": delta.left,
         f"delta.{layer}.right": delta.rows.value,
@@ -89,7 +92,7 @@ def delta_tensors(layer: int, delta: LayerDelta) -> dict[str, Tensor]:
 
 
 def delta_from(layer: int, tensors: Mapping[str, Tensor], num_facts: int, ridge: float) -> LayerDelta:
-    """The delta of a layer from the tensors of a file, of which the right ones must be there."""
+    """The delta of a layer, from the tensors of a patch file. The caller has checked that all are there."""
     left, own = tensors[f"delta.{layer}.left"], f"solve.{layer}"
     return LayerDelta.from_solution(
         left,

@@ -1,4 +1,4 @@
-"""What names a base model to a patch, and whether two such names are of one model."""
+"""How a patch identifies its base model, and the comparison of two such fingerprints."""
 
 from __future__ import annotations
 
@@ -10,24 +10,22 @@ from dataclasses import dataclass, field
 class Fingerprint:
     """What identifies a base model to a patch that edits some of its layers.
 
-    `config` is the SHA-256 of its settled config; `index` of the shapes of all its MoE layers. For each
-    edited layer, `experts` is the SHA-256 of its down projections and `shapes` is (E, d_m, d_k). All hashes
-    are "sha256:" and 64 hexadecimal digits.
+    A hash is a SHA-256, written as "sha256:" and 64 hexadecimal digits.
     """
 
     model_type: str
-    config: str
-    index: str
-    experts: dict[int, str]
-    shapes: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    config: str  # hash of the settled config
+    index: str  # hash of the shapes of all MoE layers
+    experts: dict[int, str]  # by edited layer: hash of its down projections
+    shapes: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # by edited layer: (E, d_m, d_k)
 
 
 def differences(known: Fingerprint, other: Fingerprint, layers: Collection[int]) -> list[str]:
-    """What says that `other` is of another base than `known`, in words; nothing if it is the same base.
+    """List in words how `other` differs from `known`; empty if both are fingerprints of one base.
 
     Args:
-        layers: whose expert weights to compare, all of them in `known`. One that `other` does not cover
-            counts as different.
+        layers: layers whose expert weights are compared. `known` must cover all of them. A layer that
+            `other` does not cover counts as different.
     """
     found = []
     if other.model_type != known.model_type:
@@ -44,6 +42,6 @@ def differences(known: Fingerprint, other: Fingerprint, layers: Collection[int])
 
 
 def _same_experts(known: Fingerprint, other: Fingerprint, layer: int) -> bool:
-    """Whether a layer's hashes agree, and its shapes where both state one."""
+    """Whether a layer's hashes agree, and also its shapes if both fingerprints have one."""
     shapes = {one.shapes[layer] for one in (known, other) if layer in one.shapes}
     return other.experts.get(layer) == known.experts[layer] and len(shapes) < 2

@@ -1,4 +1,4 @@
-"""Patches in an order: what each is called there, and which of them somebody means."""
+"""Ordered lists of patches: the name of each patch in the list, and how to find one."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Generic, Protocol, TypeVar
 
 from moe_patch.errors import UnclearPatch
 
-SHORTEST_PREFIX = 8  # hexadecimal digits of a hash that name a patch
+SHORTEST_PREFIX = 8  # hexadecimal digits of a hash that are enough to name a patch
 
 
 class Identified(Protocol):
-    """A patch, or what stands for one: an entry of a lock file, a file that is read later."""
+    """A patch, or a stand-in for one: an entry of a lock file, or a file that is read later."""
 
     @property
     def hash(self) -> str:
@@ -24,11 +24,11 @@ Held = TypeVar("Held", bound=Identified)
 
 @dataclass(frozen=True)  # without slots: with them, Python 3.11 cannot call Member[Patch]
 class Member(Generic[Held]):
-    """A patch in an ordered list of patches: what it is called there, and the patch or what stands for it."""
+    """A patch, or a stand-in for one, in an ordered list of patches."""
 
-    name: str
+    name: str  # in this list
     patch: Held
-    number: int = 0  # from 1, in the lock file that lists it; 0 where none does
+    number: int = 0  # in its lock file, from 1; 0 if it is in no lock file
 
     @property
     def hash(self) -> str:
@@ -37,10 +37,12 @@ class Member(Generic[Held]):
 
 
 def find_member(members: Sequence[Member[Held]], identifier: str) -> Member[Held]:
-    """The patch of this name or of this hash, of which the first eight digits do, with or without `sha256:`.
+    """Find a patch by its name or its hash.
+
+    The first eight digits of a hash are enough, with or without `sha256:`.
 
     Raises:
-        UnclearPatch: no patch is meant, or several; it holds the hashes of those.
+        UnclearPatch: no patch matches, or several do; the error holds their hashes.
     """
     digits = identifier.removeprefix("sha256:")
     prefix = f"sha256:{digits}" if len(digits) >= SHORTEST_PREFIX else None

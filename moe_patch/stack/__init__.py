@@ -1,7 +1,7 @@
-"""Stacks of patches: an ordered list in a lock file, and the algebra that makes one patch of them.
+"""Stacks of patches: an ordered list in a lock file, and the algebra that combines its patches into one.
 
-Nothing here opens a model. `moe_patch.Stack` puts patches on one. Imported by `methods`, serving and `cli`.
-It imports `solve`, `patch` and what is below, and no transformers.
+Nothing here opens a model. `moe_patch.Stack` applies patches to one. Imported by `methods`, serving and
+`cli`. It imports `solve`, `patch` and what is below, and no transformers.
 """
 
 from __future__ import annotations

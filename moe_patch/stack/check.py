@@ -1,4 +1,4 @@
-"""Whether the patches of a stack go together: files, bases, facts, and what they do to one another."""
+"""Checks of a stack: are its files sound, do its patches share a base, do their facts conflict?"""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from moe_patch.stack.overlap import find_overlaps
 Level = Literal["refuse", "warn", "note"]
 
 WARN, REFUSE = 0.25, 1.0
-"""Shares of a fact's own edit by which others may move it: half-way between noise and harm; all of it."""
+"""Limits on how far other patches may move a fact, as shares of the fact's own edit.
+
+A quarter is well above noise and not yet harmful. At 1 the move is as large as the edit itself.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something to say about a stack. Conflicts can be allowed; what is broken cannot."""
+    """A result of a check. The user can allow conflicts, but not broken files."""
 
     level: Level
     text: str
@@ -32,15 +35,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class ShiftLimits:
-    """The shares from which on a fact that is moved is worth a warning, and a refusal."""
+    """A fact that is moved by `warn` or more gives a warning; by `refuse` or more, a refusal."""
 
-    warn: float = WARN
-    refuse: float = REFUSE
+    warn: float = WARN  # share of the fact's own edit
+    refuse: float = REFUSE  # likewise
 
 
 @dataclass(frozen=True, slots=True)
 class StackCheck:
-    """What was found, the worst first, and the figures that it was found in."""
+    """The findings, the worst first, and the figures behind them."""
 
     findings: tuple[Finding, ...]
     disturbances: tuple[Disturbance, ...] = ()
@@ -48,7 +51,7 @@ class StackCheck:
 
     @property
     def refused(self) -> bool:
-        """Whether the stack should not be used as it is."""
+        """Whether any finding is a refusal."""
         return any(finding.level == "refuse" for finding in self.findings)
 
 
@@ -57,8 +60,8 @@ def check_stack(
 ) -> StackCheck:
     """Check every file of a stack, and how the patches that are on go together.
 
-    Files that are damaged, are not the locked ones or belong to another base are refused, and so is what
-    `check_combined` refuses. Nothing is raised for what a file is found to be.
+    A file is refused if it is damaged, is not the locked one, or belongs to another base. Everything that
+    `check_combined` refuses is refused too. Problems of a file are findings: they are never raised.
     """
     stacked, broken = try_entries(lock, lock_path)
     findings = [Finding("refuse", f"patch {number}: {error}") for number, error in sorted(broken.items())]
@@ -79,13 +82,14 @@ def check_combined(
     *,
     allow_conflicts: bool = False,
 ) -> StackCheck:
-    """Check how patches go together, and what came out when their deltas were combined in this way.
+    """Check whether patches go together, and how far each fact is moved once their deltas are combined.
 
-    Two bypasses on one layer are refused. So are contradictory facts and facts that others move too far,
-    unless `allow_conflicts` makes warnings of them.
+    These are refused: two bypasses on one layer, contradictory facts, and facts that other patches move too
+    far. With `allow_conflicts` they are warnings.
 
     Args:
-        combined: what `combine_deltas` made of `stacked`.
+        combined: the result of `combine_deltas` for `stacked`.
+        how: the way in which they were combined.
     """
     findings = _between(stacked, allow_conflicts)
     if combined is None:
@@ -101,7 +105,12 @@ def check_combined(
 
 
 def refuse_contradictions(lock: Lock, lock_path: Path) -> None:
-    """Raise StackError if two patches that are on answer one question otherwise; errors as `load_enabled`."""
+    """Refuse a stack whose enabled patches contradict each other.
+
+    Raises:
+        StackError: two patches give different answers to one question.
+        PatchError: a file is damaged, is not the locked one, or belongs to another base.
+    """
     contradictions = [
         overlap for overlap in find_overlaps(load_enabled(lock, lock_path)) if overlap.contradicts
     ]
@@ -111,7 +120,7 @@ def refuse_contradictions(lock: Lock, lock_path: Path) -> None:
 
 
 def _between(stacked: Sequence[Stacked], allow_conflicts: bool) -> list[Finding]:
-    """What is to be said of the patches without any figures."""
+    """The findings that need no figures."""
     found = [*_bypass_findings(stacked), *_fact_findings(stacked), *_foundation_findings(stacked)]
     return [_allowed(finding) for finding in found] if allow_conflicts else found
 
@@ -119,7 +128,7 @@ def _between(stacked: Sequence[Stacked], allow_conflicts: bool) -> list[Finding]
 def _moved(
     pairs: Sequence[Disturbance], shifts: Sequence[FactShift], limits: ShiftLimits
 ) -> Iterator[Finding]:
-    """Facts that are moved too far. Pairs count where patches are added: solving undoes what they do."""
+    """Facts that are moved too far. Pairs matter for `add` only: a joint solve removes their interference."""
     shares = [
         (pair.worst, f"{pair.by} moves {pair.fact!r} of {pair.disturbed}", pair.layer) for pair in pairs
     ]
@@ -146,7 +155,7 @@ def _bypass_findings(stacked: Sequence[Stacked]) -> Iterator[Finding]:
                 yield Finding(
                     "refuse",
                     f"{taken[layer]} and {member.name} both put a bypass beside layer {layer}: each routes "
-                    "every token past the same experts, and which one wins is not defined. Disable one",
+                    "every token past the same experts, and which one wins is undefined. Disable one of them",
                 )
             taken[layer] = member.name
 
@@ -160,7 +169,7 @@ def _foundation_findings(stacked: Sequence[Stacked]) -> Iterator[Finding]:
                 "warn",
                 f"{member.name} was built on top of {missing[0]}"
                 + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
-                + ", which is not on beneath it: its facts may not hold",
+                + ", which is not enabled below it: its facts may not hold",
             )
         beneath.add(member.patch.hash)
 

@@ -1,8 +1,8 @@
 """One patch that equals a stack.
 
-`add` puts the patches' deltas one behind the other, which is exactly what having them all on does. `solve`
-takes all their facts as one ridge problem in each layer, which is what building them together would have
-given there, from the same keys and residuals; nothing is left then of what they would do to one another.
+`add` concatenates the patches' deltas. This is exactly what applying all of them does. `solve` solves one
+ridge problem for all their facts in each layer. This is what building them together would have given there,
+from the same keys and residuals. It removes the interference between patches.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from moe_patch.stack.overlap import find_overlaps, superseded_facts, with_unique
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Combined:
-    """A patch that equals a stack, and what has to be said of how it came about."""
+    """A patch that equals a stack, and notes for the user on how it was made."""
 
     patch: Patch
     notes: tuple[str, ...]
 
 
 def combine_patches(stacked: Sequence[Stacked], how: Combine) -> Combined:
-    """One patch from the patches of a stack, the lowest first. No model and no data are needed.
+    """Combine the patches of a stack, the lowest first, into one. No model and no data are needed.
 
-    Where two patches answer one prompt about one subject, the later one counts and the earlier fact is
-    taken out of its patch. Facts keep their order; an id that is taken gets the number of its patch.
+    If two patches answer one prompt about one subject, the later one wins: the earlier fact is dropped from
+    its patch. Facts keep their order. If two facts share an id, the later one gets the number of its patch.
 
     Raises:
-        StackError: there is no patch, or one that is not of kind delta.
-        PatchError: a patch does not hold what solving again needs.
+        StackError: there is no patch, or one is not of kind "delta".
+        PatchError: a patch lacks what solving again needs.
     """
     require_deltas(stacked)
     notes = [f"{overlap}; {overlap.later} counts" for overlap in find_overlaps(stacked)]
@@ -71,7 +71,11 @@ def combine_patches(stacked: Sequence[Stacked], how: Combine) -> Combined:
 
 
 def combine_deltas(stacked: Sequence[Stacked], how: Combine) -> Combined | None:
-    """What `combine_patches` makes of the deltas of a stack; None where all its patches are bypasses."""
+    """Combine the delta patches of a stack; None if all its patches are bypasses.
+
+    Raises:
+        PatchError: a patch lacks what solving again needs.
+    """
     deltas = [member for member in stacked if member.patch.kind == "delta"]
     return combine_patches(deltas, how) if deltas else None
 
@@ -79,9 +83,9 @@ def combine_deltas(stacked: Sequence[Stacked], how: Combine) -> Combined | None:
 def _solve_jointly(patches: Sequence[Patch], layer: int) -> LayerDelta:
     """The joint solution of one layer.
 
-    Its lambda is the mean of the patches' own, weighted by their facts. For patches built with one absolute
-    lambda it is that, and for patches built with one multiple of the mean diagonal it is this multiple of
-    the joint mean diagonal: in both cases what building them together would have taken.
+    Its lambda is the mean of the patches' own, weighted by their numbers of facts. If all were built with one
+    absolute lambda, the mean is that lambda. If all were built with one multiple of the mean diagonal, the
+    mean is the same multiple of the joint mean diagonal. Building them together would have used the same.
     """
     parts = [joint_share(patch, layer) for patch in patches]
     ridge = _mean([(share.ridge, share.rows.num_facts if len(share.rows.value) else 0) for share in parts])
@@ -91,7 +95,7 @@ def _solve_jointly(patches: Sequence[Patch], layer: int) -> LayerDelta:
 
 
 def _stack_deltas(patches: Sequence[Patch], layer: int) -> LayerDelta:
-    """The deltas of one layer, one behind the other."""
+    """The deltas of one layer, concatenated."""
     deltas = [patch.layers[layer] for patch in patches]
     residuals = [delta.residual for delta in deltas if delta.residual is not None]
     solvable = len(residuals) == len(deltas)
@@ -106,35 +110,41 @@ def _stack_deltas(patches: Sequence[Patch], layer: int) -> LayerDelta:
 
 
 def require_deltas(stacked: Sequence[Stacked]) -> None:
-    """Raise StackError unless there are patches, all of kind delta."""
+    """Check that there are patches, all of kind "delta".
+
+    Raises:
+        StackError: there is no patch, or one is of another kind.
+    """
     if not stacked:
-        raise StackError("no patch of the stack is on: there is nothing to combine")
+        raise StackError("no patch of the stack is enabled: there is nothing to combine")
     for member in stacked:
         if member.patch.kind != "delta":
             raise StackError(
-                f"{member.name} is of kind {member.patch.kind}: it adds modules beside the experts, which no "
-                "delta can stand for. Disable it to combine the others"
+                f"{member.name} is of kind {member.patch.kind}: it adds modules beside the experts, which a "
+                "delta cannot express. Disable it to combine the others"
             )
 
 
 def _with_layer(patches: Sequence[Patch], layer: int, base: Fingerprint) -> list[Patch]:
-    """The patches, those that leave the layer alone with an edit of it that does nothing."""
+    """The patches; those that do not edit the layer get an empty edit of it."""
     _, d_model, d_key = base.shapes[layer]
 
-    def still(patch: Patch) -> LayerDelta:
+    def without_edit(patch: Patch) -> LayerDelta:
         facts, none = len(patch.facts), torch.zeros(0, dtype=torch.int64)
         nothing = torch.zeros(facts, d_model)  # (T, d_m)
         rows = Rows(torch.zeros(0, d_key), none, none, facts)
         return LayerDelta.from_solution(nothing, rows, residual=nothing, ridge=0.0)
 
     return [
-        patch if layer in patch.layers else replace(patch, layers={**patch.layers, layer: still(patch)})
+        patch
+        if layer in patch.layers
+        else replace(patch, layers={**patch.layers, layer: without_edit(patch)})
         for patch in patches
     ]
 
 
 def _base(patches: Sequence[Patch]) -> Fingerprint:
-    """The base that all patches share, with the layers of each."""
+    """The base that all patches share, with the edited layers of all of them."""
     experts: dict[int, str] = {}
     shapes: dict[int, tuple[int, int, int]] = {}
     for patch in patches:
@@ -144,7 +154,7 @@ def _base(patches: Sequence[Patch]) -> Fingerprint:
 
 
 def _shared(patches: Sequence[Patch]) -> dict[str, JsonValue]:
-    """The hyper-parameters that all patches have in common, but for what they were built on."""
+    """The hyper-parameters that all patches have in common, except what they were built on."""
     first, *others = (patch.hyperparameters for patch in patches)
     return {
         name: value
@@ -154,14 +164,14 @@ def _shared(patches: Sequence[Patch]) -> dict[str, JsonValue]:
 
 
 def _results(patches: Sequence[Patch]) -> tuple[dict[str, JsonValue], ...]:
-    """What the builds say of each fact; nothing where no build says anything."""
+    """The build results of each fact; empty if no patch has any."""
     if not any(patch.results for patch in patches):
         return ()
     return tuple(result for patch in patches for result in patch.results or ({},) * len(patch.facts))
 
 
 def _mean(weighted: Sequence[tuple[float, int]]) -> float:
-    """The mean of values with their weights; the largest value where no weight is left."""
+    """The weighted mean of values; the largest value if all weights are zero."""
     total = sum(weight for _, weight in weighted)
     if not total:
         return max(value for value, _ in weighted)

@@ -1,4 +1,4 @@
-"""What is different between two patches, and between two stacks."""
+"""Differences between two patches, and between two stacks."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from moe_patch.stack.lockfile import Lock
 
 @dataclass(frozen=True, slots=True)
 class LayerDifference:
-    """How far two patches' deltas of one layer are apart; Frobenius norms over all experts."""
+    """How much two patches' deltas of one layer differ, as Frobenius norms over all experts."""
 
     layer: int
-    first: float
-    second: float
+    first: float  # norm of the first delta
+    second: float  # norm of the second delta
     apart: float  # norm of the difference
-    cosine: float  # of the angle between them; 0 where one is nothing
+    cosine: float  # between the two deltas; 0 if one of them is zero
 
 
 @dataclass(frozen=True, slots=True)
 class PatchDifference:
-    """Everything in which two patches of one base differ."""
+    """All differences between two patches."""
 
     same_base: bool
     removed: tuple[Fact, ...]
     added: tuple[Fact, ...]
-    changed: tuple[tuple[Fact, Fact], ...]  # one question, two answers
+    changed: tuple[tuple[Fact, Fact], ...]  # (before, after): the answer differs
     layers: tuple[LayerDifference, ...]
-    settings: dict[str, tuple[JsonValue, JsonValue]]  # method and hyper-parameters; None is absent
+    settings: dict[str, tuple[JsonValue, JsonValue]]  # (first, second) by name; None if absent
 
 
 def compare_patches(first: Patch, second: Patch) -> PatchDifference:
-    """What is in one patch and not in the other. Facts are told apart by what they ask."""
+    """Compare two patches. Facts are matched by their questions: prompt and subject."""
     before = {(fact.prompt, fact.subject): fact for fact in first.facts}
     after = {(fact.prompt, fact.subject): fact for fact in second.facts}
     both = [(before[question], after[question]) for question in before if question in after]
@@ -60,7 +60,7 @@ def compare_patches(first: Patch, second: Patch) -> PatchDifference:
 
 
 def compare_locks(before: Lock, after: Lock) -> list[str]:
-    """What was done to a stack, a line for each patch or setting that is different."""
+    """Describe the changes to a stack, one line for each patch or setting that differs."""
     old = {entry.hash: (number, entry) for number, entry in enumerate(before.patch, start=1)}
     new = {entry.hash: (number, entry) for number, entry in enumerate(after.patch, start=1)}
     lines = [f"- {number} {entry.path}" for digest, (number, entry) in old.items() if digest not in new]
@@ -83,7 +83,7 @@ def compare_locks(before: Lock, after: Lock) -> list[str]:
 
 
 def _layer(layer: int, first: LayerDelta | None, second: LayerDelta | None) -> LayerDifference:
-    """From the factors: ||D - D'||^2 = ||D||^2 + ||D'||^2 - 2 <D, D'>, never a dense delta."""
+    """||D - D'||^2 = ||D||^2 + ||D'||^2 - 2 <D, D'>, from the factors, without dense deltas."""
     norms = [math.sqrt(edit_penalty(delta.left, delta.rows)) if delta else 0.0 for delta in (first, second)]
     if first is None or second is None or not all(norms):
         return LayerDifference(layer, norms[0], norms[1], math.hypot(*norms), 0.0)

@@ -1,8 +1,8 @@
-"""How far the patches of a stack move one another's facts, from the files alone.
+"""How far the patches of a stack move one another's facts, computed from the files alone.
 
-An edit answers every key, not only its own facts'. What patch q adds at a layer for the facts of patch p is
-its response to their rows, A_q^T sum_j Psi_q,j^T Psi_p,j. Measured against what p itself adds for them it
-says how much of each fact's edit is lost or doubled with both on.
+An edit responds to every key, not only to those of its own facts. What patch q adds at a layer for the facts
+of patch p is its response to their rows, A_q^T sum_j Psi_q,j^T Psi_p,j. Compared with what p itself adds for
+them, it shows how much of each fact's edit is lost or doubled when both patches are applied.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ from moe_patch.stack.overlap import superseded_facts
 
 @dataclass(frozen=True, slots=True)
 class Disturbance:
-    """What one patch does to the facts of another at one layer; shares are of each fact's own edit."""
+    """How far one patch moves the facts of another at one layer, as shares of each fact's own edit."""
 
-    disturbed: str  # names of the patches
+    disturbed: str  # name of the patch whose facts are moved
     by: str
     layer: int
     fact: str  # id of the fact that is moved most
-    worst: float  # share by which it is moved, in any direction
-    along: float  # how much of that goes along its own edit: -1 undoes it, 1 doubles it
-    median: float  # of the shares of all facts
+    worst: float  # how far that fact is moved, in any direction
+    along: float  # the part of that along its own edit: -1 undoes the edit, 1 doubles it
+    median: float  # over all facts of the disturbed patch
 
 
 @dataclass(frozen=True, slots=True)
 class FactShift:
-    """How far the whole stack, combined, leaves the facts of one patch from where that patch put them."""
+    """How far the whole stack, combined, moves the facts of one patch from where that patch put them."""
 
-    patch: str
+    patch: str  # name of the patch
     layer: int
-    fact: str
-    worst: float
-    median: float
+    fact: str  # id of the fact that is moved most
+    worst: float  # how far that fact is moved, as a share of its own edit
+    median: float  # over all facts of the patch
 
 
 def find_disturbances(stacked: Sequence[Stacked]) -> list[Disturbance]:
-    """Every ordered pair of delta patches at every layer that both edit, the worst first.
+    """Measure every ordered pair of delta patches at every layer that both edit; the worst come first.
 
-    A patch is not disturbed by those that it was built on: its edit was measured with them there.
+    Patches that a patch was built on do not count: its edit was measured with them applied.
     """
     deltas = [member for member in stacked if member.patch.kind == "delta"]
     layers = sorted({layer for member in deltas for layer in member.patch.layers})
@@ -59,9 +59,9 @@ def find_disturbances(stacked: Sequence[Stacked]) -> list[Disturbance]:
 
 
 def fact_shifts(stacked: Sequence[Stacked], combined: Patch) -> list[FactShift]:
-    """For each patch and layer, how far its facts are moved in `combined` from its own edit, the worst first.
+    """For each patch and layer, how far `combined` moves its facts from its own edit; the worst come first.
 
-    Facts that a later patch answers do not count.
+    Facts that a later patch answers too do not count.
     """
     found = []
     for member, gone in zip(stacked, superseded_facts(stacked), strict=True):
@@ -81,7 +81,7 @@ def fact_shifts(stacked: Sequence[Stacked], combined: Patch) -> list[FactShift]:
 
 
 def _at_layer(deltas: Sequence[Stacked], layer: int) -> Iterator[Disturbance]:
-    """The pairs of one layer: each patch's response to all facts at once."""
+    """The pairs of one layer, from each patch's response to all facts at once."""
     members = [member for member in deltas if layer in member.patch.layers]
     keys = reduce(concatenate_rows, (fact_rows(member.patch, layer) for member in members))
     facts = [len(member.patch.facts) for member in members]
@@ -110,7 +110,7 @@ def _disturbance(one: Stacked, other: Stacked, layer: int, moved: Interference) 
 
 
 def _added(patch: Patch, probe: Patch, layer: int) -> Tensor:
-    """What a patch adds at a layer for the facts of another one, (T, d_m) fp64."""
+    """What `patch` adds at a layer for the facts of `probe`, (T, d_m) fp64."""
     rows = fact_rows(probe, layer)
     if layer not in patch.layers:
         return torch.zeros(rows.num_facts, probe.layers[layer].left.shape[1], dtype=torch.float64)

@@ -1,8 +1,8 @@
-"""Facts taken out of a patch, exactly: the system that each layer solved, solved again without them.
+"""Drop facts from a patch exactly: each layer's system is solved again without them.
 
-At a patch's lowest layer this is what building it without these facts would have given. Above, keys and
-residuals were measured with all facts edited below, the dropped ones among them, so there it is close to but
-not quite what a new build would give; docs/stacks.md says how close.
+At the lowest edited layer the result equals a build without these facts. Higher layers are close to it, but
+not equal: their keys and residuals were measured with all facts edited below, including the dropped ones.
+docs/stacks.md says how close.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ logger = logging.getLogger(__name__)
 
 
 def drop_facts(patch: Patch, ids: Collection[str]) -> Patch:
-    """The patch without the facts of these ids; no model and no data are needed.
+    """The patch without the facts that have these ids. No model and no data are needed.
 
     Raises:
         PatchError: a fact is not in the patch, none would be left, or a layer cannot be solved again.
     """
     if patch.kind != "delta":
         raise PatchError(
-            f"facts can be dropped from patches of kind delta; this one is of kind {patch.kind}, whose "
-            "experts were trained on all facts together: build it again without them"
+            f"facts can only be dropped from patches of kind delta; this one is of kind {patch.kind}, "
+            "whose experts were trained on all facts together: build it again without them"
         )
     known = [fact.id for fact in patch.facts]
     if missing := sorted(set(ids) - set(known)):
@@ -54,31 +54,31 @@ def drop_facts(patch: Patch, ids: Collection[str]) -> Patch:
 
 
 def _warn_of_shared(patch: Patch, ids: Collection[str]) -> None:
-    """Say which facts that stay had their target values found together with one that goes."""
+    """Warn about kept facts whose target values were searched together with those of a dropped fact."""
     for fact, result in zip(patch.facts, patch.results, strict=False):
         company = result.get("shared_with")
         names = map(str, company) if isinstance(company, list) else ()
         gone = sorted(set(names) & set(ids))
         if gone and fact.id not in ids:
             logger.warning(
-                "fact %s is about the same subject as %s and was given one change with it: what it learned "
-                "from that stays. Build it again if that should not be",
+                "fact %s is about the same subject as %s, and both share one target value: the dropped fact "
+                "still has an effect on it. If that matters, build the patch again without the dropped fact",
                 fact.id,
                 ", ".join(gone),
             )
 
 
 def _without(patch: Patch, layer: int, kept: Tensor) -> LayerDelta:
-    """One layer with only the facts `kept` (n,), beside those that it protects."""
+    """One layer with only the facts `kept` (n,) and those that it protects."""
     delta, solved = patch.layers[layer], layer_system(patch, layer)
     place = torch.cat([torch.arange(solved.protected), kept + solved.protected])  # (P + n,)
     ridge = solved.ridge * ridge_shrinkage(patch, solved.matrix, place)
     left = ridge_solve(solved.matrix[place][:, place], solved.wanted[place], ridge)
     own = select_rows(delta.fact_rows, kept)
     rows = own if holds_own_rows(delta) else select_rows(delta.rows, place)
-    assert delta.residual is not None  # or there would be no system
+    assert delta.residual is not None  # `layer_system` would have refused it
     residual = delta.residual[kept]
-    if solved_at(patch, layer) != layer:  # a layer that was asked for nothing itself, and has what it adds
+    if solved_at(patch, layer) != layer:  # not solved itself: its residual is what it adds
         change = edit_response(left, rows, own) - edit_response(delta.left, delta.rows, own)  # (n, d_m)
         residual = residual + change.float()
     fact_rows = None if rows is own else own

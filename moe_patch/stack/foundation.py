@@ -1,7 +1,8 @@
-"""What a patch that was built on top of a stack says of it, among its hyper-parameters under `on`.
+"""The stack that a patch was built on, as its hyper-parameter `on` records it.
 
-Its own facts' residuals count from the bare base, what the stack adds included, so that all can be solved
-together. Of the stack's facts it holds rows, in front of its own, which cancel what it would do to them.
+Residuals of the patch's own facts are relative to the bare base and include what the stack adds, so that all
+facts can be solved together. In front of its own rows the patch has rows for the stack's facts. They cancel
+the effect that the patch would have on these facts.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ KEY = "on"
 
 
 class Foundation(ClosedSchema):
-    """The stack beneath: hashes of its patches, the lowest first, and how many facts each layer protects."""
+    """The stack below a patch: hashes of its patches, the lowest first, and the protected facts by layer."""
 
     patches: list[Sha256] = Field(default_factory=list)
     protected: dict[Layer, int] = Field(default_factory=dict)
 
     def protects(self, layer: int) -> int:
-        """How many left factors of a layer, the first ones, are of facts of the stack."""
+        """How many of a layer's left factors, counted from the first, belong to facts of the stack."""
         return self.protected.get(str(layer), 0)
 
     def to_json(self) -> dict[str, Any]:
@@ -35,7 +36,11 @@ class Foundation(ClosedSchema):
 
 
 def foundation_of(patch: Patch) -> Foundation:
-    """The stack that a patch was built on, empty for the bare base; else MalformedMetadata."""
+    """The stack that a patch was built on; empty for the bare base.
+
+    Raises:
+        MalformedMetadata: the hyper-parameter `on` is malformed.
+    """
     try:
         return Foundation.model_validate(patch.hyperparameters.get(KEY) or {})
     except ValidationError as error:

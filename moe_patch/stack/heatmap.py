@@ -1,4 +1,4 @@
-"""A picture of who moves whose facts how far."""
+"""A heat map of how far each patch moves the facts of the others."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from moe_patch.stack.conflicts import Disturbance
 
 _ENDINGS = (".png", ".svg", ".pdf")
 _INCHES_A_PATCH = 0.5
-_MARGIN = 2.5  # inches, for names
+_MARGIN = 2.5  # inches, for the names of patches
 
 
 def draw_heatmap(disturbances: Sequence[Disturbance], path: Path) -> None:
-    """Draw the largest share at any layer for every pair of patches: rows are moved, columns move.
+    """Draw the largest share over all layers for each pair: the column's patch moves the row's facts.
 
     Raises:
-        ConfigError: matplotlib is missing, there is nothing to draw, or the ending names no picture.
-        OutputError: the system refuses to write.
+        ConfigError: matplotlib is missing, there is nothing to draw, or the file ending is unknown.
+        OutputError: the file cannot be written.
     """
     if path.suffix.lower() not in _ENDINGS:
         raise ConfigError(f"{path}: expected a name that ends in {', '.join(_ENDINGS)}")
     if not disturbances:
-        raise ConfigError("there is nothing to draw: no two patches that are on edit one layer")
+        raise ConfigError("there is nothing to draw: no two enabled patches edit the same layer")
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415  an extra, and slow to import
     except ImportError as error:
@@ -44,7 +44,7 @@ def draw_heatmap(disturbances: Sequence[Disturbance], path: Path) -> None:
 
 
 def share_table(disturbances: Sequence[Disturbance]) -> tuple[list[str], list[list[float]]]:
-    """The patches' names, and for each pair (row is moved by column) the largest share at any layer."""
+    """The patches' names, and for each pair the largest share over all layers: column moves row."""
     names = sorted({name for pair in disturbances for name in (pair.disturbed, pair.by)})
     worst: dict[tuple[str, str], float] = {}
     for pair in disturbances:

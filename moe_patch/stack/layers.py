@@ -1,13 +1,13 @@
-"""One layer of a patch as a linear system that can be solved again, with fewer facts or together with others.
+"""One layer of a patch as a linear system that can be solved again, with fewer facts or with more.
 
-A layer's left factor is A = (S + lambda I)^-1 R for a system S (T, T) that the patch's own rows give:
+A layer's left factor is A = (S + lambda I)^-1 R. The patch's own rows give the system S (T, T):
 
-* Where the patch holds its facts' own rows Psi, S is their kernel, and R the residual in the file.
-* Where it was built on a stack, rows of that stack's facts stand in front, and were asked to add nothing. The
-  residual in the file counts from the bare base, so R comes from A: R = (S + lambda I) A.
-* Where a method spreads each fact over rows B of its own making (MoTE), S = sum_j Psi_j^T B_j, which there is
-  the Gram matrix of the compressed keys. Again R comes from A, and has what the method had made of it.
-* Where a method solves at one layer only and spreads the solution, S is that layer's, everywhere.
+* If the patch holds its facts' own rows Psi, S is their kernel, and R is the residual in the file.
+* If it was built on a stack, rows for the stack's facts come first, with zero as their residual. The residual
+  in the file is relative to the bare base, so R is recovered from A: R = (S + lambda I) A.
+* If the method replaces the facts' rows by rows B of its own (MoTE), S = sum_j Psi_j^T B_j. This is the Gram
+  matrix of the compressed keys. R is again recovered from A, as the method had changed it.
+* If the method solves one layer and spreads the solution, all layers use the system of that layer.
 """
 
 from __future__ import annotations
@@ -26,45 +26,49 @@ from moe_patch.stack.foundation import foundation_of
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerSystem:
-    """What a layer solved: (matrix + ridge I) A = wanted, protected facts first."""
+    """The system that a layer solved: (matrix + ridge I) A = wanted. Protected facts come first."""
 
     matrix: Tensor  # (P + T, P + T) fp64
     wanted: Tensor  # (P + T, d_m) fp64
     ridge: float
-    protected: int  # P
+    protected: int  # P, the number of protected facts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JointShare:
-    """A patch's share of a joint problem in the space of the facts' own rows."""
+    """One patch's part of a joint problem, in terms of the facts' own rows."""
 
     rows: Rows  # of T facts
-    residual: Tensor  # (T, d_m) fp32, counted from the bare base
-    ridge: float  # lambda as these facts alone would have it
+    residual: Tensor  # (T, d_m) fp32, relative to the bare base
+    ridge: float  # lambda for these facts alone
 
 
 def fact_rows(patch: Patch, layer: int) -> Rows:
-    """The facts' own rows g k~ at a layer; PatchError where the patch does not say whose its rows are."""
+    """The facts' own rows g k~ at a layer.
+
+    Raises:
+        PatchError: the patch does not say which fact each row belongs to.
+    """
     rows = patch.layers[layer].fact_rows
     if rows.num_facts != len(patch.facts):
         raise PatchError(
             f"layer {layer} has {rows.num_facts} left factors for {len(patch.facts)} facts, and does not "
-            "hold their own rows: what it does to a fact cannot be told from the file"
+            "hold their own rows: the file does not show what it does to each fact"
         )
     return rows
 
 
 def holds_own_rows(delta: LayerDelta) -> bool:
-    """Whether the delta's rows are its facts' own, whatever left factor goes with each."""
+    """Whether the delta is made of its facts' own rows, whichever left factor each row uses."""
     rows, own = delta.rows, delta.fact_rows
     return delta.shares_rows or (torch.equal(own.expert, rows.expert) and torch.equal(own.value, rows.value))
 
 
 def layer_system(patch: Patch, layer: int) -> LayerSystem:
-    """What the layer solved, or what the layer solved that its left factors come from.
+    """The system that gave this layer its left factors: its own, or that of the one layer that was solved.
 
     Raises:
-        PatchError: the patch does not hold enough to tell.
+        PatchError: the patch lacks what is needed to set the system up.
     """
     delta = patch.layers[layer]
     residual, own = _asked(delta, layer), fact_rows(patch, layer)
@@ -74,15 +78,15 @@ def layer_system(patch: Patch, layer: int) -> LayerSystem:
         return LayerSystem(edit_kernel(own), residual.double(), delta.ridge, 0)
     if len(delta.left) != protected + own.num_facts:
         raise PatchError(
-            f"layer {layer} has {len(delta.left)} left factors for {own.num_facts} facts, and rows that are "
-            "not theirs: it cannot be solved again. Build the patch again from the facts that are wanted"
+            f"layer {layer} has {len(delta.left)} left factors for {own.num_facts} facts, and rows of "
+            "another kind: it cannot be solved again. Build the patch again from the facts you want"
         )
     if at == layer:
         rows = delta.rows
         if protected and not _same(_beyond(rows, protected), own):
             raise PatchError(
-                f"layer {layer} was built on a stack, with rows that are not the facts' own, and those of "
-                "the stack's facts are not here: it cannot be solved again. Build the patch again instead"
+                f"layer {layer} was built on a stack, with rows that are not the facts' own, and the "
+                "file lacks those of the stack's facts: it cannot be solved again. Build it again instead"
             )
         matrix = edit_kernel(rows if protected else own, rows)
     else:
@@ -92,14 +96,14 @@ def layer_system(patch: Patch, layer: int) -> LayerSystem:
 
 
 def joint_share(patch: Patch, layer: int) -> JointShare:
-    """The patch's share of a joint problem.
+    """One patch's part of a joint problem at a layer.
 
     Raises:
-        PatchError: the patch does not hold what solving again needs.
+        PatchError: the patch lacks what solving again needs.
     """
     delta = patch.layers[layer]
     residual, own, ridge = _asked(delta, layer), fact_rows(patch, layer), delta.ridge
-    if not holds_own_rows(delta):  # lambda in the unit of the facts' own kernel
+    if not holds_own_rows(delta):  # convert lambda to the scale of the facts' own kernel
         protected = foundation_of(patch).protects(layer)
         solved = (
             edit_kernel(own, _beyond(delta.rows, protected))
@@ -111,7 +115,11 @@ def joint_share(patch: Patch, layer: int) -> JointShare:
 
 
 def solved_at(patch: Patch, layer: int) -> int:
-    """The layer whose system gave this layer its left factors; PatchError if the patch does not edit it."""
+    """The layer whose system gave this layer its left factors.
+
+    Raises:
+        PatchError: the patch names a layer that it does not edit.
+    """
     at = patch.hyperparameters.get("solved_at", layer)
     if not isinstance(at, int) or at not in patch.layers:
         raise PatchError(f"hyperparameters.solved_at: expected a layer that the patch edits, found {at!r}")
@@ -119,18 +127,18 @@ def solved_at(patch: Patch, layer: int) -> int:
 
 
 def ridge_shrinkage(patch: Patch, matrix: Tensor, facts: Tensor) -> float:
-    """By what lambda changes when only some of a system's facts (n,) are left.
+    """The factor by which lambda changes when only the facts `facts` (n,) of a system are left.
 
-    A lambda that was given as a multiple of the mean diagonal follows it; an absolute one stays.
+    A lambda that was set as a multiple of the mean diagonal changes with it. An absolute one stays.
     """
     if not patch.hyperparameters.get("ridge_relative"):
         return 1.0
     kept = _mean_diagonal(matrix[facts][:, facts])
-    return kept / _mean_diagonal(matrix) if kept > 0.0 else 1.0  # no fact is left here: any lambda will do
+    return kept / _mean_diagonal(matrix) if kept > 0.0 else 1.0  # if no fact is left, any lambda will do
 
 
 def _beyond(rows: Rows, protected: int) -> Rows:
-    """The rows of all facts but the first ones."""
+    """The rows of all facts except the first `protected` ones."""
     return select_rows(rows, torch.arange(protected, rows.num_facts))
 
 

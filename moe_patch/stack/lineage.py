@@ -1,4 +1,4 @@
-"""Where a patch comes from: the patches it was made from, as far as their files are at hand."""
+"""The history of a patch: the patches that it was made from, as far as their files are found."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from moe_patch.patch.schema import Metadata, parse_metadata
 
 @dataclass(frozen=True, slots=True)
 class Ancestor:
-    """A patch in another's history; `metadata` is None where no file of it was found."""
+    """A patch in the history of another; `metadata` is None if its file was not found."""
 
     hash: str
     depth: int  # 0 is the patch itself
@@ -23,9 +23,10 @@ class Ancestor:
 
 
 def read_metadata(path: Path) -> Metadata:
-    """What a patch file says of itself, without its tensors, and so without proof of its hash.
+    """The metadata of a patch file. Its tensors are not read, so its hash is not verified.
 
-    Raises the PatchErrors of `moe_patch.load` that concern the header and the metadata.
+    Raises:
+        PatchError: the header or the metadata is malformed, as for `moe_patch.load`.
     """
     try:
         return parse_metadata(read_header(path, HeaderLimits()).metadata)
@@ -34,11 +35,14 @@ def read_metadata(path: Path) -> Metadata:
 
 
 def patch_lineage(path: Path, folders: Iterable[Path]) -> list[Ancestor]:
-    """The patch at `path` and all that it was made from, parents after their child.
+    """The patch at `path` and all patches that it was made from; parents follow their child.
 
     Args:
-        folders: where to look for the parents' files, by the hash that each declares. Files there that are
-            no patches are passed over.
+        folders: where to look for the parents' files, by the hash that each declares. Files that are not
+            patches are skipped.
+
+    Raises:
+        PatchError: the patch at `path` is malformed.
     """
     own = read_metadata(path)
     known = _patches_in(folders) | {own.hash: (path, own)}
@@ -61,6 +65,6 @@ def _patches_in(folders: Iterable[Path]) -> dict[str, tuple[Path, Metadata]]:
             try:
                 metadata = read_metadata(path)
             except PatchError:
-                continue  # a model's weights, most likely
+                continue  # not a patch: most likely a model's weights
             found.setdefault(metadata.hash, (path, metadata))
     return found

@@ -18,9 +18,8 @@
     hash = "sha256:..."
     enabled = true
 
-Patches are in order, the first one lowest. Their paths are relative to the lock file's folder, with forward
-slashes, unless they are on another drive. `base` covers the layers of all patches, and is missing from a
-stack without any.
+Patches are in order, the lowest first. Their paths are relative to the lock file's folder, with forward
+slashes, unless they are on another drive. `base` covers the layers of all patches; an empty stack has none.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ from moe_patch.patch.member import Member
 from moe_patch.patch.schema import BaseRecord, Sha256
 
 Combine = Literal["add", "solve"]
-"""How patches become one: their deltas added, or one ridge problem over all their facts."""
+"""How patches are combined: add their deltas, or solve one ridge problem for all their facts."""
 
 _HEAD = "# A stack of patches, kept by `moe-patch stack`; docs/stacks.md says what each line means.\n"
 
 
 class Entry(ClosedSchema):
-    """One patch of a stack: where its file is, the content hash it must have, and whether it is on."""
+    """One patch of a stack: its file, the content hash it must have, and whether it is enabled."""
 
     path: Annotated[str, Field(min_length=1)]
     hash: Sha256
@@ -72,9 +71,9 @@ class Lock(ClosedSchema):
 
 
 def lock_members(lock: Lock) -> list[Member[Entry]]:
-    """All patches of a stack in order, on or off.
+    """All patches of a stack in order, enabled or not.
 
-    One is called as its file without the ending, or by the whole path where file names repeat.
+    A patch's name is its file name without the ending, or the whole path if two file names are equal.
     """
     paths = [entry.path for entry in lock.patch]
     short = [path.rpartition("/")[2].removesuffix(".safetensors") for path in paths]
@@ -84,7 +83,11 @@ def lock_members(lock: Lock) -> list[Member[Entry]]:
 
 
 def parse_lock(text: str) -> Lock:
-    """The lock that `text` spells; StackError, naming the field, where it spells none."""
+    """Parse the text of a lock file.
+
+    Raises:
+        StackError: the text is not TOML or not a lock; the message names the field.
+    """
     try:
         return Lock.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
@@ -94,7 +97,7 @@ def parse_lock(text: str) -> Lock:
 
 
 def lock_text(lock: Lock) -> str:
-    """The lock as TOML: the same lock always as the same text."""
+    """The lock as TOML. The same lock always gives the same text."""
     values = lock.model_dump(exclude_none=True, exclude={"patch"})
     tables = [_table("", values)]
     tables += [f"\n[[patch]]\n{_table('', entry.model_dump())}" for entry in lock.patch]
@@ -102,7 +105,7 @@ def lock_text(lock: Lock) -> str:
 
 
 def _table(name: str, values: Mapping[str, Any]) -> str:
-    """The plain values of a table, and then the tables within it."""
+    """A table: first its plain values, then the tables inside it."""
     plain = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
     text = "".join(f"{key} = {_value(value)}\n" for key, value in plain.items())
     for key in sorted(values.keys() - plain.keys(), key=lambda key: (len(key), key)):  # 2 before 10
@@ -113,5 +116,5 @@ def _table(name: str, values: Mapping[str, Any]) -> str:
 
 
 def _value(value: str | int | list[int]) -> str:
-    """A TOML value. JSON spells these alike, but for the delete character."""
+    """A TOML value. JSON writes these types the same way, except for the delete character."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,4 +1,4 @@
-"""The patches of a stack, read from their files and held to their hashes."""
+"""The patches of a stack, read from their files and checked against the locked hashes."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from moe_patch.stack.lockfile import Entry, Lock, lock_members
 from moe_patch.stack.operations import join_bases
 
 Stacked = Member[Patch]
-"""A patch of a stack, read."""
+"""A patch of a stack that has been read from its file."""
 
 
 def entry_for(path: Path, patch: Patch, lock_path: Path) -> Entry:
-    """The entry of a patch file in the lock file at `lock_path`."""
+    """The lock file entry for a patch file; the lock file is at `lock_path`."""
     return Entry(path=_relative(path, lock_path), hash=patch.hash)
 
 
 def patch_path(entry: Entry, lock_path: Path) -> Path:
-    """Where the file of an entry is."""
+    """The path of an entry's file."""
     return lock_path.parent / entry.path
 
 
 def load_entry(entry: Entry, lock: Lock, lock_path: Path) -> Patch:
-    """The patch of an entry.
+    """Read the patch of an entry.
 
-    Raises a PatchError where the file is damaged, HashMismatch where it is another patch than the lock
-    names, WrongBase where it was built for another base.
+    Raises:
+        PatchError: the file is damaged.
+        HashMismatch: the file holds another patch than the locked one.
+        WrongBase: the patch was built for another base.
     """
     path = patch_path(entry, lock_path)
     patch = load(path)
@@ -42,7 +44,11 @@ def load_entry(entry: Entry, lock: Lock, lock_path: Path) -> Patch:
 
 
 def load_enabled(lock: Lock, lock_path: Path) -> list[Stacked]:
-    """The patches of the stack that are on, the lowest first; raises as `load_entry` does."""
+    """Read the enabled patches of the stack, the lowest first.
+
+    Raises:
+        PatchError: a file is damaged, is not the locked one, or belongs to another base; see `load_entry`.
+    """
     return [
         Stacked(listed.name, load_entry(listed.patch, lock, lock_path), listed.number)
         for listed in lock_members(lock)
@@ -51,7 +57,7 @@ def load_enabled(lock: Lock, lock_path: Path) -> list[Stacked]:
 
 
 def try_entries(lock: Lock, lock_path: Path) -> tuple[list[Stacked], dict[int, MoePatchError]]:
-    """The patches that are on and can be read, and by number what is wrong with each of the others."""
+    """The enabled patches that can be read, and by number the errors of all patches that cannot."""
     good: list[Stacked] = []
     bad: dict[int, MoePatchError] = {}
     for listed in lock_members(lock):
@@ -66,7 +72,7 @@ def try_entries(lock: Lock, lock_path: Path) -> tuple[list[Stacked], dict[int, M
 
 
 def _relative(path: Path, lock_path: Path) -> str:
-    """`path` as seen from the lock file's folder, or as it is where no way leads there."""
+    """`path` relative to the lock file's folder, or absolute if it is on another drive."""
     try:
         return Path(os.path.relpath(path, lock_path.parent)).as_posix()
     except ValueError:  # another drive

@@ -1,4 +1,4 @@
-"""Changes to a stack: each a function from one lock to the next, which says why where there is none."""
+"""Changes to a stack. Each function takes a lock and returns the changed one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from moe_patch.stack.lockfile import Combine, Entry, Lock, lock_members
 
 
 def add_entry(lock: Lock, entry: Entry, base: BaseRecord, position: int | None = None) -> Lock:
-    """The stack with another patch, on top or at `position`, counted from 1.
+    """The stack with one more patch, on top or at `position`, counted from 1.
 
     Raises:
         StackError: the patch is in the stack already.
-        WrongBase: it was built for another base.
+        WrongBase: the patch was built for another base.
     """
     for number, other in enumerate(lock.patch, start=1):
         if other.hash == entry.hash:
@@ -27,18 +27,18 @@ def add_entry(lock: Lock, entry: Entry, base: BaseRecord, position: int | None =
 
 
 def remove_entry(lock: Lock, number: int) -> Lock:
-    """The stack without patch `number`; without the last one it belongs to no base."""
+    """The stack without patch `number`. An empty stack belongs to no base."""
     kept = [entry for place, entry in enumerate(lock.patch, start=1) if place != number]
     return lock.model_copy(update={"patch": kept, "base": lock.base if kept else None})
 
 
 def enable_entry(lock: Lock, number: int, enabled: bool) -> Lock:
-    """The stack with patch `number` on or off."""
+    """The stack with patch `number` enabled or disabled."""
     return _replace(lock, number, lambda entry: entry.model_copy(update={"enabled": enabled}))
 
 
 def move_entry(lock: Lock, number: int, position: int) -> Lock:
-    """The stack with patch `number` at `position`; those between make room.
+    """The stack with patch `number` moved to `position`; the patches between shift by one.
 
     Raises:
         StackError: there is no such position.
@@ -58,10 +58,10 @@ def set_combine(lock: Lock, combine: Combine) -> Lock:
 def find_entry(lock: Lock, name: str) -> int:
     """The number, from 1, of the patch that `name` means: its number, its path, its file name or its hash.
 
-    Of a hash, the first eight digits or more will do, with or without `sha256:`.
+    The first eight digits of a hash are enough, with or without `sha256:`.
 
     Raises:
-        StackError: no patch is meant, or several.
+        StackError: no patch matches, or several do.
     """
     if name.isdecimal() and 1 <= int(name) <= len(lock.patch):
         return int(name)
@@ -86,7 +86,11 @@ def find_entry(lock: Lock, name: str) -> int:
 
 
 def join_bases(known: BaseRecord, other: BaseRecord, name: str) -> BaseRecord:
-    """What both say of one base; WrongBase, naming what differs, where they speak of two."""
+    """Merge two records of one base; the result covers the layers of both.
+
+    Raises:
+        WrongBase: they are records of different bases; the message says what differs.
+    """
     first, second = known.fingerprint(), other.fingerprint()
     if differs := differences(first, second, first.experts.keys() & second.experts.keys()):
         raise WrongBase(f"{name} was built for another base than the stack: {'; '.join(differs)}")

@@ -1,4 +1,4 @@
-"""Facts that several patches of a stack speak of: said twice, or said otherwise."""
+"""Facts that several patches of a stack answer, with the same answer or with different ones."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from moe_patch.stack.members import Stacked
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """A prompt about a subject that two patches answer; the later one is the one that counts."""
+    """A prompt about a subject that two patches answer; the later one wins."""
 
-    earlier: str  # names of the two patches
-    later: str
-    fact: Fact  # as the earlier patch has it
-    instead: Fact  # as the later one has it
+    earlier: str  # name of the earlier patch
+    later: str  # name of the later patch
+    fact: Fact  # of the earlier patch
+    instead: Fact  # of the later patch
 
     @property
     def contradicts(self) -> bool:
-        """Whether the two answer otherwise."""
+        """Whether the two answers differ."""
         return self.fact.target_new != self.instead.target_new
 
     def __str__(self) -> str:
@@ -33,7 +33,7 @@ class Overlap:
 
 
 def find_overlaps(stacked: Sequence[Stacked]) -> list[Overlap]:
-    """Every fact of a patch that a later one answers as well, in order of the later facts."""
+    """Every fact that a later patch answers too, in the order of the later facts."""
     answered: dict[tuple[str, str], tuple[str, Fact]] = {}
     found = []
     for member in stacked:
@@ -47,7 +47,7 @@ def find_overlaps(stacked: Sequence[Stacked]) -> list[Overlap]:
 
 
 def superseded_facts(stacked: Sequence[Stacked]) -> list[set[str]]:
-    """For each patch, the ids of its facts that a later patch answers."""
+    """For each patch, the ids of its facts that a later patch answers too."""
     last = {
         (fact.prompt, fact.subject): place
         for place, member in enumerate(stacked)
@@ -60,9 +60,9 @@ def superseded_facts(stacked: Sequence[Stacked]) -> list[set[str]]:
 
 
 def with_unique_ids(facts: Sequence[tuple[Fact, Stacked]]) -> tuple[list[Fact], list[str]]:
-    """The facts with every id once, and a note for each that had to change: `capital` becomes `capital@2`.
+    """The facts with unique ids, and a note for each changed id: `capital` becomes `capital@2`.
 
-    The number is that of the patch in its stack.
+    The number is the patch's number in its stack.
     """
     taken: set[str] = set()
     renamed, notes = [], []
@@ -71,7 +71,7 @@ def with_unique_ids(facts: Sequence[tuple[Fact, Stacked]]) -> tuple[list[Fact], 
         while fact_id in taken:
             fact_id = f"{fact_id}@{member.number}"
         if fact_id != fact.id:
-            notes.append(f"the id {fact.id!r} of {member.name} is taken: the fact is called {fact_id!r} now")
+            notes.append(f"the id {fact.id!r} of {member.name} is taken: the fact is now called {fact_id!r}")
         taken.add(fact_id)
         renamed.append(replace(fact, id=fact_id))
     return renamed, notes

@@ -1,4 +1,4 @@
-"""From a lock file to the one patch that equals it, or to that and the bypasses that no delta stands for."""
+"""From a lock file to the patch that equals its stack, or to that patch and the stack's bypasses."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from moe_patch.stack.store import read_lock
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ResolvedStack:
-    """What a stack comes to: one delta, its bypasses, the hashes of its patches, and what is to be said."""
+    """What a stack amounts to: one delta patch and its bypasses."""
 
-    delta: Patch | None  # None where all its patches are bypasses
+    delta: Patch | None  # None if all its patches are bypasses
     bypasses: tuple[Patch, ...]
-    hashes: tuple[str, ...]  # the lowest first
-    notes: tuple[str, ...]
+    hashes: tuple[str, ...]  # of its enabled patches, the lowest first
+    notes: tuple[str, ...]  # for the user
 
 
 def resolve_stack(
@@ -32,30 +32,35 @@ def resolve_stack(
     *,
     allow_conflicts: bool = False,
 ) -> Combined:
-    """The patch that equals the stack at `lock_path`, and what is to be said of it.
+    """The patch that equals the stack at `lock_path`, and notes for the user.
 
     Args:
-        how: `add` or `solve`; None is what the stack says.
+        how: "add" or "solve"; None takes the stack's own setting.
 
     Raises:
-        StackError: there is no stack, none of its patches is on, they cannot be combined, or `check_combined`
-            refuses what came out.
+        StackError: there is no stack, none of its patches is enabled, they cannot be combined, or
+            `check_combined` refuses the result.
         PatchError: a file is damaged or is not the locked one.
     """
     lock = read_lock(lock_path)
     stacked = load_enabled(lock, lock_path)
     require_deltas(stacked)
     parts = _parts(stacked, how or lock.combine, limits, lock_path, allow_conflicts=allow_conflicts)
-    assert parts.delta is not None  # as all patches are deltas
+    assert parts.delta is not None  # because all patches are deltas
     return Combined(parts.delta, parts.notes)
 
 
 def resolve_with_bypasses(lock_path: Path) -> ResolvedStack:
-    """`resolve_stack` for what can run bypasses too; raises as it does."""
+    """Resolve a stack that may contain bypasses.
+
+    Raises:
+        StackError: as for `resolve_stack`, but bypasses are allowed.
+        PatchError: a file is damaged or is not the locked one.
+    """
     lock = read_lock(lock_path)
     stacked = load_enabled(lock, lock_path)
     if not stacked:
-        raise StackError(f"{lock_path}: no patch of the stack is on")
+        raise StackError(f"{lock_path}: no patch of the stack is enabled")
     return _parts(stacked, lock.combine, None, lock_path, allow_conflicts=False)
 
 

@@ -1,8 +1,8 @@
-"""The lock file on disk: read, changed in one step, and brought back.
+"""The lock file on disk: read it, change it in one step, and undo changes.
 
-Before revision r is replaced it is copied to `NAME.history/r.toml`. A crash between the two steps leaves the
-lock at r with a copy of itself beside, which the next change writes again. So at every moment the lock is one
-whole revision, and the one before it is at hand.
+Before revision r is replaced, it is copied to `NAME.history/r.toml`. After a crash between the two steps the
+lock is still at revision r, and the next change writes the copy again. So the lock is always one complete
+revision, and the revision before it is always there.
 """
 
 from __future__ import annotations
@@ -22,17 +22,25 @@ _MAX_BYTES = 4 * 2**20
 
 
 def create_lock(path: Path, lock: Lock | None = None) -> Lock:
-    """A new stack at `path`, empty unless a lock is given; StackError if there is one already."""
+    """Create a stack at `path`, empty unless a lock is given.
+
+    Raises:
+        StackError: the file exists already, or its folder does not.
+    """
     lock = lock or Lock()
     with _alone(path):
         if path.exists():
-            raise StackError(f"{path} is there already: remove it first, or name another file")
+            raise StackError(f"{path} exists already: remove it first, or name another file")
         write_text(path, lock_text(lock))
     return lock
 
 
 def read_lock(path: Path) -> Lock:
-    """The stack at `path`; StackError where there is none."""
+    """Read the stack at `path`.
+
+    Raises:
+        StackError: there is no stack, or the file is not a valid one.
+    """
     try:
         with path.open("rb") as file:
             raw = file.read(_MAX_BYTES + 1)
@@ -41,7 +49,7 @@ def read_lock(path: Path) -> Lock:
     except OSError as error:
         raise StackError(f"{path}: cannot be read: {error.strerror}") from error
     if len(raw) > _MAX_BYTES:
-        raise StackError(f"{path}: is longer than {_MAX_BYTES} bytes, which no stack is")
+        raise StackError(f"{path}: is longer than {_MAX_BYTES} bytes, the limit for a stack")
     try:
         return parse_lock(raw.decode())
     except UnicodeDecodeError as error:
@@ -51,9 +59,13 @@ def read_lock(path: Path) -> Lock:
 
 
 def change_lock(path: Path, change: Callable[[Lock], Lock]) -> Lock:
-    """Replace the stack at `path` by what `change` makes of it, in one step, and keep the one before.
+    """Replace the stack at `path` by the result of `change`, in one step, and keep the old revision.
 
-    Nothing is written if `change` raises. Two processes that change one stack do so one after the other.
+    If `change` raises, nothing is written. Processes that change one stack wait for each other.
+
+    Raises:
+        StackError: there is no valid stack.
+        OutputError: the folder cannot be written to.
     """
     with _alone(path):
         before = read_lock(path)
@@ -65,7 +77,11 @@ def change_lock(path: Path, change: Callable[[Lock], Lock]) -> Lock:
 
 
 def undo_lock(path: Path) -> Lock:
-    """Go back by one revision; StackError at the first."""
+    """Go back by one revision.
+
+    Raises:
+        StackError: the stack is at its first revision.
+    """
     with _alone(path):
         present = read_lock(path)
         before = previous_lock(path, present)
@@ -75,9 +91,13 @@ def undo_lock(path: Path) -> Lock:
 
 
 def previous_lock(path: Path, present: Lock) -> Lock:
-    """The revision before `present`; StackError if there is none."""
+    """The revision before `present`.
+
+    Raises:
+        StackError: `present` is the first revision.
+    """
     if not present.revision:
-        raise StackError(f"{path} is as it was made: there is nothing to undo")
+        raise StackError(f"{path} is at its first revision: there is nothing to undo")
     return read_lock(_history(path, present.revision - 1))
 
 
@@ -95,7 +115,7 @@ def _history(path: Path, revision: int) -> Path:
 
 
 def _alone(path: Path) -> FileLock:
-    """Held while a stack changes; the system frees it if the process dies."""
+    """A lock to hold while a stack changes. The system releases it if the process dies."""
     if not path.parent.is_dir():
         raise StackError(f"there is no folder {path.parent}")
     return FileLock(path.with_name(f".{path.name}.lock"))

@@ -57,7 +57,7 @@ def test_a_stack_grows_shrinks_and_comes_back(run: Run, here: Path) -> None:
     result = run("stack", "undo")
     assert (result.exit_code, result.stderr) == (
         1,
-        "Error: moe-patch.stack is as it was made: there is nothing to undo\n",
+        "Error: moe-patch.stack is at its first revision: there is nothing to undo\n",
     )
     assert "a.safetensors" in run("stack", "list").stdout
 

@@ -159,7 +159,7 @@ def test_a_layer_knows_the_rows_of_its_facts() -> None:
 
 def test_rows_must_be_numbered_by_the_left_factors() -> None:
     delta = layer_delta(3, generator())
-    with pytest.raises(SolveError, match="6 left factors needs rows that are numbered by them"):
+    with pytest.raises(SolveError, match="6 left factors needs rows that count as many"):
         replace(delta, left=torch.cat([delta.left, delta.left]))
 
 

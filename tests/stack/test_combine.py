@@ -173,13 +173,13 @@ def test_an_id_that_is_taken_gets_the_number_of_its_patch() -> None:
     )
     joint = combine_patches(stacked(world.build([0, 1]), second), "solve")
     assert [fact.id for fact in joint.patch.facts] == ["fact-0", "fact-1", "fact-0@2", "fact-1@2"]
-    assert joint.notes[0] == "the id 'fact-0' of patch-2 is taken: the fact is called 'fact-0@2' now"
+    assert joint.notes[0] == "the id 'fact-0' of patch-2 is taken: the fact is now called 'fact-0@2'"
 
 
 def test_what_cannot_be_combined_is_refused() -> None:
-    with pytest.raises(StackError, match="no patch of the stack is on"):
+    with pytest.raises(StackError, match="no patch of the stack is enabled"):
         combine_patches([], "add")
-    with pytest.raises(StackError, match=r"patch-2 is of kind bypass: .* no delta can stand for"):
+    with pytest.raises(StackError, match=r"patch-2 is of kind bypass: .* a delta cannot express"):
         combine_patches(stacked(delta_patch(), bypass_patch()), "add")
 
 

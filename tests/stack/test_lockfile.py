@@ -162,7 +162,7 @@ def test_a_change_that_fails_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(StackError):
         change_lock(path, lambda lock: move_entry(lock, 1, 2))
     assert path.read_bytes() == before
-    with pytest.raises(StackError, match="is there already"):
+    with pytest.raises(StackError, match="exists already"):
         create_lock(path)
     with pytest.raises(StackError, match="make one with `moe-patch stack init`"):
         read_lock(tmp_path / "other.stack")

@@ -56,5 +56,5 @@ def test_two_bypasses_beside_one_layer_are_refused_with_the_reason(tmp_path: Pat
 
 def test_one_patch_cannot_stand_for_a_bypass(tmp_path: Path) -> None:
     path = locked(tmp_path, World(2).build([0, 1]), bypass_patch())
-    with pytest.raises(StackError, match="no delta can stand for"):
+    with pytest.raises(StackError, match="a delta cannot express"):
         resolve_stack(path)
