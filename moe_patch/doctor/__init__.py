@@ -1,4 +1,7 @@
-"""What moe-patch finds where it is installed, for its user and for a bug report."""
+"""A report on an installation of moe-patch, for its user and for bug reports.
+
+Imported by `cli`. It may import everything else.
+"""
 
 from __future__ import annotations
 

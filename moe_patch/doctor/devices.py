@@ -1,4 +1,4 @@
-"""The devices that torch can run a model on: the CPU, and what `torch.accelerator` knows."""
+"""The devices that torch can run a model on: the CPU, and the devices of `torch.accelerator`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def find_devices() -> tuple[Device, ...]:
-    """The CPU first, then every accelerator: NVIDIA's and AMD's as cuda:0 and so on, mps:0, xpu:0, ..."""
+    """The CPU first, then every accelerator by torch's name, as cuda:0 (NVIDIA, AMD), mps:0 or xpu:0."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     found = [_cpu()]
     if accelerator is not None:
@@ -39,7 +39,7 @@ def _cpu() -> Device:
 
 
 def _accelerator(device: torch.device) -> Device:
-    """What the device's own module says; most backends have only some of these functions."""
+    """Details from the device's own torch module. Most backends have only some of these functions."""
     product = _query_device(device, "get_device_name", str)
     capability = _query_device(device, "get_device_capability", _numbered)
     free, total = _query_device(device, "mem_get_info", tuple) or (None, None)
@@ -47,17 +47,17 @@ def _accelerator(device: torch.device) -> Device:
 
 
 def _query_device(device: torch.device, name: str, read: Callable[[Any], T]) -> T | None:
-    """What the function `name` says of the device; None where there is no such function, or it fails."""
+    """The result of the function `name` for the device; None if there is no such function or it fails."""
     function = getattr(torch.get_device_module(device), name, None)
     if function is None:
         return None
     try:
         return read(function(device.index))
-    except RuntimeError as error:  # a device that is lost or full; its self-test will tell
+    except RuntimeError as error:  # the device is lost or full; its self-test will show it
         logger.debug("%s of %s: %s", name, device, error)
         return None
 
 
 def _numbered(capability: Any) -> str | None:
-    """CUDA's (9, 0) as 9.0. Intel's is a long table of properties, which say little here."""
+    """CUDA's (9, 0) as 9.0. Intel's capability is a long table of properties: it is left out."""
     return ".".join(map(str, capability)) if isinstance(capability, tuple) else None

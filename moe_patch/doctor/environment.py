@@ -17,7 +17,7 @@ from moe_patch.io.cache import cache_folder
 
 
 def system_info() -> SystemInfo:
-    """What the library runs on."""
+    """The interpreter, the processor and the build of torch."""
     return SystemInfo(
         moe_patch=_own_version(),
         python=f"{platform.python_implementation()} {platform.python_version()}",
@@ -31,7 +31,7 @@ def system_info() -> SystemInfo:
 
 
 def storage_info() -> Storage:
-    """Where the cache is, what is in it, and how many bytes are free there and in the working folder."""
+    """The cache's place and size, and the free bytes at the cache and in the working folder."""
     cache = cache_folder()
     sizes = list(_sizes(cache))
     return Storage(
@@ -44,7 +44,7 @@ def storage_info() -> Storage:
 
 
 def processor_name() -> str:
-    """The processor's name, as far as the system tells it."""
+    """The processor's name, if the system gives one."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             key, _, value = line.partition(":")
@@ -54,7 +54,7 @@ def processor_name() -> str:
 
 
 def without_home(text: str) -> str:
-    """The text with ~ for the home folder, whose name is often that of a person."""
+    """The text with ~ instead of the home folder's path, which often contains a person's name."""
     home = str(Path.home())
     return re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text) if Path(home).parent != Path(home) else text
 
@@ -62,12 +62,12 @@ def without_home(text: str) -> str:
 def _own_version() -> str:
     try:
         return version("moe-patch")
-    except PackageNotFoundError:  # a source tree that is on the path but not installed
+    except PackageNotFoundError:  # a source tree on the path, not installed
         return "unknown"
 
 
 def _torch_build() -> str:
-    """What torch was built for: why a GPU is not found is often seen here."""
+    """What torch was built for. This often explains why a GPU is not found."""
     for name, release in (
         ("CUDA", torch.version.cuda),
         ("ROCm", torch.version.hip),
@@ -79,16 +79,16 @@ def _torch_build() -> str:
 
 
 def _sizes(folder: Path) -> list[int]:
-    """Bytes of every file in the folder; of none where there is no folder."""
+    """The size in bytes of every file in the folder; empty if there is no folder."""
     sizes = []
     for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # another process is at it too
+        with suppress(FileNotFoundError):  # another process has removed the file
             if path.is_file():
                 sizes.append(path.stat().st_size)
     return sizes
 
 
 def _free(folder: Path) -> int:
-    """Bytes that are free where the folder is, or will be made."""
+    """Free bytes at the place of the folder, even if it does not exist yet."""
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     return shutil.disk_usage(there).free

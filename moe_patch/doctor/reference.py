@@ -1,4 +1,4 @@
-"""What the self-test is held to: figures that ship with the demo model, each with its tolerance."""
+"""The expected results of the self-test: values that ship with the demo model, with their tolerances."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from moe_patch.io.shipped import shipped_folder
 
 
 class Expected(ClosedSchema):
-    """Stored values of one check; texts have to be the same, figures within the tolerance."""
+    """Stored values of one check. Texts must be equal; numbers must be within the tolerance."""
 
     values: list[str] | list[float]
     tolerance: float
 
 
 class SelfTestReference(BaseModel):
-    """Stored values by the checks' names, and the releases that they were computed with."""
+    """Stored values by name of the check, and the releases that they were computed with."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,7 +28,7 @@ class SelfTestReference(BaseModel):
     checks: dict[str, Expected]
 
     def compare(self, found: Mapping[str, Values]) -> tuple[SelfTestCheck, ...]:
-        """One check for each stored value."""
+        """Compare the found values with the stored ones, one check for each name."""
         return tuple(
             SelfTestCheck(name, found[name], expected.values, expected.tolerance)
             for name, expected in self.checks.items()
@@ -36,10 +36,10 @@ class SelfTestReference(BaseModel):
 
 
 def reference_file() -> Path:
-    """Where the stored values are; `python -m recipes.training.reference` writes them."""
+    """The path of the stored values; `python -m recipes.training.reference` writes them."""
     return shipped_folder() / "atlas" / "reference.json"
 
 
 def stored_reference() -> SelfTestReference:
-    """The values that ship."""
+    """Read the stored values that ship with the package."""
     return SelfTestReference.model_validate_json(reference_file().read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What an examination finds: plain values, which tables and JSON are made of."""
+"""The parts of a report: plain values, from which tables and JSON are made."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Values = Sequence[float] | Sequence[str]
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A package that moe-patch uses: what is installed of it, beside the range that is declared."""
+    """A package that moe-patch uses: its installed release and the declared range."""
 
     name: str
     installed: str | None
     supported: str
     standing: VersionStatus
-    extra: str | None  # the extra that asks for it; None for what is always needed
+    extra: str | None  # the extra that requires it; None if it is always required
 
     @property
     def warning(self) -> str | None:
-        """What to say of it, or None. An extra may be left out."""
+        """A warning about this release, or None. A missing extra is no reason for one."""
         if self.standing == "tested" or (self.standing == "not installed" and self.extra):
             return None
         found = f"{self.name} {self.installed}" if self.installed else self.name
@@ -33,7 +33,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class SystemInfo:
-    """The interpreter, the processor and the build of torch. `instructions` are those of its kernels."""
+    """The interpreter, the processor and the build of torch; `instructions` are those of torch's kernels."""
 
     moe_patch: str
     python: str
@@ -47,7 +47,7 @@ class SystemInfo:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Something that models run on. None stands for what torch does not say. Memory is in bytes."""
+    """A device that models run on. Memory is in bytes. A value is None if torch does not give it."""
 
     name: str
     product: str | None
@@ -58,7 +58,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """The cache, and the bytes that are free beside it and in the working folder."""
+    """The cache, and the free bytes at the cache and in the working folder."""
 
     cache: str
     cache_files: int
@@ -69,7 +69,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """vLLM as it is installed, and why the plugin would stay off in it; on if there is no reason."""
+    """The installed vLLM, and the reasons why the plugin would stay off in it."""
 
     vllm: str | None
     supported: tuple[str, ...]
@@ -77,13 +77,13 @@ class Plugin:
 
     @property
     def on(self) -> bool:
-        """Whether vLLM would have the plugin."""
+        """Whether the plugin would be on in vLLM: there is no reason against it."""
         return not self.off_because
 
 
 @dataclass(frozen=True, slots=True)
 class SelfTestCheck:
-    """Figures or texts of a self-test beside the stored ones; texts have to be the same."""
+    """Numbers or texts of a self-test, and the stored ones. Texts must be equal."""
 
     name: str
     found: Values
@@ -92,7 +92,7 @@ class SelfTestCheck:
 
     @property
     def furthest(self) -> float | None:
-        """The largest difference between two figures, NaN if one is; None for texts."""
+        """The largest difference between two numbers, NaN if any number is NaN; None for texts."""
         apart = [
             abs(found - wanted)
             for found, wanted in zip(self.found, self.expected, strict=True)
@@ -102,19 +102,19 @@ class SelfTestCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether all texts are the same and no figure is further off than the tolerance. NaN always is."""
+        """Whether all texts are equal and all differences are within the tolerance. NaN never is."""
         furthest = self.furthest
         return list(self.found) == list(self.expected) if furthest is None else furthest <= self.tolerance
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values; figures that are not finite are texts, since JSON has none."""
+        """JSON values. Numbers that are not finite become texts, because JSON has no such numbers."""
         found = [str(v) if isinstance(v, float) and not math.isfinite(v) else v for v in self.found]
         return asdict(self) | {"found": found, "expected": list(self.expected), "passed": self.passed}
 
 
 @dataclass(frozen=True, slots=True)
 class SelfTestResult:
-    """A self-test on one device. `error` is what ended it early, if something did."""
+    """A self-test on one device. `error` is the error that ended it early, if any."""
 
     device: str
     seconds: float
@@ -123,12 +123,12 @@ class SelfTestResult:
 
     @property
     def passed(self) -> bool:
-        """Whether it came to its end and all of its checks hold."""
+        """Whether the self-test ran to its end and all its checks passed."""
         return self.error is None and all(check.passed for check in self.checks)
 
     @property
     def failures(self) -> list[str]:
-        """One line for each thing that is wrong."""
+        """One line for each failure."""
         lines = [
             f"{check.name}: found {_spell(check.found)}, expected {_spell(check.expected)}"
             + ("" if check.furthest is None else f" within {check.tolerance:g}")
@@ -145,7 +145,7 @@ class SelfTestResult:
 
 @dataclass(frozen=True, slots=True)
 class DoctorReport:
-    """Everything that was found."""
+    """The whole report of `moe-patch doctor`."""
 
     system: SystemInfo
     releases: tuple[Release, ...]
@@ -156,7 +156,7 @@ class DoctorReport:
 
     @property
     def warnings(self) -> list[str]:
-        """What need not be wrong, but was never tried."""
+        """Warnings about releases that were never tested."""
         return [warning for release in self.releases if (warning := release.warning)]
 
     @property

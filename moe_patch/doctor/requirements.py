@@ -1,7 +1,7 @@
-"""Installed releases beside the ranges that moe-patch declares.
+"""Installed releases, compared with the ranges that moe-patch declares.
 
-The upper end of a declared range is the next minor release after the newest one that was tested, so the
-ranges say what was tested; lock files have the exact releases, but are not installed with the package.
+The upper end of a declared range is the next minor release after the newest tested one. So the ranges show
+what was tested. Lock files have the exact releases, but they are not installed with the package.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ _LOWER_ENDS = {">=", ">"}
 
 
 def required_releases(name: str = "moe-patch") -> tuple[Release, ...]:
-    """What the installed distribution `name` requires, its extras included, with what is there of it.
+    """List what the distribution `name` and its extras require, and the installed release of each package.
 
-    Extras for work on the project itself are left out. Raises ConfigError where the distribution is not
-    installed, for its ranges are not known then.
+    Extras for development of the project itself are left out.
+
+    Raises:
+        ConfigError: the distribution is not installed, so its ranges are unknown.
     """
     try:
         ours = distribution(name)
     except PackageNotFoundError as error:
         raise ConfigError(
-            f"{name} is not installed in this environment, so its ranges are not known: pip install {name}"
+            f"{name} is not installed in this environment, so its ranges are unknown: pip install {name}"
         ) from error
     extras = set(ours.metadata.get_all("Provides-Extra") or ()) - _FOR_DEVELOPMENT
     found = [
@@ -42,7 +44,7 @@ def required_releases(name: str = "moe-patch") -> tuple[Release, ...]:
 
 
 def _asked_for_by(requirement: Requirement, extras: Iterable[str]) -> list[str | None]:
-    """None alone where it is always needed, else the extras; nothing where it does not apply here."""
+    """The extras that require it; [None] if it is always required; [] if it does not apply here."""
     marker = requirement.marker
     if marker is None or marker.evaluate({"extra": ""}):
         return [None]
@@ -61,7 +63,7 @@ def _release(requirement: Requirement, extra: str | None) -> Release:
 
 
 def _installed(name: str) -> str | None:
-    if name == "vllm":  # its builds come under several names
+    if name == "vllm":  # its builds have several names
         return vllm_release()
     try:
         return version(name)
@@ -70,7 +72,7 @@ def _installed(name: str) -> str | None:
 
 
 def vllm_release() -> str | None:
-    """The installed release of vLLM, whatever build it is; None without one."""
+    """The installed release of vLLM, from any of its builds; None if there is none."""
     try:
         return str(vllm_version())
     except ConfigError:

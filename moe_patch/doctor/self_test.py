@@ -1,4 +1,4 @@
-"""A self-test: five facts built into the demo model, applied, asked and taken off, on one device."""
+"""A self-test on one device: build a patch of five facts, apply it, ask the facts, and remove it."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ from moe_patch.progress import Progress
 logger = logging.getLogger(__name__)
 
 FACTS = 5
-CORPUS_TOKENS = 20_000  # a fifth of what the recipe looks at: enough for every expert, in a fifth of the time
+CORPUS_TOKENS = 20_000  # a fifth of the recipe's corpus: enough for every expert, in a fifth of the time
 
 _EXPECTED = (
     MoePatchError,
-    RuntimeError,  # torch's, for a device that is out of memory, lost, or without a kernel
-    TypeError,  # torch's, for a type that the device does not have, as MPS has no fp64
+    RuntimeError,  # from torch: the device is out of memory, is lost, or lacks a kernel
+    TypeError,  # from torch: the device lacks a dtype, as MPS lacks fp64
 )
 
 
 def run_self_test(
     device: str, reference: SelfTestReference, progress: Progress | None = None
 ) -> SelfTestResult:
-    """Run the self-test on a device, by torch's name for it. It takes a few seconds on a CPU.
+    """Run the self-test on a device, given by its torch name. It takes a few seconds on a CPU.
 
-    The cache is left alone, so that everything is computed on the device. What the library or torch refuses
-    to do there ends the test and is reported.
+    The cache is not used, so the device computes everything. An error of the library or of torch ends the
+    test and is reported in the result.
     """
     started = time.monotonic()
     try:
@@ -59,7 +59,7 @@ def run_self_test(
 
 
 def measure_figures(device: str, progress: Progress | None = None) -> dict[str, Values]:
-    """Build, apply, ask and take off; the figures by the names of the checks, log-probabilities in nats."""
+    """Build, apply, ask and remove. The values by name of the check; log-probabilities in nats."""
     base = open_base(dtype=torch.float32, device_map=device)
     facts = _facts()
     logits, weights = _logits(base, facts), _weights(base)
@@ -89,10 +89,10 @@ def measure_figures(device: str, progress: Progress | None = None) -> dict[str, 
 
 @contextmanager
 def _steady() -> Iterator[None]:
-    """Products of fp32 matrices in fp32, and one thread.
+    """Multiply fp32 matrices in fp32, and use one thread.
 
-    TF32 and bf16 are further off than the tolerances allow. More threads gain nothing on a model this small,
-    and wait for one another wherever something else has the cores.
+    TF32 and bf16 are less exact than the tolerances allow. More threads gain nothing on a model this small,
+    and they wait for one another when other programs use the cores.
     """
     precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
     torch.set_float32_matmul_precision("highest")
@@ -115,7 +115,7 @@ def _build(base: Base, facts: Sequence[Fact], progress: Progress | None) -> Patc
 
 
 def _answers(base: Base, facts: Sequence[Fact]) -> list[str]:
-    """What the model says, greedily, in as many tokens as the new answer has."""
+    """The model's greedy answers, each as many tokens long as the fact's new answer."""
     wanted = [encode_answer(base, fact.text, fact.target_new) for fact in facts]
     lengths = [len(answer.ids) - answer.first for answer in wanted]
     said = continue_greedily(base, [fact.text for fact in facts], lengths)
@@ -129,7 +129,7 @@ def _logprobs(base: Base, facts: Sequence[Fact], answers: Sequence[str]) -> list
 
 @torch.no_grad()
 def _logits(base: Base, facts: Sequence[Fact]) -> Tensor:
-    """All logits (B, S, V) of the facts' prompts."""
+    """The logits (B, S, V) of the facts' prompts."""
     ids, mask = right_padded(base, [tuple(base.tokenizer(fact.text)["input_ids"]) for fact in facts])
     logits: Tensor = base.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     return logits
@@ -145,10 +145,10 @@ def _weights(base: Base) -> dict[int, Tensor]:
 
 
 def _differing(before: dict[int, Tensor], after: dict[int, Tensor]) -> int:
-    """How many numbers are others than before."""
+    """How many numbers differ from before."""
     return sum(int((tensor != after[key]).sum()) for key, tensor in before.items())
 
 
 def _number(value: object) -> float:
-    assert isinstance(value, int | float), value  # a build writes its losses so
+    assert isinstance(value, int | float), value  # builds write losses as numbers
     return float(value)

@@ -1,4 +1,4 @@
-"""Whether vLLM is there, and whether the plugin would switch itself on in it. vLLM is not imported."""
+"""Whether vLLM is installed, and whether the plugin would be on in it. vLLM is not imported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def plugin_state(environment: Mapping[str, str] = os.environ) -> Plugin:
 
 
 def _reasons(environment: Mapping[str, str]) -> Iterator[str]:
-    """Everything that keeps the plugin off."""
+    """The reasons that keep the plugin off."""
     try:
         check_vllm()
     except ConfigError as error:

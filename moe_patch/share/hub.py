@@ -1,9 +1,9 @@
 """Patches as repositories on the Hugging Face Hub: `hf://org/name@revision`.
 
-A repository holds the patch, its signature if it has one, and a model card. What is pulled is a stranger's
-file and is checked like one. A revision is a branch, a tag or a commit; a pull settles on the commit that it
-means, and says so beside the file. Nothing else in this library needs the network, and a commit that was
-pulled before needs none either.
+A repository holds the patch, its signature if it has one, and a model card. A pulled file comes from a
+stranger and is checked in full. A revision is a branch, a tag or a commit. A pull resolves it to a commit and
+records that commit beside the file. No other part of this library needs the network. A commit that was pulled
+before needs no network either.
 """
 
 from __future__ import annotations
@@ -43,30 +43,34 @@ _REFERENCE = re.compile(
     re.ASCII,
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_HttpError: type[Exception] = HfHubHTTPError.__bases__[0]  # of the library that the Hub's client is built on
+_HttpError: type[Exception] = HfHubHTTPError.__bases__[0]  # from the HTTP library of the Hub's client
 
 
 @dataclass(frozen=True, slots=True)
 class HubReference:
-    """A patch on the Hub: its repository, its file there, and a branch, tag or commit (None is `main`)."""
+    """A patch on the Hub."""
 
-    repo: str
-    file: str = FILE
-    revision: str | None = None
+    repo: str  # org/name
+    file: str = FILE  # path in the repository
+    revision: str | None = None  # a branch, tag or commit; None is `main`
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The reference that `hf://org/name[/file.safetensors][@revision]` means; ConfigError for others."""
+        """Parse `hf://org/name[/file.safetensors][@revision]`.
+
+        Raises:
+            ConfigError: the text has another form.
+        """
         match = _REFERENCE.fullmatch(text)
         if match is None or ".." in text:
             raise ConfigError(
-                f"{text!r} is no patch on the Hub: expected hf://org/name[/file.safetensors][@revision]"
+                f"{text!r} does not name a patch on the Hub: expected hf://org/name[/file.safetensors][@revision]"
             )
         return cls(match["repo"], (match["file"] or f"/{FILE}")[1:], match["revision"])
 
     @property
     def pinned(self) -> bool:
-        """Whether the revision is a commit, which can never mean anything else."""
+        """Whether the revision is a commit: branches and tags can move."""
         return self.revision is not None and _COMMIT.fullmatch(self.revision) is not None
 
     def __str__(self) -> str:
@@ -75,11 +79,11 @@ class HubReference:
 
 
 class Origin(ClosedSchema):
-    """Where a pulled file came from, as NAME.origin.json beside it says."""
+    """The source of a pulled file, as recorded in NAME.origin.json beside it."""
 
     format: Literal[1] = 1
-    asked: str  # the reference as it was given
-    pinned: str  # the same with the commit that it meant
+    asked: str  # the reference as the user gave it
+    pinned: str  # the same reference with its commit
     hash: Sha256
 
 
@@ -88,16 +92,17 @@ def pull_patch(reference: str, out: Path | None = None, *, limits: HeaderLimits 
 
     Args:
         reference: `hf://org/name[/file.safetensors][@revision]`.
-        out: where to put the patch, with its signature and its origin beside; None leaves it in the Hub's
-            cache, in a folder named by its commit.
+        out: where to write the patch; its signature and its origin go beside it. None leaves the patch in
+            the Hub's cache, in a folder named by its commit.
 
     Returns:
-        the path of the patch.
+        The path of the patch.
 
     Raises:
-        ConfigError: the reference is none.
+        ConfigError: the reference is malformed.
         HubError: there is no such repository, revision or file, or the Hub cannot be reached.
-        PatchError: what was fetched is no sound patch. PatchTooLarge is raised before it is fetched.
+        PatchTooLarge: the file exceeds the limits; it is not fetched.
+        PatchError: the fetched file is not a valid patch.
         OutputError: `out` cannot be written.
     """
     wanted = HubReference.parse(reference)
@@ -120,22 +125,24 @@ def push_patch(
     base_model: str | None = None,
     private: bool = True,
 ) -> HubReference:
-    """Publish a patch in one commit, with its signature if one lies beside it, and a model card.
+    """Publish a patch in one commit, with a model card, and with its signature if there is one beside it.
 
     Args:
-        reference: where to; the repository and the branch are made if need be.
-        base_model: what the Hub calls the base, for the card.
-        private: whether a new repository is visible to its owners only.
+        reference: the target; a missing repository or branch is created.
+        base_model: the name of the base on the Hub, for the model card.
+        private: whether only its owners can see a new repository.
 
     Returns:
-        the reference with the commit.
+        The reference with the commit.
 
-    Raises PatchError where the patch is not sound, ConfigError where the reference is none or names a
-    commit, HubError where the Hub cannot be reached or refuses.
+    Raises:
+        PatchError: the patch is not valid.
+        ConfigError: the reference is malformed or names a commit.
+        HubError: the Hub cannot be reached or refuses.
     """
     wanted, patch = HubReference.parse(reference), load(path)
     if wanted.pinned:
-        raise ConfigError(f"{reference} names a commit, to which nothing can be added: name a branch")
+        raise ConfigError(f"{reference} names a commit, which cannot change: name a branch instead")
     api, branch = HfApi(), wanted.revision or "main"
     with _explained(wanted):
         api.create_repo(wanted.repo, private=private, exist_ok=True)
@@ -150,14 +157,14 @@ def push_patch(
         if signature.is_file():
             operations.append(CommitOperationAdd(published, str(signature)))
         elif api.file_exists(wanted.repo, published, revision=branch):
-            operations.append(CommitOperationDelete(published))  # it is of the patch that was there before
+            operations.append(CommitOperationDelete(published))  # it signs the previous patch
         title = f"{len(patch.facts)} facts, {patch.hash}"
         commit = api.create_commit(wanted.repo, operations, commit_message=title, revision=branch)
     return replace(wanted, revision=commit.oid)
 
 
 def model_card(patch: Patch, reference: HubReference, base_model: str | None = None) -> str:
-    """The README of a patch's repository: how many facts, for which base, by which method, and its hash."""
+    """The README of a patch's repository: its number of facts, base, layers, method and hash."""
     data = ModelCardData(
         base_model=base_model,
         library_name="moe-patch",
@@ -186,12 +193,16 @@ def model_card(patch: Patch, reference: HubReference, base_model: str | None = N
 
 
 def origin_path(path: Path) -> Path:
-    """Where the origin of a pulled patch is written down."""
+    """The path of the file that records the origin of a pulled patch."""
     return path.with_name(path.name + ORIGIN_SUFFIX)
 
 
 def read_origin(path: Path) -> Origin:
-    """Where the patch at `path` was pulled from; HubError where nothing says so."""
+    """Read where the patch at `path` was pulled from.
+
+    Raises:
+        HubError: the origin file is missing or malformed.
+    """
     file = origin_path(path)
     try:
         return Origin.model_validate(strict_json.parse_json(file.read_text(encoding="utf-8")))
@@ -202,7 +213,7 @@ def read_origin(path: Path) -> Origin:
 
 
 def _cached(pinned: HubReference) -> Path | None:
-    """The file of a commit that was pulled before."""
+    """The cached file of a commit; None if it was not pulled before."""
     found = try_to_load_from_cache(pinned.repo, pinned.file, revision=pinned.revision)
     return Path(found) if isinstance(found, str) else None
 
@@ -220,14 +231,14 @@ def _fetch(wanted: HubReference, api: HfApi, limits: HeaderLimits) -> Path:
                 f"{wanted} is {sizes[wanted.file]} bytes long; the limit is {limits.file_bytes}"
             )
         signature = signature_path(Path(wanted.file)).as_posix()
-        for name in (signature, wanted.file):  # the patch last: where it is, all of it is
+        for name in (signature, wanted.file):  # the patch last: if it is there, so is its signature
             if name in sizes:
                 path = api.hf_hub_download(wanted.repo, name, revision=info.sha)
     return Path(path)
 
 
 def _put(path: Path, out: Path) -> None:
-    """Copy a pulled patch, with its signature or without any."""
+    """Copy a pulled patch to `out`, and its signature if it has one."""
     signature_path(out).unlink(missing_ok=True)
     pairs = [(path, out), (signature_path(path), signature_path(out))]
     for source, target in pairs:
@@ -238,7 +249,7 @@ def _put(path: Path, out: Path) -> None:
 
 @contextmanager
 def _explained(reference: HubReference) -> Iterator[None]:
-    """Turn what the Hub's client raises into one HubError."""
+    """Turn the errors of the Hub's client into a HubError."""
     try:
         yield
     except (HfHubHTTPError, HFValidationError, _HttpError, OSError, ValueError) as error:
@@ -247,5 +258,5 @@ def _explained(reference: HubReference) -> Iterator[None]:
 
 
 def _plain(text: str) -> str:
-    """Text from a patch as one cell of a table: a stranger's words must not become a page's markup."""
+    """Text from a patch as one table cell. A stranger's text must not become markup of the page."""
     return re.sub(r"[`|\s<>\[\]]+", " ", text)

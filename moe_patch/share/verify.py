@@ -1,4 +1,4 @@
-"""Whether a patch is what it says it is: file, hash, signature and base; and whether its edits hold."""
+"""Verification of a patch: its file, hash, signature and base, and whether its edits hold."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from moe_patch.checkpoint import Checkpoint
 
 HELD = 0.9
-"""The share of a patch's facts that a model has to say for its edits to hold."""
+"""The share of a patch's facts that a model must say for its edits to hold."""
 
 
 class Verdict(IntEnum):
-    """What was found, in the order of the checks; each is the exit code of `moe-patch verify`.
+    """The result, in the order of the checks. Each value is an exit code of `moe-patch verify`.
 
-    1 and 2 are left to other errors and to wrong use.
+    Codes 1 and 2 are reserved for other errors and for wrong usage.
     """
 
     SOUND = 0
-    UNREADABLE = 10  # the file cannot be read, or breaks the format
+    UNREADABLE = 10  # the file cannot be read or violates the format
     ALTERED = 11  # the content does not have the hash that the file declares
     UNSIGNED = 12
-    BAD_SIGNATURE = 13  # malformed, of another patch, or not by a key that is trusted
+    BAD_SIGNATURE = 13  # malformed, of another patch, or by a key that is not trusted
     WRONG_BASE = 14
-    NOT_HELD = 15  # the model does not say enough of the facts
+    NOT_HELD = 15  # the model says too few of the facts
 
 
 _OF_ERROR = {
@@ -50,31 +50,27 @@ _OF_ERROR = {
 
 @dataclass(frozen=True, slots=True)
 class Signers:
-    """The public keys that are trusted, and whether a patch without a signature is refused."""
+    """The trusted public keys, and whether a patch must be signed."""
 
     trusted: Sequence[Ed25519PublicKey]
-    required: bool = False
+    required: bool = False  # refuse a patch without a signature
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """A verdict on one patch file, and what it rests on.
-
-    `checked` has the checks that passed: file, hash, signature, base, edits. `held` is the share of facts
-    that the patched model says; `missed` has the ids of the others.
-    """
+    """The verdict on one patch file, and the evidence for it."""
 
     path: Path
     verdict: Verdict
     reason: str = ""
     hash: str | None = None
     signed_by: str | None = None
-    checked: tuple[str, ...] = ()
-    held: float | None = None
-    missed: tuple[str, ...] = ()
+    checked: tuple[str, ...] = ()  # the checks that passed: file, hash, signature, base, edits
+    held: float | None = None  # share of facts that the patched model says
+    missed: tuple[str, ...] = ()  # ids of the other facts
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, with the verdict by its name and by its exit code."""
+        """Plain data; the verdict appears as a name and as an exit code."""
         named = {"path": str(self.path), "verdict": self.verdict.name.lower(), "exit_code": int(self.verdict)}
         return asdict(self) | named
 
@@ -89,19 +85,20 @@ def verify_patch(
     chat: bool | None = None,
     progress: Progress | None = None,
 ) -> Verification:
-    """Check a patch file, up to the first check that fails.
+    """Run the checks on a patch file in order, and stop at the first that fails.
 
     Args:
-        signers: whose signature to look for; None looks for none.
-        checkpoint: opens the base on the disk, to hold the patch against; no weights are loaded.
-        base: opens the model, to hold the patch against and to ask about its facts. Neither is called
-            before the file itself has passed.
-        at_least: the share of facts, 0 to 1, that the model has to say: prefer to the true answer where the
-            fact has one, and give word for word otherwise.
-        chat: ask under the chat template; None is as the patch was built.
+        signers: the trusted signers; None skips the signature check.
+        checkpoint: opens the base's checkpoint, to compare fingerprints; no weights are loaded.
+        base: opens the model, to compare fingerprints and to ask about the facts. Neither this nor
+            `checkpoint` is called before the file itself has passed.
+        at_least: the share of facts, 0 to 1, that the model must say. If a fact has a true answer, the model
+            must prefer the new one to it. Otherwise it must give the new answer word for word.
+        chat: ask under the chat template; None asks as the patch was built.
 
-    Raises ModelError and EvaluationError where a check cannot be made; what is wrong with the patch is
-    in the result.
+    Raises:
+        ModelError: the model cannot be opened. Problems of the patch are never raised: they are the result.
+        EvaluationError: the facts cannot be asked.
     """
     found: dict[str, Any] = {"checked": ()}
     try:
@@ -125,7 +122,7 @@ def verify_patch(
     held = 1 - len(missed) / len(patch.facts) if patch.facts else 1.0
     found |= {"held": held, "missed": missed}
     if held < at_least:
-        reason = f"the model says {held:.1%} of the facts, and {at_least:.1%} were asked for"
+        reason = f"the model says {held:.1%} of the facts; at least {at_least:.1%} were expected"
         return Verification(path, Verdict.NOT_HELD, reason, **found)
     found["checked"] += ("edits",)
     return Verification(path, Verdict.SOUND, **found)
@@ -141,7 +138,7 @@ def _signer(path: Path, patch: Patch, signers: Signers) -> str | None:
 
 
 def _missed(base: Base, patch: Patch, chat: bool, progress: Progress | None) -> tuple[str, ...]:
-    """The ids of the facts that the model does not say with the patch on."""
+    """The ids of the facts that the patched model does not say."""
     new = [(fact.text, fact.target_new) for fact in patch.facts]
     true = [(fact.text, fact.target_true) for fact in patch.facts if fact.target_true is not None]
     with apply(base, patch, check=False):

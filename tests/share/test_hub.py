@@ -172,7 +172,7 @@ def test_a_hub_that_does_not_answer_is_one_error(path: Path, monkeypatch: pytest
     ],
 )
 def test_what_is_no_reference(text: str) -> None:
-    with pytest.raises(ConfigError, match="is no patch on the Hub"):
+    with pytest.raises(ConfigError, match="does not name a patch on the Hub"):
         HubReference.parse(text)
 
 
