@@ -1,4 +1,4 @@
-"""The command line: one file for each command, and here the group they belong to.
+"""The command line: one file for each command, and in this file the group of all commands.
 
 Commands import the library when they run, not when they are declared: torch and transformers take seconds to
 import, and `--help` and tab completion need neither. Reports go to standard output; logs and progress go to
@@ -37,7 +37,7 @@ INTERRUPTED = 130  # what shells expect of a program that Ctrl-C ended: 128 + SI
 
 
 class _Commands(click.Group):
-    """A group whose expected errors are one line each, and whose Ctrl-C is not a traceback."""
+    """A group that prints an expected error as one line, and no traceback after Ctrl-C."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -46,7 +46,7 @@ class _Commands(click.Group):
             raise click.ClickException(" ".join(str(error).split())) from error
         except KeyboardInterrupt:
             click.echo(
-                "\nInterrupted. Files are written whole or not at all: nothing was left half done.", err=True
+                "\nInterrupted. Files are written whole or not at all: nothing is half done.", err=True
             )
             ctx.exit(INTERRUPTED)
 
@@ -67,8 +67,8 @@ Tab completion, in ~/.bashrc (zsh and fish: zsh_source, fish_source):
 """,
 )
 @click.version_option(package_name="moe-patch", prog_name="moe-patch")
-@click.option("-v", "--verbose", count=True, help="Say more on standard error; twice: everything.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing on standard error but errors.")
+@click.option("-v", "--verbose", count=True, help="Log more to standard error; -vv logs everything.")
+@click.option("-q", "--quiet", is_flag=True, help="Log only errors to standard error.")
 def main(verbose: int, quiet: bool) -> None:
     """Build, check and apply small patches to mixture-of-experts language models.
 

@@ -35,7 +35,11 @@ Examples:
 @click.option("--patch", "patch_path", type=FILE, required=True, help="The patch to try.")
 @click.option("--edits", type=FILE, help="Ask the prompts of this facts file too.")
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=10, show_default=True, help="At most so many of them."
+    "--limit",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Ask at most this many facts of the file.",
 )
 @click.option(
     "--max-tokens",
@@ -59,7 +63,7 @@ def ask(
     as_json: bool,
     **model: Any,
 ) -> None:
-    """Ask PROMPTS of the model, before and after the patch.
+    """Ask the model PROMPTS, before and after the patch.
 
     Answers are the model's greedy continuations.
     """

@@ -1,4 +1,4 @@
-"""`moe-patch build`: facts to a patch file."""
+"""`moe-patch build`: turn facts into a patch file."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 
 
 def _layers(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int] | None:
-    """`2,3,4` or `2-4` as a list of decoder layers."""
+    """Parse `2,3,4` or `2-4` into a list of decoder layers."""
     found: list[int] = []
     for part in value.split(",") if value is not None else ():
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise click.BadParameter(f"{value!r} names no layers: expected something like 2,3,4 or 2-4")
+            raise click.BadParameter(
+                f"{value!r} is not a list of layers: expected a form such as 2,3,4 or 2-4"
+            )
         found += range(int(first), int(last if dash else first) + 1)
     return None if value is None else found
 
@@ -40,7 +42,7 @@ def _method_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
     return [CompletionItem(name, help=method.pretty_name) for name, method in sorted(METHODS.items())]
 
 
-#: What each option stands for among a method's options. `None` there means: not given.
+#: The method options that each command line option sets, as far as the method has them.
 _NAMES = {
     "layers": ("layers", "layer"),
     "batch_size": ("batch_size",),
@@ -64,8 +66,8 @@ Examples:
   moe-patch build --edits facts.jsonl --batch-size 50 --set targets.clamp=0.5 --out capitals.safetensors
   moe-patch build --edits rivers.jsonl --on moe-patch.stack
 
-Whatever is not given comes from --recipe, else from the recipe that ships for the model, else from the
-method.
+Options that are not given come from --recipe, or from the recipe that ships for the model, or from the
+method's defaults, in this order.
 """
 )
 @click.option("--edits", type=FILE, required=True, help="Facts: native JSONL, COUNTERFACT or ZsRE records.")
@@ -79,29 +81,35 @@ method.
     "--on",
     "lock_path",
     type=FILE,
-    help="A stack to build on: it is on meanwhile, and its facts stay where they are.",
+    help="A stack to build on: it is applied during the build, and its facts are protected.",
 )
 @click.option("--recipe", help="Hyper-parameters: a .yaml file, or the name of a recipe that ships.")
 @click.option("--layers", callback=_layers, help="Decoder layers to edit, as 2,3,4 or 2-4.")
 @click.option(
-    "--batch-size", type=click.IntRange(min=1), help="Facts solved together; batches follow one another."
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Number of facts solved together; batches are solved in sequence.",
 )
 @click.option(
     "--solver", type=click.Choice(["exact", "bcd"]), help="Closed form, or block coordinate descent."
 )
 @click.option(
-    "--ridge", type=click.FloatRange(min=0, min_open=True), help="lambda, the weight of the deltas' size."
+    "--ridge",
+    type=click.FloatRange(min=0, min_open=True),
+    help="lambda, the penalty on the size of the deltas.",
 )
 @click.option(
-    "--projection/--no-projection", default=None, help="Keep keys of preserved text where they are."
+    "--projection/--no-projection", default=None, help="Leave the outputs for preserved text unchanged."
 )
 @click.option(
-    "--protect-earlier/--no-protect-earlier", default=None, help="Keep earlier batches' facts where they are."
+    "--protect-earlier/--no-protect-earlier",
+    default=None,
+    help="Leave the facts of earlier batches unchanged.",
 )
 @click.option(
     "--unseen",
     type=click.Choice(["protect", "edit", "error"]),
-    help="Experts that preserved text hardly uses.",
+    help="What to do with experts that preserved text hardly uses.",
 )
 @click.option("--corpus", type=FILE, help="Preserved text: .txt, or .jsonl with a text field.")
 @click.option(
@@ -109,8 +117,8 @@ method.
     type=click.Choice(["subject-last", "last"]),
     help="The token whose hidden state is edited.",
 )
-@click.option("--chat/--no-chat", default=None, help="Put prompts under the tokenizer's chat template.")
-@click.option("--seed", type=int, help="Seed of everything random.")
+@click.option("--chat/--no-chat", default=None, help="Format prompts with the tokenizer's chat template.")
+@click.option("--seed", type=int, help="Seed of all random numbers.")
 @click.option(
     "--set",
     "settings",
@@ -118,7 +126,7 @@ method.
     metavar="KEY=VALUE",
     help="Any other option of the method; repeatable.",
 )
-@click.option("--skip-invalid", is_flag=True, help="List facts that cannot be used, and go on without them.")
+@click.option("--skip-invalid", is_flag=True, help="List facts that cannot be used, and build without them.")
 @model_options
 @json_option
 def build(
@@ -143,7 +151,7 @@ def build(
 
     chosen = get_method(method)
     out = check_writable(out or Path(f"{edits.stem}.safetensors"))
-    read_edits(edits, skip_invalid=skip_invalid)  # a mistake in the facts should not wait for the model
+    read_edits(edits, skip_invalid=skip_invalid)  # report mistakes in the facts before the model is loaded
     earlier = _earlier_edits(lock_path) if lock_path else None
     base = open_model(model, dtype, device_map, offload_folder, allow_dense=chosen.edits_dense)
     read = read_edits(edits, skip_invalid=skip_invalid, base=base)
@@ -168,7 +176,7 @@ def build(
 def _options(
     method: Method[Any], base: Base, recipe: str | None, given: Mapping[str, Any], settings: Sequence[str]
 ) -> BaseModel:
-    """The method's options: the command line over the recipe over the method's defaults."""
+    """The method's options. The command line overrides the recipe, which overrides the defaults."""
     from moe_patch.methods.overrides import merged_options, option_names, parse_setting
     from moe_patch.methods.recipes import load_recipe, recipe_for
 
@@ -185,7 +193,7 @@ def _options(
 
 
 def _earlier_edits(lock_path: Path) -> EarlierEdits:
-    """The stack to build on, with what has to be said of it on standard error."""
+    """The stack to build on. Notes on it go to standard error."""
     from moe_patch.methods.earlier_edits import EarlierEdits
     from moe_patch.stack import resolve_stack
 
@@ -199,4 +207,4 @@ def _list_skipped(read: FactFile) -> None:
     for skipped in read.skipped:
         click.echo(f"Skipped line {skipped.line}: {skipped.reason}", err=True)
     if read.skipped:
-        click.echo(f"{len(read.skipped)} facts were skipped, {len(read.facts)} are left.", err=True)
+        click.echo(f"{len(read.skipped)} facts were skipped; {len(read.facts)} are left.", err=True)

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 def log_to_stderr(level: int) -> None:
     """Show the library's log records from `level` upwards on standard error.
 
-    What the libraries underneath say of names that they will take away is for developers: it is shown from
-    INFO downwards.
+    Deprecation warnings of the libraries below are for developers: they are shown only at INFO or DEBUG.
     """
     logger = logging.getLogger("moe_patch")
     handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
@@ -35,28 +34,28 @@ def log_to_stderr(level: int) -> None:
 
 
 class _NoNotices(logging.Filter):
-    """Keeps out what a library logs, rather than warns, of names that it will take away."""
+    """Filters out deprecation messages that a library logs instead of raising them as warnings."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return "deprecat" not in record.getMessage()
 
 
 def hide_notices(library: str) -> None:
-    """Keep a library's notices of deprecation out of its log, unless ours is shown from INFO downwards."""
+    """Hide a library's deprecation messages from its log, unless our own log level is INFO or DEBUG."""
     if logging.getLogger("moe_patch").level > logging.INFO:
         for handler in logging.getLogger(library).handlers:
             handler.addFilter(_NoNotices())
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """One JSON object on standard output."""
+    """Print one JSON object to standard output."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def print_tables(*tables: Table) -> None:
-    """Tables on standard output, as wide as they need to be where it is not a terminal.
+    """Print tables to standard output, at full width if it is not a terminal.
 
-    Text stays as it is: a model's answer may look like markup, or like the name of an emoji.
+    Text is printed literally: a model's answer may look like markup or like the name of an emoji.
     """
     width = None if Console().is_terminal else 1000
     console = Console(width=width, markup=False, emoji=False, highlight=False)
@@ -65,7 +64,7 @@ def print_tables(*tables: Table) -> None:
 
 
 def plain_table(title: str, columns: Sequence[str], right: Sequence[str] = ()) -> Table:
-    """An empty table; the columns named in `right` are aligned to the right, as numbers are."""
+    """An empty table; the columns named in `right` are right-aligned, for numbers."""
     table = Table(title=title, title_justify="left", header_style="bold")
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
@@ -74,7 +73,7 @@ def plain_table(title: str, columns: Sequence[str], right: Sequence[str] = ()) -
 
 @contextmanager
 def progress_bars() -> Iterator[Report | None]:
-    """A function to report progress to, drawn as a bar for each stage; None unless stderr is a terminal."""
+    """A function that draws progress as one bar for each stage; None unless stderr is a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield None

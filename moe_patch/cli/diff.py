@@ -1,4 +1,4 @@
-"""`moe-patch diff`: what is different between two patches."""
+"""`moe-patch diff`: the differences between two patches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.argument("second_path", metavar="B", type=FILE)
 @json_option
 def diff(first_path: Path, second_path: Path, as_json: bool) -> None:
-    """Show what is different from patch A to patch B: facts, deltas, settings. Needs no model."""
+    """Show the differences between patches A and B: facts, deltas, settings. Needs no model."""
     from moe_patch.patch import load
     from moe_patch.stack.compare import compare_patches
 

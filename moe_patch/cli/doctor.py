@@ -1,4 +1,4 @@
-"""`moe-patch doctor`: what is installed, what it runs on, and whether it works there."""
+"""`moe-patch doctor`: what is installed, on which devices it runs, and whether it works on them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Examples:
 
 \b
 Exit codes:
-  0 all self-tests passed, if there were any   1 one failed
+  0 no self-test failed   1 a self-test failed
 """
 )
 @click.option(
@@ -35,22 +35,22 @@ Exit codes:
     "names",
     multiple=True,
     metavar="NAME",
-    help="Device to test, as cpu or cuda:0; repeatable.  [default: every one that is there]",
+    help="Device to test, such as cpu or cuda:0; repeatable.  [default: all devices]",
 )
 @click.option(
     "--self-test/--no-self-test",
     "tested",
     default=True,
     show_default=True,
-    help="Build, apply, ask and take off a small patch.",
+    help="Build a small patch, apply it, ask its facts, and remove it.",
 )
 @json_option
 def doctor(names: tuple[str, ...], tested: bool, as_json: bool) -> None:
-    """Look at this installation, and try it on every device.
+    """Examine this installation, and test it on every device.
 
-    Prints releases beside those that were tested, the devices, free memory and disk, the cache, and whether
-    vLLM would have the plugin. A bug report starts with what --json prints. A release that was not tested is
-    a warning and no failure.
+    Prints the installed and the tested releases, the devices, free memory and disk, the cache, and whether
+    the plugin would be on in vLLM. Start a bug report with the output of --json. A release that was not
+    tested is a warning, not a failure.
     """
     from moe_patch.doctor import (
         DoctorReport,
@@ -81,7 +81,7 @@ def doctor(names: tuple[str, ...], tested: bool, as_json: bool) -> None:
 
 
 def _chosen(names: Sequence[str], there: Sequence[str]) -> Sequence[str]:
-    """The devices that are named, each once, or all that are there."""
+    """The named devices, without repeats, or all devices if none is named."""
     for name in names:
         if name not in there:
             raise click.BadParameter(
@@ -162,7 +162,7 @@ def _test_table(test: SelfTestResult) -> Table:
 
 
 def _size(count: int | None) -> str:
-    """Bytes in GiB, or in MiB where they are few."""
+    """Bytes as GiB, or as MiB below one GiB."""
     if count is None:
         return "unknown"
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -20,12 +20,12 @@ Example:
 )
 @click.argument("patch_path", metavar="PATCH", type=FILE)
 @click.option(
-    "--fact", "ids", multiple=True, required=True, metavar="ID", help="A fact to take out; repeatable."
+    "--fact", "ids", multiple=True, required=True, metavar="ID", help="Id of a fact to drop; repeatable."
 )
 @out_option
 @json_option
 def drop(patch_path: Path, ids: Sequence[str], out: Path, as_json: bool) -> None:
-    """Write PATCH without some of its facts, solved again from the file. Needs no model."""
+    """Write PATCH without some of its facts. It is solved again from the file; no model is needed."""
     from moe_patch.cli.summary import describe_patch, summary_tables
     from moe_patch.patch import load, save
     from moe_patch.stack import drop_facts as without

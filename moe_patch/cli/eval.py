@@ -1,4 +1,4 @@
-"""`moe-patch eval`: what a patch does to a model, with the base's own scores beside."""
+"""`moe-patch eval`: the scores of a patched model, next to those of its base."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Examples:
     "--rule",
     type=click.Choice(["counterfact", "zsre"]),
     help="Compare two answers' probabilities, or count greedy tokens.  "
-    "[default: zsre for ZsRE records, else counterfact where every fact has a target_true]",
+    "[default: zsre for ZsRE records, counterfact for other facts if each has a target_true]",
 )
 @click.option(
     "--routing/--no-routing", default=True, show_default=True, help="Compare the router's choices too."
@@ -56,7 +56,7 @@ def evaluate(
     as_json: bool,
     **model: Any,
 ) -> None:
-    """Measure PATCH: efficacy, generalization, specificity, utility, and the routing's shift.
+    """Measure PATCH: efficacy, generalization, specificity, utility, and the shift in routing.
 
     Scores are percentages with 95% intervals. The base is measured in the same run, before the patch is
     applied.

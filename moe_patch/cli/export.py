@@ -1,4 +1,4 @@
-"""`moe-patch export`: a patch in the form of another tool."""
+"""`moe-patch export`: write a patch in another tool's format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from moe_patch.base.model import Base
     from moe_patch.patch import Patch
 
-HIGHEST_RANK = 512  # that inference engines take in an adapter
+HIGHEST_RANK = 512  # the highest rank of an adapter that inference engines accept
 _READERS = {"peft": "peft", "vllm-lora": "vllm"}
 
 
@@ -33,23 +33,23 @@ Examples:
     "target",
     type=click.Choice(list(_READERS)),
     required=True,
-    help="A LoRA adapter folder, as PEFT or as vLLM reads it.",
+    help="Format of the LoRA adapter folder: for PEFT or for vLLM.",
 )
 @click.option("--base", help="Name or folder of the patch's base.  [default: atlas, the demo model]")
 @click.option(
     "--form",
     type=click.Choice(["packed", "split"]),
-    help="One adapter for all experts of a layer (PEFT's target_parameters), or keys for every expert.  "
-    "[default: packed for peft; for vllm-lora what vLLM takes for this architecture]",
+    help="One adapter for all experts of a layer (PEFT's target_parameters), or one for each expert.  "
+    "[default: packed for peft; for vllm-lora, the form that vLLM reads for this architecture]",
 )
 @click.option(
     "--max-rank",
     type=click.IntRange(min=1),
     default=HIGHEST_RANK,
     show_default=True,
-    help="Refuse a patch that needs a higher rank; the error says what the best truncation would lose.",
+    help="Refuse a patch that needs a higher rank. The error says how much the best truncation would lose.",
 )
-@click.option("--truncate", is_flag=True, help="Lower the rank to --max-rank instead.")
+@click.option("--truncate", is_flag=True, help="Truncate the patch to --max-rank instead of refusing it.")
 @out_folder_option
 @json_option
 def export(
@@ -64,14 +64,14 @@ def export(
 ) -> None:
     """Write PATCH as a LoRA adapter on the down projections of the experts.
 
-    The adapter works beside quantised weights too. No weights are changed.
+    No weights are changed, so the adapter works with quantised weights too.
     """
     from moe_patch.export.lora import require_weights, to_lora
     from moe_patch.export.lora_forms import form_for, usual_shape
     from moe_patch.patch import load
 
     patch = load(patch_path)
-    require_weights(patch)  # before the base is looked at, whose layers a bypass knows otherwise
+    require_weights(patch)  # before the base is opened: what follows is for deltas only
     model, name_of = _base_of(patch, base)
     reader: Any = _READERS[target]
     form = form or usual_shape(reader, model.model.config.model_type)
@@ -89,7 +89,7 @@ def export(
     table.show_header = False
     table.add_row("folder", str(out))
     table.add_row("form", form)
-    table.add_row("rank", f"{adapter.rank}, of {adapter.needed} that the patch has")
+    table.add_row("rank", f"{adapter.rank}, of {adapter.needed} in the patch")
     if target == "vllm-lora":
         table.add_row("vLLM needs", f"--enable-lora --max-lora-rank {adapter.room}")
     table.add_row("lost, worst fact", f"{100 * adapter.lost['worst']:.2g}%")
@@ -98,9 +98,12 @@ def export(
 
 
 def _base_of(patch: Patch, name: str | None) -> tuple[Base, Callable[[int, int], str] | None]:
-    """The patch's base without weights, and how its checkpoint names experts; WrongBase if it is another.
+    """The patch's base without weights, and how its checkpoint names experts.
 
-    Quantised experts cannot be held against a patch, so there only the sizes are.
+    Quantised experts cannot be compared with a patch: only their sizes are checked.
+
+    Raises:
+        WrongBase: the patch was built for another base.
     """
     from moe_patch.checkpoint.folder import open_checkpoint, open_meta, quantisation_scheme
     from moe_patch.errors import WrongBase
@@ -114,6 +117,6 @@ def _base_of(patch: Patch, name: str | None) -> tuple[Base, Callable[[int, int],
         return checkpoint.base, checkpoint.stored_name
     found = model.fingerprint([])
     if (found.model_type, found.index) != (patch.base.model_type, patch.base.index):
-        raise WrongBase(f"the patch was built for another base: the MoE layers of {model.name} are others")
+        raise WrongBase(f"the patch was built for another base: the MoE layers of {model.name} differ")
     click.echo(f"{model.name} is quantised ({method}): only its sizes could be checked.", err=True)
     return model, None

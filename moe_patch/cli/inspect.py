@@ -1,4 +1,4 @@
-"""`moe-patch inspect`: what is in a patch file, without opening a model."""
+"""`moe-patch inspect`: show the contents of a patch file without opening a model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from moe_patch.cli.console import print_json, print_tables
 from moe_patch.cli.options import FILE, json_option
 
-SHOWN = 10  # facts in the table, unless all are asked for
+SHOWN = 10  # facts in the table without --all
 
 
 @click.command(
@@ -23,9 +23,9 @@ Examples:
 @click.option("--all", "show_all", is_flag=True, help=f"Show every fact, not only the first {SHOWN}.")
 @json_option
 def inspect(patch_path: Path, show_all: bool, as_json: bool) -> None:
-    """Show what is in PATCH: facts, layers, experts, sizes, norms, base and hash.
+    """Show the contents of PATCH: facts, layers, experts, sizes, norms, base and hash.
 
-    The file is checked whole, its hash included, before anything is shown. No model is needed.
+    The whole file and its hash are checked first. No model is needed.
     """
     from moe_patch.cli.summary import describe_patch, fact_table, summary_tables
     from moe_patch.patch import load

@@ -1,4 +1,4 @@
-"""`moe-patch log`: how a patch came about."""
+"""`moe-patch log`: the history of a patch."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ Examples:
     "folders",
     multiple=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder with patches it may come from; repeatable.  [default: the patch's own]",
+    help="Folder to search for its parents; repeatable.  [default: the patch's own]",
 )
 @json_option
 def log(patch_path: Path, folders: tuple[Path, ...], as_json: bool) -> None:
-    """Show how PATCH came about: when, with what, from which patches, and what the builds measured.
+    """Show the history of PATCH: when and with which tools it was built, its parents, and build results.
 
-    Parents are found by hash among the patches of its folder.
+    Parents are found by hash among the patches of the folder.
     """
     from moe_patch.stack.lineage import patch_lineage
 
@@ -68,7 +68,7 @@ def _text(ancestor: Ancestor) -> str:
     known, indent = ancestor.metadata, "  " * ancestor.depth
     lines = [ancestor.hash]
     if known is None:
-        lines.append("    no file of it was found; name its folder with --search")
+        lines.append("    its file was not found; name its folder with --search")
     else:
         layers = ", ".join(sorted(known.base.layers, key=int)) or "none"
         tools = ", ".join(f"{name} {version}" for name, version in known.tools.items())
@@ -82,7 +82,7 @@ def _text(ancestor: Ancestor) -> str:
 
 
 def _means(known: Metadata) -> dict[str, float]:
-    """The mean over all facts of every number that the build says of each, under its name in words."""
+    """For each number in the build results, its mean over all facts, by its name in words."""
     results = known.results or [{}]
     means = {}
     for name in results[0]:

@@ -1,4 +1,4 @@
-"""`moe-patch merge`: a checkpoint with patches in its weights."""
+"""`moe-patch merge`: write a checkpoint with patches in its weights."""
 
 from __future__ import annotations
 
@@ -31,33 +31,33 @@ Examples:
     "patch_paths",
     type=FILE,
     multiple=True,
-    help="A patch to merge; repeat it for several, in order.",
+    help="A patch to merge; repeatable, in order.",
 )
-@click.option("--stack", type=FILE, help="Merge a stack's enabled patches, combined as the stack says.")
+@click.option(
+    "--stack", type=FILE, help="Merge the enabled patches of a stack, combined as its lock file says."
+)
 @allow_option
 @out_folder_option
 @link_option
 @click.option(
     "--keep-originals",
     is_flag=True,
-    help="Keep the patched experts as they were beside the weights, so that unmerging needs no base.",
+    help="Store the original experts next to the weights, so that unmerge needs no base.",
 )
 @click.option(
     "--rounding",
     type=click.Choice(["nearest", "compensated"]),
     default="nearest",
     show_default=True,
-    help="Round each weight to the nearest number, or so that the facts' own outputs come out right.",
+    help="Round each weight to the nearest number, or so that the outputs for the facts are kept.",
 )
-@click.option(
-    "--recheck", is_flag=True, help="Hash the base's files again, though they look the same as before."
-)
+@click.option("--recheck", is_flag=True, help="Hash the base's files again, even if they seem unchanged.")
 @click.option(
     "--allow-loss",
     is_flag=True,
-    help="Go on where quantised experts (MXFP4, FP8) lose more than a tenth of the median fact's edit.",
+    help="Allow quantised experts (MXFP4, FP8) to lose more than a tenth of the median fact's edit.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
 @json_option
 def merge(
     base: str | None,
@@ -73,10 +73,10 @@ def merge(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Write a checkpoint for any engine: the base with the patches in its weights.
+    """Write the base with the patches in its weights: a checkpoint for any engine.
 
-    Only shards that hold patched experts are written; the others are linked. The folder appears whole, in one
-    step. What an interrupted run has done is used when the same command is run again.
+    Only shards with patched experts are written; the others are linked. The complete folder appears in one
+    step. If a run is interrupted, the same command continues it.
     """
     from moe_patch.checkpoint import open_checkpoint, plan_merge
 
@@ -95,7 +95,9 @@ def merge(
     if dry_run:
         print_json(planned) if as_json else print_tables(_table("Would write", planned))
         return
-    click.echo(f"Writing {out}: {plan.disk_bytes:,} bytes on the disk at the peak and in the end.", err=True)
+    click.echo(
+        f"Writing {out}: {plan.disk_bytes:,} bytes on disk, both at the peak and at the end.", err=True
+    )
     with progress_bars() as progress:
         record = plan.run(progress)
     if as_json:

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they stand for."""
+"""Options that several commands share, and functions that evaluate them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ batch_option = click.option(
 chat_option = click.option(
     "--chat/--no-chat",
     default=None,
-    help="Ask under the tokenizer's chat template.  [default: as the patch was built]",
+    help="Format prompts with the tokenizer's chat template.  [default: as the patch was built]",
 )
 
 mode_option = click.option(
@@ -42,7 +42,7 @@ mode_option = click.option(
     type=click.Choice(["merge", "hook"]),
     default="merge",
     show_default=True,
-    help="Add the patch to the weights, or compute it beside them.",
+    help="Add the patch to the weights, or compute it next to them.",
 )
 
 
@@ -58,12 +58,12 @@ link_option = click.option(
     type=click.Choice(["auto", "hard", "copy"]),
     default="auto",
     show_default=True,
-    help="How files that stay the same get there: shared where that is possible, hard-linked, or copied.",
+    help="How to transfer unchanged files: share their blocks if possible, hard-link them, or copy them.",
 )
 
 
 def model_options(command: F) -> F:
-    """Add the options that say which model to open and how; they arrive as keywords for `open_model`."""
+    """Add the options for the model and how to open it. Their values are keywords of `open_model`."""
     model = click.option(
         "--model", help="Name or folder of the base model.  [default: atlas, the demo model]"
     )
@@ -71,7 +71,7 @@ def model_options(command: F) -> F:
 
 
 def opening_options(command: F) -> F:
-    """Add the options that say how a model is opened."""
+    """Add the options for how to open a model."""
     for option in reversed(
         (
             click.option(
@@ -79,13 +79,13 @@ def opening_options(command: F) -> F:
                 type=click.Choice(DTYPES),
                 default="auto",
                 show_default=True,
-                help="Weights' type in memory.",
+                help="Type of the weights in memory.",
             ),
             click.option("--device-map", help='Where accelerate puts the layers: "auto", "cpu", "cuda", ...'),
             click.option(
                 "--offload-folder",
                 type=click.Path(file_okay=False, path_type=Path),
-                help="Folder for layers that fit neither the GPU nor memory.",
+                help="Folder for layers that fit neither on the GPU nor in memory.",
             ),
         )
     ):
@@ -101,7 +101,7 @@ def open_model(
     *,
     allow_dense: bool = False,
 ) -> Base:
-    """Open the model that `model_options` describe; transformers' own bars are drawn on a terminal only."""
+    """Open the model that `model_options` describe. Progress bars appear on a terminal only."""
     import torch
 
     from moe_patch.base.opening import open_base
@@ -118,7 +118,7 @@ def open_model(
 
 
 def quiet_transformers() -> None:
-    """Keep transformers from notices of deprecation, and from drawing bars where there is no terminal."""
+    """Hide deprecation messages of transformers, and its progress bars if stderr is not a terminal."""
     from transformers.utils import logging as transformers_logging
 
     from moe_patch.cli.console import hide_notices
@@ -129,7 +129,7 @@ def quiet_transformers() -> None:
 
 
 def read_edits(path: Path, *, skip_invalid: bool = False, base: Base | None = None) -> FactFile:
-    """Read a facts file; with a base, targets that its tokenizer makes nothing of are refused too."""
+    """Read a facts file. With a base, also refuse targets that its tokenizer turns into no tokens."""
     from moe_patch.data.fact_file import read_facts
 
     def tokenize(text: str) -> list[int]:
@@ -140,5 +140,5 @@ def read_edits(path: Path, *, skip_invalid: bool = False, base: Base | None = No
 
 
 def built_with_chat(patch: Patch, chat: bool | None) -> bool:
-    """What `--chat` says, or else whether the patch was built under a chat template."""
+    """The value of --chat; if it is not given, whether the patch was built with a chat template."""
     return patch.chat if chat is None else chat

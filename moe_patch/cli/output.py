@@ -1,4 +1,4 @@
-"""Where commands write what they make."""
+"""Output files of commands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ out_option = click.option(
 
 
 def check_writable(path: Path) -> Path:
-    """The path, if a file can be put there: the answer should not wait for the work to be done."""
+    """Check that `path` can be written, before the work begins, and return it.
+
+    Raises:
+        click.BadParameter: the folder is missing or not writable.
+    """
     if not path.parent.is_dir():
         raise click.BadParameter(f"there is no folder {path.parent}", param_hint="--out")
     if not os.access(path.parent, os.W_OK):

@@ -1,4 +1,4 @@
-"""`moe-patch pull`: a patch from the Hub."""
+"""`moe-patch pull`: fetch a patch from the Hub."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Examples:
 def pull(reference: str, out: Path | None, as_json: bool) -> None:
     """Fetch a patch from the Hub, with its signature if it has one, and check it.
 
-    OUT.origin.json says which commit the revision meant. `moe-patch verify` checks the signature.
+    OUT.origin.json records the commit of the revision. `moe-patch verify` checks the signature.
     """
     from moe_patch.share.hub import HubReference, read_origin
     from moe_patch.share.hub import pull_patch as run

@@ -1,4 +1,4 @@
-"""`moe-patch push`: a patch to the Hub."""
+"""`moe-patch push`: publish a patch on the Hub."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Examples:
 )
 @click.argument("patch_path", metavar="PATCH", type=FILE)
 @click.argument("reference", metavar="hf://ORG/NAME[@BRANCH]")
-@click.option("--base-model", help="What the Hub calls the base, for the model card.")
-@click.option("--public", is_flag=True, help="Let everybody see the repository, if it is a new one.")
+@click.option("--base-model", help="Name of the base on the Hub, for the model card.")
+@click.option("--public", is_flag=True, help="Make the repository public, if it is new.")
 @json_option
 def push(patch_path: Path, reference: str, base_model: str | None, public: bool, as_json: bool) -> None:
-    """Publish PATCH on the Hub, with a model card and, if PATCH.sig is there, its signature.
+    """Publish PATCH on the Hub, with a model card, and with its signature if PATCH.sig exists.
 
-    Needs a token with the right to write: `hf auth login`, or $HF_TOKEN.
+    Needs a token with write access: `hf auth login`, or $HF_TOKEN.
     """
     from moe_patch.share.hub import push_patch as run
 

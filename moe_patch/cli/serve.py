@@ -1,4 +1,4 @@
-"""`moe-patch serve`: a vLLM server with patches in its weights, beside them, or changed while it runs."""
+"""`moe-patch serve`: start a vLLM server whose patches are merged, adapters, or changed while it runs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ Examples:
 """
 )
 @click.option("--model", help="Name or folder of the base model.  [default: atlas, the demo model]")
-@click.option("--stack", type=FILE, help="Lock file of a stack to load into the weights.")
+@click.option(
+    "--stack", type=FILE, help="Lock file of a stack; its patches are added to the weights at start."
+)
 @click.option(
     "--adapters",
     multiple=True,
     metavar="NAME=FOLDER,...",
-    help="Adapters of `export --format vllm-lora`, which requests choose as their model.",
+    help="Adapters from `export --format vllm-lora`; a request chooses one as its model.",
 )
 @click.option(
     "--allow",
@@ -37,7 +39,7 @@ Examples:
 @click.option(
     "--token-file",
     type=FILE,
-    help="File with the bearer token for live changes.  [default: what $MOE_PATCH_TOKEN says]",
+    help="File with the bearer token for live changes.  [default: the token in $MOE_PATCH_TOKEN]",
 )
 @click.option("--show", is_flag=True, help="Print the command that would run, and stop.")
 @click.argument("arguments", metavar="[-- VLLM ARGUMENT...]", nargs=-1, type=click.UNPROCESSED)
@@ -52,8 +54,8 @@ def serve(
 ) -> None:
     """Start vLLM's OpenAI server for a model and its patches.
 
-    What follows -- goes to `vllm serve` as it is. With a token, `moe-patch live` changes the patches of the
-    running server; docs/serving.md says how.
+    Arguments after -- are passed to `vllm serve` unchanged. With a token, `moe-patch live` can change the
+    patches of the running server; see docs/serving.md.
     """
     import shlex
 
@@ -70,11 +72,11 @@ def serve(
         click.echo("Live changes are off: neither --token-file nor $MOE_PATCH_TOKEN was given.", err=True)
     loaded = Loaded() if stack is None else loaded_from(stack)
     click.echo(f"The weights will be {weight_version(loaded, ())}.", err=True)
-    os.execve(command[0], command, environment)  # signals and the exit code are vLLM's own from here
+    os.execve(command[0], command, environment)  # so that signals and the exit code are vLLM's own
 
 
 def _adapters(texts: Sequence[str]) -> dict[str, Path]:
-    """Adapters by name, from `a=folder,b=folder`."""
+    """Parse `a=folder,b=folder` into adapters by name."""
     found: dict[str, Path] = {}
     for part in (part for text in texts for part in text.split(",")):
         name, _, folder = part.partition("=")

@@ -1,4 +1,4 @@
-"""`moe-patch sign`: vouch for a patch."""
+"""`moe-patch sign`: sign a patch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Example:
 def sign(patch_path: Path, key_path: Path, passphrase: bool, as_json: bool) -> None:
     """Write the signature of PATCH beside it, as PATCH.sig.
 
-    The patch is checked first, and is not changed.
+    The patch is checked first. It is not changed.
     """
     from moe_patch.patch import load
     from moe_patch.patch.signature import read_private_key, signature_path

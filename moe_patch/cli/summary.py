@@ -1,4 +1,4 @@
-"""A patch in figures: what `inspect` reports of a file and `build` of what it has built."""
+"""A summary of a patch, for `inspect`, `build` and `drop`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def describe_patch(patch: Patch, path: Path) -> dict[str, Any]:
-    """Plain data: facts with their build results, layers with norms and sizes, experts, base and hash."""
+    """The summary as plain data: facts, build results, layers with norms and sizes, experts, base, hash."""
     return {
         "kind": patch.kind,
         "method": patch.method,
@@ -40,7 +40,7 @@ def describe_patch(patch: Patch, path: Path) -> dict[str, Any]:
 
 
 def summary_tables(described: dict[str, Any]) -> list[Table]:
-    """What the patch is, and what it holds layer by layer."""
+    """One table for the whole patch, and one for its layers."""
     whole = plain_table("", ("", "patch"))
     whole.show_header = False
     touched = sum(len(experts) for experts in described["experts"].values())
@@ -64,7 +64,7 @@ def summary_tables(described: dict[str, Any]) -> list[Table]:
 
 
 def fact_table(described: dict[str, Any], limit: int | None = None) -> Table:
-    """The facts with how their targets were reached; at most `limit` of them."""
+    """A table of at most `limit` facts, with how well their target values were reached."""
     facts = described["facts"][:limit]
     numbers = [
         name
@@ -136,7 +136,7 @@ def _bypass_line(bypass: dict[str, Any]) -> str:
 
 
 def _dense_bytes(delta: LayerDelta) -> int:
-    """What the touched experts' deltas would take in fp32, written out."""
+    """The size in bytes of the touched experts' deltas as dense fp32 matrices."""
     return 4 * len(delta.experts()) * delta.left.shape[1] * delta.rows.value.shape[1]
 
 

@@ -1,4 +1,4 @@
-"""`moe-patch unmerge`: a merged checkpoint as it was before."""
+"""`moe-patch unmerge`: restore a checkpoint from before a merge."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ Examples:
 )
 @click.argument("merged", type=FOLDER)
 @click.option(
-    "--base", help="Name or folder of the base to restore from.  [default: originals kept, or the merge's]"
+    "--base",
+    help="Name or folder of the base to restore from.  [default: stored originals, or the merge's base]",
 )
 @out_folder_option
 @link_option
 @json_option
 def unmerge(merged: Path, base: str | None, out: Path, link: Any, as_json: bool) -> None:
-    """Write the files that were there before the last merge into MERGED, to the byte.
+    """Write the checkpoint from before the last merge into MERGED, equal to the byte.
 
-    Every restored file is held to the SHA-256 that it had. MERGED itself stays as it is.
+    Every restored file must have its former SHA-256. MERGED itself does not change.
     """
     from moe_patch.checkpoint import unmerge_checkpoint as run
 
@@ -37,4 +38,6 @@ def unmerge(merged: Path, base: str | None, out: Path, link: Any, as_json: bool)
         print_json({"out": str(out), "removed": [patch.hash for patch in record.patches]})
     else:
         files = len(record.rewritten)
-        click.echo(f"{out}: {len(record.patches)} patches out of {files} files, each as it was before.")
+        click.echo(
+            f"{out}: removed {len(record.patches)} patches; {files} files restored, equal to the byte."
+        )

@@ -1,4 +1,4 @@
-"""`moe-patch verify`: whether a patch is what it says it is."""
+"""`moe-patch verify`: check a patch's file, hash, signature, base and edits."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ Exit codes:
 """
 )
 @click.argument("patch_path", metavar="PATCH", type=click.Path(path_type=Path))
-@click.option("--base", help="Name or folder of the base, to compare fingerprints; no weights are loaded.")
-@click.option("--model", help="Name or folder of the base, to open it and ask about the patch's facts.")
+@click.option("--base", help="Name or folder of the base: compare fingerprints, without loading weights.")
+@click.option("--model", help="Name or folder of the base: open it and ask the patch's facts.")
 @click.option(
-    "--require-signature", is_flag=True, help="Refuse a patch without a signature by one of the keys."
+    "--require-signature", is_flag=True, help="Refuse a patch that is not signed with one of the keys."
 )
 @click.option(
     "--key",
     "key_paths",
     type=FILE,
     multiple=True,
-    help="Ed25519 public key that is trusted, in PEM or OpenSSH's format; repeatable.",
+    help="Trusted Ed25519 public key, in PEM or OpenSSH's format; repeatable.",
 )
 @click.option(
     "--at-least",
     type=click.FloatRange(min=0, max=100),
     default=90,
     show_default=True,
-    help="Percentage of facts that the model has to say.",
+    help="Percentage of facts that the model must say.",
 )
 @chat_option
 @opening_options
@@ -64,7 +64,7 @@ def verify(
 ) -> None:
     """Check the file of PATCH, its hash, its signature, its base and, with a model, that its edits hold.
 
-    The first check that fails ends it; each has an exit code of its own. For --base and --model, `atlas` is
+    The first check that fails ends the command. Each has its own exit code. `atlas` as --base or --model is
     the demo model.
     """
     from moe_patch.checkpoint import open_checkpoint
@@ -90,7 +90,7 @@ def verify(
 
 
 def _name(given: str | None) -> str | None:
-    """What the library calls the demo model is None; `atlas` asks for it, because without a name none is."""
+    """The library's name for a model: None instead of `atlas`. On this command line None means no model."""
     return None if given == "atlas" else given
 
 

@@ -84,7 +84,7 @@ def test_skipped_facts_are_listed(run: Run, model: Path, tmp_path: Path) -> None
     result = run("build", "--edits", edits, "--model", model, "--out", out, "--skip-invalid", *QUICK)
     assert result.exit_code == 0, result.stderr
     assert "Skipped line 2: " in result.stderr
-    assert "1 facts were skipped, 1 are left." in result.stderr
+    assert "1 facts were skipped; 1 are left." in result.stderr
 
 
 def test_a_folder_that_is_not_there_is_refused_before_the_build(
@@ -119,7 +119,7 @@ def test_wrong_options_are_named(
 def test_layers_that_are_none_are_an_error_of_use(run: Run, edits: Path, layers: str) -> None:
     result = run("build", "--edits", edits, f"--layers={layers}")
     assert result.exit_code == 2
-    assert "expected something like 2,3,4 or 2-4" in result.stderr
+    assert "expected a form such as 2,3,4 or 2-4" in result.stderr
 
 
 def test_layers_may_be_a_range() -> None:

@@ -103,7 +103,7 @@ def test_if_one_server_cannot_those_before_it_go_back(run: Run, servers: list[Re
     result = run("live", "add", "p", "--url", first.url, "--url", second.url)
     assert result.exit_code == 1
     assert f"Error: {second.url}: No. (self_test_failed)" in result.stderr
-    assert f"{first.url} is back where it was." in result.stderr
+    assert f"{first.url} was changed back." in result.stderr
     assert [asked[1] for asked in first.asked] == ["/moe_patch/patches", "/moe_patch/rollback"]
 
 
@@ -120,7 +120,7 @@ def test_the_token_is_not_sent_where_a_server_points(run: Run, servers: list[Rec
     ("status", "body", "said"),
     [
         (200, "<html>", "the answer is not JSON"),
-        (200, "[]", "the answer is no JSON object"),
+        (200, "[]", "the answer is not a JSON object"),
         (404, '{"detail":"Not Found"}', "it answers 404 Not Found: does it run with live patches?"),
         (500, "", "it answers 500"),
     ],

@@ -214,7 +214,7 @@ def test_drop_diff_and_log_tell_of_one_another(run: Run, here: Path) -> None:
     told = run("log", "less.safetensors").stdout
     assert load("a.safetensors").hash in told
     (here / "a.safetensors").unlink()
-    assert "no file of it was found" in run("log", "less.safetensors").stdout
+    assert "its file was not found" in run("log", "less.safetensors").stdout
 
 
 def test_drop_names_the_facts_that_there_are(run: Run, here: Path) -> None:

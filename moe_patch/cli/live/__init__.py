@@ -1,4 +1,4 @@
-"""`moe-patch live`: the patches of running servers."""
+"""`moe-patch live`: change the patches of running servers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ The token is read from $MOE_PATCH_TOKEN, or from the file that --token-file or $
 """,
 )
 def live() -> None:
-    """Put patches on running servers, and take them off, without a restart.
+    """Add patches to running servers, and remove them, without a restart.
 
-    A server drains, changes its weights, forgets cached prefixes and is then asked the patch's own facts. If
-    it does not say them, it goes back to what it was. With several --url, servers change one after the
-    other, and if one cannot, those before it go back too.
+    A server finishes its running requests, changes its weights, clears its prefix cache, and is asked the
+    patch's own facts. If it does not say them, the change is undone. With several --url, servers change one
+    after the other. If one fails, the servers before it are changed back.
     """
 
 

@@ -24,16 +24,20 @@ Examples:
 """
 )
 @click.argument("patch")
-@click.option("--position", type=click.IntRange(min=1), help="Where it goes.  [default: on top]")
+@click.option("--position", type=click.IntRange(min=1), help="Place in the order, from 1.  [default: on top]")
 @click.option(
-    "--facts", type=click.IntRange(1, 1024), default=16, show_default=True, help="Ask at most so many facts."
+    "--facts",
+    type=click.IntRange(1, 1024),
+    default=16,
+    show_default=True,
+    help="Ask at most this many facts.",
 )
 @click.option(
     "--share",
     type=click.FloatRange(0, 1),
     default=0.5,
     show_default=True,
-    help="Share of them that the server has to say.",
+    help="Share of these facts that the server must say.",
 )
 @server_options
 @json_option
@@ -46,7 +50,7 @@ def add(
     token_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Put PATCH, a file on the server or hf://ORG/NAME[@REVISION], on top or at a position."""
+    """Add PATCH, a file on the server or hf://ORG/NAME[@REVISION]."""
     where = patch if patch.startswith("hf://") else str(Path(patch).absolute())
     test = {"facts": facts, "share": share}
     _change(urls, token_file, as_json, lambda server: server.add(where, position, test))
@@ -57,7 +61,7 @@ def add(
 @server_options
 @json_option
 def remove(patch: str, urls: Sequence[str], token_file: Path | None, as_json: bool) -> None:
-    """Take PATCH, given by name, by hash or by the first eight digits of it, off."""
+    """Remove PATCH, given by its name, its hash, or the first eight digits of its hash."""
     _change(urls, token_file, as_json, lambda server: server.remove(patch))
 
 
@@ -66,7 +70,7 @@ def remove(patch: str, urls: Sequence[str], token_file: Path | None, as_json: bo
 @server_options
 @json_option
 def reorder(patches: Sequence[str], urls: Sequence[str], token_file: Path | None, as_json: bool) -> None:
-    """Put all PATCHes that are on into this order, the lowest first."""
+    """Put the server's live patches into this order, the lowest first. Name all PATCHes."""
     _change(urls, token_file, as_json, lambda server: server.reorder(list(patches)))
 
 
@@ -74,7 +78,7 @@ def reorder(patches: Sequence[str], urls: Sequence[str], token_file: Path | None
 @server_options
 @json_option
 def rollback(urls: Sequence[str], token_file: Path | None, as_json: bool) -> None:
-    """Undo the last change; again, the one before it."""
+    """Undo the last change. Run it again to undo the change before it."""
     _change(urls, token_file, as_json, lambda server: server.rollback(), undo=False)
 
 
@@ -86,7 +90,7 @@ def _change(
     *,
     undo: bool = True,
 ) -> None:
-    """Change servers one after the other; if one cannot, those that did go back."""
+    """Change servers one after the other. If one fails, change those before it back."""
     from moe_patch.cli.live.client import ServerError
 
     done: list[tuple[LiveClient, dict[str, Any]]] = []
@@ -96,7 +100,7 @@ def _change(
         except ServerError as error:
             for before, _ in reversed(done if undo else []):
                 before.rollback()
-                click.echo(f"{before.url} is back where it was.", err=True)
+                click.echo(f"{before.url} was changed back.", err=True)
             raise error
     _report(done, as_json)
 

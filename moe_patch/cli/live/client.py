@@ -1,4 +1,4 @@
-"""Speaking with a server's live interface, over HTTP."""
+"""A client of a server's live interface, over HTTP."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _MAX_ANSWER_BYTES = 16 * 2**20
 
 
 class ServerError(MoePatchError):
-    """A running server cannot be reached, or did not do what it was asked to."""
+    """A running server cannot be reached, or refused a request."""
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A server that sends its client elsewhere must not have the token sent there too."""
+    """Refuses redirects: a redirect must not receive the token."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -29,33 +29,37 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 @dataclass(frozen=True, slots=True)
 class LiveClient:
-    """A running server: where it is, and the token that its live interface wants."""
+    """A client of one running server. Every request may raise `ServerError`."""
 
     url: str
     token: str | None = field(default=None, repr=False)
-    seconds: float = 900.0  # longer than a server waits for requests under way
+    seconds: float = 900.0  # timeout; longer than a server waits for its running requests
 
     def __post_init__(self) -> None:
-        """ConfigError for what is no address of a server."""
+        """Check the address.
+
+        Raises:
+            ConfigError: `url` is not the address of a server.
+        """
         parts = urlsplit(self.url)
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.username:
             raise ConfigError(f"{self.url}: expected an address such as http://localhost:8000")
 
     def stack(self) -> dict[str, Any]:
-        """What is on."""
+        """The server's patches."""
         return self._call("GET", "stack")
 
     def add(self, path: str, position: int | None, test: Mapping[str, Any]) -> dict[str, Any]:
-        """Put a patch on; `path` is one on the server, or a reference to the Hub."""
+        """Add a patch. `path` is a path on the server or a reference to the Hub."""
         body = {"path": path, "self_test": dict(test)}
         return self._call("POST", "patches", body if position is None else body | {"position": position})
 
     def remove(self, patch: str) -> dict[str, Any]:
-        """Take a patch off, by its name, its hash or the beginning of it."""
+        """Remove a patch, given by its name, its hash, or the beginning of its hash."""
         return self._call("DELETE", f"patches/{quote(patch, safe='')}")
 
     def reorder(self, patches: list[str]) -> dict[str, Any]:
-        """Put all patches into another order, the lowest first."""
+        """Put all live patches into another order, the lowest first."""
         return self._call("POST", "reorder", {"patches": patches})
 
     def rollback(self) -> dict[str, Any]:
@@ -63,7 +67,7 @@ class LiveClient:
         return self._call("POST", "rollback")
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The server's answer; ServerError, saying which server and what it said, for any but success."""
+        """The server's answer; a ServerError with the server's message if it is not a success."""
         request = urllib.request.Request(f"{self.url.rstrip('/')}/moe_patch/{path}", method=method)
         if self.token is not None:
             request.add_header("Authorization", f"Bearer {self.token}")
@@ -86,12 +90,12 @@ class LiveClient:
         except ValueError as error:
             raise ServerError(f"{self.url}: the answer is not JSON: is this a moe-patch server?") from error
         if not isinstance(answer, dict):
-            raise ServerError(f"{self.url}: the answer is no JSON object: is this a moe-patch server?")
+            raise ServerError(f"{self.url}: the answer is not a JSON object: is this a moe-patch server?")
         return answer
 
 
 def _complaint(error: urllib.error.HTTPError) -> str:
-    """What a server said is wrong."""
+    """The server's error message."""
     try:
         told = json.loads(error.read(_MAX_ANSWER_BYTES))["error"]
         return f"{told['message']} ({told['code']})"

@@ -1,4 +1,4 @@
-"""What the live commands share."""
+"""Options that the live commands share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def server_options(command: F) -> F:
-    """Add the options that say which servers to speak with; `servers_of` takes what arrives."""
+    """Add the options that name the servers. `servers_of` takes their values."""
     for option in (
         click.option("--token-file", type=FILE, help="File with the token.  [default: $MOE_PATCH_TOKEN]"),
         click.option(

@@ -1,4 +1,4 @@
-"""The commands that only look: `list` and `version`."""
+"""The commands that change nothing: `list` and `version`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from moe_patch.cli.options import FILE, json_option
 @server_options
 @json_option
 def show(urls: Sequence[str], token_file: Path | None, as_json: bool) -> None:
-    """Say what is on, the lowest patch first; what was loaded with the weights lies beneath."""
+    """List the patches of servers, the lowest first. Patches loaded at start are below live ones."""
     stacks = [(server.url, server.stack()) for server in servers_of(urls, token_file)]
     if as_json:
         print_json({"servers": [{"url": url, **stack} for url, stack in stacks]})
@@ -34,9 +34,9 @@ def show(urls: Sequence[str], token_file: Path | None, as_json: bool) -> None:
 @click.argument("stack", type=FILE)
 @json_option
 def version(stack: Path, as_json: bool) -> None:
-    """Say which version the weights of a server have that is started with STACK.
+    """Print the version of the weights of a server that is started with STACK.
 
-    Probes of a fleet wait for it: GET /moe_patch/ready?version=...
+    Readiness probes of a fleet can wait for it: GET /moe_patch/ready?version=...
     """
     from moe_patch_serving.api.weight_version import loaded_from, weight_version
 

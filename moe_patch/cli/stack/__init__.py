@@ -20,10 +20,10 @@ Examples:
 """,
 )
 def stack() -> None:
-    """Keep patches as a stack: which ones, in which order, which of them on.
+    """Manage a stack: an ordered list of patches, each enabled or disabled.
 
-    A stack is a lock file with the hash of every patch. Every change replaces it in one step and can be
-    undone.
+    A stack is a lock file with the hash of every patch. Every change replaces the file in one step and can
+    be undone.
     """
 
 

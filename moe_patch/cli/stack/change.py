@@ -1,4 +1,4 @@
-"""What changes a stack: `init`, `add`, `remove`, `enable`, `disable`, `move`, `combine`, `undo`."""
+"""The commands that change a stack, such as `init`, `add`, `enable`, `combine` and `undo`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ patches_argument = click.argument("names", metavar="PATCH...", nargs=-1, require
 @allow_option
 @stack_option
 def init(paths: Sequence[Path], combine: Any, allow_conflicts: bool, lock_path: Path) -> None:
-    """Make a stack of PATCHes, the first one lowest, or an empty one."""
+    """Create a stack of PATCHes, the lowest first, or an empty stack."""
     from moe_patch.stack import Lock, create_lock
 
     lock = _grown(Lock(combine=combine or "solve"), paths, lock_path, allow_conflicts)
@@ -32,13 +32,15 @@ def init(paths: Sequence[Path], combine: Any, allow_conflicts: bool, lock_path: 
 
 @click.command(epilog="\b\nExample:\n  moe-patch stack add rivers.safetensors --position 1")
 @click.argument("paths", metavar="PATCH...", nargs=-1, required=True, type=FILE)
-@click.option("--position", type=click.IntRange(min=1), help="Where the first one goes.  [default: on top]")
+@click.option(
+    "--position", type=click.IntRange(min=1), help="Place of the first one, from 1.  [default: on top]"
+)
 @allow_option
 @stack_option
 def add(paths: Sequence[Path], position: int | None, allow_conflicts: bool, lock_path: Path) -> None:
-    """Put PATCHes on the stack.
+    """Add PATCHes to the stack.
 
-    Refused for a patch of another base, and for facts that contradict those of a patch that is on.
+    A patch is refused if it belongs to another base or contradicts an enabled patch.
     """
     _change(lock_path, lambda lock: _grown(lock, paths, lock_path, allow_conflicts, position))
 
@@ -47,7 +49,7 @@ def add(paths: Sequence[Path], position: int | None, allow_conflicts: bool, lock
 @patches_argument
 @stack_option
 def remove(names: Sequence[str], lock_path: Path) -> None:
-    """Take PATCHes, given by number, name or hash, off the stack. Their files stay."""
+    """Remove PATCHes, given by number, name or hash, from the stack. Their files stay."""
     from moe_patch.stack import operations
 
     def without(lock: Lock) -> Lock:
@@ -63,7 +65,7 @@ def remove(names: Sequence[str], lock_path: Path) -> None:
 @allow_option
 @stack_option
 def enable(names: Sequence[str], allow_conflicts: bool, lock_path: Path) -> None:
-    """Switch PATCHes of the stack, given by number, name or hash, on."""
+    """Enable PATCHes of the stack, given by number, name or hash."""
     from moe_patch.stack.check import refuse_contradictions
 
     def switched_on(lock: Lock) -> Lock:
@@ -79,7 +81,7 @@ def enable(names: Sequence[str], allow_conflicts: bool, lock_path: Path) -> None
 @patches_argument
 @stack_option
 def disable(names: Sequence[str], lock_path: Path) -> None:
-    """Switch PATCHes of the stack, given by number, name or hash, off. They keep their place."""
+    """Disable PATCHes of the stack, given by number, name or hash. They keep their place."""
     _change(lock_path, lambda lock: _switched(lock, names, on=False))
 
 
@@ -98,7 +100,7 @@ def move(name: str, position: int, lock_path: Path) -> None:
 @click.argument("how", type=HOW)
 @stack_option
 def combine(how: Any, lock_path: Path) -> None:
-    """Say HOW the stack's patches become one: their deltas added, or all their facts solved for together."""
+    """Set HOW the stack's patches are combined: add their deltas, or solve for all their facts jointly."""
     from moe_patch.stack import operations
 
     _change(lock_path, lambda lock: operations.set_combine(lock, how))
@@ -107,7 +109,7 @@ def combine(how: Any, lock_path: Path) -> None:
 @click.command(epilog="\b\nExample:\n  moe-patch stack undo")
 @stack_option
 def undo(lock_path: Path) -> None:
-    """Bring back the stack as it was before the last change. Again: the one before."""
+    """Undo the last change of the stack. Run it again to undo the change before it."""
     from moe_patch.stack import undo_lock
 
     _say(lock_path, undo_lock(lock_path))

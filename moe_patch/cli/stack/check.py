@@ -1,4 +1,4 @@
-"""`moe-patch stack check`: whether the patches of a stack go together."""
+"""`moe-patch stack check`: check whether the patches of a stack go together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from moe_patch.stack.check import StackCheck
 
-SHOWN = 20  # pairs in the table, unless all are asked for
+SHOWN = 20  # pairs in the table without --all
 
 
 @click.command(
@@ -32,7 +32,7 @@ Examples:
 @click.option(
     "--heatmap",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Draw who moves whose facts how far into this picture (.png, .svg, .pdf); needs matplotlib.",
+    help="Draw how far each patch moves the facts of the others (.png, .svg, .pdf); needs matplotlib.",
 )
 @stack_option
 @json_option
@@ -47,7 +47,7 @@ def check(
 ) -> None:
     """Check files, hashes, bases and facts, and how far the patches move one another's facts.
 
-    Shares are of each fact's own edit at the layer. Fails where something is refused.
+    Shares are relative to each fact's own edit at the layer. The command fails if anything is refused.
     """
     from moe_patch.stack import read_lock
     from moe_patch.stack.check import check_stack

@@ -1,4 +1,4 @@
-"""`moe-patch stack diff`: what changed between two states of a stack."""
+"""`moe-patch stack diff`: the changes between two revisions of a stack, or between two stacks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Examples:
 @stack_option
 @json_option
 def diff(other: Path | None, lock_path: Path, as_json: bool) -> None:
-    """Show what changed since the stack's previous revision, or from it to the stack OTHER."""
+    """Show the changes since the stack's previous revision, or between the stack and OTHER."""
     from moe_patch.stack import read_lock
     from moe_patch.stack.compare import compare_locks
     from moe_patch.stack.store import previous_lock

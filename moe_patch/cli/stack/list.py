@@ -1,4 +1,4 @@
-"""`moe-patch stack list`: what is in a stack, from the lock file alone."""
+"""`moe-patch stack list`: the patches of a stack, from the lock file alone."""
 
 from __future__ import annotations
 

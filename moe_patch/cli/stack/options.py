@@ -1,4 +1,4 @@
-"""What the stack commands share."""
+"""Options that the stack commands share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ stack_option = click.option(
 )
 
 allow_option = click.option(
-    "--allow-conflicts", is_flag=True, help="Go on where patches contradict or disturb one another."
+    "--allow-conflicts", is_flag=True, help="Allow patches that contradict or disturb one another."
 )
 
 HOW = click.Choice(["add", "solve"])
@@ -32,21 +32,21 @@ HOW = click.Choice(["add", "solve"])
 combine_option = click.option(
     "--combine",
     type=HOW,
-    help="Add the deltas, or solve for all facts together.",
+    help="Add the deltas, or solve for all facts jointly.",
 )
 
 
 def conflict_options(command: F) -> F:
-    """Add the options that decide when patches disturb one another too much."""
+    """Add the options for the limits of disturbance between patches."""
     for option in (
         allow_option,
         click.option(
             "--refuse",
             type=click.FloatRange(min=0),
-            help="Share of a fact's own edit by which others may not move it.  [default: 1.0]",
+            help="Refuse if a fact is moved by this share of its own edit.  [default: 1.0]",
         ),
         click.option(
-            "--warn", type=click.FloatRange(min=0), help="Share that is worth a warning.  [default: 0.25]"
+            "--warn", type=click.FloatRange(min=0), help="Warn from this share on.  [default: 0.25]"
         ),
     ):
         command = option(command)

@@ -1,4 +1,4 @@
-"""`moe-patch stack resolve`: one patch that equals the stack."""
+"""`moe-patch stack resolve`: write one patch that equals the stack."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def resolve(
 ) -> None:
     """Write one patch that equals the stack. Needs no model.
 
-    Facts that several patches have are merged; the later patch counts. Refused where `stack check` refuses.
+    If several patches answer one question, the later patch wins. Stacks that `stack check` refuses are
+    refused here too.
     """
     from moe_patch.cli.summary import describe_patch, summary_tables
     from moe_patch.patch import save
