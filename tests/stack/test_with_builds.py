@@ -216,5 +216,5 @@ def test_check_knows_what_a_patch_was_built_on(base: Base) -> None:
     assert {(pair.disturbed, pair.by) for pair in found.disturbances} == {("patch-1", "patch-2")}
     members = stacked(upper, lower)
     found = check_combined(members, combine_deltas(members, "add"), "add")
-    assert any("not on beneath it" in finding.text for finding in found.findings)
+    assert any("not enabled below it" in finding.text for finding in found.findings)
     assert lower.hash != digest(0)
