@@ -121,6 +121,12 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Serving is typed by what vLLM says of itself, and imported by another name than its folder has.
+lint-serving: $(VLLM_VENV)/.installed
+	@mkdir -p build/mypy
+	@ln -sfn ../../serving build/mypy/moe_patch_serving
+	MYPYPATH=build/mypy $(VLLM_BIN)/mypy -p moe_patch_serving
+
 graph: $(VENV)/.installed
 	$(BIN)/python .ci/graph.py
 

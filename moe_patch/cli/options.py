@@ -125,7 +125,7 @@ def quiet_transformers() -> None:
 
     hide_notices("transformers")
     if not sys.stderr.isatty():
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        transformers_logging.disable_progress_bar()
 
 
 def read_edits(path: Path, *, skip_invalid: bool = False, base: Base | None = None) -> FactFile:

@@ -192,8 +192,8 @@ class Coordinator:
         the state they are in afterwards.
         """
         try:
-            for member in _without(wanted, before):
-                await self.engine.try_call("moe_patch_remove", member)
+            for digest in _without(wanted, before):
+                await self.engine.try_call("moe_patch_remove", digest)
             for position, member in enumerate(before, start=1):
                 await self.engine.try_call("moe_patch_add", member.patch.path, member.hash, position)
             await self.engine.try_call("moe_patch_reorder", list(member_hashes(before)))

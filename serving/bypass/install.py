@@ -55,7 +55,9 @@ def install_bypass(model: nn.Module, bypass: Bypass, patch: str, vllm_config: Vl
     """
     block = served_block(model, bypass.config.layer)
     device = next(block.parameters()).device
-    served = ServedBypass(bypass.keep_precision(vllm_config.model_config.dtype, device), patch)
+    dtype = vllm_config.model_config.dtype
+    assert isinstance(dtype, torch.dtype)  # no longer the name that users give
+    served = ServedBypass(bypass.keep_precision(dtype, device), patch)
     _add_output(block, operator.register_bypass(served, vllm_config))
     if vllm_config.use_v2_model_runner:
         model_state.follow_requests(model, vllm_config)

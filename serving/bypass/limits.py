@@ -65,7 +65,8 @@ def _piece_reasons(vllm_config: VllmConfig) -> Iterator[str]:
         )
     if scheduler.long_prefill_token_threshold:
         yield "long prompts would come in pieces: serve without --long-prefill-token-threshold"
-    if model.is_multimodal_model and not model.multimodal_config.language_model_only:
+    images = model.multimodal_config
+    if model.is_multimodal_model and not (images and images.language_model_only):
         yield "prompts with images would come in pieces: serve with --language-model-only"
 
 

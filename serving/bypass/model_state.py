@@ -23,7 +23,7 @@ def follow_requests(model: nn.Module, vllm_config: VllmConfig) -> None:
     """Let the runner make, for this model, a state that tells its bypasses whose tokens it runs."""
     state = resolve_model_state_cls(vllm_config, model)  # what the model would have had
     followed = type(f"Followed{state.__name__}", (_Followed, state), {})
-    model.get_model_state_cls = lambda: followed
+    model.get_model_state_cls = lambda: followed  # type: ignore[assignment]  # a module may have more than modules
 
 
 class _Followed(ModelState):
@@ -52,12 +52,12 @@ class _Followed(ModelState):
         rows = list(self._rows(input_batch))
         for served in self._served:
             served.begin(lambda: rows)
-        return super().prepare_inputs(input_batch, req_states)
+        return super().prepare_inputs(input_batch, req_states)  # type: ignore[safe-super]  # the model's own
 
     def prepare_dummy_inputs(self, num_reqs: int, num_tokens: int) -> dict[str, Any]:
         for served in self._served:
             served.begin(tuple)
-        return super().prepare_dummy_inputs(num_reqs, num_tokens)
+        return super().prepare_dummy_inputs(num_reqs, num_tokens)  # type: ignore[safe-super]  # the model's own
 
     def _rows(self, batch: InputBatch) -> Iterator[Row]:
         """The batch's rows; one for warming up has requests that were never added, and none of them."""

@@ -35,7 +35,7 @@ def follow_requests() -> None:
                 stack.enter_context(served.step(lambda: _rows(runner, scheduler_output)))
             return execute_model(runner, scheduler_output, *arguments, **named)
 
-    GPUModelRunner.execute_model = followed
+    GPUModelRunner.execute_model = followed  # type: ignore[method-assign, assignment]
 
 
 def _rows(runner: GPUModelRunner, scheduler_output: SchedulerOutput) -> list[Row]:
@@ -44,6 +44,6 @@ def _rows(runner: GPUModelRunner, scheduler_output: SchedulerOutput) -> list[Row
     return rows_of(
         batch.req_ids,
         scheduler_output.num_scheduled_tokens,
-        batch.num_computed_tokens_cpu,
-        batch.num_prompt_tokens,
+        batch.num_computed_tokens_cpu.tolist(),
+        batch.num_prompt_tokens.tolist(),
     )

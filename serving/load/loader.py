@@ -14,6 +14,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
@@ -58,9 +59,10 @@ class PatchLoader(DefaultModelLoader):
     def load_model(self, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str = "") -> nn.Module:
         """The model with the patch on it; a draft model stays as it is."""
         if _is_draft(model_config):
-            return super().load_model(vllm_config, model_config, prefix)
+            draft: nn.Module = super().load_model(vllm_config, model_config, prefix)
+            return draft
         bypasses = [(prepare_bypass(patch, vllm_config), patch.hash) for patch in self._parts.bypasses]
-        model = super().load_model(vllm_config, model_config, prefix)
+        model: nn.Module = super().load_model(vllm_config, model_config, prefix)
         for bypass, digest in bypasses:
             install_bypass(model, bypass, digest, vllm_config)
         _loaded[model] = self._parts.hashes
@@ -70,6 +72,7 @@ class PatchLoader(DefaultModelLoader):
         """Load the weights, and hold what came past against what the patch changes."""
         if self._parts.delta is not None and not _is_draft(model_config):
             checkpoint = served_checkpoint(model_config, self.load_config)
+            assert isinstance(model_config.dtype, torch.dtype)  # no longer the name that users give
             self._stream = PatchedStream(checkpoint, self._parts.delta, model_config.dtype)
         super().load_weights(model, model_config)
         if self._stream is not None:

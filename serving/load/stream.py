@@ -10,7 +10,8 @@ from torch import Tensor
 
 from moe_patch.apply.weights.summed import patched_weight
 from moe_patch.checkpoint import Checkpoint
-from moe_patch.checkpoint.names import Slot
+from moe_patch.checkpoint.quantised import QuantisedSlot
+from moe_patch.checkpoint.slot import Slot
 from moe_patch.errors import ModelError
 from moe_patch.patch import Patch, check_base
 
@@ -25,6 +26,8 @@ class PatchedStream:
     def __init__(self, checkpoint: Checkpoint, patch: Patch, dtype: torch.dtype) -> None:
         """Raises WrongBase unless the checkpoint's files are the base that the patch was built for.
 
+        Raises ModelError where weights that the patch changes are quantised.
+
         Args:
             checkpoint: the one whose tensors will come.
             patch: a patch of kind "delta".
@@ -36,6 +39,11 @@ class PatchedStream:
         for layer, delta in patch.layers.items():
             for expert in delta.experts():
                 slot = checkpoint.slots[layer][expert]
+                if isinstance(slot, QuantisedSlot):
+                    raise ModelError(
+                        f"{slot.name} of {checkpoint.folder} is quantised: the loader adds patches to plain "
+                        "weights only. Serve an unquantised base, or the patch as a LoRA adapter"
+                    )
                 self._due[slot.name][expert] = (layer, slot)
 
     def apply(self, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:

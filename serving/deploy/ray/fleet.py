@@ -25,7 +25,6 @@ FIRST_PORT = 8000
 START_SECONDS = 1800
 
 
-@ray.remote(num_gpus=1, max_restarts=-1)
 class Server:
     """One `moe-patch serve` on the GPU that Ray gave this actor."""
 
@@ -58,8 +57,9 @@ def main() -> None:
     parser.add_argument("--add", metavar="PATCH")
     options = parser.parse_args()
     ray.init(runtime_env={"env_vars": {"MOE_PATCH_TOKEN": os.environ["MOE_PATCH_TOKEN"]}})
+    actor = ray.remote(num_gpus=1, max_restarts=-1)(Server)
     fleet = [
-        Server.options(name=f"moe-patch-{number}", lifetime="detached", get_if_exists=True).remote(
+        actor.options(name=f"moe-patch-{number}", lifetime="detached", get_if_exists=True).remote(
             number, options.model, options.stack
         )
         for number in range(options.servers)
