@@ -1,4 +1,4 @@
-"""Patches and the files they are kept in; `docs/format.md` specifies the format.
+"""Patches and their files. `docs/format.md` specifies the format.
 
 Everything above `data` may import this package. It imports `data` and `io`, and no transformers.
 """

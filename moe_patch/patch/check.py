@@ -1,4 +1,4 @@
-"""What the tensors of a patch must be, given its metadata: the same rules for reading and for writing."""
+"""Checks of a patch's tensors against its metadata. Reading and writing use the same ones."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from moe_patch.errors import MalformedTensor, NotFinite
 from moe_patch.patch.header import TensorInfo
 from moe_patch.patch.schema import BaseLayer, Metadata
 
-_Shape = tuple[int | None, ...]  # None is a side that other tensors of the layer decide
+_Shape = tuple[int | None, ...]  # None is a dimension that other tensors of the layer decide
 
 
 def check_table(metadata: Metadata, table: Mapping[str, TensorInfo]) -> None:
-    """Names, dtypes and shapes: all that can be wrong before a single value is read.
+    """Check names, dtypes and shapes, which needs none of the tensors' values.
 
-    Raises MalformedTensor, naming the tensor and what was expected of it.
+    Raises:
+        MalformedTensor: a tensor is missing, unexpected, or of another dtype or shape. The message names it
+            and says what was expected.
     """
     expected: set[str] = set()
     for layer in metadata.layers:
@@ -30,9 +32,11 @@ def check_table(metadata: Metadata, table: Mapping[str, TensorInfo]) -> None:
 
 
 def check_values(metadata: Metadata, tensors: Mapping[str, Tensor]) -> None:
-    """Order, range and finiteness of the values, in tensors whose table is right.
+    """Check the values of tensors that have passed `check_table`.
 
-    Raises MalformedTensor for rows out of order or an index out of range, NotFinite for NaN and infinities.
+    Raises:
+        MalformedTensor: rows are out of order, or an index is out of range.
+        NotFinite: a tensor contains NaN or an infinity.
     """
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
@@ -63,8 +67,8 @@ def _check_layer(layer: str, base: BaseLayer, num_facts: int, table: Mapping[str
         names.add(f"{solve}.residual")
         if f"{solve}.key" not in table and left.shape[0] != num_facts:
             raise MalformedTensor(
-                f"{delta}.left: has {left.shape[0]} rows for {num_facts} facts, so that solving again needs "
-                f"the facts' own rows: expected {solve}.key"
+                f"{delta}.left: has {left.shape[0]} rows for {num_facts} facts, so the layer can be solved "
+                f"again only with the facts' own rows: expected {solve}.key"
             )
     return names
 
@@ -83,7 +87,7 @@ def _check(table: Mapping[str, TensorInfo], name: str, dtype: str, shape: _Shape
 
 
 def _check_rows(group: str, num_experts: int, num_facts: int, tensors: Mapping[str, Tensor]) -> None:
-    """Rows name experts and facts that exist, and ascend by (expert, fact) without repeats."""
+    """Check that rows name existing experts and facts, and ascend by (expert, fact) without repeats."""
     expert, fact = tensors[f"{group}.expert"].long(), tensors[f"{group}.fact"].long()  # (nnz,)
     for part, index, count in (("expert", expert, num_experts), ("fact", fact, num_facts)):
         outside = index[(index < 0) | (index >= count)]

@@ -20,10 +20,11 @@ from moe_patch.patch.schema import METADATA_KEY, content_hash, parse_metadata
 
 
 def save(patch: Patch, path: str | Path) -> None:
-    """Write a patch to `path`, whole or not at all.
+    """Write a patch to `path`, atomically.
 
-    What `load` would refuse is not written: raises the same PatchErrors, and OutputError where the system
-    refuses.
+    Raises:
+        PatchError: `load` would refuse the file. The subclass and the message are those of `load`.
+        OutputError: the operating system refuses to write.
     """
     path = Path(path)
     try:
@@ -33,10 +34,13 @@ def save(patch: Patch, path: str | Path) -> None:
 
 
 def load(path: str | Path, *, limits: HeaderLimits | None = None) -> Patch:
-    """Read a patch and check all of it, onto the CPU.
+    """Read a patch onto the CPU and check all of it.
 
-    Nothing is allocated before the header and the metadata have passed under `limits`. Raises a PatchError:
-    the subclass says what is wrong, the message where. That the patch fits a model is for `check_base`.
+    No tensor is allocated before the header and the metadata have been checked against `limits`. Whether the
+    patch fits a model is not checked here; `check_base` does that.
+
+    Raises:
+        PatchError: the file is not a valid patch. The subclass says what is wrong, the message where.
     """
     try:
         return _load(Path(path), limits or HeaderLimits())
@@ -50,7 +54,7 @@ def _save(patch: Patch, path: Path) -> None:
     body = patch.body()
     try:
         digest = content_hash(body, tensors)
-    except (TypeError, ValueError) as error:  # a value that JSON has no type for, or no number
+    except (TypeError, ValueError) as error:  # a value of no JSON type, or a NaN or infinity
         raise MalformedMetadata(f"the metadata is not strict JSON: {error}") from error
     text = _text(body, digest)
     metadata = parse_metadata({METADATA_KEY: text})
@@ -62,7 +66,7 @@ def _save(patch: Patch, path: Path) -> None:
             save_file(own, temporary, metadata={METADATA_KEY: text})
         except SafetensorError as error:
             raise OutputError(f"cannot write {path}: {error}") from error
-        read_header(temporary, HeaderLimits())  # a file beyond the limits of its own readers is of no use
+        read_header(temporary, HeaderLimits())  # a file that `load` would refuse is of no use
 
 
 def _load(path: Path, limits: HeaderLimits) -> Patch:

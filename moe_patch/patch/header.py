@@ -1,8 +1,8 @@
-"""The header of a safetensors file, checked under limits before anything that it declares is allocated.
+"""The header of a safetensors file, checked against limits before anything that it declares is allocated.
 
-The safetensors library checks most of this as well. It is checked here first because a patch comes from
-strangers: with limits of our own, with one error for each fault, and for the places where the library is
-lenient (keys that appear twice, unaligned tensors, empty tensors of absurd shape).
+The safetensors library checks most of this as well. Since patches come from strangers, it is checked here
+first: against our own limits, with a separate error for each fault, and also where the library is lenient
+(keys that appear twice, unaligned tensors, empty tensors of absurd shape).
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ DTYPES: dict[str, torch.dtype] = {
 }
 """The dtypes a patch may hold, by their safetensors names."""
 
-_LENGTH = 8  # bytes of the little-endian number in front, which says how long the JSON is
-_ALIGNMENT = 8  # bytes; where the data starts, so that every dtype is aligned in a mapped file
+_LENGTH = 8  # bytes of the little-endian number at the start, which is the length of the JSON
+_ALIGNMENT = 8  # bytes; the data starts at a multiple, so that every dtype is aligned in a mapped file
 _MAX_RANK = 8
 
 
 @dataclass(frozen=True, slots=True)
 class HeaderLimits:
-    """What a reader is willing to take in: the file and its header in bytes, and how many tensors."""
+    """The most that a reader accepts."""
 
     file_bytes: int = 16 * 2**30
     header_bytes: int = 64 * 2**20
-    tensors: int = 2**16
+    tensors: int = 2**16  # how many of them
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """What a tensor is declared to be."""
+    """A tensor's declared dtype, by its safetensors name, and shape."""
 
     dtype: str
     shape: tuple[int, ...]
 
     @property
     def nbytes(self) -> int:
-        """Bytes that shape and dtype ask for."""
+        """The size in bytes that follows from shape and dtype."""
         return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
 
@@ -70,7 +70,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """A tensor's place in the data: from `begin` up to and without `end`, in bytes."""
+    """A tensor's place in the data: bytes from `begin` up to, but not including, `end`."""
 
     name: str
     info: TensorInfo
@@ -81,12 +81,15 @@ class _Span:
 def read_header(path: Path, limits: HeaderLimits) -> Header:
     """Read and check the header of the safetensors file at `path`.
 
-    Raises PatchError where the file cannot be opened, PatchTooLarge over `limits`, TruncatedPatch where data
-    that the header promises is missing, MalformedHeader where it is not the JSON that safetensors specifies,
-    MalformedLayout where its tensors do not fill the file exactly, in place and without overlap.
+    Raises:
+        PatchError: the file cannot be opened.
+        PatchTooLarge: it declares more than `limits` allow.
+        TruncatedPatch: it ends before the data that the header declares.
+        MalformedHeader: the header is not the JSON that the safetensors format requires.
+        MalformedLayout: the tensors overlap, leave gaps, are not aligned, or do not fill the file exactly.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would block forever
             raise PatchError("is not a file")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -119,14 +122,14 @@ def _read_json(file: BinaryIO, size: int, limits: HeaderLimits) -> bytes:
 
 def _parse(raw: bytes) -> dict[str, JsonValue]:
     if raw[:1] != b"{" or raw.rstrip(b" ")[-1:] != b"}":
-        raise MalformedHeader("expected a header from { to }, padded with spaces at its end only")
+        raise MalformedHeader("expected a header from { to }, padded only with spaces and only at its end")
     try:
         entries = strict_json.parse_json(raw.decode())
     except UnicodeDecodeError as error:
         raise MalformedHeader(f"the header is not UTF-8: {error.reason} at byte {error.start}") from error
     except ValueError as error:
         raise MalformedHeader(f"the header is not strict JSON: {error}") from error
-    if not isinstance(entries, dict):  # cannot be, after the brace; said for the type checker
+    if not isinstance(entries, dict):  # impossible after the brace, but the type checker cannot know
         raise MalformedHeader(f"expected an object, found {strict_json.describe_json(entries)}")
     return entries
 
@@ -145,7 +148,7 @@ def _metadata(value: JsonValue) -> dict[str, str]:
 
 
 def _span(name: str, entry: JsonValue, limits: HeaderLimits) -> _Span:
-    """The tensor that one entry of the header declares, with what the entry alone can get wrong ruled out."""
+    """The tensor that one entry of the header declares, after the checks that need only this entry."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise MalformedHeader(f"{name}: expected an object of dtype, shape and data_offsets")
     dtype, offsets = entry["dtype"], _counts(f"{name}.data_offsets", entry["data_offsets"])
@@ -171,27 +174,27 @@ def _span(name: str, entry: JsonValue, limits: HeaderLimits) -> _Span:
 
 
 def _counts(place: str, value: JsonValue) -> tuple[int, ...]:
-    """A JSON array of integers from 0 up; booleans are integers to Python, and not to JSON."""
+    """A JSON array of integers of at least 0. Python counts booleans as integers; JSON does not."""
     if not isinstance(value, list):
         raise MalformedHeader(f"{place}: expected an array, found {strict_json.describe_json(value)}")
     counts = [item for item in value if isinstance(item, int) and not isinstance(item, bool) and item >= 0]
     if len(counts) != len(value):
-        raise MalformedHeader(f"{place}: expected integers from 0 up")
+        raise MalformedHeader(f"{place}: expected integers of at least 0")
     return tuple(counts)
 
 
 def _check_layout(spans: list[_Span], data_bytes: int) -> None:
-    """The tensors, in the order of their offsets, must follow one another from 0 to the end of the file."""
+    """Check that the tensors, ordered by offset, fill the data without gap or overlap."""
     reached, before = 0, "the header"
     for span in sorted(spans, key=lambda span: (span.begin, span.end)):
         if span.begin < reached:
             raise MalformedLayout(f"{span.name} overlaps {before}: begins at {span.begin}, before {reached}")
         if span.begin > reached:
             raise MalformedLayout(
-                f"{span.begin - reached} bytes between {before} and {span.name} are no tensor"
+                f"{span.begin - reached} bytes between {before} and {span.name} belong to no tensor"
             )
         reached, before = span.end, span.name
     if reached > data_bytes:
         raise TruncatedPatch(f"declares {reached} bytes of tensors, but only {data_bytes} are there")
     if reached < data_bytes:
-        raise MalformedLayout(f"{data_bytes - reached} bytes after {before} are no tensor")
+        raise MalformedLayout(f"{data_bytes - reached} bytes after {before} belong to no tensor")

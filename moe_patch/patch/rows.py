@@ -1,4 +1,4 @@
-"""Rows of keys by expert and fact: the sparse form that patches keep and solves start from."""
+"""Keys of facts by expert, as sparse rows: the form that patches store and solves start from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from moe_patch.errors import SolveError
 class Rows:
     """Psi of one layer as a sparse stack: row i is g k~ of fact `fact[i]` at expert `expert[i]`.
 
-    Sorted by expert, and by fact within an expert. A fact has one row at each expert it reaches, never two.
+    Rows are sorted by expert, then by fact. A fact has exactly one row at each expert that it reaches.
+
+    Raises:
+        SolveError: shapes do not fit, a fact is outside 0..num_facts-1, or rows are out of order or repeated.
     """
 
     value: Tensor  # (nnz, d_k)
@@ -35,15 +38,15 @@ class Rows:
         place = self.expert * self.num_facts + self.fact  # (nnz,)
         if bool((place[1:] <= place[:-1]).any()):
             raise SolveError(
-                "rows are out of order, or a fact has two at one expert: sum those, then use sort_rows"
+                "rows are out of order, or a fact has two rows at one expert: sum these, then use sort_rows"
             )
 
     def float(self) -> Rows:
-        """The same rows with values in fp32; itself where they are."""
+        """The same rows with values in fp32; returns itself if they already are."""
         return self if self.value.dtype == torch.float32 else replace(self, value=self.value.float())
 
     def of(self, expert: int) -> tuple[Tensor, Tensor]:
-        """One expert's rows (n_e, d_k) and the facts (n_e,) they belong to; both empty if none reaches it."""
+        """One expert's rows (n_e, d_k) and their facts (n_e,); both are empty if no fact reaches it."""
         bounds = torch.tensor([expert, expert + 1], dtype=self.expert.dtype, device=self.expert.device)
         start, stop = torch.searchsorted(self.expert, bounds).tolist()
         return self.value[start:stop], self.fact[start:stop]
@@ -53,7 +56,7 @@ class Rows:
         return [int(expert) for expert in torch.unique_consecutive(self.expert)]
 
     def blocks(self) -> Iterator[tuple[int, slice]]:
-        """Each reached expert with the slice of rows that is its block, ascending."""
+        """Each expert that a fact reaches, ascending, with the slice of its rows."""
         experts, counts = torch.unique_consecutive(self.expert, return_counts=True)
         start = 0
         for expert, count in zip(experts.tolist(), counts.tolist(), strict=True):
@@ -65,7 +68,7 @@ def sort_rows(value: Tensor, expert: Tensor, fact: Tensor, num_facts: int) -> Ro
     """Rows from value (nnz, d_k), expert (nnz,) and fact (nnz,) given in any order.
 
     Raises:
-        SolveError: a shape does not fit, a fact is outside 0..num_facts-1, or one has two rows at one expert.
+        SolveError: shapes do not fit, a fact is outside 0..num_facts-1, or has two rows at one expert.
     """
     expert, fact = expert.long(), fact.long()
     order = torch.argsort(expert * num_facts + fact, stable=True)  # (nnz,)
@@ -73,7 +76,7 @@ def sort_rows(value: Tensor, expert: Tensor, fact: Tensor, num_facts: int) -> Ro
 
 
 def concatenate_rows(first: Rows, second: Rows) -> Rows:
-    """Both sets of facts in one stack; the second's facts are numbered after the first's."""
+    """The rows of both; the second's facts are numbered after the first's."""
     return sort_rows(
         torch.cat([first.value, second.value]),
         torch.cat([first.expert, second.expert]),
@@ -83,7 +86,7 @@ def concatenate_rows(first: Rows, second: Rows) -> Rows:
 
 
 def select_rows(rows: Rows, facts: Tensor) -> Rows:
-    """Only the rows of `facts` (n,), distinct fact indices, renumbered 0..n-1 in the order given.
+    """The rows of some facts, renumbered 0..n-1 in the order of `facts` (n,), which are distinct indices.
 
     Raises:
         SolveError: a fact is named twice or does not exist.
@@ -100,6 +103,6 @@ def select_rows(rows: Rows, facts: Tensor) -> Rows:
 
 
 def one_left_per_row(rows: Rows) -> Rows:
-    """The same rows, each as if it were a fact of its own: for solutions with one left factor per row."""
+    """The same rows with one fact number for each, for solutions with one left factor per row."""
     nnz = len(rows.value)
     return Rows(rows.value, rows.expert, torch.arange(nnz, device=rows.fact.device), nnz)

@@ -1,4 +1,4 @@
-"""The metadata of a patch: one canonical JSON object, held to a closed schema; and the content hash."""
+"""The schema of a patch's metadata, which is one canonical JSON object; and the content hash."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Kind = Literal["delta", "bypass"]
 
 
 def _moment(text: str) -> str:
-    """An ISO 8601 date and time that says its offset from UTC."""
+    """Check an ISO 8601 date and time, which must contain its offset from UTC."""
     if datetime.fromisoformat(text).tzinfo is None:
         raise ValueError("expected a time with its offset from UTC, such as 2026-01-31T12:00:00+00:00")
     return text
@@ -62,11 +62,15 @@ class BaseRecord(ClosedSchema):
 
     @classmethod
     def of(cls, base: Fingerprint) -> BaseRecord:
-        """The record of a fingerprint that has the shapes of all its layers; PatchError if it has not."""
+        """The record of a fingerprint.
+
+        Raises:
+            PatchError: the fingerprint lacks the shape of a layer.
+        """
         return cls.model_validate(base_json(base))
 
     def fingerprint(self) -> Fingerprint:
-        """What the record says, as programs hold it."""
+        """The fingerprint that the record describes."""
         return Fingerprint(
             model_type=self.model_type,
             config=self.config,
@@ -77,7 +81,11 @@ class BaseRecord(ClosedSchema):
 
 
 def base_json(base: Fingerprint) -> dict[str, JsonValue]:
-    """A fingerprint as files spell it, not checked yet; PatchError if a layer lacks its shape."""
+    """A fingerprint as the JSON object of a file, not checked against the schema.
+
+    Raises:
+        PatchError: the fingerprint lacks the shape of a layer.
+    """
     if missing := sorted(base.experts.keys() - base.shapes.keys()):
         raise PatchError(f"the fingerprint of the base has no shape (E, d_m, d_k) for layer {missing[0]}")
     layers: dict[str, JsonValue] = {
@@ -88,7 +96,7 @@ def base_json(base: Fingerprint) -> dict[str, JsonValue]:
 
 
 class LayerRecord(ClosedSchema):
-    """What an edited layer has to say besides its tensors."""
+    """What a patch stores of an edited layer besides its tensors."""
 
     ridge: Ridge
 
@@ -111,7 +119,7 @@ class Metadata(ClosedSchema):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        """What one field says of another."""
+        """Check the fields against each other."""
         ids = [record.id for record in self.facts]
         if len(set(ids)) < len(ids):
             raise ValueError("facts: expected every id once")
@@ -124,7 +132,11 @@ class Metadata(ClosedSchema):
         return self
 
     def read_facts(self) -> tuple[Fact, ...]:
-        """The facts; MalformedMetadata where a record states none."""
+        """The facts.
+
+        Raises:
+            MalformedMetadata: a record is not a valid fact. The message gives its number and the field.
+        """
         facts = []
         for number, record in enumerate(self.facts):
             try:
@@ -137,9 +149,11 @@ class Metadata(ClosedSchema):
 def parse_metadata(texts: Mapping[str, str]) -> Metadata:
     """The metadata of a patch from the text metadata of its file.
 
-    Raises UnknownFormat for a version other than 1, MalformedMetadata where the text is missing, is not
-    strict JSON or does not follow the schema. Whether it is canonical is seen when the patch is written out
-    again.
+    Whether the text is canonical JSON is not checked here; `load` compares it with its canonical form.
+
+    Raises:
+        UnknownFormat: the format version is not 1.
+        MalformedMetadata: the text is missing, is not strict JSON or does not follow the schema.
     """
     if texts.keys() != {METADATA_KEY}:
         found = ", ".join(sorted(texts)) or "nothing"
@@ -162,10 +176,10 @@ def parse_metadata(texts: Mapping[str, str]) -> Metadata:
 
 
 def content_hash(body: Mapping[str, JsonValue], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the metadata without its hash, and every tensor's name, dtype, shape and bytes.
+    """SHA-256 over the metadata without its hash, and over every tensor's name, dtype, shape and bytes.
 
     Args:
-        body: the metadata; a `hash` in it does not count.
+        body: the metadata; a `hash` in it is ignored.
         tensors: CPU tensors in the dtypes of `DTYPES`, by name.
     """
     names = {dtype: name for name, dtype in DTYPES.items()}

@@ -1,7 +1,8 @@
-"""Who vouches for a patch: a detached Ed25519 signature (RFC 8032) of its content hash.
+"""Signatures of patches: a detached Ed25519 signature (RFC 8032) of the content hash.
 
-It lies beside the patch, as NAME.sig. The content hash covers everything that means anything in a patch, so a
-signature stays good when the same content is written again, and adding one changes no patch and no stack.
+The signature is a file NAME.sig beside the patch. The content hash covers everything in a patch that has a
+meaning. So a signature stays valid when the same content is written again, and adding one changes neither
+the patch nor any stack that names it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from moe_patch.patch.schema import Sha256
 
 SUFFIX = ".sig"
 
-_DOMAIN = b"moe-patch signature 1\n"  # so that no signature made for another purpose passes here
+_DOMAIN = b"moe-patch signature 1\n"  # so that a signature made for another purpose is not valid here
 _MAX_BYTES = 4096
 _MAKE_ONE = "make one with `ssh-keygen -t ed25519` or `openssl genpkey -algorithm ed25519`"
 
@@ -45,19 +46,20 @@ class SignatureRecord(ClosedSchema):
 
 
 def signature_path(patch_path: Path) -> Path:
-    """Where the signature of a patch file lies."""
+    """The path of a patch file's signature."""
     return patch_path.with_name(patch_path.name + SUFFIX)
 
 
 def key_id(key: Ed25519PublicKey) -> str:
-    """What names a public key: the SHA-256 of its 32 bytes."""
+    """The id of a public key: the SHA-256 of its 32 bytes, as "sha256:..."."""
     return f"sha256:{hashlib.sha256(key.public_bytes_raw()).hexdigest()}"
 
 
 def sign_patch(patch_path: Path, content_hash: str, key: Ed25519PrivateKey) -> SignatureRecord:
-    """Write the signature of the patch at `patch_path`, which has this content hash, in place of any other.
+    """Sign the patch at `patch_path`, which has this content hash. An earlier signature is replaced.
 
-    Raises OutputError where the system refuses to write.
+    Raises:
+        OutputError: the operating system refuses to write.
     """
     record = SignatureRecord(
         format=1,
@@ -75,8 +77,8 @@ def check_signature(patch_path: Path, content_hash: str, trusted: Sequence[Ed255
 
     Raises:
         Unsigned: there is no signature file.
-        BadSignature: the file is malformed, is of another patch or by a key that is not trusted, or its
-            signature is not this key's.
+        BadSignature: the file is malformed, belongs to another patch, names a key that is not trusted, or
+            the signature was not made with the key that it names.
     """
     path = signature_path(patch_path)
     record = _read_signature(path)
@@ -93,26 +95,35 @@ def check_signature(patch_path: Path, content_hash: str, trusted: Sequence[Ed255
 
 
 def read_private_key(path: Path, password: bytes | None = None) -> Ed25519PrivateKey:
-    """An Ed25519 private key in PEM (PKCS 8) or OpenSSH's format; ConfigError where it is none."""
+    """Read an Ed25519 private key in PEM (PKCS 8) or OpenSSH format.
+
+    Raises:
+        ConfigError: the file cannot be read, is no private key, is one of another kind, or the password is
+            wrong or missing.
+    """
     raw = _raw_key(path)
     load = load_ssh_private_key if b"OPENSSH PRIVATE KEY" in raw else load_pem_private_key
     try:
         key = load(raw, password)
     except (TypeError, ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"{path}: no private key can be read from it: {error}") from error
+        raise ConfigError(f"{path}: cannot be read as a private key: {error}") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(f"{path}: is not an Ed25519 key; {_MAKE_ONE}")
     return key
 
 
 def read_public_key(path: Path) -> Ed25519PublicKey:
-    """An Ed25519 public key in PEM or OpenSSH's format; ConfigError where it is none."""
+    """Read an Ed25519 public key in PEM or OpenSSH format.
+
+    Raises:
+        ConfigError: the file cannot be read, is no public key, or is one of another kind.
+    """
     raw = _raw_key(path)
     load = load_pem_public_key if raw.lstrip().startswith(b"-----") else load_ssh_public_key
     try:
         key = load(raw.strip())
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"{path}: no public key can be read from it: {error}") from error
+        raise ConfigError(f"{path}: cannot be read as a public key: {error}") from error
     if not isinstance(key, Ed25519PublicKey):
         raise ConfigError(f"{path}: is not an Ed25519 key; {_MAKE_ONE}")
     return key
@@ -131,13 +142,13 @@ def _raw_key(path: Path) -> bytes:
 
 
 def _read_signature(path: Path) -> SignatureRecord:
-    if not path.is_file():  # opening a pipe would wait for ever
+    if not path.is_file():  # opening a pipe would block forever
         raise Unsigned(f"{path}: there is no signature")
     try:
         with path.open("rb") as file:
             raw = file.read(_MAX_BYTES + 1)
         if len(raw) > _MAX_BYTES:
-            raise BadSignature(f"{path}: is longer than {_MAX_BYTES} bytes, which no signature is")
+            raise BadSignature(f"{path}: is longer than {_MAX_BYTES} bytes, the limit of a signature file")
         record = SignatureRecord.model_validate(strict_json.parse_json(raw.decode()))
     except ValidationError as error:
         raise BadSignature(f"{path}: {strict_json.first_complaint(error)}") from error

@@ -85,4 +85,4 @@ def test_a_key_of_another_kind_is_refused(run: Run, copy: Path, tmp_path: Path) 
     private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     refused = run("verify", copy, "--key", private)
     assert refused.exit_code == 1
-    assert "no public key can be read" in refused.stderr
+    assert "cannot be read as a public key" in refused.stderr
