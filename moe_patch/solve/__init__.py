@@ -1,5 +1,5 @@
-"""The mathematics of an edit: tensors in, tensors out.
+"""The mathematics of an edit, as functions of tensors.
 
-Imported by `base`, `targets`, `stack` and everything above them. It imports `patch` (for rows and deltas),
-and no transformers: nothing here knows a model.
+`base`, `targets`, `stack` and everything above them may import this package. It imports `patch` (for rows and
+deltas) and no transformers: nothing here knows a model.
 """

@@ -9,9 +9,9 @@ identity the minimiser is
 
     A = (Kmat + lambda I)^-1 R,   D_j = A^T Psi_j^T,   Kmat = sum_j Psi_j^T Psi_j
 
-with one row of R and of A per fact, so a layer's edit is one left factor A (T, d_m) shared by all experts
-and, for each expert, the few rows g k~ of the facts that reach it. `Rows` holds those rows; nothing here
-builds a dense delta but `expert_delta`, and that one expert at a time.
+with one row of R and of A per fact. So a layer's edit is one left factor A (T, d_m) shared by all experts
+and, for each expert, the few rows g k~ of the facts that reach it. `Rows` holds those rows. Only
+`expert_delta` builds a dense delta, and only of one expert.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def edit_kernel(rows: Rows, other: Rows | None = None) -> Tensor:
     """The edit kernel sum_j Psi_j^T Psi'_j between the facts of `rows` and those of `other` (default `rows`).
 
     Returns:
-        (T, T') in fp64. Zero where two facts share no expert.
+        (T, T') in fp64. An entry is zero if its two facts share no expert.
 
     Raises:
-        SolveError: the two have keys of different widths.
+        SolveError: the keys of `rows` and `other` differ in width.
     """
     other = rows if other is None else other
     if rows.value.shape[1] != other.value.shape[1]:
@@ -54,19 +54,20 @@ def ridge_value(kernel: Tensor, ridge: float, relative: bool) -> float:
     """The absolute lambda: `ridge` itself, or `ridge` times the mean diagonal of the kernel (T, T).
 
     Raises:
-        SolveError: the result is not positive: either `ridge` is not, or every key was projected away.
+        SolveError: the result is not positive, because `ridge` is not, or because every key was projected
+            away.
     """
     scale = float(kernel.diagonal().mean()) if relative and len(kernel) else 1.0
     if not ridge * scale > 0.0:
         raise SolveError(
-            f"lambda is {ridge} times {scale}, but must be positive: give a positive lambda and, if the "
-            "kernel is zero, weaken the projection, which removed every key"
+            f"lambda is {ridge} times {scale}, but must be positive: give a positive lambda; if the kernel "
+            "is zero, weaken the projection, which removed every key"
         )
     return ridge * scale
 
 
 def ridge_solve(kernel: Tensor, residual: Tensor, ridge: float) -> Tensor:
-    """A = (K + lambda I)^-1 R by Cholesky in fp64: the exact minimiser's left factor, one row per fact.
+    """A = (K + lambda I)^-1 R by Cholesky in fp64: the left factor of the exact minimiser, one row per fact.
 
     Args:
         kernel: (T, T), symmetric positive semi-definite, from `edit_kernel`.
@@ -101,10 +102,10 @@ def _shifted_cholesky(gram: Tensor, ridge: float) -> Tensor:
 
 
 def solve_jointly(parts: Sequence[tuple[Rows, Tensor]], ridge: float) -> tuple[Tensor, Rows]:
-    """The edit that building all parts together would give, from the rows and residual (T_i, d_m) of each.
+    """The edit that one build of all parts would give, from the rows and residual (T_i, d_m) of each part.
 
     Returns:
-        left (sum T_i, d_m) and the joined rows, facts numbered part after part.
+        left (sum T_i, d_m) and the joined rows, with the facts numbered part after part.
 
     Raises:
         SolveError: no parts, shapes that do not fit, or a system that is not positive definite.
@@ -132,7 +133,7 @@ def edit_response(left: Tensor, rows: Rows, probe: Rows) -> Tensor:
 
 
 def expert_penalties(left: Tensor, rows: Rows) -> list[float]:
-    """||D_j||_F^2 of each expert that a row reaches, ascending: from the factors, without a dense delta."""
+    """||D_j||_F^2 of each expert that a row reaches, experts ascending, without building a dense delta."""
     found = []
     for _, block in rows.blocks():
         value, factor = rows.value[block].double(), left[rows.fact[block]].double()  # (n_e, d_k), (n_e, d_m)
@@ -142,20 +143,20 @@ def expert_penalties(left: Tensor, rows: Rows) -> list[float]:
 
 
 def edit_penalty(left: Tensor, rows: Rows) -> float:
-    """sum_j ||D_j||_F^2."""
+    """The sum over experts of ||D_j||_F^2."""
     return sum(expert_penalties(left, rows))
 
 
 def edit_objective(
     left: Tensor, rows: Rows, residual: Tensor, ridge: float, keys: Rows | None = None
 ) -> float:
-    """The objective of the module's docstring at the edit (left, rows).
+    """The objective in this module's docstring, for the edit (left, rows).
 
     Args:
         left: (R, d_m), indexed by `rows.fact`.
         residual: (T, d_m).
         ridge: absolute lambda.
-        keys: the facts' own rows where they differ from `rows`, as when every row has its own left factor.
+        keys: the facts' own rows, if they differ from `rows`, as when every row has its own left factor.
     """
     missing = residual.double() - edit_response(left, rows, rows if keys is None else keys)  # (T, d_m)
     return float(missing.square().sum()) + ridge * edit_penalty(left, rows)
@@ -163,16 +164,16 @@ def edit_objective(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Interference:
-    """How far one edit moves the facts of another, from the files alone; one entry per fact that is moved."""
+    """How far one edit changes what another one does for its own T facts, computed without the model."""
 
     crosstalk: Tensor  # (T, d_m) fp64: what the other edit adds at this layer
-    share: Tensor  # (T,) |crosstalk| / |own edit|: 0 undisturbed, 1 as large as the edit itself
-    along: Tensor  # (T,) crosstalk along the own edit, as a share of it: -1 undone, 0 untouched, 1 doubled
+    share: Tensor  # (T,) |crosstalk| / |own edit|: 0 is undisturbed, 1 is as large as the edit itself
+    along: Tensor  # (T,) crosstalk along the own edit, as a share: -1 undoes it, 0 is neutral, 1 doubles it
 
 
 def compare_outputs(own: Tensor, crosstalk: Tensor) -> Interference:
-    """How an edit that adds `own` (T, d_m) for its facts is moved by one that adds `crosstalk` for them."""
-    smallest = torch.finfo(torch.float64).tiny  # without an own edit a share is 0 or huge, never NaN
+    """The interference with an edit that adds `own` (T, d_m) of another that adds `crosstalk` (T, d_m)."""
+    smallest = torch.finfo(torch.float64).tiny  # if the own edit is zero, a share is 0 or huge, never NaN
     length = own.norm(dim=1).clamp_min(smallest)  # (T,)
     along = torch.linalg.vecdot(crosstalk, own / length[:, None]) / length  # (T,)
     return Interference(crosstalk, crosstalk.norm(dim=1) / length, along)
@@ -180,10 +181,10 @@ def compare_outputs(own: Tensor, crosstalk: Tensor) -> Interference:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockDescent:
-    """What `block_coordinate_descent` found: a left factor per row, to use with `one_left_per_row(rows)`."""
+    """The result of `block_coordinate_descent`."""
 
-    left: Tensor  # (nnz, d_m), in the residual's dtype
-    objectives: tuple[float, ...]  # before the first pass, then after each
+    left: Tensor  # (nnz, d_m) in the residual's dtype, for use with `one_left_per_row(rows)`
+    objectives: tuple[float, ...]  # before the first pass, then after each pass
 
 
 def block_coordinate_descent(
@@ -191,21 +192,21 @@ def block_coordinate_descent(
 ) -> BlockDescent:
     """MoEEdit's randomized block coordinate descent: one expert at a time, in a new random order each pass.
 
-    A block's published update solves the expert's own normal equations, d_k x d_k:
+    The published update of a block solves the expert's own normal equations, d_k x d_k:
 
         D_j <- (R - sum_{i != j} D_i Psi_i) Psi_j^T (Psi_j Psi_j^T + lambda I)^-1
 
-    By the push-through identity the right factor is (Psi_j^T Psi_j + lambda I)^-1 Psi_j^T, n_e x n_e for an
-    expert that n_e facts reach. Each iterate is therefore A_j^T Psi_j^T with one row of A_j per row of the
-    expert, and these are exactly the published iterates at a fraction of their cost. Experts that no fact
-    reaches stay zero.
+    By the push-through identity, the right factor is (Psi_j^T Psi_j + lambda I)^-1 Psi_j^T, whose system is
+    n_e x n_e for an expert that n_e facts reach. Each iterate is therefore A_j^T Psi_j^T, with one row of A_j
+    per row of the expert. These are exactly the published iterates, at a fraction of their cost. The delta of
+    an expert that no fact reaches stays zero.
 
     Args:
         rows: the facts' own rows.
         residual: (T, d_m).
         ridge: absolute lambda, positive.
         passes: sweeps over all experts.
-        generator: decides the order of the experts; the same seed gives the same iterates.
+        generator: draws the order of the experts; the same seed gives the same iterates.
 
     Raises:
         SolveError: shapes do not fit, or an expert's system is not positive definite.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
-    """What one layer's experts saw of the text."""
+    """Second moments of the keys that a text sends to each expert of one layer."""
 
     layer: int
     second: Tensor  # (E, d_k, d_k) fp32: sum of k k^T over an expert's tokens

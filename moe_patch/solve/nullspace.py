@@ -1,15 +1,15 @@
-"""What an expert's preserved keys span, and the projection of new keys away from it.
+"""The directions that an expert's preserved keys use, and the projection that removes them from new keys.
 
-P_j = I - U_j U_j^T, where U_j holds the eigenvectors of expert j's mean second moment E[k k^T] that count
-as used:
+P_j = I - U_j U_j^T, where the columns of U_j are eigenvectors of expert j's mean second moment E[k k^T]. One
+of two rules says which eigenvectors count as used:
 
-* `tau`, the rule of AlphaEdit (arXiv 2410.02355) and MoEEdit: every eigenvalue above tau, which is in the
-  square of the keys' own unit. The moment is the mean over the tokens that reached the expert, not the sum
-  and not the covariance: keys are not centred and not weighted by their gates. What tau keeps therefore
+* `tau`, the rule of AlphaEdit (arXiv 2410.02355) and MoEEdit: those with an eigenvalue above tau, which is in
+  the square of the keys' unit. The moment is the mean over the tokens that reached the expert, not the sum
+  and not the covariance: keys are neither centred nor weighted by their gates. So the effect of one tau
   depends on the model's scale.
-* `energy`: the fewest eigenvectors that hold this share of the trace. It does not depend on scale.
+* `energy`: the fewest eigenvectors that hold this share of the trace. This does not depend on the scale.
 
-Only U_j is kept. A projector would be d_k x d_k for every expert, however few directions are used.
+Only U_j is stored. A projector would be d_k x d_k for every expert, however few directions are used.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ DEFAULT_MIN_TOKENS = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NullSpace:
-    """The used directions of one layer's experts, and which experts had too few tokens to tell."""
+    """The used directions of one layer's experts, and the experts that too few tokens reached."""
 
     layer: int
     basis: dict[int, Tensor]  # expert -> U_j (d_k, r_j) fp64, orthonormal columns
-    tokens: Tensor  # (E,) int64, as counted
+    tokens: Tensor  # (E,) int64: how many tokens reached each expert
     unseen: tuple[int, ...]  # experts with fewer than `min_tokens` tokens
     rule: str  # "tau 0.02" or the like, for reports
 
     def project(self, expert: int, keys: Tensor) -> Tensor:
-        """P_j k for keys (n, d_k) of one expert, computed in fp64 and returned in the keys' dtype."""
+        """P_j k for keys (n, d_k) of one expert; computed in fp64, returned in the keys' dtype."""
         basis = self.basis[expert].to(keys.device)  # (d_k, r_j)
         wide = keys.double()
         return (wide - (wide @ basis) @ basis.T).to(keys.dtype)
 
     def project_rows(self, rows: Rows) -> Rows:
-        """The rows g P_j k from the rows g k."""
+        """The rows g P_j k, from the rows g k."""
         value = torch.empty_like(rows.value)  # (nnz, d_k)
         for expert, block in rows.blocks():
             value[block] = self.project(expert, rows.value[block])
@@ -56,11 +56,11 @@ class NullSpace:
 
     @property
     def ranks(self) -> dict[int, int]:
-        """How many directions each expert uses; d_k where it is wholly protected."""
+        """How many directions each expert uses; d_k if it is fully protected."""
         return {expert: basis.shape[1] for expert, basis in self.basis.items()}
 
     def summary(self) -> dict[str, Any]:
-        """What a report says of this layer, as JSON values."""
+        """This layer's figures for a report, as JSON values."""
         ranks, width = sorted(self.ranks.values()), next(iter(self.basis.values())).shape[0]
         return {
             "layer": self.layer,
@@ -89,9 +89,9 @@ def null_space(
         tau: absolute threshold on the eigenvalues of the mean second moment; 0.02 if neither rule is given.
         energy: share of the trace to hold, above 0 and at most 1.
         unseen: what to do with experts that fewer than `min_tokens` tokens reached. "protect" gives them
-            the identity as basis, so that they get no edit; "edit" an empty one, so that they are edited
-            without protection.
-        min_tokens: the fewest tokens that count as seen.
+            the identity as basis, so that they get no edit. "edit" gives them an empty basis, so that they
+            are edited without protection. "error" raises.
+        min_tokens: an expert with fewer tokens counts as unseen.
 
     Raises:
         ConfigError: both rules are given, or a value is out of range.
@@ -107,7 +107,7 @@ def null_space(
         listed = ", ".join(f"{expert} ({int(moments.tokens[expert])})" for expert in rare)
         raise StatisticsError(
             f"layer {moments.layer}: fewer than {min_tokens} tokens reached experts {listed}: give more "
-            "preserved text, or choose the policy protect or edit for them"
+            "preserved text, or set unseen to protect or edit"
         )
     width = moments.second.shape[-1]
     for_rare = torch.eye(
@@ -123,7 +123,7 @@ def null_space(
 def _rule(tau: float | None, energy: float | None) -> tuple[Rule, float]:
     """Which rule was chosen, and its level."""
     if tau is not None and energy is not None:
-        raise ConfigError("tau and energy are two rules for one choice: give one of them")
+        raise ConfigError("tau and energy are two rules for the same choice: give only one of them")
     if energy is not None:
         if not 0.0 < energy <= 1.0:
             raise ConfigError(f"energy is {energy}: expected a share above 0 and at most 1")
@@ -155,6 +155,6 @@ def _rank(values: Tensor, rule: Rule, level: float) -> int:
     """How many of the descending eigenvalues (d_k,) count as used."""
     if rule == "tau":
         return int((values > level).sum())
-    held = values.cumsum(0)  # (d_k,) what the first 1, 2, ... hold
+    held = values.cumsum(0)  # (d_k,) sums of the first 1, 2, ... eigenvalues
     total = float(held[-1])
     return min(int((held < level * total).sum()) + 1, len(values)) if total > 0.0 else 0

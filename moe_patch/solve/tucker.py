@@ -1,9 +1,9 @@
 """The Tucker decomposition of one layer's down projections (E, d_m, d_k), core x_1 U_e x_2 U_out x_3 U_in.
 
-The factors are those of the higher-order SVD (De Lathauwer et al., 2000): of each mode, the leading
-eigenvectors of that mode's Gram matrix. The Gram matrices are added up from slabs and from single experts, so
+The factors are those of the higher-order SVD (De Lathauwer et al., 2000): for each mode, the leading
+eigenvectors of that mode's Gram matrix. The Gram matrices are summed over slabs and single experts, so
 neither an unfolding nor a copy of the tensor is ever made. Sweeps of higher-order orthogonal iteration (HOOI)
-refine the factors for given ranks. The tensor may be taken in whitened bases; see `whitening`.
+refine the factors for given ranks. The tensor may be expressed in whitened bases; see `whitening`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from torch import Tensor
 from moe_patch.errors import ConfigError
 from moe_patch.solve.whitening import NOT_WHITENED, Root, Whitening
 
-#: A rank: a number of directions if it is an int, a share of the mode's dimension if it is a float.
 Rank = int | float
+"""A rank: an int is a number of directions, a float a share of the mode's dimension."""
+
 Ranks = tuple[int, int, int]
 
 MODES = ("expert", "out", "inner")
@@ -28,18 +29,18 @@ SLAB_BYTES = 128 * 2**20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WeightTensor:
-    """A layer's down projections in whitened bases, read piece by piece in fp32."""
+    """A layer's down projections in whitened bases, converted to fp32 piece by piece."""
 
     stacked: Tensor  # (E, d_m, d_k), a view in the base's dtype
     whitening: Whitening = NOT_WHITENED
 
     def expert(self, index: int) -> Tensor:
-        """One expert's (d_m, d_k)."""
+        """The down projection (d_m, d_k) of one expert, in fp32."""
         weight = self.stacked[index].float()
         return _right(_left(weight, self.whitening.out), self.whitening.inner)
 
     def slabs(self) -> Iterator[tuple[slice, Tensor]]:
-        """All experts' rows (E, c, d_k) for one range of c output dimensions after the other."""
+        """Ranges of c output dimensions, in order, each with its rows (E, c, d_k) of all experts."""
         experts, d_model, d_key = self.stacked.shape
         size = max(1, SLAB_BYTES // (4 * experts * d_key))
         for start in range(0, d_model, size):
@@ -63,7 +64,7 @@ def _right(weight: Tensor, root: Root | None) -> Tensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Factors:
-    """Orthonormal factors of given ranks, fp64 on the CPU, in the (whitened) bases of the tensor."""
+    """Factors of given ranks with orthonormal columns, fp64 on the CPU, in the tensor's (whitened) bases."""
 
     expert: Tensor  # (E, r_e)
     out: Tensor  # (d_m, r_out)
@@ -77,13 +78,13 @@ class Factors:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Spectrum:
-    """One mode: the eigenvalues and eigenvectors of its Gram matrix, strongest first."""
+    """The eigenvalues and eigenvectors of one mode's Gram matrix, largest eigenvalue first."""
 
     values: Tensor  # (d,) fp64
     vectors: Tensor  # (d, d) fp64, orthonormal columns, each with its largest entry positive
 
     def rank_for(self, energy: float) -> int:
-        """The fewest directions that hold this share of the tensor's squared norm."""
+        """The smallest number of directions that holds this share of the tensor's squared norm."""
         held = self.values.clamp_min(0.0).cumsum(0)
         return min(int((held < energy * held[-1]).sum()) + 1, len(held))
 
@@ -103,29 +104,33 @@ class Decomposition:
 
     @property
     def modes(self) -> tuple[Spectrum, Spectrum, Spectrum]:
-        """In the tensor's order."""
+        """The spectra in the order of the tensor's dimensions."""
         return self.expert, self.out, self.inner
 
     def factors(self, ranks: Ranks) -> Factors:
-        """The leading directions of each mode; ConfigError if a mode has fewer."""
+        """The leading directions of each mode.
+
+        Raises:
+            ConfigError: a rank is below 1 or above the mode's dimension.
+        """
         self.ranks(ranks, None)
         return Factors(*(mode.vectors[:, :rank] for mode, rank in zip(self.modes, ranks, strict=True)))
 
     def ranks(self, ranks: tuple[Rank, Rank, Rank] | None, energy: float | None) -> Ranks:
-        """Ranks (r_e, r_out, r_in) in directions, from either rule.
+        """Ranks (r_e, r_out, r_in) in directions, from one of two rules.
 
         Args:
             ranks: for each mode a number of directions (int) or a share of its dimension (float).
-            energy: share of the squared norm that each mode is to hold.
+            energy: share of the squared norm that each mode should hold.
 
         Raises:
             ConfigError: neither or both are given, or a rank is out of range.
         """
         if (ranks is None) == (energy is None):
-            raise ConfigError("give either ranks or the energy that they should hold")
+            raise ConfigError("expected either ranks or an energy: give exactly one of them")
         if energy is not None:
             if not 0.0 < energy <= 1.0:
-                raise ConfigError(f"the energy to hold is {energy}: expected a share above 0 and at most 1")
+                raise ConfigError(f"energy is {energy}: expected a share above 0 and at most 1")
             return tuple(mode.rank_for(energy) for mode in self.modes)  # type: ignore[return-value]
         assert ranks is not None
         sizes = (len(mode.values) for mode in self.modes)
@@ -145,7 +150,8 @@ def _directions(mode: str, rank: Rank, size: int) -> int:
 def mode_grams(tensor: WeightTensor) -> tuple[Tensor, Tensor, Tensor]:
     """The Gram matrices (E, E), (d_m, d_m) and (d_k, d_k) of the tensor's three unfoldings, fp64 on the CPU.
 
-    Products are fp32 and sums fp64. Beyond the weights it takes a few slabs and twice the matrices.
+    Products are taken in fp32 and summed in fp64. The memory beyond the weights is that of a few slabs and of
+    the matrices twice.
     """
     sizes, device = tensor.stacked.shape, tensor.stacked.device
     expert, out, inner = (torch.zeros(n, n, dtype=torch.float64, device=device) for n in sizes)
@@ -160,7 +166,7 @@ def mode_grams(tensor: WeightTensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def leading_spectrum(gram: Tensor) -> Spectrum:
-    """The spectrum of a Gram matrix (d, d), with signs that do not depend on the eigensolver."""
+    """The spectrum of a Gram matrix (d, d). The eigenvectors' signs do not depend on the eigensolver."""
     values, vectors = torch.linalg.eigh(gram)
     values, vectors = values.flip(0), vectors.flip(1)
     largest = vectors.abs().argmax(0, keepdim=True)  # (1, d)
@@ -168,10 +174,10 @@ def leading_spectrum(gram: Tensor) -> Spectrum:
 
 
 def refine_factors(tensor: WeightTensor, factors: Factors, sweeps: int) -> Factors:
-    """Factors of the same ranks after sweeps of higher-order orthogonal iteration, each mode in turn.
+    """Factors of the same ranks after `sweeps` of higher-order orthogonal iteration over all modes in turn.
 
-    The squared norm of the core, which is what the decomposition keeps, never falls. Beyond the weights a
-    sweep takes about three times the tensor compressed in two of its modes.
+    The squared norm of the core, which is what the decomposition keeps, never decreases. The memory of a
+    sweep beyond the weights is about three times the tensor compressed in two of its modes.
     """
     for _ in range(sweeps):
         for mode, rank in zip(MODES, factors.ranks, strict=True):
@@ -183,7 +189,12 @@ def refine_factors(tensor: WeightTensor, factors: Factors, sweeps: int) -> Facto
 
 
 def compress_tensor(tensor: WeightTensor, factors: Factors, skip: str | None = None) -> Tensor:
-    """The tensor in the coordinates of the factors, but for the mode `skip`: the core if that is None.
+    """The tensor in the coordinates of the factors; with `skip` None, this is the core.
+
+    Args:
+        tensor: the down projections.
+        factors: of the same bases.
+        skip: a mode of `MODES` that is left as it is.
 
     Returns:
         (E or r_e, d_m or r_out, d_k or r_in) fp32 on the tensor's device.

@@ -1,18 +1,18 @@
-"""Edits in Tucker coordinates: facts compressed, one ridge solve for the core, and the edit back as rows.
+"""Edits in Tucker coordinates: compress the facts, solve one ridge system for the core, expand to rows.
 
-A layer's delta is held on the manifold that the factors of its weights span (MoTE, arXiv 2605.16686):
+A layer's delta is restricted to the manifold that the factors of its weights span (MoTE, arXiv 2605.16686):
 
     D_j = U_out (sum_a U_e[j, a] G_a) U_in^T P_j ,   minimise  ||R - U_out G Phi^T||^2 + lambda ||G||^2
 
-With rows g k~ of fact t at expert j, its compressed keys add up over the experts to
+Summed over the experts, the rows g k~ of fact t compress to
 
     phi_t[a, :] = sum_j U_e[j, a] U_in^T (g_tj k~_tj)          one row of Phi, r_e r_in wide
 
-and the minimiser is G = R~^T (Phi Phi^T + lambda I)^-1 Phi with R~ = R U_out. So the edit is one left factor
+and the minimiser is G = R~^T (Phi Phi^T + lambda I)^-1 Phi with R~ = R U_out. So the edit has one left factor
 for each fact, A = (Phi Phi^T + lambda I)^-1 R~, and at every expert one row for each fact, B_j = (sum_a
-U_e[j, a] Phi_a) U_in^T P_j. Nothing is truncated on the way.
+U_e[j, a] Phi_a) U_in^T P_j. This form is exact: nothing is truncated.
 
-Here U_in and U_out stand for recoloured factors where a mode is whitened; see `moe_patch.solve.whitening`.
+If a mode is whitened, U_in or U_out stands for the recoloured factor; see `moe_patch.solve.whitening`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from moe_patch.solve.whitening import Whitening
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Manifold:
-    """What one layer's edits are made of: its Tucker factors, recoloured, in fp64."""
+    """The Tucker factors of one layer, recoloured, in fp64. Every edit of the layer is built from them."""
 
     expert: Tensor  # (E, r_e)
     inner: Tensor  # (d_k, r_in): C_in^(-1/2) U_in, to and from keys
@@ -42,7 +42,7 @@ class Manifold:
 
     @classmethod
     def of(cls, factors: Factors, whitening: Whitening) -> Manifold:
-        """The factors of a tensor taken in whitened bases, back in the model's own."""
+        """The manifold in the model's own bases, from factors in whitened bases."""
         inner, out = whitening.inner, whitening.out
         return cls(
             expert=factors.expert,
@@ -58,7 +58,7 @@ class Manifold:
 
 
 def compress_rows(rows: Rows, manifold: Manifold) -> Tensor:
-    """Phi: the facts' rows g k~ in Tucker coordinates, added up over the experts, (T, r_e, r_in) fp64."""
+    """Phi (T, r_e, r_in) fp64: the facts' rows g k~ in Tucker coordinates, summed over the experts."""
     r_e, _, r_in = manifold.ranks
     compressed = torch.zeros(rows.num_facts, r_e, r_in, dtype=torch.float64)
     for expert, block in rows.blocks():
@@ -69,7 +69,7 @@ def compress_rows(rows: Rows, manifold: Manifold) -> Tensor:
 
 
 def solve_core(compressed: Tensor, residual: Tensor, ridge: float) -> Tensor:
-    """A = (Phi Phi^T + lambda I)^-1 R~, on whichever side of the push-through identity is smaller.
+    """A = (Phi Phi^T + lambda I)^-1 R~, solved on the smaller side of the push-through identity.
 
     Args:
         compressed: Phi, (T, r_e, r_in) fp64.
@@ -98,13 +98,13 @@ def _by_core(phi: Tensor, residual: Tensor, ridge: float) -> Tensor:
 def expand_rows(compressed: Tensor, manifold: Manifold, projection: NullSpace | None) -> Rows:
     """B: every fact's row at every expert of a layer, from compressed keys of this or another layer.
 
-    Rows that are nothing but rounding next to their fact's largest one are left out; at full ranks these are
-    of the experts that the fact does not reach.
+    A row that is within rounding of zero, compared with its fact's largest row, is left out. At full ranks
+    these are the rows of experts that the fact does not reach.
 
     Args:
         compressed: Phi, (T, r_e, r_in) fp64.
         manifold: of the layer that the rows are for.
-        projection: of that layer; None leaves the rows as they are.
+        projection: the null space of that layer; None leaves the rows as they are.
 
     Returns:
         up to E * T rows of width d_k, in fp32.
@@ -123,14 +123,15 @@ def expand_rows(compressed: Tensor, manifold: Manifold, projection: NullSpace | 
 def truncate_delta(delta: LayerDelta, rank: int) -> tuple[LayerDelta, float]:
     """The closest delta whose experts share `rank` left factors, and its relative error in Frobenius norm.
 
-    With A (R, d_m) and B_j (R, d_k) the experts' deltas side by side are A^T [B_1 .. B_E]; this is its
-    truncated singular value decomposition, found from the kernel of B and without a dense delta.
+    With A (R, d_m) and B_j (R, d_k), the experts' deltas side by side are A^T [B_1 .. B_E]. The result is the
+    truncated singular value decomposition of this matrix. It is computed from the kernel of B, without a
+    dense delta.
 
     Raises:
-        PatchError: the delta has no rows of the facts' own, which removal would need then.
+        PatchError: the delta does not store the facts' own rows, which later removal of a fact would need.
     """
     if delta.shares_rows:
-        raise PatchError("only a delta that keeps its facts' own rows beside can be truncated")
+        raise PatchError("only a delta that stores the facts' own rows separately can be truncated")
     if not len(delta.rows.value):
         return delta, 0.0
     basis, triangle = torch.linalg.qr(delta.left.double().T)  # (d_m, p), (p, R)
@@ -150,7 +151,7 @@ def truncate_delta(delta: LayerDelta, rank: int) -> tuple[LayerDelta, float]:
 
 
 def mix_rows(rows: Rows, mix: Tensor) -> Rows:
-    """The rows M B_j of each expert, for M (n, R) and its rows B_j (R, d_k), absent ones being zero."""
+    """The rows M B_j of each expert, for `mix` M (n, R) and its rows B_j (R, d_k); a missing row is zero."""
     count = len(mix)
     experts = torch.tensor(rows.experts(), dtype=torch.int64)
     value = torch.cat([mix[:, rows.fact[block]] @ rows.value[block].double() for _, block in rows.blocks()])

@@ -4,17 +4,17 @@ An expert computes y = W k. In whitened bases
 
     k' = C_in^(-1/2) k,   y' = C_out^(-1/2) y,   W' = C_out^(-1/2) W C_in^(1/2),   y' = W' k'
 
-so a delta D' found there is recoloured as D = C_out^(1/2) D' C_in^(-1/2). Its Frobenius norm then measures
-what it does to the keys and outputs that text really has: with `in`, ||D'||^2 = tr(D C_in D^T) is MEMIT's
-preservation term (arXiv 2210.07229, equation 8), which makes lambda independent of the keys' scale.
+so a delta D' found there is recoloured as D = C_out^(1/2) D' C_in^(-1/2). The Frobenius norm of D' then
+measures the effect on the keys and outputs that occur in text: with `in`, ||D'||^2 = tr(D C_in D^T) is
+MEMIT's preservation term (arXiv 2210.07229, equation 8), which makes lambda independent of the keys' scale.
 
-The second moments are one for the whole mode, as a Tucker decomposition has one factor for a mode:
+A Tucker decomposition has one factor for each mode, so there is one second moment for each mode:
 
-* `in`, (d_k, d_k): the mean of k k^T over the routed (token, expert) pairs of preserved text, gates left out.
-* `out`, (d_m, d_m): the mean of y y^T over the same pairs, y = W_j k being what the expert's down projection
-  puts out before its bias and its gate. It follows from the keys' moments, without another forward pass.
+* `in`, (d_k, d_k): the mean of k k^T over the routed (token, expert) pairs of preserved text, without gates.
+* `out`, (d_m, d_m): the mean of y y^T over the same pairs, where y = W_j k is the output of the expert's down
+  projection before its bias and gate. It follows from the keys' moments, without another forward pass.
 
-Both get epsilon added to their diagonal, in the square of their own unit.
+Epsilon, in the square of the moment's own unit, is added to the diagonal of both.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ WhiteningKind = Literal["none", "in", "out", "both"]
 
 
 class DownProjections(Protocol):
-    """What whitening asks of a layer; a base's `MoELayer` has it."""
+    """What whitening needs of a layer. A base's `MoELayer` satisfies it."""
 
     @property
     def index(self) -> int:
@@ -41,11 +41,11 @@ class DownProjections(Protocol):
 
     @property
     def d_model(self) -> int:
-        """d_m, of outputs."""
+        """d_m, the width of outputs."""
 
     @property
     def device(self) -> torch.device:
-        """Where the layer runs."""
+        """The device on which the layer runs."""
 
     def weights(self) -> AbstractContextManager[Tensor]:
         """All down projections (E, d_m, d_k)."""
@@ -61,10 +61,10 @@ class Root:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Whitening:
-    """The whitened bases of one layer; None leaves a mode as it is."""
+    """The whitened bases of one layer."""
 
-    inner: Root | None = None  # of keys, d_k
-    out: Root | None = None  # of outputs, d_m
+    inner: Root | None = None  # of keys, d_k; None: not whitened
+    out: Root | None = None  # of outputs, d_m; None: not whitened
 
 
 NOT_WHITENED = Whitening()
@@ -77,19 +77,19 @@ def find_whitening(
 
     Args:
         kind: which modes to whiten.
-        layer: whose down projections give the outputs from the keys.
-        moments: of the layer's keys over preserved text; only "none" does without.
+        layer: the layer, whose down projections turn keys into outputs.
+        moments: second moments of the layer's keys over preserved text; may be None only if kind is "none".
         epsilon: added to the diagonals, positive.
 
     Raises:
-        StatisticsError: no moments, no tokens in them, or moments that are not finite.
+        StatisticsError: there are no moments, they count no tokens, or they are not finite.
     """
     if kind == "none":
         return NOT_WHITENED
     if moments is None or not int(moments.tokens.sum()):
         raise StatisticsError(
             f"layer {layer.index}: whitening {kind!r} needs the second moments of preserved text: give a "
-            "corpus, or whiten nothing"
+            "corpus, or set whitening to none"
         )
     return Whitening(
         inner=square_root(key_moment(moments), epsilon) if kind in {"in", "both"} else None,
@@ -103,7 +103,7 @@ def key_moment(moments: Moments) -> Tensor:
 
 
 def output_moment(moments: Moments, layer: DownProjections) -> Tensor:
-    """The mean of y y^T over all routed pairs, y = W_j k without bias, (d_m, d_m) fp64."""
+    """The mean of y y^T over all routed pairs, with y = W_j k without bias, (d_m, d_m) fp64."""
     total = torch.zeros(layer.d_model, layer.d_model, dtype=torch.float64, device=layer.device)
     with layer.weights() as stacked:
         for expert, second in enumerate(moments.second):
@@ -113,16 +113,16 @@ def output_moment(moments: Moments, layer: DownProjections) -> Tensor:
 
 
 def square_root(second: Tensor, epsilon: float) -> Root:
-    """The roots of a symmetric second moment (d, d) with `epsilon` on its diagonal.
+    """The square root, and its inverse, of a symmetric second moment (d, d) plus `epsilon` I.
 
     Raises:
-        StatisticsError: it is not finite, or has no eigendecomposition.
+        StatisticsError: the moment is not finite, or has no eigendecomposition.
     """
     if not bool(torch.isfinite(second).all()):
-        raise StatisticsError("a second moment to whiten with is not finite: look for NaN in the model")
+        raise StatisticsError("the moment for whitening is not finite: look for NaN in the model")
     try:
         values, vectors = torch.linalg.eigh(second.double())  # (d,), (d, d)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # documented, but not exported
-        raise StatisticsError(f"a second moment to whiten with has no eigendecomposition: {error}") from error
+        raise StatisticsError(f"the moment for whitening has no eigendecomposition: {error}") from error
     scale = (values.clamp_min(0.0) + epsilon).sqrt()  # (d,)
     return Root(root=(vectors * scale) @ vectors.T, inverse=(vectors / scale) @ vectors.T)

@@ -263,7 +263,7 @@ def test_lambda_is_absolute_or_a_share_of_the_mean_diagonal() -> None:
     [
         (torch.ones(2, 3), [0], [0, 1], "rows need"),
         (torch.ones(2, 3), [0, 0], [0, 2], "outside"),
-        (torch.ones(2, 3), [0, 0], [1, 1], "two at one expert"),
+        (torch.ones(2, 3), [0, 0], [1, 1], "two rows at one expert"),
         (torch.ones(2, 3), [1, 0], [0, 1], "out of order"),
     ],
 )

@@ -142,12 +142,12 @@ def test_ranks_by_energy_are_the_smallest_that_hold_it() -> None:
 @pytest.mark.parametrize(
     ("ranks", "energy", "problem"),
     [
-        (None, None, "either ranks or the energy"),
-        ((1, 1, 1), 0.5, "either ranks or the energy"),
+        (None, None, "either ranks or an energy"),
+        ((1, 1, 1), 0.5, "either ranks or an energy"),
         ((7, 1, 1), None, "rank 7 of mode 'expert'"),
         ((1, 0, 1), None, "rank 0 of mode 'out'"),
         ((1, 1, 1.5), None, r"rank 1\.5 of mode 'inner'"),
-        (None, 1.5, "energy to hold is 1.5"),
+        (None, 1.5, "energy is 1.5"),
     ],
 )
 def test_impossible_ranks_are_refused(
