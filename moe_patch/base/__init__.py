@@ -1,4 +1,5 @@
-"""A base model of transformers: opened, named by a fingerprint, watched, and run in parts.
+"""A base model of transformers: opening it, its fingerprint, observing it, and running parts of it.
 
-Imported by `apply`, `targets` and everything above them. It imports `io`, `data`, `patch` and `solve`.
+`apply`, `targets` and everything above them may import this package. It imports `io`, `data`, `patch` and
+`solve`.
 """

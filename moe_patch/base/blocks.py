@@ -1,4 +1,4 @@
-"""The feed-forward blocks of a base: the modules beside which a bypass runs."""
+"""The feed-forward blocks of a base. A bypass runs beside one of them."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class Block:
 
     index: int
     module: nn.Module
-    width: int  # d_m, of what goes in and comes out
+    width: int  # d_m, of its inputs and outputs
 
     @property
     def dtype(self) -> torch.dtype:
-        """What its weights are stored in."""
+        """The dtype of its weights."""
         return next(self.module.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """The device on which it runs."""
         hook: Any = getattr(next(self.module.modules()), "_hf_hook", None)
         device = getattr(hook, "execution_device", None)
         return next(self.module.parameters()).device if device is None else torch.device(device)
@@ -38,7 +38,7 @@ def find_block(base: Base, index: int) -> Block:
     """The block of decoder layer `index`.
 
     Raises:
-        ModelError: there is no such layer, or its experts are not in a module of their own.
+        ModelError: there is no such layer, or its experts share their module with another block.
     """
     layer = base.feed_forward(index)
     if not isinstance(layer, MoELayer):
@@ -46,26 +46,30 @@ def find_block(base: Base, index: int) -> Block:
     module = base.model.get_submodule(layer.name.rpartition(".")[0])
     if module is base.decoder_layers[index]:
         raise ModelError(
-            f"the experts of layer {index} of {base.name} run beside another block and not in one of their "
-            "own: choose another layer"
+            f"the experts of layer {index} of {base.name} share their module with another block: choose "
+            "another layer"
         )
     return Block(index, module, base.hidden_size)
 
 
 def block_input(block: Block, arguments: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
-    """What the block was called with, (B, S, d_m); BypassError if it was something else."""
+    """The hidden states (B, S, d_m) with which the block was called.
+
+    Raises:
+        BypassError: its first argument is something else.
+    """
     given = arguments[0] if arguments else named.get("hidden_states")
     if not isinstance(given, Tensor) or given.ndim != 3 or given.shape[-1] != block.width:
         found = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
         raise BypassError(
-            f"the block of layer {block.index} takes {found}: expected hidden states "
+            f"the block of layer {block.index} was called with {found}: expected hidden states "
             f"(prompts, tokens, {block.width})"
         )
     return given
 
 
 def with_added(output: Any, added: Tensor) -> Any:
-    """The block's output, a tensor or a tuple that starts with one, plus (B, S, d_m)."""
+    """The block's output (a tensor, or a tuple that starts with one) plus `added` (B, S, d_m)."""
     if isinstance(output, tuple):
         return (output[0] + added.view_as(output[0]), *output[1:])
     return output + added.view_as(output)

@@ -1,4 +1,4 @@
-"""What the experts of a base do with given tokens: their keys, their gates, and which of them are chosen."""
+"""Observing the experts of a base on given tokens: keys, gates, and which experts the router chose."""
 
 from __future__ import annotations
 
@@ -27,41 +27,47 @@ __all__ = [
 
 
 class Observer(Protocol):
-    """Told once per expert that a forward pass hits, with the n (token, slot) pairs that went to it."""
+    """Called once for each expert that a forward pass reaches, with the n (token, slot) pairs sent to it."""
 
     def __call__(self, expert: int, token: Tensor, slot: Tensor, key: Tensor, gate: Tensor) -> None:
-        """`token` (n,) counts the batch's B*S tokens row by row, `slot` (n,) the K choices; key (n, d_k)."""
+        """Take one expert's pairs.
+
+        Args:
+            expert: its number.
+            token: (n,) indices among the batch's B*S tokens, row by row.
+            slot: (n,) which of a token's K choices the expert is.
+            key: (n, d_k).
+            gate: (n,).
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertCall:
-    """What one layer did with N tokens; keys and scores only where they were asked for.
+    """What one layer did with N tokens.
 
-    `scores` are the router's own, before any choice: logits in most architectures, probabilities in some.
-    They are None where the router returns nothing of that shape. A slot that reached no expert here names
-    expert E, with gate 0.
+    The scores are the router's output before it chooses: logits in most architectures, probabilities in some.
     """
 
-    keys: Tensor | None  # (N, K, d_k)
-    gates: Tensor  # (N, K), as the router gave them
-    experts: Tensor  # (N, K)
-    scores: Tensor | None = None  # (N, E)
+    keys: Tensor | None  # (N, K, d_k); None unless asked for
+    gates: Tensor  # (N, K), as the experts were called with; 0 where a slot reached no expert here
+    experts: Tensor  # (N, K); E where a slot reached no expert here
+    scores: Tensor | None = None  # (N, E); None unless asked for, or if the router returns no such shape
 
 
 class Watch:
-    """A running observation. `mask` (B*S,) bool says which tokens of a batch are reported; None says all."""
+    """A running observation."""
 
     def __init__(self, base: Base, last_layer: int) -> None:
-        self.mask: Tensor | None = None
+        self.mask: Tensor | None = None  # (B*S,) bool, which tokens of a batch are reported; None: all
         self._base = base
         self._last = last_layer
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, only: Tensor | None = None
     ) -> None:
-        """Run (B, S) tokens through the decoder as far as the last observed layer, without gradients.
+        """Run (B, S) tokens through the decoder up to the last observed layer, without gradients.
 
-        Padding is never reported; `only` (B, S) bool narrows further.
+        Padding is never reported. If `only` (B, S) bool is given, no other tokens are reported.
         """
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask  # (B, S)
         reported = real.bool() if only is None else real.bool() & only.to(real.device)
@@ -74,7 +80,7 @@ class Watch:
 
 @dataclass(slots=True)
 class _MaskedTap:
-    """Hands on to an observer what concerns the tokens in the watch's mask."""
+    """Passes the pairs of the tokens in the watch's mask on to an observer."""
 
     watch: Watch
     observer: Observer
@@ -95,10 +101,14 @@ class _MaskedTap:
 
 @contextmanager
 def observe_experts(base: Base, observers: Mapping[int, Observer]) -> Iterator[Watch]:
-    """Tell `observers`, by layer, of the keys of every expert hit while the context lasts.
+    """Call `observers`, given by layer, for every expert that is reached inside the block.
 
-    Run batches with `watch.forward(input_ids, attention_mask)`, which leaves padding out and stops after the
-    last observed layer; or run the model yourself, and set `watch.mask` where tokens are to be left out.
+    Run batches with `watch.forward(input_ids, attention_mask)`, which leaves out padding and stops after the
+    last observed layer. Or run the model yourself, and set `watch.mask` to leave out tokens.
+
+    Raises:
+        CaptureError: `observers` is empty.
+        ModelError: a layer is dense or out of range.
     """
     if not observers:
         raise CaptureError("name at least one layer to observe")
@@ -115,12 +125,20 @@ def capture_keys(
 ) -> dict[int, ExpertCall]:
     """Keys, gates and experts at chosen positions of (B, S) tokens, by layer, in the order of `positions`.
 
-    `positions` is (N, 2) rows and columns, or (B,) one column for each row. Raises CaptureError for a
-    position on padding or outside the batch.
+    Args:
+        base: the model.
+        input_ids: (B, S).
+        attention_mask: (B, S), zero for padding; None if there is no padding.
+        positions: (N, 2) rows and columns, or (B,) one column for each row.
+        layers: decoder indices of MoE layers.
+
+    Raises:
+        CaptureError: a position is on padding or outside the batch, or no expert was reached.
+        ModelError: a layer is dense or out of range.
     """
     rows, columns = _rows_and_columns(positions, *input_ids.shape)  # (N,) each
     if attention_mask is not None and not bool(attention_mask[rows, columns].all()):
-        raise CaptureError("a position to capture lies on padding")
+        raise CaptureError("a position to capture is on padding")
     chosen = torch.zeros(input_ids.shape, dtype=torch.bool)
     chosen[rows, columns] = True
     recorders = {index: _Recorder(chosen, base.layer(index).num_experts, with_keys=True) for index in layers}
@@ -132,9 +150,14 @@ def capture_keys(
 def capture_routing(
     base: Base, input_ids: Tensor, attention_mask: Tensor | None = None, layers: Iterable[int] | None = None
 ) -> dict[int, ExpertCall]:
-    """Top-K experts, gates and router scores of every real token of (B, S), row by row, per layer.
+    """Top-K experts, gates and router scores of every token of (B, S) but padding, row by row, by layer.
 
-    `layers` None means every MoE layer. Nothing is recomputed: gates are what the experts were called with.
+    `layers` None stands for every MoE layer. Nothing is recomputed: the gates are those with which the
+    experts were called.
+
+    Raises:
+        CaptureError: no expert was reached.
+        ModelError: a layer is dense or out of range.
     """
     chosen = torch.ones(input_ids.shape, dtype=torch.bool)
     if attention_mask is not None:
@@ -150,12 +173,12 @@ def capture_routing(
 
 
 class _Recorder:
-    """An observer that keeps what it hears of the `chosen` (B, S) tokens, to be read as one ExpertCall."""
+    """An observer that records the `chosen` (B, S) tokens and returns them as one ExpertCall."""
 
     def __init__(self, chosen: Tensor, num_experts: int, *, with_keys: bool) -> None:
         self.scores: Tensor | None = None  # (B*S, E)
         self._shape = chosen.shape
-        self._place = chosen.reshape(-1).cumsum(0) - 1  # (B*S,) of each chosen token among them
+        self._place = chosen.reshape(-1).cumsum(0) - 1  # (B*S,) index of each chosen token among the chosen
         self._num_experts = num_experts
         self._with_keys = with_keys
         self._heard: list[tuple[Tensor, ...]] = []
@@ -166,7 +189,7 @@ class _Recorder:
         self._heard.append((*heard, key) if self._with_keys else heard)
 
     def at(self, rows: Tensor, columns: Tensor) -> ExpertCall:
-        """What was heard at chosen tokens (rows[i], columns[i]), each of which may be named twice."""
+        """What was recorded at the chosen tokens (rows[i], columns[i]). A token may be named twice."""
         if not self._heard:
             raise CaptureError("no expert was reached by the chosen tokens")
         place, slot, expert, gate, *keys = (torch.cat(parts) for parts in zip(*self._heard, strict=True))
@@ -189,7 +212,7 @@ class _Recorder:
 
 @contextmanager
 def _router_scores(base: Base, index: int, recorder: _Recorder) -> Iterator[None]:
-    """Within, `recorder` gets what the layer's router returns first, if that is (N, E) scores."""
+    """Inside the block, `recorder` gets the first output of the layer's router, if it is (N, E) scores."""
     layer = base.layer(index)
     block = base.model.get_submodule(layer.name.rpartition(".")[0])
 
@@ -207,7 +230,7 @@ def _router_scores(base: Base, index: int, recorder: _Recorder) -> Iterator[None
             hook.remove()
 
 
-class _Enough(Exception):  # noqa: N818 - nothing went wrong: it ends a forward pass whose rest nobody needs
+class _Enough(Exception):  # noqa: N818 - no error: it ends a forward pass whose rest is not needed
     pass
 
 
@@ -220,7 +243,7 @@ def run_decoder(base: Base, input_ids: Tensor, attention_mask: Tensor, last_laye
 
 @contextmanager
 def _ending_after(base: Base, layer: int) -> Iterator[None]:
-    """Within, a forward pass of the decoder ends quietly where the layer after `layer` would begin."""
+    """Inside the block, a forward pass of the decoder ends silently before the layer after `layer`."""
     if layer + 1 >= base.num_layers:
         yield
         return
@@ -246,5 +269,5 @@ def _rows_and_columns(positions: Tensor, batch: int, length: int) -> tuple[Tenso
         raise CaptureError(f"positions must be (N, 2) or ({batch},), not {tuple(positions.shape)}")
     rows, columns = positions.unbind(1)
     if bool(((rows < 0) | (rows >= batch) | (columns < 0) | (columns >= length)).any()):
-        raise CaptureError(f"a position lies outside the batch of {batch} rows of {length} tokens")
+        raise CaptureError(f"a position is outside the batch of {batch} rows of {length} tokens")
     return rows, columns

@@ -1,7 +1,7 @@
-"""Layers without experts: where their feed-forward block is, and what names it to a patch.
+"""Layers without experts: finding their feed-forward block and its down projection.
 
-No delta can edit them. A bypass can run beside one as beside a block of experts, and is held to its base by
-the block's down projection, counted as that of a single expert.
+No delta can edit such a layer, but a bypass can run beside it. The base's fingerprint then contains the hash
+of the block's down projection, as if it were that of a single expert.
 """
 
 from __future__ import annotations
@@ -18,23 +18,27 @@ from moe_patch.errors import ModelError
 
 _BLOCKS = ("mlp", "feed_forward", "ffn", "mixer")
 _DOWN = ("down_proj", "c_proj", "fc2", "w2", "fc_out", "dense_4h_to_h", "output_linear", "wo")
-_STORED_IN_OUT = "Conv1D"  # GPT-2's, the one linear layer of transformers whose weight is (in, out)
+_STORED_IN_OUT = "Conv1D"  # of GPT-2: the only linear layer in transformers whose weight is (in, out)
 
 
 @dataclass(frozen=True, slots=True)
 class DenseLayer:
-    """One decoder layer's feed-forward block, as if it were one expert."""
+    """One decoder layer's feed-forward block, treated as a single expert."""
 
-    index: int
-    name: str
+    index: int  # of the decoder layer
+    name: str  # of the down projection, for messages
     block: nn.Module = field(repr=False)
-    down: nn.Module = field(repr=False)
+    down: nn.Module = field(repr=False)  # the linear layer of the down projection
 
     num_experts = 1
 
     @contextmanager
     def weights(self) -> Iterator[Tensor]:
-        """The down projection (1, d_m, d_k): a view on the live weight, or a copy of an offloaded one."""
+        """The down projection (1, d_m, d_k): a view of the live weight, or a copy of an offloaded one.
+
+        Raises:
+            ModelError: the weight has no data.
+        """
         with align_module_device(self.down):
             weight: Any = self.down.weight
             if weight.device.type == "meta":
@@ -44,7 +48,7 @@ class DenseLayer:
 
     @property
     def originals(self) -> dict[int, Tensor]:
-        """Nothing: no patch is ever merged into a dense layer."""
+        """Always empty, since no patch is ever merged into a dense layer."""
         return {}
 
     @property
@@ -59,8 +63,7 @@ def dense_layer(index: int, layer: nn.Module) -> DenseLayer:
     """The feed-forward block of a decoder layer without experts.
 
     Raises:
-        ModelError: it has no block, or the block no down projection, of a name that is known; or the weight
-            is quantised.
+        ModelError: no block with a down projection has a known name, or the weight is quantised.
     """
     children = dict(layer.named_children())
     for name in _BLOCKS:
@@ -79,7 +82,11 @@ def dense_layer(index: int, layer: nn.Module) -> DenseLayer:
 
 
 def dense_decoder(model: Any) -> nn.ModuleList:
-    """The decoder layers of a model without experts; ModelError where there is no one list of them."""
+    """The decoder layers of a model without experts.
+
+    Raises:
+        ModelError: the decoder does not have exactly one list of them.
+    """
     depth = model.config.get_text_config().num_hidden_layers
     lists = [
         module

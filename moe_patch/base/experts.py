@@ -1,9 +1,9 @@
-"""One experts implementation for every architecture, which can tell of keys and add hooked deltas.
+"""One experts implementation for every architecture, which reports keys and adds hooked deltas.
 
-Transformers calls the experts of all its MoE models as `experts(hidden, top_k_index, top_k_weights)` and lets
-the function that computes them be chosen by name in a config. While a module is observed or has a delta
-attached, its config names `experts_forward`; modules of that config that nobody asked about go on to the
-implementation they had. When the last handle is removed, the config names again what it named before.
+Transformers calls the experts of all its MoE models as `experts(hidden, top_k_index, top_k_weights)`. A name
+in the config chooses the function that computes them. While a module is observed or has a delta attached, its
+config names `experts_forward`. Other modules of the same config are passed on to the implementation that they
+had. When the last handle is removed, the config gets its former name back.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ IMPLEMENTATION = "moe_patch"
 
 
 class Tap(Protocol):
-    """Listens to one experts module."""
+    """Observes one experts module."""
 
     def begin(self, tokens: int) -> None:
-        """An experts call over this many flattened tokens (B*S) starts."""
+        """Called when the module is called, with its number of flattened tokens B*S."""
 
     def __call__(self, expert: int, token: Tensor, slot: Tensor, key: Tensor, gate: Tensor) -> None:
-        """The n (token, slot) pairs that went to `expert`: token, slot and gate (n,), key (n, d_k)."""
+        """Called with the n (token, slot) pairs sent to `expert`: token, slot and gate (n,), key (n, d_k)."""
 
 
 class Delta(Protocol):
-    """What `attach_delta` needs.
+    """What `attach_delta` needs of a delta.
 
-    Expert j adds outer(left[rows.fact[i]], rows.value[i]) for each of its rows i.
+    The delta of expert j is the sum of outer(left[rows.fact[i]], rows.value[i]) over its rows i.
     """
 
     @property
@@ -51,17 +51,20 @@ class Delta(Protocol):
 
     @property
     def rows(self) -> Rows:
-        """(nnz, d_k), numbered as `left` is."""
+        """(nnz, d_k) rows, whose `fact` is an index into `left`."""
 
 
 class Handle:
-    """Something switched on; `remove`, or leaving a `with`, switches it off, in any order among others."""
+    """Something that is switched on. `remove`, or the end of a `with` block, switches it off.
+
+    Several handles can be removed in any order.
+    """
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
 
     def remove(self) -> None:
-        """Switch off; a second call does nothing."""
+        """Switch off. A second call does nothing."""
         self._stack.close()
 
     def __enter__(self) -> Handle:
@@ -73,12 +76,12 @@ class Handle:
 
 @dataclass(eq=False, slots=True)
 class _LiveDelta:
-    """A delta ready to run: right (n, d_k) and left (n, d_m) rows of each expert, on the module's device."""
+    """A delta ready to run, on the module's device."""
 
-    rows: dict[int, tuple[Tensor, Tensor]]
+    rows: dict[int, tuple[Tensor, Tensor]]  # expert -> right (n_e, d_k) and left (n_e, d_m)
 
     def __call__(self, expert: int, key: Tensor) -> Tensor | None:
-        """What to add (n, d_m) to the expert's output for `key` (n, d_k), or None."""
+        """What to add (n, d_m) to the expert's output for `key` (n, d_k); None if nothing."""
         if expert not in self.rows:
             return None
         right, left = self.rows[expert]
@@ -87,7 +90,7 @@ class _LiveDelta:
 
 @dataclass(slots=True)
 class _ModuleState:
-    """What goes on in one experts module besides its own work."""
+    """The taps and deltas that are on in one experts module."""
 
     taps: list[Tap] = field(default_factory=list)
     deltas: list[_LiveDelta] = field(default_factory=list)
@@ -95,23 +98,26 @@ class _ModuleState:
 
 @dataclass(slots=True)
 class _ReplacedConfig:
-    """A config that names our implementation for now, and what it named before."""
+    """A config that currently names our implementation."""
 
     config: Any
-    former: str | None
-    modules: int = 0
+    former: str | None  # the implementation that it named before
+    modules: int = 0  # how many of its modules have a state
 
 
 _states: weakref.WeakKeyDictionary[nn.Module, _ModuleState] = weakref.WeakKeyDictionary()
-_replaced: dict[int, _ReplacedConfig] = {}  # by id of the config, which the value keeps alive
+_replaced: dict[int, _ReplacedConfig] = {}  # by the id of the config, which the value keeps alive
 
 
 def attach_delta(layer: MoELayer, delta: Delta) -> Handle:
-    """Add `delta` to the layer's down projections inside the forward pass, leaving the weights as they are.
+    """Add `delta` to the layer's down projections inside the forward pass. The weights do not change.
 
-    Works under `generate` and autograd, also for a delta that requires gradients; several deltas add up. The
-    products are taken in the wider of the delta's dtype and the weights'. Raises CaptureError where widths or
-    experts do not fit.
+    It works with `generate` and autograd, also for a delta that requires gradients. Several deltas add up.
+    The products are taken in the wider of the delta's dtype and the weights' dtype.
+
+    Raises:
+        CaptureError: the delta's widths or experts do not fit the layer, or the experts implementation of the
+            model cannot be replaced.
     """
     check_fit(layer, delta)
     rows = delta.rows
@@ -125,7 +131,11 @@ def attach_delta(layer: MoELayer, delta: Delta) -> Handle:
 
 
 def check_fit(layer: MoELayer, delta: Delta) -> None:
-    """Raise CaptureError unless the delta has the layer's widths and names experts that it has."""
+    """Check that the delta has the layer's widths and names only experts that the layer has.
+
+    Raises:
+        CaptureError: it does not.
+    """
     found, expected = (delta.left.shape[-1], delta.rows.value.shape[-1]), (layer.d_model, layer.d_key)
     if found != expected:
         raise CaptureError(f"{layer.name}: a delta of widths (d_m, d_k) = {found} does not fit {expected}")
@@ -135,16 +145,21 @@ def check_fit(layer: MoELayer, delta: Delta) -> None:
 
 
 def attach_tap(layer: MoELayer, tap: Tap) -> Handle:
-    """Let `tap` hear of every call of the layer's experts."""
+    """Report every call of the layer's experts to `tap`.
+
+    Raises:
+        CaptureError: the experts implementation of the model cannot be replaced.
+    """
     return _switch_on(layer.experts, _acquire(layer.experts).taps, tap)
 
 
 def experts_forward(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-    """The experts of one layer: hidden (N, d_m) and routing (N, K) to (N, d_m), in the dtype of `hidden`.
+    """The experts of one layer: hidden (N, d_m) and routing (N, K) to outputs (N, d_m) in hidden's dtype.
 
-    Tokens are sorted by expert once, and only experts that are hit run. As in transformers' default
-    implementation, a token's experts are summed in at least fp32, rounded once, and the same on every run. An
-    index of E or more is expert parallelism's sentinel for an expert elsewhere and contributes nothing.
+    Tokens are sorted by expert once, and only experts that a token reaches are run. As in transformers'
+    default implementation, a token's experts are summed in at least fp32 and rounded once, with the same
+    result on every run. An index of E or more means, under expert parallelism, an expert on another device;
+    it adds nothing.
     """
     state = _states.get(experts)
     if state is None:
@@ -155,7 +170,7 @@ def experts_forward(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_wei
     num_experts, slots = experts.down_proj.shape[0], top_k_index.shape[-1]
     by_expert, order = top_k_index.reshape(-1).sort(stable=True)  # (N*K,)
     counts = torch.bincount(by_expert, minlength=num_experts)[:num_experts].tolist()
-    order = order[: sum(counts)]  # (P,) routed pairs: sentinels sort last
+    order = order[: sum(counts)]  # (P,) routed pairs; sentinels, which are E or more, come last
     token, slot = order // slots, order % slots  # (P,)
     gates = torch.split(top_k_weights.reshape(-1).index_select(0, order), counts)  # E times (n,)
     inputs = torch.split(hidden.index_select(0, token), counts)  # E times (n, d_m); one split is one gradient
@@ -178,10 +193,10 @@ def experts_forward(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_wei
 
 
 def _sum_by_token(outputs: Tensor, order: Tensor, top_k_index: Tensor) -> Tensor:
-    """Outputs (P + 1, d_m), row i of pair `order[i]` and the last one zero, to (N, d_m).
+    """Sum outputs (P + 1, d_m) by token to (N, d_m). Row i is that of pair `order[i]`, the last one is zero.
 
-    Each token's pairs are gathered by expert, as eager adds them. Scattering them instead would add them up
-    in an order of its own on a GPU.
+    Each token's pairs are gathered in the order of their experts, as eager adds them. Scattering them instead
+    would add them in an undefined order on a GPU.
     """
     tokens, slots = top_k_index.shape
     rank = top_k_index.argsort(dim=1, stable=True).argsort(dim=1).reshape(-1)[order]  # (P,) below K
@@ -194,7 +209,7 @@ ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, experts_forward)
 
 
 def _key(experts: Any, expert: int, inputs: Tensor) -> Tensor:
-    """(n, d_m) to (n, d_k): what enters the expert's down projection, by the module's own activation."""
+    """The expert's keys (n, d_k), which enter its down projection, from its inputs (n, d_m)."""
     if experts.has_gate:
         gated: Tensor = experts._apply_gate(_linear(experts, "gate_up_proj", expert, inputs))
         return gated
@@ -205,7 +220,7 @@ def _key(experts: Any, expert: int, inputs: Tensor) -> Tensor:
 def _linear(experts: Any, name: str, expert: int, inputs: Tensor) -> Tensor:
     weight = getattr(experts, name)[expert]
     raised = functional.linear(inputs, weight.T if experts.is_transposed else weight)
-    # the bias is not fused into the product: in half precision that would round once less than eager does
+    # the bias is added separately: fused into the product, half precision would round once less than eager
     return raised + getattr(experts, f"{name}_bias")[expert] if experts.has_bias else raised
 
 
@@ -214,13 +229,13 @@ def _former(experts: Any) -> Any:
     taken = _replaced.get(id(experts.config))
     if taken is None:
         raise CaptureError(
-            "this model was copied while it was patched or observed: end that first, then copy"
+            "this model was copied while it was patched or observed: remove patches and observers, then copy"
         )
     return ALL_EXPERTS_FUNCTIONS.get_interface(taken.former or "eager", type(experts).forward.__wrapped__)
 
 
 def _switch_on(experts: nn.Module, entries: list[Any], entry: Any) -> Handle:
-    """Keep `entry` in a list of the module's state until the handle is removed."""
+    """Add `entry` to a list of the module's state until the handle is removed."""
     entries.append(entry)
 
     def switch_off() -> None:
@@ -233,13 +248,14 @@ def _switch_on(experts: nn.Module, entries: list[Any], entry: Any) -> Handle:
 
 
 def _acquire(experts: Any) -> _ModuleState:
-    """The module's state; made on first use, when its config comes to name our implementation."""
+    """The module's state. It is created on first use, and its config then names our implementation."""
     if experts not in _states:
         config = experts.config
         if id(config) not in _replaced:
             if config._experts_implementation == "deepgemm_megamoe":
                 raise CaptureError(
-                    "deepgemm_megamoe rearranges expert weights: open the model with grouped_mm"
+                    "the experts implementation deepgemm_megamoe rearranges expert weights: open the model "
+                    "with grouped_mm"
                 )
             _replaced[id(config)] = _ReplacedConfig(config, config._experts_implementation)
             config._experts_implementation = IMPLEMENTATION
@@ -249,7 +265,7 @@ def _acquire(experts: Any) -> _ModuleState:
 
 
 def _release(experts: Any) -> None:
-    """Forget an idle module; with the last one of its config, restore what the config named before."""
+    """Forget a module without taps and deltas. If it is the last of its config, restore the config's name."""
     state = _states[experts]
     if state.taps or state.deltas:
         return
@@ -262,7 +278,7 @@ def _release(experts: Any) -> None:
     if taken.config._experts_implementation != IMPLEMENTATION:
         chosen = taken.config._experts_implementation
         logger.warning(
-            "the experts implementation became %r meanwhile: patches stopped working there", chosen
+            "the experts implementation was set to %r meanwhile: patches had no effect from then on", chosen
         )
         return
     taken.config._experts_implementation = taken.former

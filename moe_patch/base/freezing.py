@@ -1,4 +1,4 @@
-"""A model whose weights ask for no gradients for a while."""
+"""Turning gradients of a model's weights off for a while."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def frozen_weights(model: nn.Module) -> Iterator[None]:
-    """Within, no weight of the model asks for a gradient; afterwards, those that did do so again."""
+    """Inside the block, no weight of the model requires a gradient. The end of the block restores all."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""How what a layer's experts put out arrives in the residual stream."""
+"""The factor between a layer's expert output and what it adds to the residual stream."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from moe_patch.base.model import Base
 logger = logging.getLogger(__name__)
 
 _TOKENS = 16
-_TOLERANCE = 2**-5  # far above what bf16 rounds off, far below what a norm does to a random vector
+_TOLERANCE = 2**-5  # far above the rounding of bf16, far below what a norm does to a random vector
 
 
 def asked_gain(base: Base, layer: int) -> float:
-    """`residual_gain` for a method that needs a number: 1, with a warning, where there is none."""
+    """`residual_gain` for a method that needs a number: 1, with a warning, if there is no such factor."""
     gain = residual_gain(base, layer)
     if gain is not None:
         return gain
-    reason = base.layer(layer).warning or "what its experts put out does not arrive in proportion"
+    reason = base.layer(layer).warning or "the residual stream does not change in proportion to its experts"
     logger.warning(
-        "layer %d: %s; its experts are asked for what is missing in the residual stream as it is, so that "
-        "facts may fall short of their target values",
+        "layer %d: %s; the edit assumes a factor of 1, so facts may miss their target values",
         layer,
         reason,
     )
@@ -33,13 +32,14 @@ def asked_gain(base: Base, layer: int) -> float:
 
 
 def residual_gain(base: Base, layer: int) -> float | None:
-    """The factor on the experts' output on its way into the residual stream; None if there is no such number.
+    """The factor by which the experts' output is multiplied on its way into the residual stream, or None.
 
-    It is 1 in most architectures; Granite scales each block's output, others the routed experts' share. A
-    change of the residual stream by r takes one of the experts' output by r / gain. It is measured: a few
-    tokens are run as far as `layer`, twice, the second time with random vectors added to the experts'
-    outputs. None means that what arrives is no multiple of what was added, and then `MoELayer.warning` should
-    say what stands between.
+    It is 1 in most architectures. Granite scales each block's output, others the routed experts' share. To
+    change the residual stream by r, the experts' output must change by r / gain.
+
+    The factor is measured. A few tokens are run up to `layer` twice, the second time with random vectors
+    added to the experts' outputs. None means that the change of the residual stream is not a multiple of
+    these vectors. `MoELayer.warning` should then say what comes in between.
     """
     ids = torch.linspace(0, base.model.config.get_text_config().vocab_size - 1, _TOKENS).long()[
         None
@@ -56,11 +56,11 @@ def residual_gain(base: Base, layer: int) -> float | None:
     error = float((arrived - gain * push).norm() / arrived.norm())
     if not error < _TOLERANCE:
         return None
-    return 1.0 if abs(gain - 1.0) <= error else gain  # as closely as the measurement can tell
+    return 1.0 if abs(gain - 1.0) <= error else gain  # within the error of the measurement, it is 1
 
 
 def _outputs(base: Base, index: int, ids: Tensor, push: Tensor | None) -> tuple[Tensor, Tensor]:
-    """What the layer's experts (N, d_m) and its block (1, N, d_m) put out, `push` added to the former."""
+    """The outputs of the layer's experts (N, d_m), plus `push`, and of its block (1, N, d_m)."""
     seen: list[Tensor] = []
 
     def add(experts: object, inputs: object, output: Tensor) -> Tensor:

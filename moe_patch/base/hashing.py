@@ -1,4 +1,4 @@
-"""The hashes that a base's fingerprint is made of."""
+"""The hashes that make up a base's fingerprint."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _VOLATILE_CONFIG = {
     "architectures",
     "attn_implementation",
     "auto_map",
-    "bos_token_id",  # tools set these to suit a tokenizer, and no forward pass depends on them
+    "bos_token_id",  # tools change these to match a tokenizer, and no forward pass depends on them
     "eos_token_id",
     "pad_token_id",
     "dtype",
     "experts_implementation",
-    "layer_types",  # some releases name a layer's kind differently; the index says which layers are MoE
+    "layer_types",  # their names differ between releases; the index says which layers are MoE
     "mlp_layer_types",
     "output_attentions",
     "output_hidden_states",
     "output_router_logits",
-    "quantization_config",  # says how weights are stored; what they are, the experts' hashes say
+    "quantization_config",  # how weights are stored; the experts' hashes cover their values
     "return_dict",
     "torch_dtype",
     "transformers_version",
@@ -33,11 +33,11 @@ _VOLATILE_CONFIG = {
 
 
 def down_hash(layer: MoELayer | DenseLayer) -> str:
-    """SHA-256 over the layer's down projections as the base has them, in expert order.
+    """SHA-256 over the down projections of the unpatched layer, in expert order.
 
-    Each is oriented (d_m, d_k) and hashed as little-endian fp32, so packed, split and transposed layouts
-    agree, and so does a bf16 checkpoint opened as fp32. Experts that a merge has changed count with their
-    kept originals.
+    Each is hashed as little-endian fp32 (d_m, d_k). So packed, split and transposed layouts give the same
+    hash, and so does a bf16 checkpoint opened as fp32. For an expert that a merge has changed, the stored
+    original is hashed.
     """
     digest = hashlib.sha256()
     with layer.weights() as stacked:
@@ -48,7 +48,10 @@ def down_hash(layer: MoELayer | DenseLayer) -> str:
 
 
 def settled_config(config: Any) -> dict[str, Any]:
-    """What sets the config apart from its class's defaults, so that a new release's fields change nothing."""
+    """The fields of a config that differ from its class's defaults and matter to a forward pass.
+
+    Since defaults are left out, a field that a new release adds changes nothing.
+    """
     defaults = type(config)().to_dict()
     settled = config.to_dict()
     return {
@@ -59,6 +62,6 @@ def settled_config(config: Any) -> dict[str, Any]:
 
 
 def sha256_json(value: Any) -> str:
-    """SHA-256 of a value as JSON in one spelling, as "sha256:..."."""
+    """SHA-256, as "sha256:...", of a value as JSON with sorted keys, no white space, and ASCII only."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"

@@ -1,4 +1,4 @@
-"""What a fact's edited token looks like at an edit layer: its rows g k~ there, and the stream above."""
+"""Measurements at a fact's edited token: its rows g k~ at a layer, and the residual stream."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ from moe_patch.solve.nullspace import NullSpace
 def measure_keys(
     base: Base, prompts: Sequence[Prompt], layers: Collection[int], last: int, per_pass: int
 ) -> tuple[dict[int, ExpertCall], Tensor]:
-    """At each edited token: what the experts of `layers` get, and the stream (N, d_m) fp32 after `last`.
+    """Measure at each prompt's edited token, with the model as it is now, live deltas included.
 
-    One forward pass as far as `last` for every `per_pass` prompts, with the model as it is now.
+    There is one forward pass, up to layer `last`, for every `per_pass` prompts.
+
+    Returns:
+        the calls of the experts of `layers`, by layer, and the residual stream (N, d_m) fp32 after `last`.
     """
     batches = [
         pad_right(prompts[start : start + per_pass], pad_token(base.tokenizer))
@@ -48,7 +51,7 @@ def _measure_batch(
 
 
 def _joined(calls: Sequence[ExpertCall]) -> ExpertCall:
-    """The tokens of several calls, one call after the other."""
+    """The tokens of several calls in one, in their order."""
     keys = [call.keys for call in calls if call.keys is not None]
     return ExpertCall(
         keys=torch.cat(keys),
@@ -68,8 +71,9 @@ def key_rows(call: ExpertCall, num_experts: int, facts: int, projection: NullSpa
 
     Args:
         call: keys (N, K, d_k) and routing of N = facts * prompts-per-fact tokens, fact by fact.
-        num_experts: E; an expert E or above in `call` marks a slot that reached none.
-        projection: removes from each expert's keys what preserved text uses; None keeps them whole.
+        num_experts: E; in `call`, an expert of E or above marks a slot that reached none.
+        facts: how many facts there are.
+        projection: removes from each expert's keys the directions that preserved text uses; None keeps all.
     """
     assert call.keys is not None
     tokens, slots, width = call.keys.shape
@@ -85,7 +89,7 @@ def key_rows(call: ExpertCall, num_experts: int, facts: int, projection: NullSpa
 
 
 def project_rows(rows: Rows, projection: NullSpace) -> Rows:
-    """The rows after projection, without those of fully protected experts."""
+    """The rows after projection, without those that it made zero, as it does at fully protected experts."""
     rows = projection.project_rows(rows)
     kept = rows.value.abs().amax(1) > 0
     return Rows(rows.value[kept], rows.expert[kept], rows.fact[kept], rows.num_facts)

@@ -1,4 +1,4 @@
-"""A base model: its layers, where it runs, and the fingerprint that names it."""
+"""A base model: its layers, its device, and the fingerprint that identifies it."""
 
 from __future__ import annotations
 
@@ -18,39 +18,43 @@ from moe_patch.patch import Fingerprint
 
 @dataclass(slots=True)
 class Base:
-    """A model that patches are built on and applied to: its tokenizer, its MoE layers by decoder index."""
+    """A model, with its tokenizer, that patches are built on and applied to."""
 
-    model: Any = field(repr=False)  # a transformers PreTrainedModel, whose methods carry no types
+    model: Any = field(repr=False)  # a transformers PreTrainedModel, whose methods have no types
     tokenizer: Any = field(repr=False)
     name: str
-    layers: dict[int, MoELayer] = field(repr=False)
-    decoder_layers: nn.ModuleList = field(repr=False)
-    _hashes: dict[int, str] = field(default_factory=dict, repr=False)
+    layers: dict[int, MoELayer] = field(repr=False)  # the MoE layers, by decoder index
+    decoder_layers: nn.ModuleList = field(repr=False)  # all layers, dense ones included
+    _hashes: dict[int, str] = field(default_factory=dict, repr=False)  # by decoder index, once computed
 
     @property
     def num_layers(self) -> int:
-        """Decoder layers, dense ones included."""
+        """The number of decoder layers, dense ones included."""
         return len(self.decoder_layers)
 
     @property
     def decoder(self) -> nn.Module:
-        """The model without its language modelling head."""
+        """The model without its language-modelling head."""
         return cast("nn.Module", self.model.get_decoder())
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go."""
+        """The device on which the model expects its inputs."""
         hook = getattr(self.model, "_hf_hook", None)
         device = getattr(hook, "execution_device", None)
         return self.model.device if device is None else torch.device(device)
 
     @property
     def hidden_size(self) -> int:
-        """Width of the residual stream."""
+        """d_m, the width of the residual stream."""
         return int(self.model.config.get_text_config().hidden_size)
 
     def layer(self, index: int) -> MoELayer:
-        """The MoE layer at decoder index `index`; ModelError for a dense layer or one out of range."""
+        """The MoE layer at decoder index `index`.
+
+        Raises:
+            ModelError: the layer is dense or out of range.
+        """
         if not 0 <= index < self.num_layers:
             raise ModelError(
                 f"layer {index} is out of range: {self.name} has layers 0 to {self.num_layers - 1}"
@@ -62,13 +66,21 @@ class Base:
         return self.layers[index]
 
     def feed_forward(self, index: int) -> MoELayer | DenseLayer:
-        """The layer at decoder index `index`, be it dense; ModelError where there is none to know."""
+        """The layer at decoder index `index`, which may be dense.
+
+        Raises:
+            ModelError: the index is out of range, or the layer is dense and its block is not of a known form.
+        """
         if index in self.layers or not 0 <= index < self.num_layers:
             return self.layer(index)
         return dense_layer(index, self.decoder_layers[index])
 
     def fingerprint(self, layers: Iterable[int]) -> Fingerprint:
-        """What identifies this base to a patch that edits `layers`; merged patches are seen through."""
+        """The identity of this base for a patch that edits `layers`. Merged patches do not change it.
+
+        Raises:
+            ModelError: as for `feed_forward`.
+        """
         numbers, config = sorted(layers), self.model.config.get_text_config()
         shapes = [[number, *self.layers[number].shape] for number in sorted(self.layers)]
         index = {

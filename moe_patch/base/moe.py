@@ -1,4 +1,4 @@
-"""One decoder layer's experts, as they live in the model."""
+"""One decoder layer's experts in the live model."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ _originals: MutableMapping[nn.Module, dict[int, Tensor]] = weakref.WeakKeyDictio
 
 @dataclass(frozen=True, slots=True)
 class MoELayer:
-    """One decoder layer's experts.
+    """One decoder layer's experts."""
 
-    `layout` names how the down projections are stored: "out_in" is (E, d_m, d_k), "in_out" is (E, d_k, d_m).
-    `warning` says why the closed form is not exact in this layer, where it is not.
-    """
-
-    index: int
-    name: str
+    index: int  # of the decoder layer
+    name: str  # path of the experts module in the model
     experts: nn.Module = field(repr=False)
-    num_experts: int
-    d_model: int
-    d_key: int
-    layout: str
-    warning: str | None
+    num_experts: int  # E
+    d_model: int  # d_m
+    d_key: int  # d_k
+    layout: str  # how down projections are stored: "out_in" is (E, d_m, d_k), "in_out" is (E, d_k, d_m)
+    warning: str | None  # why the closed form is not exact in this layer; None if it is
 
     @contextmanager
     def weights(self) -> Iterator[Tensor]:
-        """All down projections (E, d_m, d_k): a view on the live weights, or a copy of offloaded ones."""
+        """All down projections (E, d_m, d_k): a view of the live weights, or a copy of offloaded ones.
+
+        Raises:
+            ModelError: the weights have no data.
+        """
         with align_module_device(self.experts):
             stored = self._down_proj.detach()
             if stored.device.type == "meta":
@@ -44,7 +44,11 @@ class MoELayer:
             yield stored.transpose(1, 2) if self.layout == "in_out" else stored
 
     def down(self, expert: int) -> Tensor:
-        """One down projection (d_m, d_k): a view on the live weight, or a copy of an offloaded one."""
+        """One down projection (d_m, d_k): a view of the live weight, or a copy of an offloaded one.
+
+        Raises:
+            ModelError: there is no such expert, or the weights have no data.
+        """
         if not 0 <= expert < self.num_experts:
             raise ModelError(f"{self.name} has experts 0 to {self.num_experts - 1}, not {expert}")
         with self.weights() as stacked:
@@ -57,27 +61,27 @@ class MoELayer:
 
     @property
     def originals(self) -> dict[int, Tensor]:
-        """Down projections (d_m, d_k) as they were before a merge, by expert; whoever merges keeps them here.
+        """Down projections (d_m, d_k) as they were before a merge, by expert.
 
-        They belong to the live module and not to this view of it, so that the model is recognised under its
-        patches however it is wrapped.
+        Code that merges stores them here. They belong to the live module and not to this object. So a model
+        with merged patches is recognised even if it is wrapped again.
         """
         return _originals.setdefault(self.experts, {})
 
     @property
     def offloaded(self) -> bool:
-        """Whether accelerate keeps the weights elsewhere and loads them for each forward pass only."""
+        """Whether accelerate stores the weights elsewhere and loads them only for each forward pass."""
         return bool(getattr(getattr(self.experts, "_hf_hook", None), "offload", False))
 
     @property
     def device(self) -> torch.device:
-        """Where the experts run."""
+        """The device on which the experts run."""
         hook: Any = getattr(self.experts, "_hf_hook", None)
         return torch.device(hook.execution_device) if self.offloaded else self._down_proj.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the weights are stored in."""
+        """The dtype of the weights."""
         return self._down_proj.dtype
 
     @property

@@ -1,4 +1,4 @@
-"""What is on a live model: whoever measures the bare base asks here first."""
+"""Whether a live model is in use. Code that measures the bare base checks this first."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ hashes_on: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDicti
 
 
 def find_occupant(base: Base) -> str | None:
-    """What keeps the model from being the bare base, in words: a patch that is on, or an observer; or None.
+    """Why the model is not the bare base, in words for a message; None if it is.
 
-    What is measured then would pass for the base's own.
+    Either a patch is on or the experts are being observed.
+    A measurement of a model that is in use would be mistaken for one of the base.
     """
     if hashes := hashes_on.get(base.model):
         return f"{base.name} has a patch on ({min(hashes)})"

@@ -1,8 +1,9 @@
 """Opening a base model, and finding the MoE layers of a live one.
 
-Everything here is read off the live module. Transformers gives the experts class of every MoE model that it
-routes through one interface the same flags (`is_transposed`, `has_gate`, ...). Those flags, and never a shape
-or a model's name, say how the down projections are stored: a square matrix does not tell its orientation.
+Everything here is read from the live module. The experts classes that transformers runs through its experts
+interface all have the same flags (`is_transposed`, `has_gate`, ...). Only these flags, and never a shape or a
+model's name, decide how the down projections are stored: the shape of a square matrix does not show its
+orientation.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from moe_patch.versions import norm_follows
 
 logger = logging.getLogger(__name__)
 
-_AutoModel: Any = AutoModelForCausalLM  # its annotations leave out what `output_loading_info` adds
+_AutoModel: Any = AutoModelForCausalLM  # its annotations ignore what `output_loading_info` adds
 
 _INTERFACE_FLAGS = ("is_transposed", "is_concatenated", "has_bias", "has_gate", "_apply_gate")
 
-_NOT_EDITABLE = {  # families that do not run through the experts interface, with better words for why
+_NOT_EDITABLE = {  # families that cannot be edited, with a more precise reason than the general one
     "llama4": "its routing weights multiply the experts' inputs and not their outputs",
     "dbrx": "its experts are stacked in one matrix and do not run through the experts interface",
     "jetmoe": "its experts share one bias and do not run through the experts interface",
@@ -50,11 +51,18 @@ def open_base(
     offload_folder: str | Path | None = None,
     allow_dense: bool = False,
 ) -> Base:
-    """Open a model by name or folder; None is the demo model that ships with the recipes.
+    """Open a model.
 
-    `dtype` None keeps the checkpoint's own. `device_map` and `offload_folder` go to accelerate. Raises
-    ModelError where the model cannot be found or lacks weights, is dense or quantised, or has experts that
-    cannot be edited; a dense one passes with `allow_dense`.
+    Args:
+        name: a model name or a folder; None for the demo model that comes with the recipes.
+        dtype: of the weights; None keeps the checkpoint's own.
+        device_map: passed to accelerate.
+        offload_folder: passed to accelerate.
+        allow_dense: accept a model without experts, as for a bypass.
+
+    Raises:
+        ModelError: the model cannot be found, lacks weights, is quantised, has experts that cannot be edited,
+            or is dense and `allow_dense` is false.
     """
     place = str(demo_model()) if name is None else str(name)
     options: dict[str, Any] = {"dtype": dtype or "auto", "use_safetensors": True, "output_loading_info": True}
@@ -65,15 +73,23 @@ def open_base(
         tokenizer = AutoTokenizer.from_pretrained(place)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"cannot open the model {place!r}: {error}") from error
-    if absent := sorted(loading["missing_keys"]):  # transformers has made them up
+    if absent := sorted(loading["missing_keys"]):  # transformers has filled them with random values
         raise ModelError(f"the model {place!r} lacks {len(absent)} weights, the first of them {absent[0]}")
     return wrap(model.eval(), tokenizer, "atlas" if name is None else place, allow_dense=allow_dense)
 
 
 def wrap(model: nn.Module, tokenizer: Any, name: str | None = None, *, allow_dense: bool = False) -> Base:
-    """A Base around a live model. Raises ModelError if it cannot be edited, and logs why it is not exact.
+    """A Base around a live model. If the closed form is not exact for it, the reason is logged.
 
-    A model without experts is refused, unless `allow_dense` says that no weight of one is to be edited.
+    Args:
+        model: a transformers model.
+        tokenizer: of the model.
+        name: for messages; None takes the name from the model's config.
+        allow_dense: accept a model without experts, as for a bypass.
+
+    Raises:
+        ModelError: the model is not of transformers, its experts cannot be edited, or it is dense and
+            `allow_dense` is false.
     """
     if not isinstance(model, PreTrainedModel):
         raise ModelError(f"expected a transformers model, not {type(model).__name__}")
@@ -106,7 +122,7 @@ def _runs_through_interface(module: nn.Module) -> bool:
 
 
 def _decoder(model: Any, found: Iterable[str]) -> tuple[str, nn.ModuleList]:
-    """Path and list of the decoder layers that hold experts; the text decoder's where there are several."""
+    """Path and list of the decoder layers with experts. If there are several lists, the text decoder's."""
     candidates: dict[str, nn.ModuleList] = {}
     for path in found:
         parts = path.split(".")
@@ -147,7 +163,7 @@ def _describe(index: int, path: str, experts: Any, block: nn.Module, hidden_size
 
 
 def _inexact(experts: Any, d_model: int, block: nn.Module, hidden_size: int) -> str | None:
-    """Why adding to the experts' output is not adding as much to the residual stream, or None."""
+    """Why adding to the experts' output does not add the same to the residual stream; None if it does."""
     if norm_follows(experts):
         return "a norm follows every expert, so the closed form is not exact"
     if d_model != hidden_size:
@@ -166,11 +182,11 @@ def _is_dense(model: PreTrainedModel) -> bool:
 
 
 def _why_not(model: PreTrainedModel, model_type: str) -> str:
-    """Why a model none of whose modules runs through the experts interface cannot be edited."""
+    """Why a model cannot be edited, if none of its modules runs through the experts interface."""
     if _is_dense(model):
         return f"{model_type} is a dense model: it has no experts to edit"
     if getattr(model.config, "quantization_config", None) is not None:
-        return f"{model_type} is quantised: open it dequantised, its experts' weights must be floats"
+        return f"{model_type} is quantised: its experts' weights must be floats, so open it dequantised"
     for family, reason in _NOT_EDITABLE.items():
         if model_type.startswith(family):
             return f"{model_type} cannot be edited: {reason}"

@@ -1,4 +1,4 @@
-"""Forward passes that start in the middle: what lower layers put out is played back instead of computed."""
+"""Forward passes that start in the middle: the output of lower layers is played back, not computed again."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import nn
 
 @contextmanager
 def playing_back(blocks: Sequence[nn.Module], output: Any) -> Iterator[None]:
-    """Within, decoder layers do no work, and each returns `output`, in the form in which the last one does.
+    """Inside the block, the decoder layers `blocks` compute nothing, and each returns `output`.
 
-    The model's own `forward` still builds masks, rotary embeddings and logits, so this is one code for every
-    architecture.
+    `output` must have the form of the last one's output. The model's own `forward` still builds masks, rotary
+    embeddings and logits, so the same code works for every architecture.
     """
 
     def play(*_: Any, **__: Any) -> Any:

@@ -1,8 +1,8 @@
 """Second moments of the keys that preserved text sends to each expert.
 
-One forward pass over the text, as far as the last layer asked for; no key is kept. Each expert's sum of k
-k^T is over the tokens that its router sent to it, gates left out, and is counted in tokens, so that the
-mean does not depend on how the text was batched. Padding never counts.
+One forward pass runs over the text, up to the last requested layer. No key is stored. Each expert sums k k^T,
+without gates, over the tokens that the router sent to it, and counts these tokens. So the mean does not
+depend on how the text is batched. Padding never counts.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from moe_patch.solve.moments import Moments
 DEFAULT_LENGTH = 512
 DEFAULT_BATCH_TOKENS = 8192
 
-#: Called as progress(tokens done, tokens in all).
 Progress = Callable[[int, int], None]
+"""Called as progress(tokens done, tokens in total)."""
 
 
 class _Accumulator:
-    """An observer that adds up what it hears."""
+    """An observer that sums k k^T and counts tokens."""
 
     def __init__(self, layer: MoELayer) -> None:
         shape = (layer.num_experts, layer.d_key, layer.d_key)
@@ -56,21 +56,21 @@ def collect_moments(
     use_cache: bool = True,
     progress: Progress | None = None,
 ) -> dict[int, Moments]:
-    """The second moments of every expert of `layers` over the corpus, from the cache where it has them.
+    """The second moments of every expert of `layers` over the corpus, taken from the cache if they are there.
 
     Args:
-        base: the model, run as it is.
+        base: the model.
         corpus: preserved text.
         layers: decoder indices of MoE layers.
-        max_tokens: use only the first so many tokens of the corpus.
-        length: longer texts are cut into sequences of so many tokens.
+        max_tokens: use only this many tokens from the start of the corpus; None uses all.
+        length: cut longer texts into sequences of this many tokens.
         batch_tokens: tokens in one forward pass, padding included.
-        use_cache: read and write the cache.
-        progress: called after each batch; not called where everything was cached.
+        use_cache: whether to read and write the cache.
+        progress: called after each batch; not called if everything is cached.
 
     Raises:
         ModelError: a layer is dense or out of range.
-        StatisticsError: the corpus gives no tokens, or the model has a patch on.
+        StatisticsError: the corpus gives no tokens, or the model has a patch on or is being observed.
     """
     wanted = sorted(set(layers))
     addresses = (
@@ -79,8 +79,8 @@ def collect_moments(
     stored = {layer: _cached(layer, address) for layer, address in addresses.items()}
     found = {layer: moments for layer, moments in stored.items() if moments is not None}
     if missing := [layer for layer in wanted if layer not in found]:
-        if state := find_occupant(base):  # other keys, which must not be cached as those of the base
-            raise StatisticsError(f"{state}: end that, then collect")
+        if state := find_occupant(base):  # its keys differ and must not be cached as those of the base
+            raise StatisticsError(f"{state}: remove it, then collect statistics")
         sequences = list(corpus.sequences(base.tokenizer, max_tokens=max_tokens, length=length))
         found |= _collect(base, sequences, missing, batch_tokens, progress)
         for layer in missing if use_cache else ():
@@ -116,7 +116,8 @@ def _collect(
 def _address(base: Base, corpus: Corpus, layer: int, max_tokens: int | None, length: int) -> dict[str, Any]:
     """Everything that a layer's moments depend on.
 
-    Keys depend on every layer below, so their experts are part of it; the first ids stand for the tokenizer.
+    Keys depend on every layer below, so the experts of these are included. The first ids stand for the
+    tokenizer.
     """
     below = [index for index in base.layers if index <= base.layer(layer).index]
     first = base.tokenizer(list(corpus.texts[:16]), truncation=True, max_length=length)["input_ids"]
