@@ -1,4 +1,4 @@
-"""Target values: what a layer should put out at a fact's edited token, found by gradient descent.
+"""Target values: what a layer should output at a fact's edited token, found by gradient descent.
 
-Imported by `methods`. It imports `base` and what is below it.
+`methods` and everything above may import this package. It imports `base` and the packages below it.
 """

@@ -1,4 +1,4 @@
-"""The answers of tokenised prompts: where a model predicts their tokens, and how likely it finds them."""
+"""The answers of tokenised prompts: where a model predicts their tokens, and how likely they are to it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Answers:
 
     reads: Reads  # n answer tokens, each read at the token before it
     ids: Tensor  # (n,)
-    lengths: Tensor  # (B,) answer tokens of each prompt; 0 where a model's own answer ended at once
+    lengths: Tensor  # (B,) answer tokens of each prompt; 0 for an answer that is empty
 
     @classmethod
     def of(cls, prompts: Sequence[Prompt]) -> Answers:
-        """The answers of prompts that were encoded with one."""
+        """The answers of prompts, all of which were encoded with one."""
         row, index, ids = [], [], []
         for number, prompt in enumerate(prompts):
             assert prompt.target is not None
@@ -35,11 +35,11 @@ class Answers:
         return cls(Reads(rows, indices), tokens, torch.bincount(rows, minlength=len(prompts)))
 
     def nll(self, logits: Tensor) -> Tensor:
-        """Mean negative log-likelihood (B,) of each prompt's answer, from logits (n, V) at the reads."""
+        """Mean negative log-likelihood (B,) of each prompt's answer, in nats, from logits (n, V)."""
         return self.mean(F.cross_entropy(logits.float(), self.ids.to(logits.device), reduction="none"))
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean (B,) over each prompt's answer of values (n,) at the reads; 0 for an empty answer."""
+        """The means (B,) of values (n,) at the reads, over each prompt's answer; 0 for an empty answer."""
         row = self.reads.row
         share = values / self.lengths[row].to(values.device)  # (n,)
         return values.new_zeros(len(self.lengths)).index_add(0, row.to(values.device), share)

@@ -1,13 +1,13 @@
-"""Target values kept in the cache, so that methods and settings which differ only in the solve share them.
+"""Target values in the cache, so that methods and settings that differ only in the solve share them.
 
-An entry is addressed by what the model computes for the batch's own prompts: the residual stream at the
-edited tokens after the layer, and the loss of every target. These follow from every weight below and above,
-and from every delta that is live, so that a patched or fine-tuned model is hardly ever taken for another:
-only if all that differs are experts that the prompts reach once their stream is changed, and not before. So
-an entry is also put to the test: with its values in place, the losses have to be what they were.
+The address of an entry includes what the model computes for the batch's own prompts: the residual stream at
+the edited tokens after the layer, and the loss of every target. These depend on the weights below and above
+the layer and on every live delta, so a patched or fine-tuned model almost always has another address. The
+exception is a model that differs only in experts which the prompts reach after the edit but not before.
+Therefore a stored entry is also tested: with its values in place, the losses must be the stored ones.
 
-That takes a few forward passes, where a search takes one forward and one backward pass a step. Another
-machine, or another number of threads, may compute other last bits, and then searches again.
+The test takes a few forward passes. A search takes one forward and one backward pass for every step. Another
+machine, or another number of threads, may differ in the last bits. It then searches again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from moe_patch.targets.search import (
 
 logger = logging.getLogger(__name__)
 
-LIMIT = 512 * 2**20  # bytes of entries that are kept; 50 facts at a width of 2,048 take 0.8 million
+LIMIT = 512 * 2**20  # most bytes of stored entries; 50 facts at a width of 2,048 take 0.8 million
 
 
 def shared_targets(
@@ -51,7 +51,11 @@ def shared_targets(
     *,
     prefixes: Sequence[str],
 ) -> Targets:
-    """As `find_targets`, from the cache where it has them and the options allow it."""
+    """As `find_targets`, but taken from the cache if they are there and the options allow it.
+
+    Raises:
+        TargetError: as for `find_targets`.
+    """
     if not options.use_cache:
         return find_targets(base, facts, layer, options, progress, prefixes=prefixes)
     address = _address(base, facts, layer, options, prefixes)
@@ -62,14 +66,14 @@ def shared_targets(
             if progress is not None:
                 progress("targets", len(facts) * options.steps, len(facts) * options.steps)
             return found
-        logger.info("cached target values do not do what they did and are searched again")
+        logger.info("cached target values no longer give the losses stored with them: searching again")
     found = find_targets(base, facts, layer, options, progress, prefixes=prefixes)
     cache.store_tensors("targets", address, _tensors(found), limit=LIMIT)
     return found
 
 
 def _alike(loss: float, other: float) -> bool:
-    """Whether two losses in nats differ by no more than rounding in half precision can make."""
+    """Whether two losses, in nats, differ by no more than rounding in half precision can explain."""
     return math.isclose(loss, other, rel_tol=0.01, abs_tol=0.01)
 
 

@@ -1,7 +1,7 @@
-"""Prefixes that a model writes itself, after which an edited prompt should give the same answer.
+"""Prefixes written by the model itself. An edited prompt should give the same answer after each of them.
 
-MEMIT (arXiv 2210.07229, in its code) samples them from a few openings, so that an edit does not depend on the
-subject standing at the start of a text.
+MEMIT (arXiv 2210.07229, in its code) samples them from a few openings, so that an edit also works if the
+subject is not at the start of the text.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ _OPENINGS = ("The", "Therefore", "Because", "I", "You")
 
 
 def generate_contexts(base: Base, count: int, tokens: int, seed: int) -> tuple[str, ...]:
-    """`count` sampled continuations of a few openings, each ending in ". " so that a prompt can follow.
+    """Sampled continuations of a few openings, each ending in ". " so that a prompt can follow.
 
     Args:
-        tokens: new tokens a prefix.
-        seed: decides the samples; the caller's random state is untouched.
+        base: the model that writes them.
+        count: how many.
+        tokens: new tokens in each.
+        seed: of the samples. The caller's random state does not change.
     """
     if count == 0:
         return ()

@@ -1,21 +1,21 @@
-"""Target values: what the last edit layer should put out at a fact's edited token for a new answer.
+"""Target values: what the last edit layer should output at a fact's edited token to get the new answer.
 
-The procedure is MEMIT's (arXiv 2210.07229, section 4.2 and its code), which MoEEdit and MoTE adopt, for many
-facts at once:
+The procedure is that of MEMIT (arXiv 2210.07229, section 4.2 and its code), which MoEEdit and MoTE adopt.
+Here it runs for many facts at once:
 
     z* = h + delta,   delta = argmin  NLL(target)  +  w_kl KL(p_delta || p)  +  w_d ||delta|| / ||h||^2
 
-NLL is the mean over all target tokens and over the prefixes that the prompt is tried after, KL is that of the
-next token after "{subject} is a", and ||delta|| is clamped to a multiple of ||h||. Beyond MEMIT, prompts that
-a fact asks to keep have a KL as well, with a weight of their own that they share.
+NLL is the mean over all target tokens and over the prefixes before the prompt. KL is that of the next token
+after "{subject} is a". ||delta|| is clamped to a multiple of ||h||. Beyond MEMIT, the prompts that a fact
+asks to keep have a KL term as well, with a weight that they share.
 
-Facts that are edited at the last token of the same subject share one delta. Their keys are equal, or nearly
-so, and a layer puts out one value for one key: with a delta of its own for each, least squares would give all
-of them the average, which says none of the answers. The shared delta minimises the sum of their NLLs, with
-the KL and decay terms once, and is done when each fact's own loss is low enough.
+Facts that are edited at the last token of the same subject share one delta. Their keys are equal or nearly
+equal, and a layer has one output for one key. If each fact had its own delta, least squares would give all of
+them the average, which yields none of the answers. The shared delta minimises the sum of their NLLs, plus the
+KL and decay terms once. It is done when the loss of each fact is low enough.
 
-Such groups do not interact. Each has its own optimiser state, loss and stop, so a batch of them gives what
-one at a time gives.
+These groups do not interact. Each has its own optimiser state, loss and stop, so a batch of groups gives the
+same result as one group at a time.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from moe_patch.targets.tail import Reads, open_pass, plain_logits
 
 
 class TargetOptions(BaseModel):
-    """How target values are searched. Defaults are MoEEdit's."""
+    """How to search for target values. Defaults are MoEEdit's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -73,19 +73,19 @@ class Targets:
     """Target values of T facts at one layer, and how the search went."""
 
     value: Tensor  # (T, d_m) fp32: z*
-    start: Tensor  # (T, d_m) fp32: the layer's output before
-    loss_before: tuple[float, ...]  # negative log-likelihood a target token, in nats
-    loss_after: tuple[float, ...]  # the same with the target value in place
-    steps: tuple[int, ...]  # evaluations until the fact was done
+    start: Tensor  # (T, d_m) fp32: the layer's output before the edit
+    loss_before: tuple[float, ...]  # (T,) negative log-likelihood per target token, in nats
+    loss_after: tuple[float, ...]  # (T,) the same with the target value in place
+    steps: tuple[int, ...]  # (T,) evaluations until the fact was done
 
 
 def context_prefixes(base: Base, options: TargetOptions) -> tuple[str, ...]:
-    """What prompts are put after: nothing at all, and then the generated prefixes."""
+    """The prefixes of prompts: the empty one first, then the generated ones."""
     return ("", *generate_contexts(base, options.contexts, options.context_tokens, options.seed))
 
 
 def facts_together(facts: Sequence[Fact], fact_token: FactToken) -> list[list[int]]:
-    """Indices of facts that share a delta: those about one subject, where its last token is edited."""
+    """Indices of facts that share a delta: those about one subject, if the subject's last token is edited."""
     if fact_token == "last":
         return [[number] for number in range(len(facts))]
     by_subject: dict[str, list[int]] = {}
@@ -95,9 +95,10 @@ def facts_together(facts: Sequence[Fact], fact_token: FactToken) -> list[list[in
 
 
 def held_prompts(base: Base, facts: Sequence[Fact], options: TargetOptions) -> Iterator[tuple[Prompt, float]]:
-    """Prompts on which facts that share a delta hold the next token, each with the weight of its KL.
+    """The prompts whose next token facts that share a delta should not change, each with its KL weight.
 
-    Raises TargetError as `encode_essence` and `encode_kept` do.
+    Raises:
+        TargetError: as for `encode_essence` and `encode_kept`.
     """
     yield encode_essence(base.tokenizer, facts[0]), options.kl_weight
     kept = [prompt for fact in facts for prompt in encode_kept(base.tokenizer, fact, options.style)]
@@ -117,7 +118,12 @@ def find_targets(
     """Target values of all facts at decoder layer `layer`, for the model as it is now, live deltas included.
 
     Args:
-        prefixes: what each prompt is put after, the empty prefix first; None generates them as `options` say.
+        base: the model.
+        facts: T facts.
+        layer: decoder index of the last edit layer.
+        options: of the search.
+        progress: called with the stage "targets".
+        prefixes: texts to put before each prompt, the empty one first; None generates them from `options`.
 
     Raises:
         TargetError: a prompt cannot be tokenised as needed, or the layer has no single residual stream.
@@ -125,7 +131,7 @@ def find_targets(
     prefixes = context_prefixes(base, options) if prefixes is None else prefixes
     groups = facts_together(facts, options.fact_token)
     parts: list[Targets] = []
-    with frozen_weights(base.model):  # only the deltas are searched: no gradient is kept for a weight
+    with frozen_weights(base.model):  # gradients are needed for the deltas only
         for chunk in _chunks(groups, options.facts_per_pass):
             done = sum(len(part.steps) for part in parts)
             search = _Search(base, [[facts[i] for i in group] for group in chunk], prefixes, layer, options)
@@ -134,7 +140,7 @@ def find_targets(
 
 
 def target_losses(base: Base, facts: Sequence[Fact], options: TargetOptions) -> list[float]:
-    """Negative log-likelihood of each fact's new target, in nats a token, for the model as it is now."""
+    """Negative log-likelihood of each fact's new target, in nats per token, for the model as it is now."""
     losses: list[float] = []
     for start in range(0, len(facts), options.facts_per_pass):
         some = facts[start : start + options.facts_per_pass]
@@ -154,7 +160,7 @@ def losses_in_place(
     *,
     prefixes: Sequence[str],
 ) -> list[float]:
-    """`loss_after` of values (T, d_m) that `find_targets` found earlier, for the model as it is now."""
+    """The `loss_after` of target values (T, d_m) that were found earlier, for the model as it is now."""
     losses = [0.0] * len(facts)
     for chunk in _chunks(facts_together(facts, options.fact_token), options.facts_per_pass):
         search = _Search(base, [[facts[i] for i in group] for group in chunk], prefixes, layer, options)
@@ -165,7 +171,7 @@ def losses_in_place(
 
 
 def _chunks(groups: Sequence[list[int]], size: int) -> list[list[list[int]]]:
-    """Groups in runs of about `size` facts, in order, none of them divided."""
+    """Runs of groups with about `size` facts each, in order. No group is divided."""
     chunks: list[list[list[int]]] = []
     room = 0
     for group in groups:
@@ -178,7 +184,7 @@ def _chunks(groups: Sequence[list[int]], size: int) -> list[list[list[int]]]:
 
 
 def _reporter(progress: Progress | None, done: int, here: int, facts: int) -> Callable[[int, int], None]:
-    """Turns (step, steps) of a search of `here` facts, after `done` others, into overall progress."""
+    """Turns (step, steps) of a search for `here` facts, after `done` others, into overall progress."""
 
     def report(step: int, steps: int) -> None:
         if progress is not None:
@@ -188,7 +194,7 @@ def _reporter(progress: Progress | None, done: int, here: int, facts: int) -> Ca
 
 
 def _in_order(parts: Sequence[Targets], numbers: Sequence[int]) -> Targets:
-    """All parts as one, row i of them being that of fact `numbers[i]`."""
+    """All parts in one, in the order of facts. Before, row i of the parts is that of fact `numbers[i]`."""
     order = sorted(range(len(numbers)), key=numbers.__getitem__)
     before, after, steps = (
         [value for part in parts for value in getattr(part, field)]
@@ -209,18 +215,18 @@ class _Group:
 
     facts: tuple[int, ...]  # indices within a search
     rewrites: tuple[Prompt, ...]  # fact by fact, prefix by prefix
-    held: tuple[tuple[Prompt, float], ...]  # whose next token is to stay, and the weight of its KL
+    held: tuple[tuple[Prompt, float], ...]  # prompts whose next token should not change, and their KL weights
 
 
 class _Losses:
-    """The losses of some groups, as functions of their deltas."""
+    """The losses of G groups with T facts in total, as functions of the groups' deltas."""
 
     def __init__(
         self, base: Base, groups: Sequence[_Group], layer: int, *, prefixes: int, check: bool
     ) -> None:
         self.facts = torch.tensor([number for group in groups for number in group.facts])  # (T,)
         sizes = torch.tensor([len(group.facts) for group in groups])
-        self.group = torch.arange(len(groups)).repeat_interleave(sizes)  # (T,) of each fact
+        self.group = torch.arange(len(groups)).repeat_interleave(sizes)  # (T,) the group of each fact
         rewrites = [prompt for group in groups for prompt in group.rewrites]
         held = [prompt for group in groups for prompt, _ in group.held]
         self._weight = torch.tensor([weight for group in groups for _, weight in group.held])  # (H,)
@@ -239,7 +245,7 @@ class _Losses:
 
     @property
     def start(self) -> Tensor:
-        """(T, d_m) fp32: the layer's output at the edited token of each fact's prompt without a prefix."""
+        """(T, d_m) fp32: the layer's output at the edited token of each fact's prompt, without a prefix."""
         return self._changed.start[: len(self.facts) * self._prefixes : self._prefixes].float()
 
     def __call__(self, delta: Tensor) -> tuple[Tensor, Tensor]:
@@ -253,7 +259,10 @@ class _Losses:
 
 
 class _Search:
-    """Groups optimised together; those that are done stand still, and leave once half of them are done."""
+    """A search for several groups together.
+
+    The delta of a group that is done stays fixed. Once half of the groups are done, these leave the batch.
+    """
 
     def __init__(
         self,
@@ -278,7 +287,7 @@ class _Search:
 
     @torch.enable_grad()
     def run(self, report: Callable[[int, int], None]) -> Targets:
-        """Adam on every group's own loss until the group is done or out of steps."""
+        """Run Adam on every group's own loss until the group is done or the steps are used up."""
         options = self._options
         losses = self._losses(torch.arange(len(self._groups)), check=True)
         start, group = losses.start, losses.group  # (T, d_m), (T,)
@@ -307,7 +316,7 @@ class _Search:
                 break
             open_ = ~done[active]
             adam.zero_grad()
-            total[open_].sum().backward()  # a sum: no group's gradient depends on the others
+            total[open_].sum().backward()  # in a sum, no group's gradient depends on the others
             _advance(adam, delta, done, options.clamp * norm)
             if int(open_.sum()) * 2 <= len(active):
                 active = active[open_]
@@ -319,7 +328,7 @@ class _Search:
 
     @torch.no_grad()
     def losses_in_place(self, value: Tensor) -> list[float]:
-        """The loss of each fact with its own group's value, of values (T, d_m), in place."""
+        """The loss of each fact with the target values (T, d_m) in place, which are equal within a group."""
         losses = self._losses(torch.arange(len(self._groups)), check=True)
         first = [group.facts[0] for group in self._groups]
         nll, _ = losses((value.to(losses.start) - losses.start)[first])
@@ -331,14 +340,14 @@ class _Search:
 
 
 def _per_group(values: Tensor, group: Tensor, reduce: str) -> Tensor:
-    """(G,) from values (T,) and the ascending group (T,) of each."""
+    """Values (T,) reduced by group to (G,). `group` (T,) is ascending."""
     group = group.to(values.device)
     empty = values.new_zeros(int(group[-1]) + 1)
     return empty.scatter_reduce(0, group, values, reduce, include_self=False)
 
 
 def _advance(adam: torch.optim.Optimizer, delta: Tensor, done: Tensor, limit: Tensor) -> None:
-    """One optimiser step of deltas (G, d_m) that are not done, clamped to norms of at most `limit` (G,)."""
+    """One optimiser step for the deltas (G, d_m) that are not `done`. Norms are clamped to `limit` (G,)."""
     held = delta.detach().clone()
     adam.step()
     with torch.no_grad():

@@ -1,14 +1,13 @@
-"""What a model says once one layer's output is changed at one token of each prompt, computed again and again.
+"""Repeated passes with one layer's output changed at one token of each prompt.
 
-`Tail` computes only what such a change can still affect. Positions left of the edited token never see it, and
-layers up to the edited one do not depend on it. The former are kept as a cache of keys, values and recurrent
-states; the latter are played back: while a pass runs, those blocks hand the recorded hidden states on. The
-model's own `forward` still builds masks, rotary embeddings and logits, so this is one code for every
-architecture.
+`Tail` computes only what such a change can affect. Positions left of the edited token never see the change,
+so they are kept as a cache of keys, values and recurrent states. Layers up to the edited one do not depend on
+it, so they are played back: during a pass, these layers return their recorded hidden states. The model's own
+`forward` still builds masks, rotary embeddings and logits, so the same code works for every architecture.
 
-Not every architecture can be continued so. Some take up a recurrent state for one token at a time only, some
-treat padding on the left as text, some let later layers use keys of earlier ones. `open_pass` therefore
-compares with a whole pass first, and uses `WholePass` where the two differ.
+Not every architecture can be continued in this way. Some continue a recurrent state by one token at a time
+only, some treat padding on the left as text, and in some, later layers use keys of earlier ones. `open_pass`
+therefore compares a tail with a whole pass first, and uses `WholePass` if they differ.
 """
 
 from __future__ import annotations
@@ -33,25 +32,25 @@ from moe_patch.versions import cache_name, returned_cache
 
 logger = logging.getLogger(__name__)
 
-_unfit: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models that have to be run whole
+_unfit: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models for which only whole passes are right
 
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """Where logits are wanted: at token `index[i]` of prompt `row[i]`, never left of its edited token."""
+    """Where logits are needed. None of these places is left of its prompt's edited token."""
 
-    row: Tensor  # (n,)
-    index: Tensor  # (n,)
+    row: Tensor  # (n,) number of a prompt
+    index: Tensor  # (n,) number of a token in this prompt
 
 
 class ChangedPass(ABC):
-    """A batch of prompts, to be run with changes added to what one decoder layer puts out."""
+    """A batch of prompts that can be run with changes added to the output of one decoder layer."""
 
-    start: Tensor  # (B, d_m) that output at the edited tokens, without a change
+    start: Tensor  # (B, d_m) the layer's output at the edited tokens, without a change
 
     @abstractmethod
     def logits(self, change: Tensor) -> Tensor:
-        """Logits (n, V) at the reads after adding `change` (B, d_m), in which they are differentiable."""
+        """Logits (n, V) at the reads after adding `change` (B, d_m). They are differentiable in `change`."""
 
     @torch.no_grad()
     def unchanged(self) -> Tensor:
@@ -65,11 +64,14 @@ def open_pass(
     """The cheapest pass that is right for this model.
 
     Args:
-        layer: decoder layer whose output is going to be changed.
-        check: compare the tail with a whole pass, unless the model is known to be unfit for it already.
+        base: the model.
+        prompts: B prompts, each with its edited token.
+        reads: n places where logits are needed.
+        layer: decoder layer whose output will be changed.
+        check: compare the tail with a whole pass, unless the model is already known to need whole passes.
 
     Raises:
-        TargetError: the layer does not put out one residual stream (B, S, d_m), once in a pass.
+        TargetError: the layer does not output one residual stream (B, S, d_m), or not exactly once in a pass.
     """
     if base.model in _unfit:
         return WholePass(base, prompts, reads, layer)
@@ -81,10 +83,10 @@ def open_pass(
     else:
         tail = Tail(base, prompts, reads, layer)
         apart = _distance(whole.unchanged(), tail.unchanged())
-        if apart <= max(1e-3, 16 * torch.finfo(tail.start.dtype).eps):  # rounding makes less
+        if apart <= max(1e-3, 16 * torch.finfo(tail.start.dtype).eps):  # rounding alone stays below this
             return tail
-        reason = f"continued from a cache it gives logits that are off by {apart:.1%}"
-    logger.warning("%s is run whole while targets are searched, which is slower: %s", base.name, reason)
+        reason = f"passes that continue from a cache give logits that are off by {apart:.1%}"
+    logger.warning("%s: the target search uses whole passes, which are slower: %s", base.name, reason)
     _unfit.add(base.model)
     return whole
 
@@ -100,13 +102,13 @@ def plain_logits(base: Base, prompts: Sequence[Prompt], reads: Reads) -> Tensor:
 
 
 def _distance(logits: Tensor, others: Tensor) -> float:
-    """Relative distance of two sets of logits (n, V), on average over the n; a shared constant is ignored."""
+    """Mean relative distance of two sets of logits (n, V). A constant added to all logits is ignored."""
     expected, found = (x.float() - x.float().mean(-1, keepdim=True) for x in (logits, others))
     return float(((found - expected).norm(dim=-1) / expected.norm(dim=-1)).mean())
 
 
 class WholePass(ChangedPass):
-    """Everything computed every time, the change being added by a hook: slow, and right for every model."""
+    """Computes everything in every pass, and adds the change in a hook: slow, but right for every model."""
 
     def __init__(self, base: Base, prompts: Sequence[Prompt], reads: Reads, layer: int) -> None:
         self._base, self._prompts, self._reads, self._layer = base, prompts, reads, layer
@@ -132,7 +134,7 @@ class WholePass(ChangedPass):
 
 
 class Tail(ChangedPass):
-    """Only layers above the edited one are run, and only from the edited tokens on."""
+    """Runs only the layers above the edited one, and only from the edited tokens on."""
 
     def __init__(self, base: Base, prompts: Sequence[Prompt], reads: Reads, layer: int) -> None:
         self._base = base
@@ -154,7 +156,7 @@ class Tail(ChangedPass):
             return _read_logits(self._base.model, self._row, self._read_column, self._run)
 
     def _prefill(self) -> Any:
-        """The model's own cache of everything left of the edited column."""
+        """The model's own cache for everything left of the edited column."""
         batch, left = self._batch, slice(self._column)
         decoder: Any = self._base.decoder
         output = decoder(
@@ -179,7 +181,7 @@ class Tail(ChangedPass):
 
 
 def _recorded(base: Base, layer: int, run: Callable[[], object]) -> tuple[Tensor, tuple[Any, ...] | None]:
-    """What the layer puts out in a run: hidden states (B, S, d_m), and what else if it is a tuple."""
+    """The layer's output in a run: hidden states (B, S, d_m), and the rest if it is a tuple."""
     seen: list[Any] = []
     hook = base.decoder_layers[layer].register_forward_hook(lambda _module, _inputs, out: seen.append(out))
     try:
@@ -191,14 +193,14 @@ def _recorded(base: Base, layer: int, run: Callable[[], object]) -> tuple[Tensor
     states, *rest = seen[0] if isinstance(seen[0], tuple) else (seen[0],)
     if states.ndim != 3 or states.shape[-1] != base.hidden_size:
         raise TargetError(
-            f"layer {layer} of {base.name} puts out {tuple(states.shape)}: expected one residual stream "
-            f"(prompts, tokens, {base.hidden_size}), to which a target value can be added"
+            f"layer {layer} of {base.name} has output of shape {tuple(states.shape)}: expected one residual "
+            f"stream (prompts, tokens, {base.hidden_size}), to which a target value can be added"
         )
     return states.detach(), tuple(rest) if isinstance(seen[0], tuple) else None
 
 
 def _read_logits(model: Any, row: Tensor, column: Tensor, run: Callable[..., Any]) -> Tensor:
-    """Logits (n, V) at (row, column), each (n,), of a run; the head runs on no other columns if it can."""
+    """Logits (n, V) of a run at (row, column), each (n,). If possible, the head runs on no other columns."""
     kept, place = torch.unique(column, return_inverse=True)
     logits: Tensor
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:

@@ -180,7 +180,7 @@ def test_a_model_that_cannot_be_continued_is_run_whole_and_says_so_once(
         opened = [open_pass(base, prompts, reads, 0) for _ in range(2)]
     assert [type(one) for one in opened] == [WholePass, WholePass]
     assert len(caplog.records) == 1
-    assert "tiny-jamba is run whole" in caplog.text
+    assert "tiny-jamba: the target search uses whole passes" in caplog.text
     assert "off by" in caplog.text
 
 
