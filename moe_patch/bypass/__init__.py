@@ -4,9 +4,9 @@
     route = bypass.route(states, prompt)  # once for each prompt: an expert, or LEAVE_ALONE
     output = block(x) + bypass(x, route)
 
-Everything here is torch alone, so that an inference engine can use it; `moe_patch.apply.bypass` puts it into
-models of transformers. Imported by `apply`, `evaluation`, `methods`, serving and `cli`. It imports `patch`
-and what is below.
+Everything here uses torch only, so that an inference engine can use it too. `moe_patch.apply.bypass` puts a
+bypass into models of transformers. `apply`, `evaluation`, `methods`, serving and `cli` import this package.
+It imports `patch` and the packages below it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a bypass is, besides its weights: a closed schema, which travels among a patch's hyper-parameters."""
+"""The config of a bypass: a closed schema, stored among a patch's hyper-parameters."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pydantic import Field
 from moe_patch.io.closed_schema import ClosedSchema
 
 RouterStates = Literal["block-input", "final"]
-"""What the router reads: what enters the block, or what the model without the bypass puts out in the end."""
+"""What the router reads: the block's input, or the last hidden states of the model without the bypass."""
 
 RouterKind = Literal["dual-attention", "mlp"]
 
 Tokens = Literal["all", "last"]
-"""Which tokens of a prompt pass the chosen expert: all, or the last one only. Those generated always do."""
+"""The tokens of a prompt on which its expert acts: all, or only the last. It acts on all generated ones."""
 
 
 class BypassConfig(ClosedSchema):
@@ -35,5 +35,5 @@ class BypassConfig(ClosedSchema):
 
     @property
     def routes(self) -> int:
-        """How many ways there are for a prompt: the experts, and with a scope gate none of them."""
+        """How many routes a prompt can take: one for each expert, and the scope gate's if there is one."""
         return self.experts + self.scope_gate

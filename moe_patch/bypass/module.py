@@ -1,7 +1,7 @@
 """The module beside the block: h(x) = Block(x) + lambda * sum_i g(i|x) E_i(x), with one g of 1, the others 0.
 
-g is not the router's probability of the chosen expert. The strength of an edit would then hang on how sure
-the router is of a paraphrase, and an expert would be trained against a router that is still moving.
+g is not the router's probability of the chosen expert. Otherwise the strength of an edit would depend on how
+confident the router is about a paraphrase, and experts would be trained against a router that still changes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from moe_patch.bypass.router import ROUTERS, Router, choose_route
 class Experts(nn.Module):
     """n gated perceptrons, E_i(x) = W_down,i (silu(W_gate,i x) * W_up,i x), stacked.
 
-    The output projections start at zero, so that a new expert adds nothing, bit for bit.
+    The output projections start at zero, so that a new expert adds exactly nothing.
     """
 
     def __init__(self, config: BypassConfig) -> None:
@@ -34,7 +34,7 @@ class Experts(nn.Module):
 
 
 class Bypass(nn.Module):
-    """Experts and router. The experts may be cast to the base's dtype; the router is to stay in fp32."""
+    """Experts and router. The experts may be cast to the base's dtype, but the router must stay in fp32."""
 
     def __init__(self, config: BypassConfig) -> None:
         super().__init__()
@@ -44,23 +44,23 @@ class Bypass(nn.Module):
 
     @torch.no_grad()
     def route(self, states: Tensor, prompt: Tensor) -> Tensor:
-        """The decision (B,) int64 for each prompt: an expert's number, or LEAVE_ALONE. Taken once a request.
+        """The decision (B,) int64 for each prompt: an expert's number, or LEAVE_ALONE. Call once per request.
 
         Args:
-            states: (B, S, d_m), what `config.router_states` says of every token of the prompts.
-            prompt: (B, S) bool, which tokens are the prompts'; padding and answers are not.
+            states: (B, S, d_m), the hidden states that `config.router_states` names.
+            prompt: (B, S) bool, which tokens belong to the prompts and not to padding or answers.
         """
         return choose_route(self.router(states, prompt), self.config)
 
     def forward(self, x: Tensor, route: Tensor) -> Tensor:
-        """What to add to the block's output for its inputs `x`: lambda E_route(x), zero where left alone.
+        """What to add to the block's output for its inputs `x`: lambda E_route(x), or zero for LEAVE_ALONE.
 
         Args:
-            x: (B, ..., d_m) or, for tokens of several requests in one row, (N, d_m).
+            x: (B, ..., d_m), or (N, d_m) if tokens of several requests share one row.
             route: (B,) or (N,): the decision for each entry of the first dimension of `x`.
 
         Returns:
-            the shape and dtype of `x`; the products are taken in the experts' dtype.
+            a tensor in the shape and dtype of `x`. The products are taken in the experts' dtype.
         """
         added = torch.zeros_like(x)
         for expert in range(self.config.experts):
@@ -70,12 +70,12 @@ class Bypass(nn.Module):
         return added
 
     def expert(self, x: Tensor, expert: int) -> Tensor:
-        """lambda E_i(x) of inputs (..., d_m), in their shape and dtype; taken in the experts' dtype."""
+        """lambda E_i(x) for inputs (..., d_m), in their shape and dtype, computed in the experts' dtype."""
         outputs: Tensor = self.config.scale * self.experts(x.to(self.experts.down.dtype), expert)
         return outputs.to(x.dtype)
 
     def keep_precision(self, dtype: torch.dtype, device: torch.device) -> Bypass:
-        """Move to a device, the experts in `dtype` and the router in fp32; returns itself."""
+        """Move to a device, with the experts in `dtype` and the router in fp32. Returns itself."""
         self.experts.to(device, dtype)
         self.router.to(device, torch.float32)
         return self

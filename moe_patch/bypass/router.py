@@ -1,13 +1,13 @@
-"""Which expert a prompt goes to, from hidden states of the unedited model.
+"""Routers, which choose the expert of a prompt from hidden states of the unedited model.
 
-The dual-attention router of MEMoE looks at the prompt's states e and at what an adapter makes of them, e^,
-and lets each attend to the other over the whole prompt:
+The dual-attention router of MEMoE takes the prompt's states e and the output e^ of an adapter on them. Each
+attends to the other over the whole prompt:
 
     A = softmax(e e^^T / sqrt(d)) e^,    A^ = softmax(e^ e^T / sqrt(d)) e,
     r = softmax(W_r (alpha A + beta A^))
 
-The instance as a whole goes to one expert, so alpha A + beta A^ is averaged over the prompt's tokens before
-W_r. States are brought to unit root mean square first: the same learning rate then suits every base.
+A whole prompt goes to one expert, so alpha A + beta A^ is averaged over the prompt's tokens before W_r. The
+states are first scaled to unit root mean square. The same learning rate then works for every base.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from moe_patch.bypass.config import BypassConfig
 
 LEAVE_ALONE = -1
-"""The route of a prompt that is outside every edit's scope: no expert adds anything."""
+"""The route of a prompt that is outside the scope of every edit. No expert adds anything to it."""
 
 
 class Router(nn.Module, ABC):
-    """From a prompt's states to logits over the routes, the last of which is the scope gate's, if any."""
+    """Maps a prompt's states to logits over the routes. The last one is the scope gate's, if there is one."""
 
     def __init__(self, config: BypassConfig) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Router(nn.Module, ABC):
 
         Args:
             states: (B, S, d_m), of any float dtype.
-            prompt: (B, S) bool, which of the tokens are the prompt's; at least one in each row.
+            prompt: (B, S) bool, which tokens belong to the prompt; at least one in each row.
         """
         unit = F.rms_norm(states.float(), states.shape[-1:])  # (B, S, d_m)
         read: Tensor = self.output(self.read(unit, prompt))
@@ -45,11 +45,11 @@ class Router(nn.Module, ABC):
 
     @abstractmethod
     def read(self, states: Tensor, prompt: Tensor) -> Tensor:
-        """What is to be classified (B, d_m), from states (B, S, d_m) of unit root mean square."""
+        """The vectors (B, d_m) to classify, from states (B, S, d_m) of unit root mean square."""
 
 
 class DualAttentionRouter(Router):
-    """The published router. The adapter's output projection starts at zero, and e^ as e."""
+    """The published router. The adapter's output projection starts at zero, so e^ starts equal to e."""
 
     def __init__(self, config: BypassConfig) -> None:
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""A bypass as part of a patch, read from files by strangers: config and tensors are held to one another."""
+"""A bypass as part of a patch. Patches come from strangers, so tensors are checked against the config."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from moe_patch.errors import MalformedMetadata, MalformedTensor, NotFinite, Patc
 from moe_patch.io import strict_json
 from moe_patch.patch.patch import Patch
 
-KEY = "bypass"  # of the config among a patch's hyper-parameters
+KEY = "bypass"  # the name of the config among a patch's hyper-parameters
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Routed:
-    """What the build decided for each fact of the patch."""
+    """What the build decided for each of the T facts of the patch."""
 
-    expert: Tensor  # (T,) int32, the expert that the fact was given to
-    gece: Tensor  # (T,) fp32, how frequent what it is about is; see moe_patch.methods.frequency
+    expert: Tensor  # (T,) int32, the expert of each fact
+    gece: Tensor  # (T,) fp32, how rare the knowledge is; see moe_patch.methods.memoe.frequency
 
 
 def write_bypass(bypass: Bypass, routed: Routed) -> tuple[dict[str, JsonValue], dict[str, Tensor]]:
-    """What goes among a patch's hyper-parameters, and its `Patch.bypass` tensors; both are copies."""
+    """A bypass as an entry of a patch's hyper-parameters, and as `Patch.bypass` tensors. Both are copies."""
     layer = bypass.config.layer
     tensors = {f"{layer}.{name}": tensor.detach().clone() for name, tensor in bypass.state_dict().items()}
     tensors |= {f"{layer}.facts.expert": routed.expert.int(), f"{layer}.facts.gece": routed.gece.float()}
@@ -41,12 +41,12 @@ def read_bypass(patch: Patch) -> Bypass:
 
     Raises:
         PatchError: the patch is of another kind.
-        MalformedMetadata: its hyper-parameters hold no valid config, or one of another layer than its base's.
+        MalformedMetadata: the hyper-parameters have no valid config, or its layer is not that of the base.
         MalformedTensor: a tensor is missing, unexpected, or of another dtype or shape than the config says.
-        NotFinite: a tensor holds NaN or an infinity.
+        NotFinite: a tensor contains NaN or an infinity.
     """
     config = read_config(patch)
-    with torch.device("meta"):  # sizes only: the config may ask for more than there is memory
+    with torch.device("meta"):  # sizes only, since the config may ask for more memory than there is
         bypass = Bypass(config)
     _check(patch.bypass, _expected(bypass, len(patch.facts)))
     state = {name: patch.bypass[f"{config.layer}.{name}"] for name in bypass.state_dict()}
@@ -55,7 +55,11 @@ def read_bypass(patch: Patch) -> Bypass:
 
 
 def read_routed(patch: Patch) -> Routed:
-    """Which expert each fact of the patch was given to; raises as `read_bypass`."""
+    """The build's decisions for each fact of the patch.
+
+    Raises:
+        PatchError: as for `read_bypass`, and for an expert that does not exist. The subclass says which.
+    """
     config = read_config(patch)
     with torch.device("meta"):
         bypass = Bypass(config)
@@ -67,7 +71,12 @@ def read_routed(patch: Patch) -> Routed:
 
 
 def read_config(patch: Patch) -> BypassConfig:
-    """The config of a patch of kind bypass; raises PatchError and MalformedMetadata as `read_bypass`."""
+    """The config of a patch of kind bypass.
+
+    Raises:
+        PatchError: the patch is of another kind.
+        MalformedMetadata: the hyper-parameters have no valid config, or its layer is not that of the base.
+    """
     if patch.kind != "bypass":
         raise PatchError(f"expected a patch of kind bypass, found one of kind {patch.kind}")
     try:
