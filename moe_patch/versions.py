@@ -71,7 +71,7 @@ def returned_cache(output: Any) -> Any:
 
 
 def norm_follows(experts: Any) -> bool:
-    """Whether a norm follows each expert. Before transformers 5.20 no model has one, nor the flag for it."""
+    """Whether a norm follows each expert. Before transformers 5.20 no model has one, or a flag for it."""
     return bool(getattr(experts, "has_post_expert_norm", False))
 
 

@@ -1,4 +1,4 @@
-"""What is observed and added inside the experts, and what is left as it was."""
+"""Observing experts and adding deltas inside them, and that nothing else changes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def base() -> Base:
 
 
 class Heard:
-    """An observer that keeps everything."""
+    """An observer that records everything."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[int, Tensor, Tensor, Tensor, Tensor]] = []

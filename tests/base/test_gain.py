@@ -1,4 +1,4 @@
-"""How the experts' output arrives in the residual stream, where the architecture says so."""
+"""The measured gain from experts to residual stream, in architectures whose config states it."""
 
 from __future__ import annotations
 

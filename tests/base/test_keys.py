@@ -25,7 +25,7 @@ def some_call() -> ExpertCall:
 
 
 def dense(call: ExpertCall) -> torch.Tensor:
-    """The mean of g k over a fact's prompts, (E, T, d_k), zero where none of them reaches the expert."""
+    """The mean of g k over each fact's prompts, (E, T, d_k); zero if none of them reaches the expert."""
     assert call.keys is not None
     mean = torch.zeros(EXPERTS + 1, FACTS, WIDTH)
     for token in range(FACTS * PROMPTS):

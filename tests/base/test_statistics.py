@@ -1,4 +1,4 @@
-"""Second moments against brute force, one text at a time; what is cached, and when it is not used."""
+"""Second moments against brute force, one text at a time; when the cache is used, and when not."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def brute_force(base: Base, layer: int, texts: tuple[str, ...]) -> tuple[Tensor, list[int]]:
-    """Sums of k k^T and token counts from the eager model, one text at a time and thus without padding."""
+    """Sums of k k^T and token counts from the eager model, one text at a time, so without padding."""
     experts: Any = base.layer(layer).experts
     heard: list[tuple[Tensor, Tensor]] = []
     hook = experts.register_forward_pre_hook(lambda _, inputs: heard.append((inputs[0], inputs[1])))
@@ -129,7 +129,7 @@ def test_a_patched_model_is_refused_since_its_keys_are_not_the_bases(mode: Liter
 
 
 def ran(base: Base, corpus: Corpus = CORPUS, layers: tuple[int, ...] = (1,), **options: Any) -> bool:
-    """Collect, and say whether the model had to run for it."""
+    """Collect the moments, and return whether the model had to run."""
     calls: list[tuple[int, int]] = []
     collect_moments(base, corpus, layers, progress=lambda *call: calls.append(call), **options)
     return bool(calls)

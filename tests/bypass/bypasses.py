@@ -19,7 +19,7 @@ def config(**changes: Any) -> BypassConfig:
 
 
 def random_bypass(seed: int = 0, scale: float = 0.3, **changes: Any) -> Bypass:
-    """Every weight random, the output projections too: routes differ, and every expert does something."""
+    """All weights are random, output projections included: routes differ and every expert has an effect."""
     torch.manual_seed(seed)
     bypass = Bypass(config(**changes))
     with torch.no_grad():

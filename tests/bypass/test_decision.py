@@ -1,4 +1,4 @@
-"""Where a prompt ends, on which tokens its expert acts, and decisions on caches."""
+"""Where a prompt ends, on which tokens its expert acts, and decisions stored on caches."""
 
 from __future__ import annotations
 

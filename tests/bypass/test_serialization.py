@@ -1,4 +1,4 @@
-"""A bypass in a file: bit for bit there and back, and whatever does not fit its config refused."""
+"""A bypass in a file: it is read back bit for bit, and tensors that do not fit its config are refused."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def fact(prompt: str, subject: str, target: str = "Rome") -> Fact:
 def merging_tokenizer(
     *merges: tuple[str, str], trim: bool = False, ends: bool = False
 ) -> PreTrainedTokenizerFast:
-    """Bytes as tokens, with merges that know no word borders; `ends` puts <s> and </s> around a text."""
+    """A tokenizer of bytes whose merges ignore word borders; `ends` puts <s> and </s> around a text."""
     pieces = ["<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet()), *(a + b for a, b in merges)]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=list(merges)))
@@ -48,7 +48,7 @@ def merging_tokenizer(
 
 
 def spelled(tokenizer: PreTrainedTokenizerFast, prompt: Prompt) -> tuple[str, str, str]:
-    """What lies left of the edited token, that token, and the answer, as text."""
+    """The text left of the edited token, this token, and the answer."""
     answer = () if prompt.target is None else prompt.ids[prompt.target :]
     parts = prompt.ids[: prompt.edited], prompt.ids[prompt.edited : prompt.edited + 1], answer
     left, edited, answer_text = (tokenizer.decode(list(part)) for part in parts)

@@ -1,4 +1,4 @@
-"""The tensor cache: found again by what it was made from, and never trusted when damaged."""
+"""The tensor cache: entries are found by what they were made from, and ignored if damaged."""
 
 from __future__ import annotations
 

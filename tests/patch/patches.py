@@ -55,7 +55,7 @@ def layer_delta(num_facts: int, generator: torch.Generator, hits: float = 0.4) -
 
 
 def with_left_per_row(delta: LayerDelta, generator: torch.Generator) -> LayerDelta:
-    """The same rows, but as block coordinate descent leaves them: a left factor for every row."""
+    """The same rows with a left factor for every row, as block coordinate descent returns them."""
     rows = one_left_per_row(delta.rows)
     return replace(delta, left=torch.randn(rows.num_facts, D_MODEL, generator=generator), rows=rows)
 

@@ -212,7 +212,7 @@ def test_the_hash_tells_a_tensors_name_shape_and_dtype() -> None:
 
 @pytest.mark.parametrize("patch", [delta_patch(), bypass_patch()], ids=["delta", "bypass"])
 def test_the_hash_is_the_one_that_the_specification_describes(patch: Patch, tmp_path: Path) -> None:
-    """Followed step by step from docs/format.md on the bytes of the file, with nothing of the library."""
+    """The hash, computed from the bytes of the file as docs/format.md says, without the library."""
     save(patch, tmp_path / "p.safetensors")
     raw = (tmp_path / "p.safetensors").read_bytes()
     start = 8 + int.from_bytes(raw[:8], "little")
@@ -253,7 +253,7 @@ def test_tensors_that_share_memory_are_saved(tmp_path: Path) -> None:
 
 
 class TestWhatIsNotWritten:
-    """The writer refuses what the reader would refuse, and leaves nothing behind."""
+    """The writer refuses what the reader would refuse, and leaves no file behind."""
 
     @pytest.mark.parametrize(
         ("changes", "error", "message"),

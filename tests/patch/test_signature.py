@@ -1,4 +1,4 @@
-"""Signing patches, and the keys for it."""
+"""Signatures of patches, and reading the keys."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 def write_key(
     path: Path, form: PrivateFormat, encryption: KeySerializationEncryption | None = None
 ) -> tuple[Path, Path]:
-    """The private key at `path`, and the public one beside."""
+    """Write the private key to `path` and the public one beside it."""
     public = path.with_name(path.name + ".pub")
     ssh = form is PrivateFormat.OpenSSH
     path.write_bytes(KEY.private_bytes(Encoding.PEM, form, encryption or NoEncryption()))

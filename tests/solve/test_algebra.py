@@ -1,4 +1,4 @@
-"""The algebra against brute force: dense normal equations, dense deltas, and what patches rely on."""
+"""The algebra against brute force (dense normal equations and deltas), and what patches need of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ridges = st.floats(0.05, 5.0)
 
 
 def random_rows(facts: int, seed: int, top_k: int = 2) -> Rows:
-    """Every fact at `top_k` random experts, in fp64 so that tests see the algebra and not the rounding."""
+    """Rows of facts at `top_k` random experts each, in fp64 so that rounding does not matter."""
     generator = torch.Generator().manual_seed(seed)
     expert = torch.stack(
         [torch.randperm(EXPERTS, generator=generator)[:top_k] for _ in range(facts)]
@@ -52,7 +52,7 @@ def solve(rows: Rows, residual: Tensor, ridge: float) -> Tensor:
 
 
 def interference(left: Tensor, rows: Rows, other_left: Tensor, other_rows: Rows) -> algebra.Interference:
-    """How another edit moves the facts of (left, rows) when both are on."""
+    """The interference of another edit with the facts of (left, rows)."""
     return algebra.compare_outputs(
         algebra.edit_response(left, rows, rows), algebra.edit_response(other_left, other_rows, rows)
     )

@@ -1,4 +1,4 @@
-"""Significant bases: what they hold, what the projection leaves, and what becomes of rare experts."""
+"""Null spaces: the directions that count as used, what the projection leaves, and experts with few tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The core solve against brute force, both of its sides, the rows it is stored as, and their truncation."""
+"""The core solve against brute force, on both of its sides; the rows that store it, and their truncation."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ EPSILON = 1e-4
 
 
 def keys_of(base_layer_experts: int, d_key: int, seed: int = 0) -> list[torch.Tensor]:
-    """Keys (n_j, d_k) of each expert, of uneven numbers and scales; none for the last."""
+    """Keys (n_j, d_k) of each expert, in different numbers and scales; the last expert has none."""
     generator = torch.Generator().manual_seed(seed)
     counts = [*range(40, 40 + base_layer_experts - 1), 0]
     return [(j + 1) * torch.randn(count, d_key, generator=generator) for j, count in enumerate(counts)]

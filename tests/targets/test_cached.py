@@ -1,4 +1,4 @@
-"""Target values from the cache: whose they may be, and whose not."""
+"""Target values from the cache: when they are used, and when they must not be."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def targets(base: Base, layer: int = 1, count: int = 3, **changes: Any) -> Targe
 
 @pytest.fixture
 def only_cached(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fill the cache with one entry, and forbid searches from then on."""
+    """Fill the cache with one entry, then make every search fail."""
     targets(tiny_base("qwen3_moe"))
 
     def searched(*_: object, **__: object) -> Targets:

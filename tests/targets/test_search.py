@@ -78,7 +78,7 @@ def nll(base: Base, prompt: Prompt, change: Tensor, layer: int) -> Tensor:
 def memit(
     base: Base, fact: Fact, layer: int, options: TargetOptions, prefixes: tuple[str, ...] = ("",)
 ) -> tuple[Tensor, list[float]]:
-    """MEMIT's search for one fact, written out plainly: z*, and the NLLs seen on the way."""
+    """MEMIT's search for one fact, written step by step: z*, and the NLL at each step."""
     rewrites = [encode_fact(base.tokenizer, fact, options.style, prefix=prefix) for prefix in prefixes]
     kept = encode_kept(base.tokenizer, fact, options.style)
     held = [(encode_essence(base.tokenizer, fact), options.kl_weight)]

@@ -21,7 +21,7 @@ CAUSAL = sorted(CONFIGS.keys() & MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() - SEVE
 
 
 def some_prompts() -> tuple[list[Prompt], Reads]:
-    """Prompts of many shapes, one edited at its first token, and every place that a change can affect."""
+    """Prompts of many lengths, one of them edited at its first token, and reads wherever a change matters."""
     generator = torch.Generator().manual_seed(0)
     prompts = [
         Prompt(tuple(torch.randint(4, VOCABULARY, (length,), generator=generator).tolist()), edited)

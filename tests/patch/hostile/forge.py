@@ -1,4 +1,4 @@
-"""Takes patch files apart and puts them together wrongly."""
+"""Taking patch files apart, and putting them together with faults."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def take_apart(path: Path) -> tuple[Json, bytes]:
 
 
 def put_together(path: Path, header: Json | str | bytes, data: bytes, *, length: int | None = None) -> Path:
-    """A file with this header, padded with spaces as safetensors does, whatever it says."""
+    """A file with this header, valid or not, padded with spaces as safetensors does."""
     text = header if isinstance(header, (str, bytes)) else json.dumps(header)
     raw = text.encode() if isinstance(text, str) else text
     raw += b" " * (-len(raw) % 8)
@@ -40,7 +40,7 @@ def with_header(path: Path, change: Callable[[Json], object]) -> Path:
 
 
 def with_metadata(path: Path, change: Callable[[Json], object]) -> Path:
-    """Change the patch metadata in place and seal it with the hash it then has: only the change is wrong."""
+    """Change the patch metadata in place and store its new hash, so that only the change is wrong."""
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     header, data = take_apart(path)
@@ -59,7 +59,7 @@ def with_metadata_text(path: Path, change: Callable[[str], str]) -> Path:
 
 
 def with_value(path: Path, name: str, change: Callable[[torch.Tensor], object]) -> Path:
-    """Change values of one tensor in place and seal the file again: only the values are wrong."""
+    """Change values of one tensor in place and store the new hash, so that only the values are wrong."""
     header, data = take_apart(path)
     begin, end = header[name]["data_offsets"]
     dtype = {"F32": torch.float32, "I32": torch.int32}[header[name]["dtype"]]

@@ -1,4 +1,4 @@
-"""Files whose metadata breaks the schema, is not canonical, or says what cannot be."""
+"""Files whose metadata breaks the schema, is not canonical, or contradicts itself."""
 
 from __future__ import annotations
 

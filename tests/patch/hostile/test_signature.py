@@ -1,4 +1,4 @@
-"""Signature files that are damaged, lie, or were never meant to be any."""
+"""Signature files that are damaged, wrong, or no signatures at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files whose tensors hold what no patch can mean; and files damaged anywhere."""
+"""Files whose tensors have values that are impossible in a patch, and files with damage at any byte."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_changed_value_under_the_old_hash(good: Path) -> None:
 
 
 def test_fingerprint_of_another_base(good: Path) -> None:
-    """Such a file is sound; only against a model can it be seen to belong to another."""
+    """Such a file is valid. Only a comparison with a model shows that it belongs to another one."""
     own = load(good).base
 
     def graft(metadata: Json) -> None:
