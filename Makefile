@@ -48,7 +48,7 @@ BENCHMARKS = $(filter-out $(SERVED),$(patsubst recipes/benchmarks/%.py,%,$(wildc
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-oldest oldest-env test-newest test-quality vllm-env test-serving bench-serving lint graph bench lock margins clean help
+.PHONY: demo test test-oldest oldest-env test-newest test-quality vllm-env test-serving bench-serving lint lint-serving graph bench lock margins clean help
 .DELETE_ON_ERROR:
 
 help:

@@ -189,7 +189,10 @@ def _options(
             overrides |= dict.fromkeys(names or _NAMES[flag][:1], value)
     overrides |= dict(map(parse_setting, settings))
     values = found.method_options(method.name) if found else {}
-    return merged_options(method.Options, values, overrides, f"recipe {found.name}" if found else "")
+    options: BaseModel = merged_options(
+        method.Options, values, overrides, f"recipe {found.name}" if found else ""
+    )
+    return options
 
 
 def _earlier_edits(lock_path: Path) -> EarlierEdits:

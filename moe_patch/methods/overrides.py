@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from moe_patch.errors import ConfigError
+
+OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
 
 def option_names(options: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -36,14 +38,13 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def merged_options(
-    options: type[BaseModel], recipe: Mapping[str, Any], overrides: Mapping[str, Any], place: str
-) -> BaseModel:
+    options: type[OptionsT], recipe: Mapping[str, Any], overrides: Mapping[str, Any], place: str
+) -> OptionsT:
     """Validated options: `recipe` is nested as in a recipe file, `overrides` goes by dotted names and wins.
 
     Raises:
         ConfigError: an option is unknown, in which case the known ones are listed, or its value is not valid.
-        `place`
-            says where the recipe came from.
+            `place` says where the recipe came from.
     """
     known = sorted(option_names(options))
     for name in overrides:

@@ -12,8 +12,15 @@ from moe_patch.patch import Patch
 
 def busy_bypass(base: Base, layer: int) -> Patch:
     """A patch whose bypass sends each prompt to one of five experts; what it says is of no use."""
-    sizes = {"experts": 5, "expert_width": 64, "adapter_width": 64}
-    config = BypassConfig(layer=layer, width=base.hidden_size, tokens="all", scope_gate=False, **sizes)
+    config = BypassConfig(
+        layer=layer,
+        width=base.hidden_size,
+        tokens="all",
+        scope_gate=False,
+        experts=5,
+        expert_width=64,
+        adapter_width=64,
+    )
     torch.manual_seed(0)
     bypass = Bypass(config)
     with torch.no_grad():

@@ -43,7 +43,10 @@ def options_of(recipe: Recipe | None, run: Run, settings: Mapping[str, Any]) -> 
         found = {name: value for name, value in shared if name in method.Options.model_fields}
     known = set(option_names(method.Options))
     given = {name: value for name, value in settings.items() if name in known}
-    return merged_options(method.Options, found, {**given, **run.changes}, f"run {run.name}")
+    options: MethodOptions = merged_options(
+        method.Options, found, {**given, **run.changes}, f"run {run.name}"
+    )
+    return options
 
 
 def finished_runs(lines: Path | None) -> dict[str, dict[str, Any]]:

@@ -53,7 +53,7 @@ class Watcher:
         self._before = {
             count: (self._routing(self._asked[count]), self._routing(self._untouched[count])) for count in at
         }
-        self.curve: list[dict[str, float]] = []
+        self.curve: list[dict[str, float | None]] = []
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """The methods' progress: `total` facts, of which `done` are edited."""
@@ -66,7 +66,7 @@ class Watcher:
             for before, some in zip(self._before[done], (asked, untouched), strict=True)
         ]
         values = [scores.efficacy, scores.generalization, scores.specificity, others.specificity]
-        figures = [value.value for value in values] + shifts
+        figures: list[float | None] = [*(value.value for value in values), *shifts]
         self.curve.append({"facts": done, **dict(zip(SCORES, figures, strict=True))})
         click.echo(json.dumps(self.curve[-1]), err=True)
 

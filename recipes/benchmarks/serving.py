@@ -109,6 +109,7 @@ WAYS: dict[str, Callable[[ServingBench], LLM]] = {
 
 def call_worker(engine: LLM, method: str, *arguments: Any) -> dict[str, Any]:
     """What the worker answers; it must not refuse."""
+    answer: dict[str, Any]
     (answer,) = engine.collective_rpc(f"moe_patch_{method}", args=arguments)
     if "error" in answer:
         raise click.ClickException(answer["error"]["message"])
@@ -150,7 +151,8 @@ def throughput(bench: ServingBench, turns: int) -> Figures:
 
 def changes(engine: LLM, bench: ServingBench, turns: int) -> Figures:
     """Seconds to take the patch off a running engine and to put it on again, and the memory of it."""
-    digest, seconds = load(bench.patch).hash, {"add": [], "remove": []}
+    digest = load(bench.patch).hash
+    seconds: dict[str, list[float]] = {"add": [], "remove": []}
     call_worker(engine, "remove", digest)
     without, kept = resident(), 0
     for _ in range(turns):

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from pydantic import BaseModel
 
 from moe_patch.base.model import Base
 from moe_patch.base.opening import open_base
@@ -24,6 +23,7 @@ from moe_patch.data.fact_file import read_facts
 from moe_patch.data.facts import Fact
 from moe_patch.evaluation import Setting, evaluate
 from moe_patch.methods import Method, get_method
+from moe_patch.methods.base import MethodOptions
 from moe_patch.methods.recipes import recipe_for
 from moe_patch.patch import Patch
 from moe_patch.stack import Stacked, combine_patches, drop_facts
@@ -41,7 +41,7 @@ class StackingBench:
     def __init__(self, base: Base, name: str) -> None:
         found = recipe_for(base)
         self.base = base
-        self.method: Method[BaseModel] = get_method(name)
+        self.method: Method[MethodOptions] = get_method(name)
         self.options = self.method.options(**(found.method_options(name) if found else {}))
 
     def build(self, facts: Sequence[Fact], stage: str) -> Patch:

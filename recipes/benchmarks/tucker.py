@@ -94,8 +94,8 @@ def measure_stages(
     figures["ranks"] = " x ".join(map(str, chosen))
     if sweeps:
         reset_peak()
-        figures["sweep_seconds"], factors = best_time(lambda: refine_factors(tensor, factors, sweeps))
-        figures["sweep_seconds"] /= sweeps
+        seconds, factors = best_time(lambda: refine_factors(tensor, factors, sweeps))
+        figures["sweep_seconds"] = seconds / sweeps
         figures["sweep_peak_gib"] = memory("VmHWM") - before
     manifold = Manifold.of(factors, roots)
     reset_peak()
