@@ -27,7 +27,11 @@ METHODS: dict[str, Method[Any]] = {
 
 
 def get_method(name: str) -> Method[Any]:
-    """The method called `name`; ConfigError lists the known ones."""
+    """The method called `name`.
+
+    Raises:
+        ConfigError: there is no such method; the message lists the known ones.
+    """
     if name not in METHODS:
         raise ConfigError(f"unknown method {name!r}: expected one of {', '.join(sorted(METHODS))}")
     return METHODS[name]

@@ -1,4 +1,4 @@
-"""What every editing method is: a name, a paper, options, and `build`."""
+"""The interface of an editing method: a name, a paper, options, and `build`."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ class Method(ABC, Generic[OptionsT]):
     name: ClassVar[str]
     pretty_name: ClassVar[str]
     Options: type[OptionsT]
-    edits_dense: ClassVar[bool] = False  # whether bases without experts will do
+    edits_dense: ClassVar[bool] = False  # whether it can edit bases without experts
 
     @classmethod
     @abstractmethod
     def reference_url(cls) -> str:
-        """Where the paper is."""
+        """The address of the paper."""
 
     @abstractmethod
     def build(
         self, base: Base, facts: Sequence[Fact], options: OptionsT, progress: Progress | None = None
     ) -> Patch:
-        """Build a patch for `base` that makes it say `facts`; the base is left as it was."""
+        """Build a patch with which `base` gives the answers of `facts`; the base itself does not change."""
 
     def build_on(
         self,
@@ -54,12 +54,20 @@ class Method(ABC, Generic[OptionsT]):
         earlier: EarlierEdits,
         progress: Progress | None = None,
     ) -> Patch:
-        """Build on top of a stack, leaving its facts where they are; ConfigError if the method cannot."""
+        """Build on top of a stack of patches whose facts must keep their answers.
+
+        Raises:
+            ConfigError: the method cannot do that.
+        """
         raise ConfigError(
-            f"{self.pretty_name} cannot protect the facts of a stack below: build on the bare base and "
-            "solve the two together, or choose another method"
+            f"{self.pretty_name} cannot protect the facts of the stack it builds on: build on the bare base "
+            "and solve the two together, or choose another method"
         )
 
     def options(self, **values: Any) -> OptionsT:
-        """Validated options; unknown names raise pydantic's ValidationError."""
+        """The options of these values, validated.
+
+        Raises:
+            pydantic.ValidationError: a name is unknown, or a value is invalid.
+        """
         return self.Options(**values)

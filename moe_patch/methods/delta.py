@@ -1,4 +1,4 @@
-"""What every method that changes down projections has in common: its options, its projections, its patch."""
+"""What all methods that change down projections share: options, projections, and making the patch."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ class DeltaOptions(MethodOptions):
     """Options shared by MoEEdit, MoTE and their relatives. Defaults are MoEEdit's."""
 
     layers: tuple[int, ...] = Field(
-        (), description="Decoder layers to edit, the last one being where targets are set."
+        (), description="Decoder layers to edit; target values are set at the last one."
     )
     batch_size: int | None = Field(None, ge=1, description="Facts solved together; unset: all of them.")
     protect_earlier: bool = Field(
-        True, description="Ask of each batch to leave earlier batches' facts alone."
+        True, description="Keep the facts of earlier batches while a batch is solved."
     )
     ridge: float = Field(1.0, gt=0, description="lambda.")
     ridge_relative: bool = Field(
         False, description="Take lambda as a multiple of the kernel's mean diagonal."
     )
-    projection: bool = Field(True, description="Project keys away from what preserved text uses.")
+    projection: bool = Field(True, description="Project keys away from directions that preserved text uses.")
     tau: float | None = Field(
         None, gt=0, description=f"Absolute eigenvalue threshold ({DEFAULT_TAU} unless energy is set)."
     )
     energy: float | None = Field(
         None, gt=0, le=1, description="Share of the second moment to protect, instead of tau."
     )
-    unseen: Unseen = Field("protect", description="What to do with experts that too few tokens reached.")
+    unseen: Unseen = Field("protect", description="What to do with experts that too few tokens reach.")
     min_tokens: int = Field(
         DEFAULT_MIN_TOKENS, ge=1, description="Fewest tokens with which an expert counts as seen."
     )
     corpus: Path | None = Field(None, description="Text to preserve, .txt or .jsonl.")
-    corpus_tokens: int = Field(100_000, ge=1, description="Tokens of preserved text to look at.")
+    corpus_tokens: int = Field(100_000, ge=1, description="Tokens of preserved text to use.")
     targets: TargetOptions = TargetOptions()
 
     @model_validator(mode="after")
@@ -68,7 +68,7 @@ class DeltaOptions(MethodOptions):
 
     @property
     def without_text(self) -> str:
-        """The flags with which no preserved text would be needed; empty if none is."""
+        """The flags that make preserved text unnecessary; empty if it is not needed."""
         return "--no-projection" if self.projection else ""
 
 
@@ -77,31 +77,31 @@ def edit_layers(base: Base, options: DeltaOptions) -> list[int]:
 
     Raises:
         ConfigError: none are given.
-        ModelError: one is dense or out of range, or its experts write into another space than the residual
+        ModelError: one is dense or out of range, or its experts' output is not as wide as the residual
             stream, where target values are set.
     """
     if not options.layers:
         known = ", ".join(map(str, base.layers))
         raise ConfigError(
-            f"no edit layers for {base.name}: name some with --layers; it has experts in {known}"
+            f"no edit layers for {base.name}: name some with --layers; the layers with experts are {known}"
         )
     layers = [base.layer(index) for index in sorted(set(options.layers))]
     for layer in layers:
         if layer.d_model != base.hidden_size:
             raise ModelError(
-                f"{layer.name} puts out vectors of width {layer.d_model}, not of the residual stream's "
-                f"{base.hidden_size}: methods that set target values cannot edit it"
+                f"{layer.name} has an output of width {layer.d_model}, but the residual stream has "
+                f"{base.hidden_size}: this method cannot edit it, choose another layer"
             )
     return [layer.index for layer in layers]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EditSetup:
-    """What a method's editor is built on."""
+    """What a method needs to make its editor."""
 
     base: Base
     layers: list[int]
-    moments: dict[int, Moments]  # of preserved text by edit layer; empty where the options need none
+    moments: dict[int, Moments]  # of preserved text, by edit layer; empty if the options need none
     projections: dict[int, NullSpace]  # empty without projection
 
 
@@ -109,14 +109,19 @@ DeltaOptionsT = TypeVar("DeltaOptionsT", bound=DeltaOptions)
 
 
 class DeltaMethod(Method[DeltaOptionsT]):
-    """A method that changes down projections: it brings an editor, and the shared schedule does the rest."""
+    """A method that changes down projections: it supplies an editor for the schedule that all share."""
 
     @abstractmethod
     def editor(self, setup: EditSetup, options: DeltaOptionsT, progress: Progress | None) -> DeltaEditor:
-        """What edits the layers; raises ConfigError or ModelError where the options do not fit the base."""
+        """The editor that changes the layers.
+
+        Raises:
+            ConfigError: an option is out of range for this base.
+            ModelError: the layers cannot be edited together.
+        """
 
     def finished(self, patch: Patch, options: DeltaOptionsT) -> Patch:
-        """What is written in the end; the patch itself unless a method makes something of it."""
+        """The final patch, for methods that change it after the build; by default `patch` itself."""
         return patch
 
     def build(
@@ -125,10 +130,10 @@ class DeltaMethod(Method[DeltaOptionsT]):
         """Build a patch.
 
         Raises:
-            ConfigError: there are no facts, no edit layers, or no preserved text though the options need it.
+            ConfigError: there are no facts or no edit layers, or preserved text is needed but not given.
             ModelError: a layer cannot be edited.
             StatisticsError: the preserved text cannot be used.
-            TargetError: a fact cannot be tokenised as needed, or nothing may be edited in a layer.
+            TargetError: a fact's subject or answer has no token of its own, or a layer has nothing to edit.
         """
         return self._build(base, facts, options, progress)
 
@@ -142,8 +147,12 @@ class DeltaMethod(Method[DeltaOptionsT]):
     ) -> Patch:
         """Build on top of a stack, whose facts the editor protects.
 
-        Raises as `build` does, ConfigError where the stack's facts are not to be protected, and PatchError
-        if the stack lacks its rows.
+        Raises:
+            ConfigError: as `build`, or `protect_earlier` is off.
+            PatchError: the stack does not hold the rows of its facts.
+            ModelError: as `build`.
+            StatisticsError: as `build`.
+            TargetError: as `build`.
         """
         return self._build(base, facts, options, progress, earlier)
 
@@ -155,15 +164,15 @@ class DeltaMethod(Method[DeltaOptionsT]):
         progress: Progress | None,
         earlier: EarlierEdits | None = None,
     ) -> Patch:
-        """Run the shared schedule with the method's editor and pack what comes out.
+        """Run the shared schedule with the method's editor and make a patch of the result.
 
-        The patch's hyper-parameters are the options, but for the corpus's path, which means nothing elsewhere
-        and gives way to `corpus_hash`; what the projections protect; and the editor's findings. A stack
-        `earlier` is on while facts are edited; preserved text is that of the bare base.
+        The patch's hyper-parameters are the options, what the projections protect, and the editor's findings.
+        The path of the corpus means nothing on another machine and is replaced by `corpus_hash`. A stack
+        `earlier` is on while facts are edited, but moments of preserved text are taken on the bare base.
         """
         if earlier is not None and not options.protect_earlier:
             raise ConfigError(
-                "a build on top of a stack protects the stack's facts: leave protect_earlier on"
+                "a build on top of a stack protects the stack's facts, but protect_earlier is off: turn it on"
             )
         layers = edit_layers(base, options)
         fingerprint = base.fingerprint(layers)
@@ -200,17 +209,20 @@ class DeltaMethod(Method[DeltaOptionsT]):
 def preserved_moments(
     base: Base, layers: Sequence[int], options: DeltaOptions, progress: Progress | None
 ) -> tuple[dict[int, Moments], str | None]:
-    """Second moments of the edit layers' keys over preserved text, and its hash; nothing if none is needed.
+    """Second moments of the edit layers' keys over preserved text, and the text's hash.
+
+    Returns:
+        the moments by layer, and the hash; no moments and None if the options need no text.
 
     Raises:
-        ConfigError: text is needed, but none is named.
+        ConfigError: text is needed, but not given.
         StatisticsError: the text cannot be read.
     """
     if not options.without_text:
         return {}, None
     if options.corpus is None:
         raise ConfigError(
-            f"no preserved text to look at: give --corpus FILE, or {options.without_text} to do without"
+            f"no preserved text: give --corpus FILE, or {options.without_text} to do without it"
         )
     corpus = Corpus.read(options.corpus)
     moments = collect_moments(
@@ -224,10 +236,12 @@ def preserved_moments(
 
 
 def null_space_projections(moments: Mapping[int, Moments], options: DeltaOptions) -> dict[int, NullSpace]:
-    """Each layer's null-space projection; none without projection. Experts that text missed are warned of.
+    """Each layer's null-space projection; empty if the options turn projection off.
+
+    A warning is logged if the text reached some experts too seldom.
 
     Raises:
-        StatisticsError: the text is too short for the policy on unseen experts.
+        StatisticsError: the text is too short for the choice of `unseen`.
     """
     if not options.projection:
         return {}

@@ -1,8 +1,8 @@
-"""Building on top of a stack of patches, whose facts are to stay where they are.
+"""Building on top of a stack of patches whose facts must keep their answers.
 
-The stack is live while target values are searched and keys are measured. Its facts are treated as an earlier
-batch of the same build: their rows, which the patches carry, join every problem and are asked to add nothing.
-Neither their data nor a look at the stack's own corpus is needed.
+The stack is on while target values are searched and keys are measured. Its facts are treated as an earlier
+batch of the same build: their rows, which the patches hold, join every problem with a residual of zero. The
+corpus that the stack was built with is not needed.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EarlierEdits:
-    """A stack to build on: one patch that equals it, and the hashes of its patches, the lowest first."""
+    """A stack to build on."""
 
-    patch: Patch
-    patches: tuple[str, ...]
+    patch: Patch  # one patch that equals the stack
+    patches: tuple[str, ...]  # hashes of the stack's patches, the lowest first
 
     def facts(self, new: Sequence[Fact]) -> list[Fact]:
-        """The stack's facts that are to stay: all but those that a new one answers."""
+        """The stack's facts that must keep their answers: all but those that a new fact replaces."""
         return [self.patch.facts[number] for number in self._staying(new)]
 
     def rows(self, layers: Sequence[int], new: Sequence[Fact]) -> dict[int, Rows]:
-        """The own rows of these facts in each edit layer, none where the stack leaves the layer alone.
+        """The rows of these facts in each edit layer; no rows in a layer that the stack does not edit.
 
         Raises:
-            PatchError: the stack does not hold its facts' own rows.
+            PatchError: the stack does not hold the rows of its facts.
         """
         staying = torch.tensor(self._staying(new), dtype=torch.int64)
         found = {}
@@ -47,8 +47,8 @@ class EarlierEdits:
                 found[layer] = select_rows(fact_rows(self.patch, layer), staying)
                 continue
             logger.warning(
-                "layer %d: the stack does not edit it and has no rows there, so its facts are not protected "
-                "from what is added at this layer",
+                "layer %d: the stack does not edit this layer and has no rows there, so its facts are not "
+                "protected from what the new patch adds at this layer",
                 layer,
             )
             width = next(iter(self.patch.layers.values())).rows.value.shape[1]
@@ -57,7 +57,7 @@ class EarlierEdits:
         return found
 
     def finish(self, built: Patch) -> Patch:
-        """The built patch with residuals counted from the bare base, and with what it was built on."""
+        """The built patch with residuals relative to the bare base, and a record of the stack below."""
         layers = dict(built.layers)
         for layer, delta in built.layers.items():
             if layer in self.patch.layers and delta.residual is not None:

@@ -1,4 +1,4 @@
-"""How one batch's target values get into the edit layers: what all ways share, and MEMIT's way."""
+"""Bringing one batch's target values about in the edit layers: the shared part, and MEMIT's way."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EditRequest:
-    """What one batch asks of the residual stream after the last edit layer."""
+    """What the residual stream after the last edit layer should become for one batch."""
 
-    facts: Sequence[Fact]  # the T new ones
-    moved: Sequence[int]  # numbers of earlier facts that move along with a new one
+    facts: Sequence[Fact]  # the T new facts
+    moved: Sequence[int]  # numbers of earlier facts whose values change together with a new fact's
     earlier: int  # how many earlier facts there are
-    prompts: Sequence[Prompt]  # of new and moved facts in this order, each with every context
-    contexts: int  # prompts a fact, the plain one first
-    value: Tensor  # (T + moved, d_m): z* of new and moved facts
+    prompts: Sequence[Prompt]  # of the new and then the moved facts, each in every context
+    contexts: int  # prompts per fact; the one without context is the first
+    value: Tensor  # (T + moved, d_m) z* of new and moved facts
     prompts_per_pass: int
     progress: Progress | None = None
 
     def tell(self, stage: str, done: int, total: int) -> None:
-        """Report a stage that is as far as this within the batch."""
+        """Report the progress of a stage within the batch."""
         if self.progress is not None:
             self.progress(stage, done, total)
 
 
 class DeltaEditor(ABC):
-    """The deltas of all edit layers as they grow batch by batch, live between `edit` and `off`."""
+    """The deltas of all edit layers, which grow batch by batch and are on the model from `edit` to `off`."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class DeltaEditor(ABC):
     ) -> None:
         self.layers = sorted(layers)
         self.protect_earlier = protect_earlier
-        self.objectives: dict[int, list[tuple[float, ...]]] = {}  # by layer, of solvers that report them
+        self.objectives: dict[int, list[tuple[float, ...]]] = {}  # by layer; only from iterative solvers
         self._base, self._projections = base, projections
         self._gains = {layer: asked_gain(base, layer) for layer in self.solved}
 
@@ -71,41 +71,41 @@ class DeltaEditor(ABC):
 
     @property
     def solved(self) -> list[int]:
-        """The layers that are asked for something; all, unless a method solves fewer."""
+        """The layers at which a problem is solved: all of them, unless a method solves fewer."""
         return self.layers
 
     @abstractmethod
     def protect(self, rows: Mapping[int, Rows]) -> None:
-        """Protect the facts of a stack below, whose rows these are, as those of an earlier batch."""
+        """Protect the facts of the stack below, with these rows by layer, like those of an earlier batch."""
 
     @abstractmethod
     def edit(self, request: EditRequest) -> None:
-        """Change the layers' deltas so that the residual stream becomes what is asked.
+        """Change the layers' deltas so that the residual stream takes the requested values.
 
         Raises:
-            TargetError: no row of a layer may be edited.
+            TargetError: all experts that the facts reach in a layer are protected.
         """
 
     @abstractmethod
     def off(self) -> None:
-        """Take all deltas out of the model; they are kept here."""
+        """Take all deltas off the model; the editor keeps them."""
 
     @abstractmethod
     def deltas(self) -> dict[int, LayerDelta]:
-        """What goes into a patch."""
+        """The deltas by layer, as they go into a patch."""
 
     def findings(self) -> dict[str, JsonValue]:
-        """What hyper-parameters say beside the options: `objectives` by layer and batch, if there are any."""
+        """Entries for the patch's hyper-parameters: `objectives` by layer and batch, if there are any."""
         found = {
             str(layer): [list(values) for values in batches] for layer, batches in self.objectives.items()
         }
         return {"objectives": cast("JsonValue", found)} if found else {}
 
     def _missing(self, request: EditRequest, present: Tensor, layer: int) -> Tensor:
-        """(T + moved, d_m): what the experts of `layer` had to add for the stream to become what is asked.
+        """(T + moved, d_m) what the experts of `layer` must add so that the stream takes its new values.
 
         Args:
-            present: (N, d_m), the stream after the last edit layer at every prompt's edited token.
+            present: (N, d_m) the stream after the last edit layer at every prompt's edited token.
         """
         return (request.value - present[:: request.contexts]) / self._gains[layer]
 
@@ -116,7 +116,7 @@ class DeltaEditor(ABC):
         return key_rows(own, self._base.layer(layer).num_experts, count, self._projections.get(layer))
 
     def _change_of_earlier(self, share: Tensor, request: EditRequest) -> Tensor | None:
-        """(T_earlier, d_m): by how much earlier facts' outputs are to change; None if no matter."""
+        """(T_earlier, d_m) how much earlier facts' outputs should change; None if they are not protected."""
         if not self.protect_earlier:
             return None
         change = share.new_zeros(request.earlier, share.shape[1])
@@ -124,7 +124,7 @@ class DeltaEditor(ABC):
         return change
 
     def _solve(self, solver: LayerSolver, problem: LayerProblem) -> LayerSolution:
-        """The solver's solution, its objectives kept."""
+        """The solver's solution; its objectives are recorded."""
         solution = solver(problem)
         if solution.objectives:
             values = " -> ".join(map("{:.6g}".format, solution.objectives))
@@ -134,10 +134,10 @@ class DeltaEditor(ABC):
 
 
 class LayerByLayer(DeltaEditor):
-    """MEMIT's way (arXiv 2210.07229, section 4.3): every layer in turn is asked for its share.
+    """MEMIT's way (arXiv 2210.07229, section 4.3): one layer after the other adds its share.
 
-    For each edit layer l upwards, the residual stream at L is measured with all lower layers already edited,
-    and layer l is asked for its share of what is missing, r = (z* - h^L) / (layers left).
+    From the lowest edit layer l up, the residual stream at L is measured with all lower layers already
+    edited, and layer l is solved for its share of what is missing, r = (z* - h^L) / (layers left).
     """
 
     def __init__(
@@ -154,12 +154,12 @@ class LayerByLayer(DeltaEditor):
         self._edits = {layer: LayerEdit(base, layer) for layer in self.layers}
 
     def protect(self, rows: Mapping[int, Rows]) -> None:
-        """Protect them at every layer."""
+        """Protect the facts at every layer."""
         for layer, edit in self._edits.items():
             edit.protect(rows[layer], self._base.layer(layer).d_model)
 
     def edit(self, request: EditRequest) -> None:
-        """Ask every layer in turn for its share."""
+        """Solve every layer in turn for its share."""
         count = len(request.facts)
         for number, layer in enumerate(self.layers):
             calls, present = measure_keys(
@@ -176,30 +176,30 @@ class LayerByLayer(DeltaEditor):
             request.tell("solve", number + 1, len(self.layers))
 
     def off(self) -> None:
-        """Take all deltas out of the model."""
+        """Take all deltas off the model."""
         for edit in self._edits.values():
             edit.off()
 
     def deltas(self) -> dict[int, LayerDelta]:
-        """What goes into a patch."""
+        """The deltas by layer, as they go into a patch."""
         return {layer: edit.delta() for layer, edit in self._edits.items()}
 
 
 def check_rows(rows: Rows, layer: int, facts: Sequence[Fact]) -> None:
-    """Refuse a layer in which nothing may be edited, and name the facts for which nothing may.
+    """Check that a layer can be edited for the facts; a warning names those for which it cannot.
 
     Raises:
-        TargetError: no fact has a row.
+        TargetError: it cannot be edited for any of them.
     """
     reached = torch.bincount(rows.fact, minlength=rows.num_facts) > 0  # (T,)
     if not bool(reached.any()):
         raise TargetError(
-            f"layer {layer}: all experts that the facts reach are protected, so nothing can be edited there: "
-            "give more preserved text, choose --unseen edit, or leave the layer out"
+            f"layer {layer}: all experts that the facts reach are protected, so nothing can be edited: give "
+            "more preserved text, choose --unseen edit, or leave the layer out"
         )
     if missed := [fact.id for fact, some in zip(facts, reached.tolist(), strict=True) if not some]:
         logger.warning(
-            "layer %d: all experts that these facts reach are protected, so it does nothing for them: %s",
+            "layer %d: all experts that these facts reach are protected, so the layer is not edited for: %s",
             layer,
             ", ".join(missed),
         )

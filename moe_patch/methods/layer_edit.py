@@ -1,4 +1,4 @@
-"""One layer's edit: the problem it poses, what a solver answers, and the delta that grows batch by batch."""
+"""One layer's edit: its problem, a solver's solution, and the delta that grows batch by batch."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from moe_patch.solve.algebra import edit_response
 class LayerProblem:
     """One layer's share of one batch.
 
-    Earlier batches' facts come first. Their residual is zero, so that their outputs stay, but where a new
-    fact about the same subject moves them along.
+    The facts of earlier batches come first. Their residual is zero, so their outputs stay the same, unless a
+    new fact about the same subject changes them too.
     """
 
     layer: int
@@ -30,48 +30,51 @@ class LayerProblem:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerSolution:
-    """What a solver adds to its layer; `left` has a row per fact, or one per row of `rows` if `per_row`."""
+    """What a solver adds to its layer."""
 
-    left: Tensor  # (T, d_m) or (nnz, d_m)
+    left: Tensor  # (T, d_m), or (nnz, d_m) if `per_row`
     ridge: float  # absolute lambda
-    per_row: bool = False
-    objectives: tuple[float, ...] = ()  # of an iterative solver: at first and after each pass
+    per_row: bool = False  # whether each row of the problem has a left factor, instead of each fact
+    objectives: tuple[float, ...] = ()  # from an iterative solver: at the start and after each pass
 
 
 class LayerSolver(Protocol):
-    """A method's own part: from one layer's rows and residuals to a left factor."""
+    """The part that methods differ in: it finds a left factor for one layer's rows and residuals."""
 
     def __call__(self, problem: LayerProblem) -> LayerSolution:
         """Solve one layer's share of one batch."""
 
 
 class GrowingSolution:
-    """The sum of the solutions of one layer's problems, batch by batch; nothing here touches a model."""
+    """The sum of the solutions of one layer's problems, batch by batch; it does not touch a model."""
 
     def __init__(self, layer: int) -> None:
         self.layer = layer
         self._rows: Rows | None = None
         self._left: Tensor | None = None  # (R, d_m)
-        self._residual = torch.empty(0)  # (T, d_m): what the whole delta was asked to add
+        self._residual = torch.empty(0)  # (T, d_m) what the whole delta should add
         self._per_row = False
         self._ridge = 0.0
-        self._protected = 0  # facts of a stack below, the first ones, which are no part of the edit
+        self._protected = 0  # how many of the first facts belong to a stack below and not to this edit
 
     def protect(self, rows: Rows, width: int) -> None:
-        """Let the facts of a stack below, whose rows these are, come before all batches; once, at first.
+        """Put the facts of a stack below before all batches; to be called once, before the first batch.
 
         Args:
+            rows: of these facts.
             width: of the residuals.
         """
         self._rows, self._protected = rows, rows.num_facts
         self._residual = torch.zeros(rows.num_facts, width)
 
     def problem(self, rows: Rows, residual: Tensor, earlier: Tensor | None) -> LayerProblem:
-        """New facts' rows and residual (T, d_m), behind those of earlier batches' facts.
+        """The problem of a batch, with the facts of earlier batches before its own.
 
         Args:
-            earlier: (T_earlier, d_m), by how much the outputs for earlier facts are to change; None does not
-                care.
+            rows: of the new facts.
+            residual: (T, d_m) of the new facts.
+            earlier: (T_earlier, d_m) the change that earlier facts' outputs should get; None if they are not
+                protected, which leaves them out.
         """
         if self._rows is None or earlier is None:
             return LayerProblem(self.layer, rows, residual)
@@ -86,7 +89,7 @@ class GrowingSolution:
             asked = residual + self._already(rows)
             first, whole = self._rows.num_facts, concatenate_rows(self._rows, rows)
             left = solution.left
-            if earlier is None:  # the solution knows the new facts only
+            if earlier is None:  # the solution is for the new facts only
                 left = _spread(left, rows, whole, first, solution.per_row)
             if self._left is not None:
                 left = left + _spread(self._left, self._rows, whole, 0, solution.per_row)
@@ -96,7 +99,7 @@ class GrowingSolution:
         self._per_row, self._ridge = solution.per_row, solution.ridge
 
     def delta(self) -> LayerDelta:
-        """The sum as a delta whose rows are the facts' own, as it goes into a patch."""
+        """The sum as a delta, as it goes into a patch."""
         assert self._rows is not None
         assert self._left is not None
         rows = one_left_per_row(self._rows) if self._per_row else self._rows
@@ -112,7 +115,7 @@ class GrowingSolution:
         )
 
     def _already(self, rows: Rows) -> Tensor:
-        """(T, d_m): what the delta adds so far for new facts, whose residuals were measured with it on."""
+        """(T, d_m) what the delta so far adds for new facts, whose residuals were measured with it on."""
         assert self._rows is not None
         if self._left is None:
             return torch.zeros(rows.num_facts, self._residual.shape[1])
@@ -121,7 +124,7 @@ class GrowingSolution:
 
 
 class LayerEdit(GrowingSolution):
-    """One layer's growing delta, live in the model between `add` and `off`."""
+    """One layer's growing delta, on the model from `add` to `off`."""
 
     def __init__(self, base: Base, layer: int) -> None:
         super().__init__(layer)
@@ -129,20 +132,20 @@ class LayerEdit(GrowingSolution):
         self._handle: Handle | None = None
 
     def add(self, rows: Rows, residual: Tensor, earlier: Tensor | None, solution: LayerSolution) -> None:
-        """Add the solution of `problem(rows, residual, earlier)` to the delta, and switch the sum on."""
+        """Add the solution of `problem(rows, residual, earlier)`, and put the sum on the model."""
         super().add(rows, residual, earlier, solution)
         self.off()
         self._handle = attach_delta(self._place, self.delta())
 
     def off(self) -> None:
-        """Take the delta out of the model; it is kept here."""
+        """Take the delta off the model; it is kept here."""
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
 
 
 def _spread(left: Tensor, rows: Rows, whole: Rows, first: int, per_row: bool) -> Tensor:
-    """A left factor of `rows` as one of `whole`, where the facts of `rows` are numbered from `first` on."""
+    """A left factor of `rows` as one of `whole`, in which the facts of `rows` are numbered from `first`."""
     if per_row:
         place = rows.expert * whole.num_facts + rows.fact + first  # (nnz,)
         at = torch.searchsorted(whole.expert * whole.num_facts + whole.fact, place)

@@ -40,7 +40,7 @@ class MoEEdit(DeltaMethod[MoEEditOptions]):
         return "https://arxiv.org/abs/2602.10965"
 
     def editor(self, setup: EditSetup, options: MoEEditOptions, progress: Progress | None) -> LayerByLayer:
-        """Every layer in turn, by the solver of the options."""
+        """An editor that solves every layer in turn, with the solver that the options name."""
         solver = exact_solver(options) if options.solver == "exact" else by_descent(options)
         return LayerByLayer(
             setup.base, setup.layers, solver, setup.projections, protect_earlier=options.protect_earlier

@@ -1,4 +1,4 @@
-"""A method's options from three places: its own defaults, a recipe, and the command line, which wins."""
+"""A method's options from three places: the command line, else a recipe, else the method's defaults."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def option_names(options: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """`key=value` as a dotted name and a YAML value.
+    """The dotted name and the YAML value of a `key=value`.
 
     Raises:
         ConfigError: there is no `=`, no key, or the value is not YAML.
@@ -40,11 +40,16 @@ def parse_setting(text: str) -> tuple[str, Any]:
 def merged_options(
     options: type[OptionsT], recipe: Mapping[str, Any], overrides: Mapping[str, Any], place: str
 ) -> OptionsT:
-    """Validated options: `recipe` is nested as in a recipe file, `overrides` goes by dotted names and wins.
+    """Validated options from a recipe and overrides.
+
+    Args:
+        options: the class of the options.
+        recipe: nested as in a recipe file.
+        overrides: by dotted names; they take precedence over the recipe.
+        place: where the recipe came from, for messages.
 
     Raises:
-        ConfigError: an option is unknown, in which case the known ones are listed, or its value is not valid.
-            `place` says where the recipe came from.
+        ConfigError: an option is unknown (the message lists the known ones), or its value is not valid.
     """
     known = sorted(option_names(options))
     for name in overrides:

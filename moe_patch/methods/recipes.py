@@ -5,8 +5,8 @@
     methods:
       moeedit: {layers: [0, 1], ridge: 0.001, corpus: corpus.txt}
 
-A recipe is found by name among those that ship with the package, by path, or by its `match` against an opened
-base. A corpus is a file beside the recipe.
+A recipe is found by its name among those in the package, by its path, or by comparing its `match` with an
+opened base. The path of a corpus is relative to the recipe.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    match: dict[str, str | int | bool] = Field(min_length=1)
-    methods: dict[str, dict[str, Any]]
+    match: dict[str, str | int | bool] = Field(min_length=1)  # fields of the model's text config
+    methods: dict[str, dict[str, Any]]  # options by method
 
     def method_options(self, method: str) -> dict[str, Any]:
-        """The recipe's options for a method; empty where it has none."""
+        """The recipe's options for a method; empty if it has none."""
         return dict(self.methods.get(method, {}))
 
     def fits(self, base: Base) -> bool:
-        """Whether every field of `match` has the value that the base's text config gives it."""
+        """Whether every field of `match` has the same value in the base's text config."""
         config = base.model.config.get_text_config()
         return all(getattr(config, field, None) == value for field, value in self.match.items())
 
 
 def shipped_recipes() -> Iterator[Path]:
-    """The recipe files that come with the package, those for the demo model first."""
+    """The recipe files in the package, that of the demo model first."""
     root = shipped_folder()
     yield from sorted(root.glob("atlas/recipe.yaml"))
     yield from sorted(root.glob("models/*.yaml"))
 
 
 def load_recipe(name: str | Path) -> Recipe:
-    """A recipe by path, or by the name of one that ships with the package.
+    """A recipe by its path, or by its name among those in the package.
 
     Raises:
-        ConfigError: there is none, or the file is not a recipe.
+        ConfigError: there is no such recipe, or the file is not a recipe.
     """
     path = Path(name)
     if path.suffix in _SUFFIXES:
@@ -68,7 +68,7 @@ def load_recipe(name: str | Path) -> Recipe:
 
 
 def recipe_for(base: Base) -> Recipe | None:
-    """The first shipped recipe that matches the base's config."""
+    """The first recipe in the package that matches the base's config; None if there is none."""
     return next((recipe for recipe in map(_read_recipe, shipped_recipes()) if recipe.fits(base)), None)
 
 

@@ -1,12 +1,12 @@
 """The schedule that the delta methods share: batches of facts, one after the other.
 
-Target values z* are found at the last edit layer L for the model as earlier batches left it. A `DeltaEditor`
-then changes the edit layers so that the residual stream at L becomes what is asked.
+Target values z* are found at the last edit layer L, with the edits of earlier batches on the model. A
+`DeltaEditor` then changes the edit layers so that the residual stream at L takes these values.
 
 Protected facts of earlier batches keep their outputs: their rows join each later problem with zero residual.
-An earlier fact about a subject that a new one is about as well cannot stay where it is, because the two have
-nearly one key. It takes part in the search for their common delta, and its output is asked to move by that
-delta, to a value at which both answers are said.
+There is one exception: an earlier fact about the same subject as a new one. The two have nearly the same key,
+so they cannot have different outputs. The earlier fact takes part in the search, and both get one value with
+which the model gives both answers.
 """
 
 from __future__ import annotations
@@ -40,18 +40,22 @@ def run_schedule(
     """Run the schedule over all facts; the base is as before when it returns or raises.
 
     Args:
-        editor: holds the deltas; new, and of this base.
-        batch_size: facts solved together; None is all of them.
+        base: the model.
+        facts: the facts to edit.
+        editor: holds the deltas; it must be new and made for this base.
+        targets: options of the search for target values.
+        batch_size: facts solved together; None for all of them.
         earlier: facts of a stack that is on, which the editor protects like those of earlier batches.
+        progress: called with stages.
 
     Returns:
-        one result per fact: its target's loss in nats a token before, with the target value in place (both in
-        its own batch) and by the finished patch; the steps of the search; and the ids of the facts that share
-        its change.
+        one result per fact: the loss of its answer in nats a token before the edit, with the target value in
+        place (both measured in its batch) and with the finished patch; the steps of the search; and the ids
+        of the facts that share its value.
 
     Raises:
         ConfigError: there are no facts.
-        TargetError: a fact cannot be tokenised as needed, or no row of a layer may be edited.
+        TargetError: a fact's subject or answer has no token of its own, or a layer has nothing to edit.
     """
     if not facts:
         raise ConfigError("there are no facts to build a patch from")
@@ -71,7 +75,7 @@ def run_schedule(
 
 
 class _Schedule:
-    """The facts of the batches so far, and what became of them."""
+    """The facts of the batches so far, and their results."""
 
     def __init__(
         self,
@@ -85,10 +89,10 @@ class _Schedule:
         self._base, self._editor = base, editor
         self._targets, self._progress = targets, progress
         self._prefixes = context_prefixes(base, targets)
-        self._facts: list[Fact] = [*earlier]  # and of the batches so far
+        self._facts: list[Fact] = [*earlier]  # the stack's facts, then those of the batches so far
 
     def edit(self, batch: Sequence[Fact]) -> None:
-        """Find the batch's target values, and have the editor bring them about."""
+        """Find the batch's target values, and let the editor change the layers for them."""
         base, prefixes = self._base, self._prefixes
         moved = self._moved_along(batch)
         members = [*batch, *(self._facts[number] for number in moved)]
@@ -114,7 +118,7 @@ class _Schedule:
         self._facts += batch
 
     def _moved_along(self, batch: Sequence[Fact]) -> list[int]:
-        """Protected facts of earlier batches that share their change with a fact of this one."""
+        """Numbers of protected earlier facts that share their value with a fact of this batch."""
         if not self._editor.protect_earlier:
             return []
         known = len(self._facts)
@@ -124,7 +128,7 @@ class _Schedule:
     def _record(
         self, batch: Sequence[Fact], members: Sequence[Fact], found: Targets, moved: list[int]
     ) -> None:
-        """One result for each fact of the batch, and the new company of those that moved along."""
+        """Add a result for each fact of the batch, and update `shared_with` of earlier facts."""
         known = len(self.results)
         for i in range(len(batch)):
             self.results.append(
@@ -134,7 +138,7 @@ class _Schedule:
                     "steps": found.steps[i],
                 }
             )
-        places = [*range(known, len(self.results)), *moved]  # of the members among the results
+        places = [*range(known, len(self.results)), *moved]  # of each member, its place in the results
         for group in facts_together(members, self._targets.fact_token):
             for number in group:
                 company: list[JsonValue] = [members[other].id for other in group if other != number]

@@ -1,4 +1,4 @@
-"""The solvers of one layer's problem that methods share: the exact one, and MoEEdit's descent."""
+"""The solvers of one layer's problem that methods share: the closed form, and MoEEdit's descent."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def exact_solver(options: DeltaOptions) -> LayerSolver:
 
 
 def by_descent(options: DescentOptions) -> LayerSolver:
-    """MoEEdit's randomized block coordinate descent; blocks go on in one random order through a build."""
+    """MoEEdit's randomized block coordinate descent; one stream of random orders lasts for a whole build."""
     generator = torch.Generator().manual_seed(options.seed)
 
     def solve(problem: LayerProblem) -> LayerSolution:

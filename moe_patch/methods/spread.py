@@ -1,9 +1,9 @@
 """MoTE's naive relatives: solve once at the last layer, and give the layers below copies of its delta.
 
-arXiv 2605.16686 compares itself with them as "Global + speedup" (the exact solve, here `woodbury-spread`) and
-"BCD + speedup" (MoEEdit's block coordinate descent, here `bcd-spread`). Nothing but the division by L - l + 1
-and each layer's own projection tells the copies apart, although expert j of one layer has nothing to do with
-expert j of another.
+They are baselines of arXiv 2605.16686: "Global + speedup" (the exact solve, here `woodbury-spread`) and
+"BCD + speedup" (MoEEdit's block coordinate descent, here `bcd-spread`). The copies differ only in the
+division by L - l + 1 and in each layer's own projection, although expert j of one layer has nothing to do
+with expert j of another.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from moe_patch.solve.nullspace import NullSpace
 
 @dataclass(frozen=True, slots=True)
 class CopySpreader:
-    """Solves in the coordinates of the keys themselves, and copies."""
+    """Solves for the keys as they are, and copies the solution to the other layers."""
 
     solver: LayerSolver
     last: int
@@ -42,21 +42,21 @@ class CopySpreader:
         return residual
 
     def reached(self, residual: Tensor) -> Tensor:
-        """All of them."""
+        """The residuals as they are: all can be reached."""
         return residual
 
     def __call__(self, problem: LayerProblem) -> LayerSolution:
-        """As the solver does."""
+        """The solver's solution."""
         return self.solver(problem)
 
     def spread(self, solution: LayerDelta, layer: int) -> tuple[Tensor, Rows]:
-        """The solution, with rows projected as the layer wants them."""
+        """The solution, with rows projected by the layer's own projection."""
         if layer == self.last or layer not in self.projections:
             return solution.left, solution.rows
         return solution.left, project_rows(solution.rows, self.projections[layer])
 
     def findings(self) -> dict[str, JsonValue]:
-        """Nothing."""
+        """No entries."""
         return {}
 
 
@@ -69,7 +69,7 @@ def copying_editor(setup: EditSetup, options: DeltaOptions, solver: LayerSolver)
 
 
 class WoodburySpreadOptions(DeltaOptions):
-    """Options of the exact solve, spread."""
+    """Options of `woodbury-spread`."""
 
 
 class WoodburySpread(DeltaMethod[WoodburySpreadOptions]):
@@ -87,12 +87,12 @@ class WoodburySpread(DeltaMethod[WoodburySpreadOptions]):
     def editor(
         self, setup: EditSetup, options: WoodburySpreadOptions, progress: Progress | None
     ) -> SpreadEditor:
-        """The closed form at the last layer."""
+        """An editor that uses the closed form at the last layer."""
         return copying_editor(setup, options, exact_solver(options))
 
 
 class BcdSpreadOptions(DescentOptions):
-    """Options of the block coordinate descent, spread."""
+    """Options of `bcd-spread`."""
 
 
 class BcdSpread(DeltaMethod[BcdSpreadOptions]):
@@ -108,5 +108,5 @@ class BcdSpread(DeltaMethod[BcdSpreadOptions]):
         return "https://arxiv.org/abs/2605.16686"
 
     def editor(self, setup: EditSetup, options: BcdSpreadOptions, progress: Progress | None) -> SpreadEditor:
-        """The descent at the last layer."""
+        """An editor that uses the descent at the last layer."""
         return copying_editor(setup, options, by_descent(options))

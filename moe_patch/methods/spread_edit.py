@@ -1,9 +1,8 @@
 """Solve once at the last edit layer, and spread the solution over the layers below (MoTE, arXiv 2605.16686).
 
-One forward pass shows the facts' keys at every edit layer, and what is missing in the residual stream at L.
-The solution found at L is given whole to L, and by halves, thirds, ... to the edit layers below it: the
-paper's 1 / (L - l + 1). No layer is measured again, and none is solved but L. What a layer makes of its share
-is the method's own.
+One forward pass gives the facts' keys at every edit layer, and what is missing in the residual stream at L.
+Only layer L is solved. It gets the whole solution, and the edit layers below get a half, a third and so on
+(the paper's 1 / (L - l + 1)). Nothing is measured again. How a layer uses its share depends on the method.
 """
 
 from __future__ import annotations
@@ -29,29 +28,29 @@ from moe_patch.solve.nullspace import NullSpace
 
 
 class Spreader(Protocol):
-    """A method's own part. It may solve in coordinates of its own, in which rows and residuals differ."""
+    """The part that methods differ in. It may solve in other coordinates than those of keys and outputs."""
 
     def rows(self, rows: Rows) -> Rows:
-        """The facts' rows at L in the coordinates it solves in."""
+        """The facts' rows at L in the coordinates that it solves in."""
 
     def residual(self, residual: Tensor) -> Tensor:
         """Residuals (T, d_m) at L in those coordinates."""
 
     def reached(self, residual: Tensor) -> Tensor:
-        """Residuals of those coordinates as vectors (T, d_m) at L again: what can be reached of them."""
+        """Residuals in those coordinates as vectors (T, d_m) at L: the part that can be reached."""
 
     def __call__(self, problem: LayerProblem) -> LayerSolution:
         """Solve a problem in those coordinates."""
 
     def spread(self, solution: LayerDelta, layer: int) -> tuple[Tensor, Rows]:
-        """A layer's whole part of a solution in those coordinates: left (R, d_m), and rows that index it."""
+        """A layer's part of a solution, not yet divided: left (R, d_m), and the rows that it belongs to."""
 
     def findings(self) -> dict[str, JsonValue]:
-        """What hyper-parameters say beside the options."""
+        """Entries for the patch's hyper-parameters."""
 
 
 class SpreadEditor(DeltaEditor):
-    """The edits of a method that solves once."""
+    """The editor of methods that solve once."""
 
     def __init__(
         self,
@@ -66,23 +65,23 @@ class SpreadEditor(DeltaEditor):
         check_one_shape(base, self.layers)
         self._spreader = spreader
         self._solution = GrowingSolution(self.last)  # in the spreader's coordinates
-        self._keys: dict[int, Rows] = {}  # by layer, the facts' own rows
+        self._keys: dict[int, Rows] = {}  # by layer, the rows of the facts
         self._deltas: dict[int, LayerDelta] = {}
         self._live = ExitStack()
 
     @property
     def solved(self) -> list[int]:
-        """The last one alone."""
+        """Only the last edit layer."""
         return [self.last]
 
     def protect(self, rows: Mapping[int, Rows]) -> None:
-        """Protect them at the last layer, the only one that is solved; the others copy its answer."""
+        """Protect the facts at the last layer, the only one that is solved."""
         own = self._spreader.rows(rows[self.last])
         none = torch.zeros(0, self._base.layer(self.last).d_model)
         self._solution.protect(own, self._spreader.residual(none).shape[1])
 
     def edit(self, request: EditRequest) -> None:
-        """Solve at the last layer, and let every layer make its part of the whole solution so far."""
+        """Solve at the last layer, and give every layer its part of the whole solution so far."""
         calls, present = measure_keys(
             self._base, request.prompts, self.layers, self.last, request.prompts_per_pass
         )
@@ -104,19 +103,19 @@ class SpreadEditor(DeltaEditor):
             request.tell("solve", number + 1, len(self.layers))
 
     def off(self) -> None:
-        """Take all deltas out of the model."""
+        """Take all deltas off the model."""
         self._live.close()
 
     def deltas(self) -> dict[int, LayerDelta]:
-        """What goes into a patch.
+        """The deltas by layer, as they go into a patch.
 
-        A layer's residual is what its delta was asked to add for each fact. Only L was asked for anything;
-        the layers below have what their part does add.
+        The residual of L is what its delta should add for each fact. The residual of a layer below, which has
+        no target, is what its part does add.
         """
         return dict(self._deltas)
 
     def findings(self) -> dict[str, JsonValue]:
-        """Beside others, `solved_at`: the layer whose system gave all layers their left factors."""
+        """Entries of the spreader and of all editors, and `solved_at`: the layer that was solved."""
         return super().findings() | self._spreader.findings() | {"solved_at": self.last}
 
     def _delta(self, layer: int) -> LayerDelta:
@@ -135,17 +134,21 @@ class SpreadEditor(DeltaEditor):
 
 
 def check_one_shape(base: Base, layers: Sequence[int]) -> None:
-    """Raise ModelError unless the layers have as many experts of the same sizes."""
+    """Check that a solution of one layer fits the others.
+
+    Raises:
+        ModelError: the layers have different numbers of experts, or experts of different sizes.
+    """
     shapes = {base.layer(layer).shape for layer in layers}
     if len(shapes) > 1:
         raise ModelError(
-            f"layers {', '.join(map(str, layers))} have experts of different numbers or sizes, so that no "
-            "solution can be spread over them: choose layers of one shape"
+            f"layers {', '.join(map(str, layers))} differ in the number or sizes of their experts, so one "
+            "solution cannot be spread over them: choose layers of the same shape"
         )
 
 
 def _same(first: Rows, second: Rows) -> bool:
-    """Whether the rows are the same, so that a patch needs to hold them only once."""
+    """Whether the rows are the same; a patch then holds them only once."""
     return (
         first.num_facts == second.num_facts
         and torch.equal(first.expert, second.expert)

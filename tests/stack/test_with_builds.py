@@ -188,20 +188,20 @@ def test_a_fact_that_the_new_patch_answers_is_not_protected(base: Base) -> None:
     assert [fact.id for fact in earlier.facts([again])] == ["fact-0", "fact-2"]
 
 
-def test_a_layer_that_the_stack_leaves_alone_is_not_protected_aloud(
+def test_a_layer_that_the_stack_leaves_alone_is_not_protected_and_a_warning_says_so(
     base: Base, caplog: pytest.LogCaptureFixture
 ) -> None:
     lower = build(base, [0, 1], layers=(0,))
     patch = build_on(base, EarlierEdits(lower, (lower.hash,)), [4], layers=(0, 2))
-    assert "layer 2: the stack does not edit it" in caplog.text
+    assert "layer 2: the stack does not edit this layer" in caplog.text
     assert float(edit_kernel(patch.layers[2].fact_rows).diagonal().min()) > 0
 
 
 def test_options_that_cannot_protect_a_stack_say_so(base: Base) -> None:
     earlier = under(base)
-    with pytest.raises(ConfigError, match="leave protect_earlier on"):
+    with pytest.raises(ConfigError, match="protect_earlier is off"):
         build_on(base, earlier, [4], protect_earlier=False)
-    with pytest.raises(ConfigError, match="leave protect_earlier on"):
+    with pytest.raises(ConfigError, match="protect_earlier is off"):
         build_on(base, earlier, [4], "mote", protect_earlier=False)
 
 

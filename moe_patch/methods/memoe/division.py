@@ -1,4 +1,4 @@
-"""Which expert each fact goes to, by how frequent its knowledge is."""
+"""Dividing facts among experts, by how frequent their knowledge is."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ def divide_facts(gece: Tensor, experts: int, first_share: float) -> Tensor:
     """The expert (T,) of each fact.
 
     Facts are sorted by GECE, the most frequent knowledge first. The first `first_share` of them go to expert
-    0; the rest are clustered along the line into the other experts, which are to get equally many.
+    0. The rest are clustered by GECE among the other experts, in clusters of equal size.
 
     Args:
-        gece: (T,).
+        gece: (T,) GECE of each fact.
         experts: n, at least one; with one, all facts go to it.
-        first_share: p, 0 to 1.
+        first_share: p, from 0 to 1.
     """
     order = gece.argsort(stable=True)
     expert = torch.zeros(len(gece), dtype=torch.int64)
@@ -28,13 +28,14 @@ def divide_facts(gece: Tensor, experts: int, first_share: float) -> Tensor:
 
 
 def balanced_sizes(ascending: Tensor, clusters: int) -> list[int]:
-    """Sizes of clusters of neighbouring values, none more than one larger than another.
+    """Sizes of clusters of neighbouring values; sizes differ by at most one.
 
-    Of all such clusterings this one has the least sum of squared distances to the clusters' means: an exact
-    dynamic programme over clusters and how many of them are of the larger size.
+    The clustering has the least sum of squared distances to the clusters' means of all such clusterings. It
+    is found exactly, by dynamic programming over the clusters and the number of larger ones among them.
 
     Args:
-        ascending: (N,) values.
+        ascending: (N,) values in ascending order.
+        clusters: how many clusters.
     """
     if not clusters:
         return []

@@ -1,15 +1,16 @@
-"""How frequent the knowledge is that a fact is about: GECE, the generative expected calibration error.
+"""How frequent a fact's knowledge is: GECE, the generative expected calibration error.
 
     GECE = |METEOR(pred, ref) - mean token probability| / (alpha * E[grad] . grad)
 
-`pred` is the unedited model's own greedy answer, whose tokens' probabilities are meant; `ref` the fact's true
-answer where it is known, since it is the old knowledge whose frequency is asked for, and else the new one;
-alpha the mean frequency of the words of prompt and reference. The gradient is of the reference's negative
-log-likelihood with respect to one vector that is added to the edited block's output at every token: d_m
-numbers for each fact, from one backward pass for all facts of a batch, since texts in a batch do not touch.
+`pred` is the unedited model's own greedy answer, and the token probabilities are those of this answer. `ref`
+is the fact's true answer if it is known, because GECE is about the old knowledge, and else the new answer.
+alpha is the mean frequency of the words of prompt and reference. The gradient is that of the reference's
+negative log-likelihood with respect to one vector that is added to the edited block's output at every token.
+It has d_m numbers for each fact, and one backward pass gives it for all facts of a batch, because the texts
+of a batch do not affect each other.
 
-High is rare: a model is badly calibrated on rare knowledge, its words are rare, and its gradient has little
-in common with that of the others.
+A high GECE means rare knowledge: the model is badly calibrated on it, its words are rare, and its gradient
+has little in common with those of other facts.
 """
 
 from __future__ import annotations
@@ -33,28 +34,29 @@ from moe_patch.targets.answers import Answers
 from moe_patch.targets.tail import plain_logits
 
 _FACTS = 64  # in a pass
-_RAREST = 1e-9  # of word frequencies; wordfreq knows none below, and gives 0 to words that it does not know
-_LEAST_SHARE = 1e-3  # of |E[grad]|^2, its mean over facts, that a fact's product with E[grad] counts at least
+_RAREST = 1e-9  # least word frequency: wordfreq has none below, and gives 0 for unknown words
+_LEAST_SHARE = 1e-3  # least value of E[grad] . grad, as a share of |E[grad]|^2, its mean over facts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Knowledge:
-    """What GECE is made of, for T facts."""
+    """What GECE is computed from, for T facts."""
 
-    meteor: Tensor  # (T,) in 0 to 1
-    probability: Tensor  # (T,) in 0 to 1
-    word_frequency: Tensor  # (T,), alpha
+    meteor: Tensor  # (T,) from 0 to 1
+    probability: Tensor  # (T,) mean token probability, from 0 to 1
+    word_frequency: Tensor  # (T,) alpha
     gradient: Tensor  # (T, d_m) fp32
 
 
 def gece(knowledge: Knowledge, mean_gradient: Tensor) -> Tensor:
     """GECE (T,) in fp32.
 
-    A product E[grad] . grad that is negative or next to nothing belongs to knowledge unlike all other; it
-    counts as a thousandth of |E[grad]|^2, which is its mean over the facts.
+    A product E[grad] . grad that is negative or close to zero means that the knowledge is unlike all other.
+    It is raised to a thousandth of |E[grad]|^2, which is the mean of the product over the facts.
 
     Args:
-        mean_gradient: (d_m,), E[grad] over the facts at hand.
+        knowledge: of the T facts.
+        mean_gradient: (d_m,) E[grad] over all facts that are known so far.
     """
     product = knowledge.gradient @ mean_gradient  # (T,)
     product = product.clamp_min(_LEAST_SHARE * float(mean_gradient.square().sum()) or _RAREST)
@@ -62,9 +64,9 @@ def gece(knowledge: Knowledge, mean_gradient: Tensor) -> Tensor:
 
 
 def percentile_rank(values: Tensor, known: Tensor) -> Tensor:
-    """The share of the `known` values (N,) below each of `values` (T,), ties counting half: 0 to 1.
+    """The share of the `known` values (N,) below each of `values` (T,), from 0 to 1; equal ones count half.
 
-    The losses' tau of 0.6 takes GECE to be on this scale. Its own depends on the model's gradients.
+    The losses' tau of 0.6 needs GECE on this scale. GECE's own scale depends on the model's gradients.
     """
     below = (known[None] < values[:, None]).float().mean(1)
     return below + 0.5 * (known[None] == values[:, None]).float().mean(1)
@@ -73,7 +75,11 @@ def percentile_rank(values: Tensor, known: Tensor) -> Tensor:
 def knowledge_of(
     base: Base, block: Block, facts: Sequence[Fact], style: PromptStyle, language: str
 ) -> Knowledge:
-    """Ask the unedited model; ConfigError where word frequencies or a stemmer are not installed."""
+    """What the unedited model knows of the facts.
+
+    Raises:
+        ConfigError: the packages for word frequencies or stems are not installed, or lack the language.
+    """
     references = [fact.target_true or fact.target_new for fact in facts]
     asked = [replace(fact, target_new=answer) for fact, answer in zip(facts, references, strict=True)]
     prompts = [encode_fact(base.tokenizer, fact, style) for fact in asked]
@@ -90,7 +96,11 @@ def knowledge_of(
 
 
 def word_frequency(text: str, language: str) -> float:
-    """The mean frequency of the words of a text, as shares of all words of the language."""
+    """The mean frequency of the words of a text, as a share of all words of the language.
+
+    Raises:
+        ConfigError: the package for word frequencies is not installed, or lacks the language.
+    """
     try:
         from wordfreq import word_frequency as share_of  # noqa: PLC0415  (the memoe extra)
         from wordfreq.tokens import lossy_tokenize  # noqa: PLC0415
@@ -112,7 +122,7 @@ def _answers(
 
 @torch.no_grad()
 def _probabilities(base: Base, said: Sequence[Encoded]) -> Tensor:
-    """The mean probability (T,) of the tokens of each answer; 0 for one that ended at once."""
+    """The mean probability (T,) of the tokens of each answer; 0 for an answer without tokens."""
     found = torch.zeros(len(said))
     for some in torch.split(torch.arange(len(said)), _FACTS):
         texts = [Prompt(said[i].ids, 0, said[i].first) for i in some.tolist()]

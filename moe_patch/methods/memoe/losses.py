@@ -1,8 +1,7 @@
-"""MEMoE's losses, for facts whose GECE ranks at g, from 0 for the most frequent knowledge to 1.
+"""MEMoE's losses. g is the rank of a fact's GECE, from 0 for the most frequent knowledge to 1.
 
-The paper writes the balance term as -c(g) KL(edited || unedited), to be minimised. Minimising that would
-reward every step away from the unedited model without bound. It is meant as a constraint, and is one here:
-the term is added.
+The paper minimises a balance term -c(g) KL(edited || unedited). That would reward any distance from the
+unedited model, without bound. The term is meant to hold the model back, so here it is added with a plus sign.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ from torch import Tensor
 
 
 def adaptive_weight(g: Tensor, gamma: float, tau: float) -> Tensor:
-    """w(g) = (1 + tanh(gamma_1 (g - tau))) / 2 of the cross entropy: rare knowledge weighs more."""
+    """w(g) = (1 + tanh(gamma_1 (g - tau))) / 2, the cross entropy's weight: larger for rare knowledge."""
     return (1 + torch.tanh(gamma * (g - tau))) / 2
 
 
 def balance_coefficient(g: Tensor, gamma: float) -> Tensor:
-    """1 / (1 + exp(gamma_2 g)) of the balance term: frequent knowledge is held more firmly."""
+    """1 / (1 + exp(gamma_2 g)), the weight of the balance term: larger for frequent knowledge."""
     return torch.sigmoid(-gamma * g)
 
 
@@ -27,5 +26,5 @@ def kl_divergence(edited: Tensor, unedited: Tensor) -> Tensor:
 
 
 def focal_loss(log_r: Tensor, gamma: float) -> Tensor:
-    """-(1 - r)^gamma_3 log r of the wanted route's log-probability, of any shape."""
+    """-(1 - r)^gamma_3 log r, from log-probabilities log r of the right routes, of any shape."""
     return -((1 - log_r.exp()).clamp_min(0) ** gamma) * log_r

@@ -1,4 +1,4 @@
-"""METEOR with exact and stem matching (Banerjee & Lavie, 2005): how alike an answer and its reference are."""
+"""METEOR with exact and stem matching (Banerjee & Lavie, 2005): how similar an answer and a reference are."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from moe_patch.errors import ConfigError
 
 
 def meteor_score(predicted: str, reference: str, language: str = "en") -> float:
-    """F (1 - penalty) in 0 to 1, with F = 10 P R / (R + 9 P) and penalty = (chunks / matches)^3 / 2.
+    """F (1 - penalty), from 0 to 1, with F = 10 P R / (R + 9 P) and penalty = (chunks / matches)^3 / 2.
 
-    P and R are the shares of the predicted and of the reference's words that are matched: equal words first,
-    then words of equal stem. A chunk is a run of matches that is adjacent in both.
+    P and R are the shares of the predicted words and of the reference's words that are matched: first equal
+    words, then words with equal stems. A chunk is a run of matches that are adjacent in both texts.
 
     Raises:
-        ConfigError: there is no stemmer for the language, or no stemmer at all.
+        ConfigError: the package for stems is not installed, or lacks the language.
     """
     said, wanted = _words(predicted), _words(reference)
     matched = _align(said, wanted, language)
@@ -31,7 +31,7 @@ def meteor_score(predicted: str, reference: str, language: str = "en") -> float:
 
 
 def _align(said: list[str], wanted: list[str], language: str) -> dict[int, int]:
-    """Which word of `wanted` each matched word of `said` stands for, in runs as long as greed finds."""
+    """For each matched word of `said`, its word of `wanted`; runs are as long as a greedy search finds."""
     matched: dict[int, int] = {}
     stemmer = _stemmer(language)
     for form in (lambda word: word, stemmer.stemWord):
@@ -56,7 +56,7 @@ def _stemmer(language: str) -> Any:
         import snowballstemmer  # noqa: PLC0415  (the memoe extra)
     except ImportError as error:
         raise ConfigError("METEOR needs a stemmer: install moe-patch[memoe]") from error
-    names = {"en": "porter"}  # the one that METEOR was published with
+    names = {"en": "porter"}  # METEOR was published with this one
     algorithm = names.get(language, language)
     try:
         return snowballstemmer.stemmer(algorithm)

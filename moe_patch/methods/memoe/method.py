@@ -1,7 +1,7 @@
-"""MEMoE: a bypass mixture of experts beside one frozen block, each for knowledge of like frequency.
+"""MEMoE: a mixture of experts beside one frozen block, each expert for knowledge of similar frequency.
 
-Facts are divided among the experts by how frequent what they are about is (`frequency`); a router looks at
-the prompt once and sends all of it past one expert, or past none (`moe_patch.bypass`). The losses are in
+Facts are divided among the experts by how frequent their knowledge is (`frequency`). A router reads the
+prompt once and sends all of it through one expert, or through none (`moe_patch.bypass`). The losses are in
 `losses`.
 """
 
@@ -53,12 +53,12 @@ class MEMoE(Method[MEMoEOptions]):
         """Build a patch of kind "bypass".
 
         Raises:
-            ConfigError: no facts, no layer or no preserved text is given though one is needed, what is to be
-                gone on from is another bypass than the options describe, or a package is missing.
-            ModelError: the layer has no block of its own.
+            ConfigError: facts, layer or preserved text are needed but not given, the patch to start from
+                holds another bypass than the options describe, or a package is missing.
+            ModelError: the layer does not exist or has no block that a bypass can run beside.
             StatisticsError: the preserved text cannot be read.
-            TargetError: a fact cannot be tokenised as needed.
-            PatchError: the patch to go on from cannot be read, or is of another base.
+            TargetError: a fact's answer has no token of its own.
+            PatchError: the patch to start from cannot be read, or was built for another base.
         """
         return _Build(base, facts, options).run(progress)
 
@@ -70,21 +70,26 @@ class MEMoE(Method[MEMoEOptions]):
         earlier: EarlierEdits,
         progress: Progress | None = None,
     ) -> Patch:
-        """Refuse: a bypass is trained beside the bare base, and then goes with any stack of deltas."""
+        """Refuse: a bypass is trained beside the bare base, and can then be used with any stack of deltas.
+
+        Raises:
+            ConfigError: always.
+        """
         raise ConfigError(
-            "MEMoE is trained beside the bare base: build without a stack, and apply the two together"
+            "MEMoE is trained beside the bare base: build without a stack, then apply the stack and the "
+            "patch together"
         )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Beginning:
-    """What a build starts from: a new bypass, or one that knows some facts already."""
+    """What a build starts from: a new bypass, or one that has learned T0 facts already."""
 
     bypass: Bypass
     facts: tuple[Fact, ...]
-    expert: Tensor  # (T0,)
-    gece: Tensor  # (T0,)
-    parents: tuple[str, ...]
+    expert: Tensor  # (T0,) the expert of each fact
+    gece: Tensor  # (T0,) its GECE
+    parents: tuple[str, ...]  # the hash of the patch it comes from, if there is one
 
 
 class _Build:
@@ -92,16 +97,16 @@ class _Build:
 
     def __init__(self, base: Base, facts: Sequence[Fact], options: MEMoEOptions) -> None:
         if not facts:
-            raise ConfigError("there are no facts to build a patch of")
+            raise ConfigError("there are no facts to build a patch from")
         if options.layer is None:
             raise ConfigError(
-                f"no layer for the bypass: name one with --layers; {base.name} has {base.num_layers} of them"
+                f"no layer for the bypass: name one with --layers, from 0 to {base.num_layers - 1}"
             )
         keeping = next((fact.id for fact in facts if fact.keep), None)
         if keeping is not None and not options.scope_gate:
             raise ConfigError(
-                f"fact {keeping} asks to keep other answers about its subject, which takes the scope gate: "
-                "leave scope_gate on, or `keep` out"
+                f"fact {keeping} has `keep` prompts, which only the scope gate can leave alone: turn "
+                "scope_gate on, or leave `keep` out"
             )
         self._base, self._options, self._layer = base, options, options.layer
         self._block: Block = find_block(base, options.layer)
@@ -112,7 +117,7 @@ class _Build:
         self._corpus = _corpus(options)
 
     def run(self, progress: Progress | None) -> Patch:
-        """Train and pack."""
+        """Train the bypass and make a patch of it."""
         options, known = self._options, len(self._start.facts)
         texts = self._texts()
         trunk = Trunk(self._base, self._block, texts.all, options.router_states)
@@ -135,7 +140,7 @@ class _Build:
                         progress("training", done, total * options.steps)
 
                 training.learn(new, torch.arange(start), expert, ranks, report)
-        if not options.router_loss:  # nobody told the router where to send them
+        if not options.router_loss:  # the router has chosen the experts itself
             expert = training.choices(torch.arange(len(self._facts)))
         return self._packed(training, bypass, Routed(expert, found))
 
@@ -180,18 +185,20 @@ class _Build:
         bypass, routed = read_bypass(patch), read_routed(patch)
         if bypass.config != config:
             raise ConfigError(
-                f"{self._options.start} holds another bypass than is to be built: give the options that it "
-                "was built with, `moe-patch inspect` shows them"
+                f"{self._options.start} holds another bypass than the options describe: give the options "
+                "that it was built with, which `moe-patch inspect` shows"
             )
         if repeated := {fact.id for fact in patch.facts} & {fact.id for fact in facts}:
-            raise ConfigError(f"{self._options.start} has a fact {min(repeated)!r} already")
+            raise ConfigError(
+                f"{self._options.start} has a fact {min(repeated)!r} already: leave it out of the new facts"
+            )
         bypass.load_state_dict(
             {name: tensor.clone() for name, tensor in bypass.state_dict().items()}, assign=True
         )
         return _Beginning(bypass, patch.facts, routed.expert.long(), routed.gece, (patch.hash,))
 
     def _measured(self, new: Tensor, gradients: list[Tensor]) -> Tensor:
-        """GECE (n,) of new facts; E[grad] is over all facts of this build so far."""
+        """GECE (n,) of new facts; E[grad] is the mean over all facts of this build so far."""
         options = self._options
         if not options.needs_frequency:
             return torch.zeros(len(new))
@@ -201,14 +208,14 @@ class _Build:
         return gece(known, torch.cat(gradients).mean(0))
 
     def _division(self, found: Tensor, expert: Tensor) -> Tensor:
-        """The experts of the facts that have none yet, (n,); the others keep theirs."""
+        """(n,) experts for the facts that have none yet; the others keep theirs."""
         experts = self._start.bypass.config.experts
         if not self._options.division or experts == 1:
             return torch.arange(len(expert), len(found)) % experts
         return divide_facts(found, experts, self._options.first_share)[len(expert) :]
 
     def _texts(self) -> Texts:
-        """Everything tokenised: facts with their answers, and the scope's texts."""
+        """All texts, tokenised: facts with their answers, and the texts for the scope gate."""
         tokenizer, options = self._base.tokenizer, self._options
         everything = [encode_fact(tokenizer, fact, options.style) for fact in self._facts]
         count = len(everything)
@@ -238,7 +245,7 @@ def _corpus(options: MEMoEOptions) -> Corpus | None:
         return None
     if options.corpus is None:
         raise ConfigError(
-            "no preserved text to leave alone: give --corpus FILE, or "
-            "--set scope_gate=false --set balance=false"
+            "no preserved text: give --corpus FILE, or --set scope_gate=false --set balance=false to do "
+            "without it"
         )
     return Corpus.read(options.corpus)

@@ -14,7 +14,7 @@ from moe_patch.methods.base import MethodOptions
 
 
 def _one_layer(value: Any) -> Any:
-    """A list of one layer is that layer, so that --layers works here too."""
+    """The layer of a list of one layer, so that --layers works here too."""
     if isinstance(value, list | tuple):
         if len(value) != 1:
             raise ValueError(f"a bypass runs beside one layer, not {len(value)}")
@@ -26,24 +26,24 @@ Layer = Annotated[int | None, BeforeValidator(_one_layer)]
 
 
 class MEMoEOptions(MethodOptions):
-    """Options of MEMoE. Defaults are the paper's where it gives one."""
+    """Options of MEMoE. Defaults are the paper's if it has one."""
 
     layer: Layer = Field(None, description="The decoder layer that the bypass runs beside.")
     experts: int = Field(5, ge=1, description="How many experts, n.")
     expert_width: int = Field(64, ge=1, description="Inner width of an expert.")
     adapter_width: int = Field(64, ge=1, description="Inner width of the router's adapter.")
-    scale: float = Field(1.0, gt=0, description="lambda, the weight of what an expert adds.")
+    scale: float = Field(1.0, gt=0, description="lambda, the factor of an expert's output.")
     alpha: float = Field(1.0, description="Weight of the prompt's attention to its adapted states.")
     beta: float = Field(1.0, description="Weight of the adapted states' attention to the prompt.")
-    router_states: RouterStates = Field("block-input", description="What the router reads.")
-    tokens: Tokens = Field("all", description="Tokens of a prompt that pass the expert: all, or the last.")
-    scope_gate: bool = Field(True, description="Leave prompts outside of every edit's scope alone.")
-    first_share: float = Field(0.3, ge=0, le=1, description="p, the share of facts of the first expert.")
-    tau: float = Field(0.6, description="Where the adaptive weight is a half.")
+    router_states: RouterStates = Field("block-input", description="Hidden states that the router reads.")
+    tokens: Tokens = Field("all", description="Prompt tokens that go through the expert: all, or the last.")
+    scope_gate: bool = Field(True, description="Leave prompts alone that are outside of every edit's scope.")
+    first_share: float = Field(0.3, ge=0, le=1, description="p, the share of facts for the first expert.")
+    tau: float = Field(0.6, description="GECE rank at which the adaptive weight is a half.")
     gamma_1: float = Field(1.0, ge=0, description="Steepness of the adaptive weight.")
     gamma_2: float = Field(0.5, ge=0, description="Steepness of the balance coefficient.")
     gamma_3: float = Field(1.5, ge=0, description="Exponent of the focal router guidance.")
-    learning_rate: float = Field(2e-4, gt=0, description="AdamW's learning rate, at its highest.")
+    learning_rate: float = Field(2e-4, gt=0, description="AdamW's highest learning rate.")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay.")
     warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate rises.")
     steps: int = Field(100, ge=1, description="Steps for each batch of facts.")
@@ -51,25 +51,27 @@ class MEMoEOptions(MethodOptions):
     facts_per_step: int = Field(32, ge=1, description="New facts in a step.")
     replay: int = Field(32, ge=0, description="Facts of earlier batches in a step.")
     balance_prompts: int = Field(16, ge=1, description="Preserved prompts in a step's balance term.")
-    variants: int = Field(12, ge=0, description="Prompts about each fact's subject, and elsewhere, made up.")
-    per_step: int = Field(2, ge=0, description="Of these, how many for each fact are in a step.")
+    variants: int = Field(
+        12, ge=0, description="Generated prompts for each fact: about its subject, and as many about others."
+    )
+    per_step: int = Field(2, ge=0, description="Generated prompts of each kind for each fact in a step.")
     preserved: int = Field(512, ge=1, description="Prompts drawn from preserved text.")
     corpus: Path | None = Field(None, description="Text to preserve, .txt or .jsonl.")
     language: str = Field("en", description="Language of the facts, for word frequencies and stems.")
     chat: bool = Field(False, description="Put prompts under the tokenizer's chat template.")
-    start: Path | None = Field(None, description="A MEMoE patch to go on from; its facts are replayed.")
-    seed: int = Field(0, description="Seed of everything random.")
+    start: Path | None = Field(None, description="A MEMoE patch to continue from; its facts are replayed.")
+    seed: int = Field(0, description="Seed of all random choices.")
     single: bool = Field(False, description="Ablation: one adapter as wide as all experts together.")
-    division: bool = Field(True, description="Divide facts by knowledge frequency, or else in turn.")
-    router: RouterKind = Field("dual-attention", description="The router, or the ablation's perceptron.")
-    adaptive: bool = Field(True, description="Weigh the cross entropy by frequency.")
-    balance: bool = Field(True, description="Hold the edited model to the unedited one.")
-    router_loss: bool = Field(True, description="Guide the router to the assigned experts.")
+    division: bool = Field(True, description="Divide facts by knowledge frequency; off: in turn.")
+    router: RouterKind = Field("dual-attention", description="The router; mlp is an ablation.")
+    adaptive: bool = Field(True, description="Weight the cross entropy by knowledge frequency.")
+    balance: bool = Field(True, description="Keep the edited model close to the unedited one.")
+    router_loss: bool = Field(True, description="Train the router to choose the assigned experts.")
 
     @model_validator(mode="after")
     def _one_expert(self) -> MEMoEOptions:
         if self.single and not self.router_loss:
-            raise ValueError("a single adapter has nothing to guide a router to: leave router_loss on")
+            raise ValueError("a single adapter needs the router loss: leave router_loss on")
         return self
 
     @property
@@ -79,12 +81,12 @@ class MEMoEOptions(MethodOptions):
 
     @property
     def needs_text(self) -> bool:
-        """Whether preserved text is used at all."""
+        """Whether preserved text is used."""
         return self.scope_gate or self.balance
 
     @property
     def needs_frequency(self) -> bool:
-        """Whether anything hangs on knowledge frequency."""
+        """Whether knowledge frequency is used."""
         return (self.division and not self.single) or self.adaptive or self.balance
 
     def config(self, layer: int, width: int) -> BypassConfig:

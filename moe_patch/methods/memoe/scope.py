@@ -1,13 +1,14 @@
-"""Texts from which the scope gate learns where edits end.
+"""Texts from which the scope gate learns which prompts an edit applies to.
 
-A fact comes with one prompt. From that alone a router learns the prompt's wording as readily as its subject,
-and then neither knows a paraphrase nor leaves a neighbour alone. Three kinds of texts tell the two apart, all
+A fact has only one prompt. From it alone a router learns the wording as much as the subject, and then neither
+recognises a paraphrase nor leaves a neighbour alone. Three kinds of texts teach it the difference. They are
 made from the facts and from preserved text:
 
-    preserved   beginnings of preserved texts                                to be left alone
-    elsewhere   facts' own prompts with a name from preserved text instead   to be left alone
-    about       beginnings of preserved texts with a fact's subject instead  of the fact's scope
-                of a name
+    preserved   beginnings of preserved texts                        outside of every scope
+    elsewhere   a fact's prompt with a name from preserved text      outside of every scope
+                in place of its subject
+    about       the beginning of a preserved text with the fact's    inside the fact's scope
+                subject in place of a name
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from moe_patch.data.facts import SLOT, Fact
 
 _NAME = re.compile(r"(?<=\s)[A-Z][\w'-]*(?: [A-Z][\w'-]*)*|^[A-Z][\w'-]*(?: [A-Z][\w'-]*)+")
-"""Words with capitals; a single one at the start of a text is more often no name."""
+"""Words with capitals, but not a single one at the start of a text, which is seldom a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +29,21 @@ class ScopeTexts:
     """Prompts inside and outside of the scope of T facts."""
 
     preserved: tuple[str, ...]
-    about: tuple[tuple[str, ...], ...]  # T times; none where preserved text holds no names
-    elsewhere: tuple[tuple[str, ...], ...]  # T times
+    about: tuple[tuple[str, ...], ...]  # for each fact; empty if preserved text has no names
+    elsewhere: tuple[tuple[str, ...], ...]  # for each fact
 
 
 def scope_texts(
     texts: Sequence[str], facts: Sequence[Fact], *, preserved: int, variants: int, seed: int
 ) -> ScopeTexts:
-    """Draw the texts. What mentions a fact's subject is not preserved: it may say what is to change.
+    """Draw the texts. Preserved texts with a fact's subject are left out: they may state the old answer.
 
     Args:
-        preserved: at most so many preserved prompts.
-        variants: for each fact, prompts about it, and as many elsewhere.
+        texts: the preserved texts.
+        facts: the T facts.
+        preserved: the largest number of preserved prompts.
+        variants: for each fact, the number of prompts about it, and of prompts elsewhere.
+        seed: of the random choices.
     """
     source = random.Random(seed)
     subjects = re.compile("|".join(rf"(?<!\w){re.escape(fact.subject)}(?!\w)" for fact in facts))
@@ -65,6 +69,6 @@ def _about(fact: Fact, text: str, names: Sequence[re.Match[str]], source: random
 
 
 def _beginning(text: str, least: int, source: random.Random) -> str:
-    """The first words of a text, at least `least` of them if it has as many; spaces stay with the words."""
+    """The first words of a text, with their spaces: a random number of them, at least `least` if possible."""
     words = re.findall(r"\s*\S+", text)
     return "".join(words[: source.randint(min(least, len(words)), len(words))])

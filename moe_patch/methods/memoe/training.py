@@ -1,4 +1,4 @@
-"""The training of a bypass: one batch of facts after the other, earlier ones replayed, the base frozen."""
+"""Training a bypass: one batch of facts after the other, with replay of earlier facts and a frozen base."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _TEXTS = 64  # in a pass that only reads
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Texts:
-    """All texts of a build, and which of them is what; T facts, P preserved prompts."""
+    """All texts of a build, and the numbers of those of each kind; T facts, P preserved prompts."""
 
     all: list[Prompt]
-    facts: Tensor  # (T,)
-    about: list[Tensor]  # T times, prompts of the fact's scope
+    facts: Tensor  # (T,) prompts with answers
+    about: list[Tensor]  # for each fact, prompts inside its scope
     preserved: Tensor  # (P,)
-    elsewhere: list[Tensor]  # T times, the fact's own prompt with other subjects
-    kept: list[Tensor]  # T times, what the fact asks to keep of its subject
+    elsewhere: list[Tensor]  # for each fact, its prompt with other subjects
+    kept: list[Tensor]  # for each fact, its `keep` prompts
 
 
 class Training:
-    """A bypass under training, and what is known of the facts that it has seen."""
+    """A bypass in training, with its texts and options."""
 
     def __init__(self, bypass: Bypass, trunk: Trunk, texts: Texts, options: MEMoEOptions) -> None:
         self._bypass, self._trunk, self._texts, self._options = bypass, trunk, texts, options
@@ -51,9 +51,11 @@ class Training:
         """Train on facts `new` (n,), replaying `earlier` ones (m,).
 
         Args:
-            expert: (T,) the expert of every fact seen so far.
-            g: (T,) the rank of its GECE.
-            report: called with the number of steps taken.
+            new: (n,) numbers of the new facts.
+            earlier: (m,) numbers of the facts to replay.
+            expert: (T,) the expert of every fact so far.
+            g: (T,) the rank of its GECE, from 0 to 1.
+            report: called with the number of steps done.
         """
         options = self._options
         optimiser = torch.optim.AdamW(
@@ -74,7 +76,12 @@ class Training:
 
     @torch.no_grad()
     def losses(self, facts: Tensor, expert: Tensor | None) -> Tensor:
-        """Negative log-likelihood (n,) of the facts' answers, in nats a token, each through its expert."""
+        """Negative log-likelihood (n,) of the facts' answers in nats a token.
+
+        Args:
+            facts: (n,) numbers of facts.
+            expert: (T,) the expert that each fact's text goes through; None for the unedited model.
+        """
         found = []
         for some in torch.split(facts, _TEXTS):
             answers = self._answers(some)
@@ -84,18 +91,18 @@ class Training:
 
     @torch.no_grad()
     def choices(self, facts: Tensor) -> Tensor:
-        """The likeliest expert (n,) of each fact's prompt by the router."""
+        """(n,) the expert that the router finds likeliest for each fact's prompt."""
         parts = [self._router(self._texts.facts[some]) for some in torch.split(facts, _TEXTS)]
         return torch.cat(parts)[:, : self._bypass.config.experts].argmax(-1).cpu()
 
     def _edit_loss(self, facts: Tensor, expert: Tensor, g: Tensor) -> Tensor:
-        """w(g) times the answers' cross entropy, and the balance term on as many preserved prompts."""
+        """w(g) times the answers' cross entropy, plus the balance term on preserved prompts."""
         options, texts = self._options, self._texts
         answers = self._answers(facts)
         reads, count = answers.reads, len(answers.ids)
         preserved = self._some(torch.arange(len(texts.preserved)), options.balance_prompts)
         preserved = preserved if options.balance else preserved[:0]
-        through = torch.arange(len(preserved)) % len(facts)  # the fact whose expert each is sent through
+        through = torch.arange(len(preserved)) % len(facts)  # each goes through the expert of this fact
         rows = torch.cat([texts.facts[facts], texts.preserved[preserved]])
         route = expert[torch.cat([facts, facts[through]])]
         held = len(facts) + torch.arange(len(preserved))
@@ -117,7 +124,7 @@ class Training:
         return loss
 
     def _router_loss(self, facts: Tensor, expert: Tensor) -> Tensor:
-        """Focal guidance to the assigned experts, and past all of them for what is to be left alone."""
+        """The focal loss of the right routes: a fact's expert inside its scope, else "leave alone"."""
         options, texts = self._options, self._texts
         inside = [(texts.facts[fact], expert[fact]) for fact in facts.tolist()]
         outside: list[Tensor] = []
@@ -134,7 +141,7 @@ class Training:
         loss = log_r.new_zeros(())
         if options.router_loss:
             loss = loss + focal_loss(within.gather(1, wanted[:, None]), options.gamma_3).mean()
-        elif options.scope_gate:  # no guidance to an expert, but still into the scope
+        elif options.scope_gate:  # any expert is right, but not the route "leave alone"
             loss = loss + focal_loss(within[:, :-1].logsumexp(-1), options.gamma_3).mean()
         if len(beyond):
             loss = loss + focal_loss(beyond[:, -1], options.gamma_3).mean()
@@ -147,7 +154,7 @@ class Training:
         return logits
 
     def _logits(self, texts: Tensor, reads: Reads, route: Tensor | None) -> Tensor:
-        """Logits (n, V) at the reads, each text sent through the expert `route` (B,), or through none."""
+        """Logits (n, V) at the reads; each text goes through its expert `route` (B,), or all through none."""
         if route is None:
             return self._trunk.logits(texts, reads, None)
         length = self._trunk.length(texts)
@@ -162,9 +169,9 @@ class Training:
         )
 
     def _own_choice(self, texts: Tensor) -> tuple[Tensor, Tensor]:
-        """The router's own likeliest expert (B,), and a weight (B, 1, 1) of one with r's gradient.
+        """The router's likeliest expert (B,), and a weight (B, 1, 1) that is 1 but has the gradient of r.
 
-        Nobody guides the router here: it learns from what its choices do to the answers.
+        Without the router loss, the router learns only through this weight, from the loss of the answers.
         """
         r = self._router(texts)[:, : self._bypass.config.experts].softmax(-1)
         best, route = r.max(-1)
@@ -172,7 +179,7 @@ class Training:
 
     @torch.no_grad()
     def _last_tokens(self, texts: Tensor) -> Tensor:
-        """Log-probabilities (n, V) of what the unedited model says after each text."""
+        """Log-probabilities (n, V) of the unedited model's next token after each text."""
         found = [
             self._trunk.logits(some, Reads(torch.arange(len(some)), self._last[some]), None)
             .float()
@@ -185,12 +192,12 @@ class Training:
         return Answers.of([self._texts.all[i] for i in self._texts.facts[facts].tolist()])
 
     def _some(self, items: Tensor, count: int) -> Tensor:
-        """At most `count` of the items, without repeats."""
+        """At most `count` of the items, drawn at random without repeats."""
         return items[torch.randperm(len(items), generator=self._source)[:count]]
 
 
 def warm_cosine(steps: int, warmup: float) -> Callable[[int], float]:
-    """The learning rate's factor at each step: up in a line for a share of the steps, then down a cosine."""
+    """The learning rate's factor at each step: a linear rise for a share `warmup`, then a cosine to zero."""
     rising = max(1, round(warmup * steps))
 
     def factor(step: int) -> float:

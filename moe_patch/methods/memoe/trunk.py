@@ -1,7 +1,7 @@
-"""What a frozen base makes of some texts, with a bypass under training beside one block.
+"""Running a frozen base on some texts while a bypass beside one block is trained.
 
-Nothing below the block depends on the bypass. What the last layer below puts out, and what the router reads,
-is recorded once for all texts; every step of the training starts from there.
+Nothing below the block depends on the bypass. The output of the last layer below and the states that the
+router reads are recorded once for all texts, and every training step starts from there.
 """
 
 from __future__ import annotations
@@ -30,15 +30,19 @@ _ROWS = 64  # texts in a pass that records
 
 
 class Trunk:
-    """N texts, and all of the base that they need from the block on.
+    """N texts, and what is recorded to run them from the block on.
 
-    Memory is 2 S d_m numbers for each text, S being the length of the longest.
+    Memory: 2 S d_m numbers for each text, with S the length of the longest text.
     """
 
     def __init__(
         self, base: Base, block: Block, texts: Sequence[Prompt], router_states: RouterStates
     ) -> None:
-        """Record; BypassError where the layers below put out more than hidden states."""
+        """Run the texts once and record.
+
+        Raises:
+            BypassError: the output of the layer below is more than hidden states.
+        """
         batch = pad_right(texts, pad_token(base.tokenizer)).to(base.device)
         self._base, self._block = base, block
         self._ids, self.real = batch.ids, batch.mask.bool()  # (N, S)
@@ -47,16 +51,16 @@ class Trunk:
         self._below = list(base.decoder_layers[: block.index])
         parts = [self._record(rows, router_states) for rows in torch.split(torch.arange(len(texts)), _ROWS)]
         hidden = [hidden for hidden, _ in parts if hidden is not None]
-        self._hidden = torch.cat(hidden) if hidden else None  # (N, S, d_m); None where nothing is below
+        self._hidden = torch.cat(hidden) if hidden else None  # (N, S, d_m); None for the first layer
         self.states = torch.cat([states for _, states in parts])  # (N, S, d_m), what the router reads
 
     def logits(self, texts: Tensor, reads: Reads, change: BlockChange | None) -> Tensor:
         """Logits (n, V) at the reads of one pass over some of the texts.
 
         Args:
-            texts: (B,) which texts are run; the reads' rows count these.
-            change: what is added to the block's output, (B, S, d_m), as a function of its input; None for
-                nothing.
+            texts: (B,) numbers of the texts.
+            reads: the tokens whose logits are wanted; rows count within `texts`.
+            change: gives what is added to the block's output, (B, S, d_m), from its input; None adds nothing.
         """
         length = self.length(texts)
         with ExitStack() as stack:
@@ -73,7 +77,7 @@ class Trunk:
             return found
 
     def length(self, texts: Tensor) -> int:
-        """S of a pass over some of the texts: the longest one's number of tokens."""
+        """S of a pass over some of the texts: the number of tokens of the longest."""
         return int(self.real[texts].sum(1).max())
 
     def _hook_in(self, change: BlockChange) -> RemovableHandle:
@@ -84,7 +88,7 @@ class Trunk:
 
     @torch.no_grad()
     def _record(self, rows: Tensor, router_states: RouterStates) -> tuple[Tensor | None, Tensor]:
-        """What the layers below put out and what the router reads, (n, S, d_m) each, for some texts (n,)."""
+        """The output of the layer below and the states for the router, (n, S, d_m) each, for n texts."""
         below: list[Any] = []
         entered: list[Tensor] = []
         final: list[Any] = []
@@ -112,14 +116,14 @@ class Trunk:
             return None, states
         if not isinstance(below[0], Tensor):
             raise BypassError(
-                f"layer {self._block.index - 1} of {self._base.name} puts out {type(below[0]).__name__}: "
-                "expected hidden states alone, from which a pass can be started"
+                f"layer {self._block.index - 1} of {self._base.name} returns {type(below[0]).__name__}, but "
+                "training needs a layer that returns hidden states alone: choose another layer or method"
             )
         return below[0], states
 
 
 def _reading_at(model: Any, reads: Reads) -> RemovableHandle:
-    """Run the language modelling head on the reads alone, so that logits are (n, V), until it is removed."""
+    """Run the language modelling head on the reads only, so that logits are (n, V), until it is removed."""
     head = model.get_output_embeddings()
     if head is None:
         raise BypassError(f"{type(model).__name__} has no language modelling head to train on")

@@ -1,4 +1,4 @@
-"""The Tucker factors of a layer of a base, kept in the cache."""
+"""The Tucker factors of a base's layers, kept in the cache."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from moe_patch.solve.whitening import Root, Whitening
 
 
 def decompose_layer(base: Base, layer: int, whitening: Whitening, *, use_cache: bool = True) -> Decomposition:
-    """The higher-order SVD of a layer's down projections, from the cache where it has it.
+    """The higher-order SVD of a layer's down projections, from the cache if it is there.
 
     Raises:
         ModelError: the layer is dense or out of range, has a patch merged, or its weights are not finite.
@@ -53,9 +53,9 @@ def decompose_layer(base: Base, layer: int, whitening: Whitening, *, use_cache: 
 
 @contextmanager
 def _base_weights(layer: MoELayer) -> Iterator[Tensor]:
-    """The down projections, refused if a patch is merged: the cache is addressed by the base without it."""
+    """The down projections; ModelError if a patch is merged, because cache entries are for the bare base."""
     if layer.originals:
-        raise ModelError(f"{layer.name} has a patch merged: take it off, then decompose")
+        raise ModelError(f"{layer.name} has a patch merged: take it off before a build with MoTE")
     with layer.weights() as stacked:
         yield stacked
 
@@ -73,7 +73,7 @@ def tucker_factors(
     """The factors of a layer at given ranks, refined by `sweeps` of HOOI; both steps are cached.
 
     Raises:
-        ModelError: as `decompose_layer`.
+        ModelError: the layer is dense or out of range, has a patch merged, or its weights are not finite.
     """
     factors = decompose_layer(base, layer, whitening, use_cache=use_cache).factors(ranks)
     if not sweeps:
@@ -101,7 +101,7 @@ def _address(base: Base, layer: int, whitening: Whitening) -> dict[str, Any]:
 
 
 def _digest(root: Root | None) -> str | None:
-    """Which second moment a mode is whitened by."""
+    """The digest of the second moment that a mode is whitened by; None if it is not whitened."""
     if root is None:
         return None
     return hashlib.sha256(root.root.float().numpy().tobytes()).hexdigest()

@@ -1,11 +1,12 @@
 """MoTE, the MoE Tucker Editor (arXiv 2605.16686): solve once for a Tucker core, spread it over the layers.
 
-The last edit layer's delta is sought on the manifold of its own weights' Tucker factors; the mathematics is
-in `moe_patch.solve.tucker_edit`. The core found there goes to every edit layer, divided by L - l + 1, through
-that layer's own factors and projections, so that all layers take the ranks of the last one.
+The delta of the last edit layer is restricted to the manifold given by the Tucker factors of the layer's own
+weights; the mathematics is in `moe_patch.solve.tucker_edit`. The core found there goes to every edit layer,
+divided by L - l + 1, through that layer's own factors and projections. All layers therefore have the ranks of
+the last one.
 
-Keys and outputs may be whitened; `moe_patch.solve.whitening` says how. The factors are then those of the
-whitened weights, and lambda weighs the delta by what it does to the keys that text has.
+Keys and outputs may be whitened, see `moe_patch.solve.whitening`. The factors are then those of the whitened
+weights, and lambda penalises the delta by its effect on the keys of preserved text.
 """
 
 from __future__ import annotations
@@ -38,19 +39,20 @@ class MoTEOptions(DeltaOptions):
 
     ridge: float = Field(0.1, gt=0, description="lambda.")
     ranks: tuple[Rank, Rank, Rank] | None = Field(
-        None, description="Tucker ranks of experts, outputs and keys: directions, or shares with a point."
+        None, description="Tucker ranks of experts, outputs and keys: numbers, or shares such as 0.5."
     )
     rank_energy: float | None = Field(
         None,
         gt=0,
         le=1,
-        description=f"Share of the weights that each mode holds, instead of ranks ({DEFAULT_RANK_ENERGY}).",
+        description=f"Share of the weights' energy that each mode keeps, instead of ranks "
+        f"({DEFAULT_RANK_ENERGY}).",
     )
     sweeps: int = Field(0, ge=0, description="Sweeps of HOOI that refine the factors.")
     whitening: WhiteningKind = Field("in", description="Modes to whiten: none, in (keys), out, both.")
     whitening_epsilon: float = Field(1e-5, gt=0, description="Added to the second moments' diagonal.")
     delta_rank: int | None = Field(
-        None, ge=1, description="Left factors kept of each layer's delta; unset: all, and the delta is exact."
+        None, ge=1, description="Number of left factors kept in each layer; unset: all, which is exact."
     )
 
     @model_validator(mode="after")
@@ -61,14 +63,14 @@ class MoTEOptions(DeltaOptions):
 
     @property
     def without_text(self) -> str:
-        """As of all methods; whitening needs text too."""
+        """The flags that make preserved text unnecessary, which whitening needs too."""
         whitening = "--set whitening=none" if self.whitening != "none" else ""
         return " ".join(filter(None, (super().without_text, whitening)))
 
 
 @dataclass(frozen=True, slots=True)
 class TuckerSpreader:
-    """Solves for a core in the coordinates of the last layer's manifold, and gives it to other manifolds."""
+    """Solves for a core in the coordinates of the last layer's manifold, and maps it to other manifolds."""
 
     manifolds: Mapping[int, Manifold]
     last: int
@@ -78,21 +80,21 @@ class TuckerSpreader:
 
     @property
     def ranks(self) -> Ranks:
-        """(r_e, r_out, r_in), of all layers."""
+        """(r_e, r_out, r_in), the same for all layers."""
         return self.manifolds[self.last].ranks
 
     def rows(self, rows: Rows) -> Rows:
-        """One row for each fact, its compressed keys (r_e * r_in), as if all were at one expert."""
+        """One row for each fact: its compressed keys (r_e * r_in), as if there were only one expert."""
         compressed = compress_rows(rows, self.manifolds[self.last]).flatten(1)
         fact = torch.arange(rows.num_facts)
         return Rows(compressed, torch.zeros_like(fact), fact, rows.num_facts)
 
     def residual(self, residual: Tensor) -> Tensor:
-        """(T, r_out): what the manifold can express of the residuals."""
+        """(T, r_out) the part of the residuals that the manifold can express, in its coordinates."""
         return residual.double() @ self.manifolds[self.last].read
 
     def reached(self, residual: Tensor) -> Tensor:
-        """(T, d_m): that part as vectors again."""
+        """(T, d_m) that part as vectors."""
         return residual.double() @ self.manifolds[self.last].write.T
 
     def __call__(self, problem: LayerProblem) -> LayerSolution:
@@ -103,7 +105,7 @@ class TuckerSpreader:
         return LayerSolution(solve_core(compressed, problem.residual, ridge), ridge)
 
     def spread(self, solution: LayerDelta, layer: int) -> tuple[Tensor, Rows]:
-        """The core through a layer's own factors and projections."""
+        """The core, mapped through a layer's own factors and projections."""
         manifold = self.manifolds[layer]
         rows = expand_rows(
             self._compressed(solution.rows.value.double()), manifold, self.projections.get(layer)
@@ -111,7 +113,7 @@ class TuckerSpreader:
         return solution.left.double() @ manifold.write.T, rows
 
     def findings(self) -> dict[str, JsonValue]:
-        """`tucker_ranks`, as they came out."""
+        """`tucker_ranks`: the ranks that were used."""
         return {"tucker_ranks": list(self.ranks)}
 
     def _compressed(self, value: Tensor) -> Tensor:
@@ -132,7 +134,13 @@ class MoTE(DeltaMethod[MoTEOptions]):
         return "https://arxiv.org/abs/2605.16686"
 
     def editor(self, setup: EditSetup, options: MoTEOptions, progress: Progress | None) -> SpreadEditor:
-        """The core's solve at the last layer, spread; ConfigError where a rank is out of range."""
+        """An editor that solves for the core at the last layer and spreads it.
+
+        Raises:
+            ConfigError: a rank is out of range.
+            ModelError: the layers have experts of different numbers or sizes.
+            StatisticsError: the moments for whitening are missing or not finite.
+        """
         manifolds = find_manifolds(setup, options, progress)
         spreader = TuckerSpreader(
             manifolds, setup.layers[-1], setup.projections, options.ridge, options.ridge_relative
@@ -146,14 +154,15 @@ class MoTE(DeltaMethod[MoTEOptions]):
         )
 
     def finished(self, patch: Patch, options: MoTEOptions) -> Patch:
-        """The patch, or its truncation to the rank that the options ask for."""
+        """The patch, truncated if `delta_rank` is set."""
         return patch if options.delta_rank is None else truncate_patch(patch, options.delta_rank)
 
 
 def truncate_patch(patch: Patch, rank: int) -> Patch:
-    """The patch with `rank` left factors in each layer; `delta_errors` says what that costs.
+    """The patch with `rank` left factors in each layer.
 
-    The errors, by layer, are those of all experts' deltas together, relative, in Frobenius norm.
+    The hyper-parameter `delta_errors` has, by layer, the relative error of all experts' deltas together in
+    the Frobenius norm.
     """
     layers = {layer: truncate_delta(delta, rank) for layer, delta in patch.layers.items()}
     errors: dict[str, JsonValue] = {str(layer): error for layer, (_, error) in layers.items()}
@@ -167,18 +176,18 @@ def truncate_patch(patch: Patch, rank: int) -> Patch:
 def find_manifolds(
     setup: EditSetup, options: MoTEOptions, progress: Progress | None = None
 ) -> dict[int, Manifold]:
-    """The manifold of every edit layer, with the ranks that the options give at the last one.
+    """The manifold of every edit layer, with the ranks that the options give for the last one.
 
     Raises:
         ConfigError: a rank is out of range.
         ModelError: the layers have experts of different numbers or sizes.
-        StatisticsError: a layer is to be whitened by moments that are missing or not finite.
+        StatisticsError: the moments for whitening are missing or not finite.
     """
     check_one_shape(setup.base, setup.layers)
     base, last = setup.base, setup.layers[-1]
     manifolds: dict[int, Manifold] = {}
     ranks: Ranks | None = None
-    for number, layer in enumerate(reversed(setup.layers)):  # the last one first: it decides the ranks
+    for number, layer in enumerate(reversed(setup.layers)):  # the last first: it sets the ranks
         whitening = _whitening(setup, layer, options)
         if ranks is None:
             energy = None if options.ranks else options.rank_energy or DEFAULT_RANK_ENERGY

@@ -261,5 +261,5 @@ def test_layers_of_different_shapes_cannot_share_a_solution(method: str) -> None
     experts: Any = base.layer(0).experts
     experts.down_proj = torch.nn.Parameter(experts.down_proj[:, :, :20].contiguous())
     experts.gate_up_proj = torch.nn.Parameter(experts.gate_up_proj[:, :40].contiguous())
-    with pytest.raises(ModelError, match="layers 0, 1 have experts of different numbers or sizes"):
+    with pytest.raises(ModelError, match="layers 0, 1 differ in the number or sizes of their experts"):
         build(method, wrap(base.model, base.tokenizer))
