@@ -1,4 +1,4 @@
-"""What a patch does to a model: efficacy, generalization, specificity, utility, and the routing's shift.
+"""What a patch does to a model: efficacy, generalization, specificity, utility, and changes of routing.
 
 Imported by `methods`, `share` and `cli`. It imports `apply` and what is below.
 """
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 ROUTED_PROMPTS = 512
-"""At most so many prompts of a kind, evenly spaced, are compared by their routing."""
+"""Routing is compared on at most this many prompts of a kind, evenly spaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +72,22 @@ def evaluate(
     """Measure the base, apply the patch, measure again, and take the patch off.
 
     Args:
+        base: the model, without a patch.
+        patch: the patch to measure.
         facts: the facts to ask about; the patch's own by default.
-        rule: "counterfact" or "zsre"; by default COUNTERFACT's where every fact has a `target_true`.
+        rule: "counterfact" or "zsre"; by default "counterfact" if every fact has a `target_true`.
+        mode: how the patch is applied, as in `moe_patch.apply`.
         routing: whether to compare the routing too.
+        setting: how prompts are run.
 
     Raises:
-        EvaluationError: no facts, facts that the rule cannot score, or a base that has a patch on already.
+        EvaluationError: there are no facts, the rule cannot score one, or a patch is on the base already.
         WrongBase: the patch was built for another base.
     """
     setting = setting or Setting()
     questions = Questions.about(patch.facts if facts is None else facts, rule)
     if state := find_occupant(base):
-        raise EvaluationError(f"{state}: end that, then evaluate")
+        raise EvaluationError(f"{state}: remove it before the evaluation")
     routing = routing and bool(base.layers)  # a dense base has none
     own = own_answers(base, questions.neighbours, setting, "base: own answers")
     own_kept = own_answers(base, questions.kept, setting, "base: answers to keep")
@@ -122,7 +126,7 @@ def _routing(base: Base, prompts: Sequence[str], setting: Setting) -> Routing:
 
 
 def _spread(prompts: Sequence[tuple[str, Fact]]) -> list[str]:
-    """Distinct prompts, evenly thinned out to `ROUTED_PROMPTS`."""
+    """Distinct prompts, evenly spaced, at most `ROUTED_PROMPTS` of them."""
     distinct = list(dict.fromkeys(text for text, _ in prompts))
     step = max(1, -(-len(distinct) // ROUTED_PROMPTS))
     return distinct[::step]

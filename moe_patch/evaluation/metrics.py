@@ -3,9 +3,9 @@
 The COUNTERFACT rule (Meng et al., arXiv 2202.05262, section 3.4) compares two answers by their mean token
 log-probability: on the edited prompts (efficacy) and their paraphrases (generalization) the new answer must
 beat the true one, and on neighbourhood prompts (specificity) the true one must beat the new. The ZsRE rule
-(MEMIT, arXiv 2210.07229, section 5.2) counts answer tokens that greedy decoding would choose; its specificity
-is how far the greedy tokens on neighbourhood prompts are still the base's own. Utility is the mean of the
-three.
+(MEMIT, arXiv 2210.07229, section 5.2) counts the answer tokens that greedy decoding would choose; its
+specificity is the share of greedy tokens on neighbourhood prompts that are still the base's. Utility is the
+mean of the three.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ Z95 = 1.959963984540054  # the normal quantile that leaves 2.5% on either side
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A percentage with its 95% interval over `n` prompts; no value where no fact has such a prompt."""
+    """A percentage with its 95% interval."""
 
-    value: float | None
+    value: float | None  # None if no fact has such a prompt
     interval: tuple[float, float] | None
-    n: int
+    n: int  # how many prompts
 
     @classmethod
     def of(cls, outcomes: Iterable[float]) -> Score:
-        """The mean of outcomes in 0 to 1, with Wilson's interval (JASA 22, 1927).
+        """The mean of outcomes from 0 to 1, with Wilson's interval (JASA 22, 1927).
 
-        For outcomes between 0 and 1 the interval errs on the wide side: nothing on [0, 1] varies more than a
-        yes or no of the same mean.
+        For outcomes other than 0 and 1 the interval can only be too wide: of all values on [0, 1] with the
+        same mean, zeros and ones vary most.
         """
         values = list(outcomes)
         if not values:
@@ -58,17 +58,17 @@ class Score:
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:
-    """Wilson's 95% score interval for a share in 0 to 1 of `n` trials."""
+    """Wilson's 95% score interval for a share, from 0 to 1, of `n` trials."""
     spread = Z95 * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
     centre, scale = share + Z95**2 / (2 * n), 1 + Z95**2 / n
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
 def mean_score(parts: Sequence[Score]) -> Score:
-    """The mean of several scores, taken as independent; no value unless each has one.
+    """The mean of several scores, assumed to be independent; without a value if one of them has none.
 
-    Its interval recovers each part's variance from the part's own limits (MOVER; Zou & Donner, Statistics in
-    Medicine 27, 2008).
+    The interval is computed from the scores' own intervals (MOVER; Zou & Donner, Statistics in Medicine 27,
+    2008).
     """
     values, below, above = [], [], []
     for part in parts:
@@ -98,10 +98,10 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One model's scores by the rule asked for, and by greedy exact match.
+    """One model's scores by the chosen rule, and by greedy exact match.
 
-    A match is the whole new answer on edited prompts and paraphrases, and on neighbourhood prompts the whole
-    true one (under the ZsRE rule: what the base itself says).
+    An exact match is the whole new answer on edited prompts and paraphrases. On neighbourhood prompts it is
+    the whole true answer or, under the ZsRE rule, the base's own answer.
     """
 
     scores: Scores
@@ -110,28 +110,32 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """What is asked of a model before and after an edit."""
+    """The prompts that a model is asked before and after an edit, each with its fact."""
 
     rule: Rule
     edited: tuple[tuple[str, Fact], ...]
     paraphrased: tuple[tuple[str, Fact], ...]
     neighbours: tuple[tuple[str, Fact], ...]
-    kept: tuple[tuple[str, Fact], ...]
+    kept: tuple[tuple[str, Fact], ...]  # `keep` prompts
 
     @classmethod
     def about(cls, facts: Sequence[Fact], rule: Rule | None = None) -> Questions:
-        """All prompts of the facts; the rule is ZsRE's if none is given and a fact has no `target_true`.
+        """All prompts of the facts.
+
+        Args:
+            facts: at least one.
+            rule: by default "counterfact" if every fact has a `target_true`, else "zsre".
 
         Raises:
-            EvaluationError: no facts, or COUNTERFACT's rule for a fact without a `target_true`.
+            EvaluationError: there are no facts, or the rule is "counterfact" and one has no `target_true`.
         """
         if not facts:
             raise EvaluationError("there are no facts to evaluate: give at least one")
         missing = next((fact.id for fact in facts if fact.target_true is None), None)
         if rule == "counterfact" and missing is not None:
             raise EvaluationError(
-                f"fact {missing} has no target_true, which the counterfact rule compares with: "
-                "add one, or use the zsre rule"
+                f"fact {missing} has no target_true, which the counterfact rule needs: add one, or use the "
+                "zsre rule"
             )
         return cls(
             rule or ("counterfact" if missing is None else "zsre"),
@@ -152,10 +156,12 @@ class Setting:
 
 
 def own_answers(base: Base, asked: Sequence[tuple[str, Fact]], setting: Setting, stage: str) -> list[Encoded]:
-    """The base's greedy continuation of each prompt, as many tokens as the answer of its fact has.
+    """The base's greedy continuation of each prompt, with as many tokens as the fact's answer has.
 
-    On neighbourhood prompts locality is measured by them, and the ZsRE rule's specificity; call this before
-    the patch is on.
+    Locality and the ZsRE rule's specificity compare with these. Call it before the patch is on.
+
+    Raises:
+        EvaluationError: an answer has no token of its own.
     """
     answers = [(prompt, fact.target_true or fact.target_new) for prompt, fact in asked]
     encoded = [encode_answer(base, prompt, answer, chat=setting.chat) for prompt, answer in answers]
@@ -171,7 +177,7 @@ def own_answers(base: Base, asked: Sequence[tuple[str, Fact]], setting: Setting,
 
 
 def unchanged_score(base: Base, own: Sequence[Encoded], setting: Setting, stage: str) -> Score:
-    """The share of prompts on which the model says all of what the base says: locality, on neighbours."""
+    """The share of prompts on which the model gives the base's whole answer; on neighbours it is locality."""
     scores = score_encoded(base, own, batch_size=setting.batch_size, progress=setting.progress, stage=stage)
     return Score.of(float(score.exact) for score in scores)
 
@@ -179,7 +185,18 @@ def unchanged_score(base: Base, own: Sequence[Encoded], setting: Setting, stage:
 def measure_scores(
     base: Base, questions: Questions, setting: Setting, *, stage: str, own: Sequence[Encoded] = ()
 ) -> Measurement:
-    """Score the model as it is now; `own` are the base's answers, for the ZsRE rule's specificity."""
+    """Score the model as it is now.
+
+    Args:
+        base: the model, with or without a patch.
+        questions: what to ask.
+        setting: how prompts are run.
+        stage: the name that progress is reported under.
+        own: the base's own answers on neighbourhood prompts, which the ZsRE rule needs.
+
+    Raises:
+        EvaluationError: an answer has no token of its own.
+    """
     if questions.rule == "counterfact":
         return _by_counterfact(base, questions, setting, stage)
     return _by_zsre(base, questions, setting, stage, own)
@@ -218,6 +235,6 @@ def _score(base: Base, pairs: list[tuple[str, str]], setting: Setting, stage: st
 
 
 def _scores(changed: list[float], kept: list[float], ends: tuple[int, int]) -> Scores:
-    """Scores from outcomes in the order edited, paraphrased, neighbours; the first two stop at `ends`."""
+    """Scores from outcomes in the order edited, paraphrased, neighbours; the first two end at `ends`."""
     first, second = ends
     return Scores(Score.of(changed[:first]), Score.of(changed[first:second]), Score.of(kept[second:]))

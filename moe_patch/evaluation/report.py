@@ -15,19 +15,19 @@ _NAMES = ("efficacy", "generalization", "specificity", "utility")
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """What one patch does to one base: scores with the base's own beside, and how far the routing moved."""
+    """What one patch does to one base: scores with and without the patch, and the change of routing."""
 
     rule: str
-    facts: int
+    facts: int  # how many
     patched: Measurement
     base: Measurement
-    locality: Score  # predictions on neighbourhood prompts that are the base's own
-    kept: Score  # the same on prompts that the facts ask to keep
+    locality: Score  # neighbourhood prompts on which the base's answer is unchanged
+    kept: Score  # the same for the facts' `keep` prompts
     edited_routing: RoutingShift | None
-    preserved_routing: RoutingShift | None  # None where the facts have no neighbourhood prompts
+    preserved_routing: RoutingShift | None  # None if the facts have no neighbourhood prompts
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data: percentages 0 to 100, divergences in nats, null for what could not be measured."""
+        """Plain data: percentages from 0 to 100, divergences in nats, None for what could not be measured."""
         return {
             "rule": self.rule,
             "facts": self.facts,
@@ -39,7 +39,7 @@ class EvaluationReport:
         }
 
     def tables(self) -> list[Table]:
-        """The scores, then the routing shift by layer."""
+        """The scores, then the change of routing by layer."""
         tables = [_score_table(self)]
         if self.edited_routing is not None:
             tables.append(_routing_table(self.edited_routing, self.preserved_routing))

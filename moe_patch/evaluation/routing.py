@@ -1,9 +1,9 @@
-"""How far a patch moves the router: which experts a token reaches, and how the gates are spread over them.
+"""How much a patch changes routing: which experts a token reaches, and the router's probabilities.
 
 Routing similarity is the Jaccard similarity of a token's top-K expert sets before and after (MoEEdit, ICLR
-2026); the KL divergence, before from after, compares the routers' distributions over all experts. An edit
-acts on the residual stream behind its lowest layer, so layers up to that one cannot move: they are reported,
-but averages leave them out.
+2026). KL(before || after) compares the router's distributions over all experts. An edit changes the residual
+stream only above its lowest layer, so routing cannot change up to there: those layers are reported, but left
+out of means.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from moe_patch.data.prompts import text_ids
 from moe_patch.errors import EvaluationError
 from moe_patch.evaluation.scoring import right_padded, split_batches
 
-#: How one set of prompts is routed: per layer, every real token in the prompts' order.
 Routing = Mapping[int, ExpertCall]
+"""The routing of some prompts: by layer, all tokens without padding, in the order of the prompts."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerShift:
-    """One layer's routing before against after, over `tokens` tokens."""
+    """The change of one layer's routing."""
 
     layer: int
     similarity: float  # percent
-    divergence: float | None  # nats; None where the router gives no scores over all experts
-    tokens: int
+    divergence: float | None  # nats; None if the router gives no scores over all experts
+    tokens: int  # how many were compared
 
 
 @dataclass(frozen=True, slots=True)
 class RoutingShift:
-    """The shift of every MoE layer on one set of prompts; means are over the layers above the lowest edit."""
+    """The change of routing on some prompts, by MoE layer; means are over layers above the lowest edit."""
 
     layers: tuple[LayerShift, ...]
-    lowest_edited: int
+    lowest_edited: int  # number of the layer
 
     @property
     def similarity(self) -> float | None:
-        """Mean routing similarity in percent, or None where no MoE layer is above the edit."""
+        """Mean routing similarity in percent; None if no MoE layer is above the lowest edit."""
         return _mean([shift.similarity for shift in self._movable])
 
     @property
     def divergence(self) -> float | None:
-        """Mean KL divergence in nats over the layers that have one."""
+        """Mean KL divergence in nats over the layers that have one; None if none has."""
         return _mean([shift.divergence for shift in self._movable if shift.divergence is not None])
 
     @property
@@ -59,9 +59,12 @@ class RoutingShift:
 def record_routing(
     base: Base, prompts: Sequence[str], *, batch_size: int = 64, chat: bool = False
 ) -> Routing:
-    """Route every token of the prompts and keep the experts chosen, on the CPU.
+    """Record the experts that every token of the prompts is routed to, on the CPU.
 
-    Memory is at most 12 K + 4 E bytes for each token and MoE layer.
+    Memory: at most 12 K + 4 E bytes for each token and MoE layer.
+
+    Raises:
+        EvaluationError: the batch size is below 1.
     """
     rows = [text_ids(base.tokenizer, prompt, chat=chat) for prompt in prompts]
     parts: dict[int, list[ExpertCall]] = {index: [] for index in base.layers}
@@ -72,21 +75,21 @@ def record_routing(
 
 
 def compare_routing(before: Routing, after: Routing, lowest_edited: int) -> RoutingShift:
-    """The shift between two recordings of the same prompts.
+    """The change of routing between two recordings of the same prompts.
 
     Raises:
-        EvaluationError: the two are of different layers or tokens.
+        EvaluationError: the recordings have different layers or numbers of tokens.
     """
     if before.keys() != after.keys():
         raise EvaluationError(
-            "routing before and after was recorded in different layers: record both with one base"
+            "routing before and after was recorded in different layers: record both with the same base"
         )
     shifts = [_layer_shift(index, call, after[index]) for index, call in sorted(before.items())]
     return RoutingShift(tuple(shifts), lowest_edited)
 
 
 def jaccard_similarity(before: Tensor, after: Tensor) -> Tensor:
-    """The Jaccard similarity (N,) of expert sets (N, K) before and after; experts in a row are distinct."""
+    """(N,) the Jaccard similarity of expert sets (N, K) before and after; a row has no expert twice."""
     common = (before[:, :, None] == after[:, None, :]).sum(dim=(1, 2))  # (N,)
     return common / (before.shape[1] + after.shape[1] - common)
 
@@ -94,7 +97,7 @@ def jaccard_similarity(before: Tensor, after: Tensor) -> Tensor:
 def routing_distribution(scores: Tensor) -> Tensor:
     """The router's scores (N, E) as log-probabilities over experts.
 
-    Most routers return logits; some return a softmax already, which is told by its rows adding up to one.
+    Most routers return logits. Some return a softmax, which is recognised by rows that add up to one.
     """
     scores = scores.double()
     sums = scores.sum(-1)

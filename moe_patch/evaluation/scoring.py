@@ -1,7 +1,7 @@
-"""What a model makes of given answers: how likely they are, whether it would say them, what it says itself.
+"""Scoring answers: how likely the model finds them, whether it would give them, and what it answers itself.
 
-Every score is teacher forced and covers all tokens of the answer, not only the first. Texts are right padded,
-in batches of similar length, and the language-model head runs only where an answer token is predicted.
+Every score is teacher forced and covers all tokens of the answer, not only the first. Texts are right padded
+in batches of similar length, and the language-model head runs only at positions that predict answer tokens.
 """
 
 from __future__ import annotations
@@ -26,45 +26,43 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class AnswerScore:
-    """One answer after one prompt, both given."""
+    """The score of a given answer to a given prompt."""
 
-    logprob: float  # mean natural-log probability of the answer's tokens
-    greedy: tuple[bool, ...]  # per token: would greedy decoding choose it, given the tokens before it
+    logprob: float  # mean log-probability of the answer's tokens, natural logarithm
+    greedy: tuple[bool, ...]  # for each token, whether greedy decoding chooses it after the tokens before it
 
     @property
     def accuracy(self) -> float:
-        """The share of tokens that greedy decoding would choose, 0 to 1."""
+        """The share of tokens that greedy decoding chooses, from 0 to 1."""
         return sum(self.greedy) / len(self.greedy)
 
     @property
     def exact(self) -> bool:
-        """Whether greedy decoding would say the whole answer."""
+        """Whether greedy decoding gives the whole answer."""
         return all(self.greedy)
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A tokenised prompt with `ids[first:]` as its answer."""
+    """A tokenised prompt with its answer."""
 
     ids: tuple[int, ...]
-    first: int
+    first: int  # index of the answer's first token
 
 
 def encode_answer(base: Base, prompt: str, answer: str, *, chat: bool = False) -> Encoded:
-    """Tokenise the prompt with its answer; a token across the border of the two belongs to the answer.
+    """Tokenise the prompt with its answer; a token that holds parts of both belongs to the answer.
 
     Raises:
         EvaluationError: the answer has no token of its own.
-        NoChatTemplate: `chat`, and the tokenizer has no chat template.
+        NoChatTemplate: `chat` is on, and the tokenizer has no chat template.
     """
     text = frame_prompt(base.tokenizer, prompt, chat=chat)
     ending = answer if chat else as_continuation(answer)
     encoded = base.tokenizer(text + ending, return_offsets_mapping=True, add_special_tokens=not chat)
     inside = [i for i, (_, end) in enumerate(encoded["offset_mapping"]) if end > len(text)]
     if not inside or inside[0] == 0:
-        raise EvaluationError(
-            f"the answer {answer!r} after {prompt!r} tokenises to nothing that can be predicted"
-        )
+        raise EvaluationError(f"the answer {answer!r} after {prompt!r} has no token that can be predicted")
     return Encoded(tuple(encoded["input_ids"][: inside[-1] + 1]), inside[0])
 
 
@@ -77,10 +75,11 @@ def score_answers(
     progress: Progress | None = None,
     stage: str = "scoring",
 ) -> list[AnswerScore]:
-    """Score (prompt, answer) pairs with the model as it is now; a pair that occurs twice is run once.
+    """Score (prompt, answer) pairs with the model as it is now; equal pairs are run once.
 
     Raises:
-        EvaluationError: see `encode_answer`.
+        EvaluationError: an answer has no token of its own, or the batch size is below 1.
+        NoChatTemplate: `chat` is on, and the tokenizer has no chat template.
     """
     unique = list(dict.fromkeys(answers))
     encoded = [encode_answer(base, prompt, answer, chat=chat) for prompt, answer in unique]
@@ -92,7 +91,11 @@ def score_answers(
 def score_encoded(
     base: Base, encoded: Sequence[Encoded], *, batch_size: int, progress: Progress | None, stage: str
 ) -> list[AnswerScore]:
-    """`score_answers` on token ids."""
+    """`score_answers` for texts that are tokenised already.
+
+    Raises:
+        EvaluationError: the batch size is below 1.
+    """
 
     def run(batch: list[Encoded]) -> list[AnswerScore]:
         return _score_batch(base, batch)
@@ -110,7 +113,12 @@ def continue_greedily(
     progress: Progress | None = None,
     stage: str = "answering",
 ) -> list[Encoded]:
-    """Each prompt's ids with the model's own greedy continuation of at most `lengths[i]` tokens behind."""
+    """Each prompt's tokens followed by the model's greedy continuation of at most `lengths[i]` tokens.
+
+    Raises:
+        EvaluationError: the batch size is below 1.
+        NoChatTemplate: `chat` is on, and the tokenizer has no chat template.
+    """
     encoded = [
         (text_ids(base.tokenizer, prompt, chat=chat), length)
         for prompt, length in zip(prompts, lengths, strict=True)
@@ -130,7 +138,7 @@ def _by_length(
     progress: Progress | None,
     stage: str,
 ) -> list[R]:
-    """`run` over batches of items of similar length, longest first; results in the items' order."""
+    """`run` on batches of items of similar length, the longest first; results are in the items' order."""
     order = sorted(range(len(items)), key=lambda i: -length(items[i]))
     results: dict[int, R] = {}
     for batch in split_batches(order, batch_size):
@@ -141,7 +149,11 @@ def _by_length(
 
 
 def split_batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Batches of `size` items in order, the last one shorter; EvaluationError for a size below one."""
+    """Batches of `size` items in order; the last may be smaller.
+
+    Raises:
+        EvaluationError: the size is below 1.
+    """
     if size < 1:
         raise EvaluationError(f"the batch size is {size}; it must be at least 1")
     for start in range(0, len(items), size):
@@ -154,7 +166,7 @@ def _score_batch(base: Base, batch: list[Encoded]) -> list[AnswerScore]:
     wanted = sorted({at - 1 for item in batch for at in range(item.first, len(item.ids))})
     column = {position: i for i, position in enumerate(wanted)}
     kept = torch.tensor(wanted, device=ids.device)
-    with prompt_lengths([item.first for item in batch]):  # the answers are no part of what is asked
+    with prompt_lengths([item.first for item in batch]):  # the answers do not belong to the prompts
         logits = base.model(input_ids=ids, attention_mask=mask, logits_to_keep=kept, use_cache=False).logits
     scores = []
     for row, item in enumerate(batch):
@@ -187,7 +199,7 @@ def _continue_batch(base: Base, batch: list[tuple[tuple[int, ...], int]]) -> lis
 
 
 def _until_end(base: Base, tail: list[int]) -> tuple[int, ...]:
-    """Generated tokens up to and with the first end-of-text token; what follows it is padding."""
+    """Generated tokens up to the first end-of-text token, which is included; padding follows it."""
     ends = base.model.generation_config.eos_token_id
     known = set(ends if isinstance(ends, list) else [ends])
     stop = next((i + 1 for i, token in enumerate(tail) if token in known), len(tail))

@@ -69,7 +69,7 @@ def test_every_token_of_the_answer_counts() -> None:
 
 
 def test_an_answer_behind_nothing_is_refused_by_name() -> None:
-    with pytest.raises(EvaluationError, match=r"the answer 'Is' after '' tokenises to nothing"):
+    with pytest.raises(EvaluationError, match=r"the answer 'Is' after '' has no token"):
         encode_answer(tiny_base("qwen3_moe"), "", "Is")
 
 
