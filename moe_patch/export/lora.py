@@ -1,10 +1,10 @@
 """A patch as a LoRA adapter on the experts' down projections.
 
-An expert's delta is a sum of outer products, so its rows are an adapter already: B has the left factors as
-columns, A the right rows. Only where more rows reach an expert than the adapter has ranks is anything
-computed. The rank is then lowered so that the outputs for the expert's own facts change least: with K their
-keys and D K = U S V^T, the best approximation of D K of rank r is U_r U_r^T D K (Eckart and Young 1936),
-which D_r = U_r U_r^T D reaches. How the factors are laid out is for `moe_patch.export.lora_forms`.
+An expert's delta is a sum of outer products, so it is an adapter already: B has the left factors as columns,
+A has the rows. If an expert has more rows than the adapter's rank, the rank of its delta D is lowered so that
+the outputs for the expert's own facts change least. With their keys K and D K = U S V^T, the best
+approximation of D K of rank r is U_r U_r^T D K (Eckart and Young 1936), and D_r = U_r U_r^T D gives it. The
+layout of the factors is in `moe_patch.export.lora_forms`.
 """
 
 from __future__ import annotations
@@ -29,23 +29,22 @@ from moe_patch.patch import LayerDelta, Patch
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A patch as an adapter: its rank, what tensors hold it, and what of it a lowered rank has lost.
-
-    `needed` is the rank at which nothing is lost. `room` is the rank that the reader has to be set up for:
-    vLLM's --max-lora-rank takes some values only. `lost` has the share of the worst fact's edit and of the
-    median one's that this rank loses.
-    """
+    """A patch as an adapter."""
 
     patch: Patch
     rank: int
-    needed: int
-    room: int
-    lost: dict[str, float]
-    config: dict[str, Any]
+    needed: int  # the rank at which nothing is lost
+    room: int  # the rank that the reader must be set up for: vLLM's --max-lora-rank takes some values only
+    lost: dict[str, float]  # share of the edit that a lowered rank loses, of the worst and of the median fact
+    config: dict[str, Any]  # adapter_config.json
     tensors: dict[str, Tensor]
 
     def save(self, out: str | Path) -> None:
-        """Write the adapter to a folder, whole or not at all; OutputError where it exists or cannot be."""
+        """Write the adapter to a folder, whole or not at all.
+
+        Raises:
+            OutputError: `out` exists, or the system refuses to write.
+        """
         staging = Staging(Path(out), {"adapter": self.patch.hash, "config": self.config})
         with staging.opened():
             with staging.making("adapter_model.safetensors") as path:
@@ -55,9 +54,15 @@ class Adapter:
 
 
 def require_weights(patch: Patch) -> None:
-    """Raise PatchError for a patch that changes no expert weights, and is therefore no adapter."""
+    """Check that a patch changes expert weights; others cannot be adapters.
+
+    Raises:
+        PatchError: it does not.
+    """
     if patch.kind != "delta":
-        raise PatchError(f"a patch of kind {patch.kind!r} does not change expert weights: it is no adapter")
+        raise PatchError(
+            f"a patch of kind {patch.kind!r} does not change expert weights: it cannot become an adapter"
+        )
 
 
 def to_lora(
@@ -69,20 +74,21 @@ def to_lora(
     truncate: bool = False,
     name_of: Naming | None = None,
 ) -> Adapter:
-    """The adapter that adds what the patch adds.
+    """The adapter that adds the same as the patch.
 
     Args:
-        base: the model it is for; its weights are not looked at, and may be on the meta device.
-        form: how it is laid out, `lora_forms.form_for(reader, shape)`; None is PEFT's packed form.
-        max_rank: the highest rank that the consumer takes; None is as high as the patch needs.
-        truncate: lower the rank to `max_rank` where the patch needs more, instead of refusing it.
-        name_of: what split forms call the down projection of (layer, expert), without ".weight"; None is
-            the name that it would have in memory if it were a module.
+        patch: the patch.
+        base: the model it is for; its weights are not used and may be on the meta device.
+        form: the layout, from `lora_forms.form_for(reader, shape)`; None for PEFT's packed form.
+        max_rank: the highest rank allowed; None for the rank that the patch needs.
+        truncate: lower the rank to `max_rank` if the patch needs more, instead of raising PatchError.
+        name_of: gives the name that split forms use for the down projection of (layer, expert), without
+            ".weight"; None for the name that it would have in memory if it were a module.
 
     Raises:
-        PatchError: the patch does not change expert weights, or needs a higher rank; the message says which
-            one, and what the best truncation would lose.
-        ModelError: the base has no such layers.
+        PatchError: the patch does not change expert weights, or needs a higher rank than is allowed; the
+            message has that rank, and what the best truncation would lose.
+        ModelError: the base does not have a layer of the patch.
     """
     form = form or Packed()
     require_weights(patch)
@@ -97,9 +103,9 @@ def to_lora(
     lost = _lost(patch, factors) if rank < needed else {"worst": 0.0, "median": 0.0}
     if rank < needed and not truncate:
         raise PatchError(
-            f"the patch needs rank {needed}, and {max_rank} is the highest allowed; the best adapter of that "
+            f"the patch needs rank {needed}, but {max_rank} is the highest allowed; the best adapter of that "
             f"rank loses {100 * lost['worst']:.2g}% of the worst fact's edit and {100 * lost['median']:.2g}% "
-            "of the median one's: allow the truncation, or merge the patch into a checkpoint"
+            "of the median fact's: allow the truncation, or merge the patch into a checkpoint"
         )
     names = name_of or _name_in_memory(base)
     layers = [base.layer(index) for index in patch.layers]
@@ -112,7 +118,7 @@ def to_lora(
 
 
 def _needed(delta: LayerDelta, expert: int) -> int:
-    """A rank at which the expert's delta is exact: its rows, or the smaller side where there are more."""
+    """A rank at which the expert's delta is exact: its number of rows, but at most its smaller side."""
     right, _ = delta.rows.of(expert)
     return min(len(right), delta.left.shape[1], right.shape[1])
 
@@ -123,7 +129,7 @@ def _factors(delta: LayerDelta, expert: int, rank: int) -> Factors:
     left = delta.left[fact].T  # (d_m, n)
     if left.shape[1] <= rank:
         return left, right
-    key, _ = delta.fact_rows.of(expert)  # (m, d_k), the facts' own
+    key, _ = delta.fact_rows.of(expert)  # (m, d_k)
     outer, inner = torch.linalg.qr(left.double())  # (d_m, q) and (q, n)
     small = inner @ right.double()  # (q, d_k): the delta is outer @ small
     probe = small if rank == _needed(delta, expert) else small @ key.double().T  # (q, d_k or m)
@@ -132,7 +138,7 @@ def _factors(delta: LayerDelta, expert: int, rank: int) -> Factors:
 
 
 def _lost(patch: Patch, factors: Mapping[tuple[int, int], Factors]) -> dict[str, float]:
-    """What of each fact's edit the factors do not give, on the fact's own keys."""
+    """The shares of the worst and of the median fact's edit that the factors lose, on the facts' own keys."""
     survival = Survival(patch)
     for (layer, expert), (left, right) in factors.items():
         delta = patch.layers[layer]
@@ -146,7 +152,7 @@ def _name_in_memory(base: Base) -> Naming:
 
 
 def _config(base: Base, rank: int) -> dict[str, Any]:
-    """What PEFT is to know of the adapter; alpha equal to the rank is a scale of one."""
+    """What PEFT needs to know of the adapter; alpha equals the rank, which gives a scale of one."""
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

@@ -1,12 +1,12 @@
-"""The shapes in which LoRA adapters on experts are written, each as its reader wants it.
+"""The forms in which LoRA adapters on experts are written, as PEFT and vLLM read them.
 
-"packed" is one adapter for all experts of a layer: A (E * r, d_k) has an expert's rows one behind the other,
-B (d_m, r * E) has its columns interleaved, expert fastest. "split" is an ordinary adapter for every expert.
-PEFT reads both, and takes a module without an adapter as unchanged.
+"packed" is one adapter for all experts of a layer: A (E * r, d_k) has the rows of one expert after the other,
+B (d_m, r * E) has the columns of all experts interleaved (the expert's number changes fastest). "split" is an
+ordinary adapter for every expert. PEFT reads both, and a module without an adapter stays unchanged.
 
-vLLM (0.32) stacks a layer's adapters before it looks at them. In the split form it therefore wants every
-expert's three projections, all of one rank for one projection; in the packed form it wants gate_up beside
-down. What a patch leaves alone is there as zeros of rank 1, which the config's `rank_pattern` says.
+vLLM (0.32) stacks a layer's adapters before it reads them. The split form must therefore have all three
+projections of every expert, with one rank for each projection, and the packed form must have gate_up beside
+down. What a patch does not change is written as zeros of rank 1, given by the config's `rank_pattern`.
 """
 
 from __future__ import annotations
@@ -27,43 +27,43 @@ Shape = Literal["packed", "split"]
 
 Factors = tuple[Tensor, Tensor]  # B (d_m, n) and A (n, d_k): the delta is B A
 
-Naming = Callable[[int, int], str]  # of the down projection of (layer, expert), without ".weight"
+Naming = Callable[[int, int], str]  # (layer, expert) to the name of the down projection, without ".weight"
 
 _PREFIX = "base_model.model."
-_BESIDE_DOWN = {"down_proj": ("gate_proj", "up_proj"), "w2": ("w1", "w3")}  # checkpoints' names
+_BESIDE_DOWN = {"down_proj": ("gate_proj", "up_proj"), "w2": ("w1", "w3")}  # by a checkpoint's name of down
 _PACKED_IN_VLLM = frozenset(
     {"gpt_oss", "interns1_pro", "qwen3_5_moe", "qwen3_omni_moe", "qwen3_omni_moe_thinker", "qwen3_vl_moe"}
 )  # model classes of vLLM 0.32 with is_3d_moe_weight
 
 
 class Form(ABC):
-    """How an adapter's tensors are cut and named; `ranks` are those its reader has room for, if it says."""
+    """How an adapter's tensors are laid out and named."""
 
-    ranks: Sequence[int] | None = None
+    ranks: Sequence[int] | None = None  # that the reader can be set up for, ascending; None for any
 
     @abstractmethod
     def tensors(
         self, layer: MoELayer, factors: Mapping[int, Factors], rank: int, name_of: Naming
     ) -> dict[str, Tensor]:
-        """What one layer adds to the file; `factors` are of the experts that the patch changes."""
+        """The tensors of one layer; `factors` are those of the experts that the patch changes."""
 
     @abstractmethod
     def targets(self, layers: Sequence[MoELayer], name_of: Naming) -> dict[str, Any]:
-        """What the adapter's config says of the modules or parameters that it changes."""
+        """The entries of the adapter's config for the modules or parameters that it changes."""
 
     def room(self, rank: int) -> int:
-        """The rank for which the reader has to make room: `rank`, or the next one that it offers.
+        """The rank that the reader must be set up for: `rank`, or the next higher one that it offers.
 
         Raises:
-            PatchError: it offers none so high.
+            PatchError: it offers none that is high enough.
         """
         if self.ranks is None:
             return rank
         offered = [room for room in self.ranks if room >= rank]
         if not offered:
             raise PatchError(
-                f"the patch needs rank {rank}, and {self.ranks[-1]} is the highest that the reader takes: "
-                "allow a truncation to a lower one, or merge the patch into a checkpoint"
+                f"the patch needs rank {rank}, but {self.ranks[-1]} is the highest that the reader takes: "
+                "allow a truncation to a lower rank, or merge the patch into a checkpoint"
             )
         return offered[0]
 
@@ -74,7 +74,7 @@ class Packed(Form):
     def tensors(
         self, layer: MoELayer, factors: Mapping[int, Factors], rank: int, name_of: Naming
     ) -> dict[str, Tensor]:
-        """A (E, r, d_k) and B (d_m, r, E), each flattened to two sides."""
+        """A (E, r, d_k) and B (d_m, r, E), each flattened to two dimensions."""
         down = torch.zeros(layer.num_experts, rank, layer.d_key)  # (E, r, d_k)
         up = torch.zeros(layer.d_model, rank, layer.num_experts)  # (d_m, r, E)
         for expert, (left, right) in factors.items():
@@ -88,7 +88,7 @@ class Packed(Form):
 
 
 class Split(Form):
-    """Keys for every expert of an edited layer; zeros where the patch does not reach it."""
+    """An adapter for every expert of an edited layer; zeros for experts that the patch does not change."""
 
     def tensors(
         self, layer: MoELayer, factors: Mapping[int, Factors], rank: int, name_of: Naming
@@ -114,12 +114,12 @@ class _ForVllm(Form):
 
 
 class PackedForVllm(_ForVllm, Packed):
-    """The packed form with a gate_up adapter of zeros, which PEFT keeps under `base_layer`."""
+    """The packed form with a gate_up adapter of zeros, which PEFT calls `base_layer`."""
 
     def tensors(
         self, layer: MoELayer, factors: Mapping[int, Factors], rank: int, name_of: Naming
     ) -> dict[str, Tensor]:
-        """As in PEFT's form, and A (E, d_m) and B (2 d_k, E) of zeros for gate_up."""
+        """The tensors of PEFT's form, and zeros A (E, d_m) and B (2 d_k, E) for gate_up."""
         experts = layer.num_experts
         zeros = torch.zeros(experts, layer.d_model), torch.zeros(2 * layer.d_key, experts)
         return super().tensors(layer, factors, rank, name_of) | _pair(f"{layer.name}.base_layer", *zeros)
@@ -136,7 +136,7 @@ class SplitForVllm(_ForVllm, Split):
     def tensors(
         self, layer: MoELayer, factors: Mapping[int, Factors], rank: int, name_of: Naming
     ) -> dict[str, Tensor]:
-        """As in PEFT's form, and A (1, d_m) and B (d_k, 1) of zeros for gate and up."""
+        """The tensors of PEFT's form, and zeros A (1, d_m) and B (d_k, 1) for gate and up."""
         tensors = super().tensors(layer, factors, rank, name_of)
         for expert in range(layer.num_experts):
             for name in _beside(name_of(layer.index, expert)):
@@ -167,16 +167,20 @@ _FORMS: dict[_Choice, Form] = {
 
 
 def form_for(reader: Reader, shape: Shape) -> Form:
-    """The form in which a reader takes adapters of a shape; ConfigError where there is none such."""
+    """The form in which a reader takes adapters of a shape.
+
+    Raises:
+        ConfigError: there is no such form.
+    """
     try:
         return _FORMS[_Choice(reader, shape)]
     except KeyError:
         known = ", ".join(f"{choice.shape} for {choice.reader}" for choice in _FORMS)
-        raise ConfigError(f"no form {shape!r} for {reader!r} is known; choose from {known}") from None
+        raise ConfigError(f"there is no form {shape!r} for {reader!r}; choose from {known}") from None
 
 
 def usual_shape(reader: Reader, model_type: str) -> Shape:
-    """The shape that a reader takes for this architecture without being told so."""
+    """The shape that a reader expects by default for this architecture."""
     return "packed" if reader == "peft" or model_type in _PACKED_IN_VLLM else "split"
 
 
@@ -185,12 +189,12 @@ def _pair(name: str, lora_a: Tensor, lora_b: Tensor) -> dict[str, Tensor]:
 
 
 def _beside(down: str) -> Iterator[str]:
-    """What a checkpoint calls the gate and up projections beside a down projection."""
+    """A checkpoint's names of the gate and up projections beside a down projection."""
     stem, _, leaf = down.rpartition(".")
     if leaf not in _BESIDE_DOWN:
         known = ", ".join(_BESIDE_DOWN)
         raise PatchError(
-            f"{down}: what stands beside it is not known for this name; expected one that ends in {known}: "
-            "merge the patch into a checkpoint instead"
+            f"{down}: the names of its gate and up projections are not known; expected a name that ends in "
+            f"{known}: merge the patch into a checkpoint instead"
         )
     return (f"{stem}.{name}" for name in _BESIDE_DOWN[leaf])

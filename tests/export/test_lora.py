@@ -99,7 +99,7 @@ def many_rows(base: Base, facts: int) -> Any:
 def test_too_high_a_rank_is_refused_with_what_a_truncation_would_cost() -> None:
     base = tiny_base("qwen3_moe")
     patch = many_rows(base, facts=10)
-    with pytest.raises(PatchError, match=r"needs rank 10, and 4 is the highest.*loses [0-9.]+% of the worst"):
+    with pytest.raises(PatchError, match=r"needs rank 10, but 4 is the highest.*loses [0-9.]+% of the worst"):
         to_lora(patch, base, max_rank=4)
     assert to_lora(patch, base, max_rank=10).lost == {"worst": 0.0, "median": 0.0}
 

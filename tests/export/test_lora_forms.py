@@ -63,7 +63,7 @@ def test_peft_reads_vllms_packed_form_as_the_same_change(tmp_path: Path) -> None
 def test_vllm_has_room_for_some_ranks_only() -> None:
     form = form_for("vllm", "split")
     assert [form.room(rank) for rank in (1, 2, 8, 9, 50, 257, 512)] == [1, 8, 8, 16, 64, 320, 512]
-    with pytest.raises(PatchError, match="needs rank 513, and 512 is the highest"):
+    with pytest.raises(PatchError, match="needs rank 513, but 512 is the highest"):
         form.room(513)
     assert form_for("peft", "split").room(513) == 513
 
@@ -79,5 +79,5 @@ def test_the_shape_follows_the_reader_and_the_architecture() -> None:
 def test_a_name_without_known_companions_is_refused() -> None:
     base = tiny_base("qwen3_moe")
     form = form_for("vllm", "split")
-    with pytest.raises(PatchError, match="expected one that ends in down_proj, w2"):
+    with pytest.raises(PatchError, match="expected a name that ends in down_proj, w2"):
         to_lora(tiny_patch(base, [1]), base, form=form, name_of=lambda layer, expert: f"experts.{expert}.out")
