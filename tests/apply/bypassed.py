@@ -1,4 +1,4 @@
-"""Tiny models with bypasses on: prompts, and greedy tokens made in the two ways that have to agree."""
+"""Tiny models with bypasses: prompts, and greedy tokens generated in two ways that must agree."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def left_padded(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def one_by_one(base: Base, prompt: Tensor, count: int) -> list[int]:
-    """Greedy tokens from full forward passes without a cache, which are told where the prompt ends."""
+    """Greedy tokens from full passes without a cache, with the end of the prompt declared."""
     ids = prompt
     with prompt_lengths([prompt.shape[1]]):
         for _ in range(count):

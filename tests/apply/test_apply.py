@@ -1,4 +1,4 @@
-"""Patches on a model: what they change while they are on, and that nothing is left of them afterwards."""
+"""Patches on a model: what they change while they are on, and that they leave no trace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bypass on live models: nothing when untrained, one decision a generation, the same however it is run."""
+"""A bypass on live models: no effect when untrained, one choice per generation, the same in every mode."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_generating_in_batches_with_left_padding_is_what_single_full_passes_give
 
 
 class Spy:
-    """Counts what a bypass decides and with which decisions it runs."""
+    """Records the experts that a bypass chooses, and those that it runs."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.decided: list[list[int]] = []
@@ -100,7 +100,7 @@ def test_the_decision_is_taken_once_and_kept_over_a_generation(
 
 
 def only_leaving_alone(bypass: Bypass, alone: bool) -> Bypass:
-    """With the scope gate always, or never, the likeliest route."""
+    """Make the scope gate's route always the likeliest, or never."""
     bypass.router.output.bias[-1] = 1e6 if alone else -1e6
     return bypass
 

@@ -1,4 +1,4 @@
-"""Whatever way `generate()` goes about it, a bypass's decision is taken on the prompts, whole and alone."""
+"""However `generate()` runs its passes, a bypass chooses an expert from whole prompts and nothing else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COUNT = 8
 
 
 def strong_bypass(strength: float = 1.0, **changes: Any) -> Bypass:
-    """A bypass that drowns out what the block says: `strength` goes into its output by the third power."""
+    """A bypass with an output much larger than the block's: it grows with the third power of `strength`."""
     bypass = random_bypass(scale=1.0, scope_gate=False, **changes)
     for weight in bypass.experts.parameters():
         weight.mul_(strength)
@@ -29,7 +29,7 @@ def strong_bypass(strength: float = 1.0, **changes: Any) -> Bypass:
 
 
 class _Double:
-    """The module `torch` to norms, which compute in fp32 whatever they are given."""
+    """The module `torch` for norms, which compute in fp32 for inputs of any dtype."""
 
     def __getattr__(self, name: str) -> Any:
         return torch.float64 if name == "float32" else getattr(torch, name)

@@ -1,4 +1,4 @@
-"""A stack on a live model, against the bare base with just the patches that are on."""
+"""A stack on a live model, compared with the bare base with only the patches that are on."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from tests.tiny import auto_class, tiny_base, tiny_tokenizer
 
 
 def saved(folder: Path, model_type: str, dtype: torch.dtype = torch.float32, **overrides: Any) -> Path:
-    """A checkpoint in small shards, with what usually lies beside the weights."""
+    """A checkpoint in small shards, with the files that are usually beside the weights."""
     base = tiny_base(model_type, **overrides)
     base.model.to(dtype).save_pretrained(folder, max_shard_size="40KB")
     tiny_tokenizer().save_pretrained(folder)
@@ -40,5 +40,5 @@ def same_bits(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder, hidden ones included, with what it holds."""
+    """Every file of a folder, hidden ones included, with its content."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -15,7 +15,7 @@ MAGNITUDES = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
 
 
 def to_mxfp4(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(..., n) to blocks (..., n / 32, 16) and scales (..., n / 32), both uint8."""
+    """Quantise (..., n) to blocks (..., n / 32, 16) and scales (..., n / 32), both uint8."""
     groups = weight.float().unflatten(-1, (-1, 32))
     exponent = (groups.abs().amax(-1) / 4).clamp_min(2.0**-120).log2().floor()  # the largest in [4, 8)
     scaled = groups / exponent.exp2()[..., None]
@@ -24,7 +24,7 @@ def to_mxfp4(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def to_fp8(weight: Tensor, block: int = 16) -> tuple[Tensor, Tensor]:
-    """(d_m, d_k) to e4m3 of the same shape and a scale, fp32, for each block."""
+    """Quantise (d_m, d_k) to e4m3 of the same shape and an fp32 scale for each block."""
     rows, columns = (-(-side // block) for side in weight.shape)
     scale, codes = torch.zeros(rows, columns), torch.zeros(weight.shape, dtype=torch.float8_e4m3fn)
     for row in range(rows):

@@ -1,4 +1,4 @@
-"""Text models inside multimodal checkpoints: Qwen3.5 and 3.6 ship so, with experts packed or one by one."""
+"""Text models inside multimodal checkpoints, such as Qwen3.5 and 3.6, with experts packed or one by one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Merging on the disk equals merging in memory, to the bit, whatever the checkpoint's names and layouts."""
+"""Merging on disk equals merging in memory, to the bit, for all names and layouts of checkpoints."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_in_every_float_dtype(model_type: str, dtype: torch.dtype, tmp_path: Pat
 
 @pytest.mark.parametrize("model_type", ["qwen3_moe", "mixtral", "jamba"])
 def test_a_family_that_is_split_by_custom_but_packed_here(model_type: str, tmp_path: Path) -> None:
-    """The loader takes tensors under the names they have in memory too."""
+    """The loader also accepts the names that tensors have in memory."""
     folder = saved(tmp_path / "base", model_type)
     base = opened(folder, model_type)
     for path in folder.glob("model*"):

@@ -1,4 +1,4 @@
-"""Merges that are interrupted: nothing that looks finished, and nothing done twice."""
+"""Interrupted merges: nothing looks finished that is not, and nothing is done twice."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def patch(base: Path) -> Patch:
 
 
 class Stop(BaseException):
-    """What Ctrl-C is, at a chosen moment."""
+    """Raised like Ctrl-C, at a chosen moment."""
 
 
 @contextmanager

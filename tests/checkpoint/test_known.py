@@ -1,4 +1,4 @@
-"""Hashes that are known by the identity of the files: found again, and never for a file that changed."""
+"""Known hashes are found again by the identity of the files, and never for a file that changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HASH = "ab" * 32
 
 
 class Counter:
-    """A computation that says how often it was made."""
+    """A computation that counts its calls."""
 
     def __init__(self) -> None:
         self.made = 0
@@ -59,7 +59,7 @@ def overwrite(path: Path) -> None:
 
 
 def exchange(path: Path) -> None:
-    """Another file of the same size and the same time of change."""
+    """Put another file of the same size and time of change in its place."""
     stat = path.stat()
     shutil.copyfile(path, path.with_suffix(".new"))
     path.with_suffix(".new").replace(path)
@@ -67,7 +67,7 @@ def exchange(path: Path) -> None:
 
 
 def rename_tensor(path: Path) -> None:
-    """In place, and with the time of change set back."""
+    """Change the file in place, and set the time of change back."""
     stat = path.stat()
     path.write_bytes(path.read_bytes().replace(b"weight", b"weighs"))
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))

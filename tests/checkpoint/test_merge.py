@@ -1,4 +1,4 @@
-"""What a merge on the disk writes, shares, refuses and says."""
+"""What a merge on disk writes, links, refuses and reports."""
 
 from __future__ import annotations
 

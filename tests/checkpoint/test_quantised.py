@@ -1,4 +1,4 @@
-"""Merges into MXFP4 and FP8 experts: what is read, what stays to the byte, what survives, what is refused."""
+"""Merges into MXFP4 and FP8 experts: what is read, what keeps its bytes, what is lost, what is refused."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def folder(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def dequantised(folder: Path, kind: str) -> Base:
-    """The model as transformers itself opens it in floats."""
+    """The model as transformers opens it, dequantised."""
     if kind == "fp8" and Version(transformers.__version__) < FP8_OPENS_SINCE:
         pytest.skip("this transformers release fails to open FP8 experts in floats")
     config = {"mxfp4": Mxfp4Config, "fp8": FineGrainedFP8Config}[kind](dequantize=True)

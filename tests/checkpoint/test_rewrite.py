@@ -1,4 +1,4 @@
-"""Copies with other bytes in some places, by whatever way the system has for copying."""
+"""Copies with new bytes in some places, by every way of copying that a system may have."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(params=["kernel", "refused", "absent"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel copies; or it says that it cannot; or it is not asked."""
+    """Three ways: the kernel copies, the kernel refuses to copy, or there is no such call."""
     if request.param == "refused":
 
         def refuse(*_: Any) -> int:

@@ -1,4 +1,4 @@
-"""A whole evaluation: the base beside the patched model, and nothing left on the model."""
+"""A whole evaluation: the base is measured too, and the model is unchanged afterwards."""
 
 from __future__ import annotations
 

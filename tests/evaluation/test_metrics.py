@@ -84,7 +84,7 @@ def test_a_patch_that_breaks_the_model_costs_zsre_specificity(base: Base) -> Non
 
 
 def test_accuracy_is_the_share_of_answer_tokens_and_exact_means_all(base: Base) -> None:
-    """The model would say the last letter of this answer, but not what comes before it."""
+    """The model would give the last letter of this answer, but not the letters before it."""
     said = answer_ending_as_the_model_would(base, PROMPTS[0])
     measured = measure_scores(base, Questions.about([fact(said, None)], "zsre"), Setting(), stage="")
     assert measured.scores.efficacy.value == pytest.approx(100 / len(f" {said}"))

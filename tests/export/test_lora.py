@@ -1,4 +1,4 @@
-"""Adapters, held against merged models by loading them in PEFT."""
+"""Adapters loaded in PEFT, compared with merged models."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_split_form_gives_the_merged_models_logits(model_type: str, tmp_path
 
 
 def delta_of(adapter: Any, base: Base, index: int) -> Tensor:
-    """(E, d_m, d_k), from the split form."""
+    """(E, d_m, d_k) the deltas of the split form."""
     name = f"base_model.model.{base.layer(index).name}"
     parts = (f"{name}.{expert}.down_proj" for expert in range(base.layer(index).num_experts))
     return torch.stack(

@@ -1,4 +1,4 @@
-"""What each reader of adapters is given; tests/serving loads it into vLLM."""
+"""The tensors and configs that each reader gets; tests/serving loads them into vLLM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What editors ask the experts for, where the model scales what experts put out."""
+"""What editors solve for in models that scale the experts' output."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TARGETS = TargetOptions(steps=5, learning_rate=0.5)
 
 
 def missing(method: str, base: Base) -> float:
-    """The share of what one fact asks of the stream after layer 1 that a patch of layer 1 leaves out."""
+    """The share of one fact's target change of the stream after layer 1 that a patch of layer 1 misses."""
     (fact,) = edits = facts(1)
     own: dict[str, Any] = {"mote": {"ranks": (1.0, 1.0, 1.0)}, "bcd-spread": {"passes": 100}}.get(method, {})
     patch = build(method, base, count=1, layers=(1,), ridge=1e-6, ridge_relative=True, targets=TARGETS, **own)

@@ -54,7 +54,7 @@ def build(base: Base) -> Build:
 
 
 def kept(base: Base, patch: Patch, prompts: Sequence[str]) -> float:
-    """In how many of a hundred cases the model with the patch says of the subjects what it said before."""
+    """The percentage of cases in which the patched model says the same about the subjects as before."""
     asked = [replace(fact, keep=tuple(prompts), paraphrases=(), neighborhood=()) for fact in MOVED]
     score = evaluate(base, patch, asked, routing=False).kept
     assert score.n == len(MOVED) * len(prompts)

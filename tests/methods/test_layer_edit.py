@@ -23,7 +23,7 @@ def some_rows(facts: int, seed: int) -> Rows:
 
 
 def some_solution(problem: LayerProblem, seed: int, per_row: bool) -> LayerSolution:
-    """Anything at all: growing does not ask how it was found."""
+    """A random solution: how it was found does not matter for growing."""
     generator = torch.Generator().manual_seed(seed)
     size = len(problem.rows.value) if per_row else problem.rows.num_facts
     return LayerSolution(torch.randn(size, OUT, generator=generator), float(seed), per_row)
@@ -43,7 +43,7 @@ def dense_solution(problem: LayerProblem, solution: LayerSolution) -> Tensor:
 
 
 def outputs(total: Tensor, rows: Rows) -> Tensor:
-    """What deltas (E, d_m, d_k) add for each fact, (T, d_m)."""
+    """(T, d_m) what deltas (E, d_m, d_k) add for each fact."""
     added = torch.zeros(rows.num_facts, total.shape[1])
     for row, (expert, fact) in enumerate(zip(rows.expert.tolist(), rows.fact.tolist(), strict=True)):
         added[fact] += total[expert] @ rows.value[row]

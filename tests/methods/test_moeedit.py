@@ -107,7 +107,7 @@ def test_saved_and_loaded_it_is_the_same_merged_or_hooked(patch: Patch, tmp_path
 
 
 def stream(base: Base, prompt: Prompt, layer: int) -> Tensor:
-    """What the layer puts out at the edited token, (d_m,)."""
+    """(d_m,) the layer's output at the edited token."""
     seen: list[Tensor] = []
     hook = base.decoder_layers[layer].register_forward_hook(lambda _m, _i, out: seen.append(out[0]))
     with torch.no_grad():
@@ -117,7 +117,7 @@ def stream(base: Base, prompt: Prompt, layer: int) -> Tensor:
 
 
 def dense_rows(base: Base, prompts: Sequence[Prompt], layer: int, space: NullSpace | None) -> Tensor:
-    """The mean of g P_j k over the prompts of one fact, for all experts, (E * d_k,)."""
+    """(E * d_k,) the mean of g P_j k over the prompts of one fact, for all experts."""
     experts, _, width = base.layer(layer).shape
     total = torch.zeros(experts, width, dtype=torch.float64)
     for prompt in prompts:

@@ -1,4 +1,4 @@
-"""The recipes that ship for published models: they fit these models alone, and hold the papers' figures."""
+"""The recipes for published models: each fits only its models, and has the papers' figures."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ MOTE = {  # layers, lambda, whitening epsilon
 
 
 def base_of(name: str, **changes: Any) -> Any:
-    """As much of a base as a recipe looks at."""
+    """The part of a base that a recipe reads."""
     fields = CONFIGS[name] | changes
     config = AutoConfig.for_model(
         fields["model_type"], **{k: v for k, v in fields.items() if k != "model_type"}

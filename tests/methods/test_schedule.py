@@ -1,4 +1,4 @@
-"""Batches one after the other: what protection protects, and what becomes of facts about one subject."""
+"""Batches one after the other: what protection does, and what happens to facts about one subject."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def build(base: Base, edits: Sequence[Fact], progress: Any = None, **options: An
 
 
 def own(delta: LayerDelta, facts: int) -> Rows:
-    """The facts' own rows, of the first few facts only."""
+    """The rows of the first few facts."""
     rows = delta.fact_rows
     kept = rows.fact < facts
     return Rows(rows.value[kept], rows.expert[kept], rows.fact[kept], facts)

@@ -1,4 +1,4 @@
-"""Methods that solve once and copy: what each layer gets, batch by batch, and what makes them MoEEdit."""
+"""Methods that solve once and copy: what each layer gets in each batch, and when they equal MoEEdit."""
 
 from __future__ import annotations
 

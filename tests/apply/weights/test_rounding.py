@@ -1,4 +1,4 @@
-"""What half precision takes from an edit, and what compensated rounding gives back."""
+"""How much of an edit half precision loses, and how much compensated rounding keeps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HALVES = [torch.bfloat16, torch.float16]
 
 
 def problem(scale: float, keys: int = 3, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """A weight (96, 64), a delta, and the keys for which it adds `scale` times what the weight does."""
+    """A weight (96, 64), a delta, and keys for which it adds `scale` times the weight's own output."""
     generator = torch.Generator().manual_seed(seed)
     weight = 0.02 * torch.randn(96, 64, generator=generator)
     key = torch.randn(keys, 64, generator=generator)

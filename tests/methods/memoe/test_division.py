@@ -1,4 +1,4 @@
-"""Facts among experts: the first share to one, the rest in equal parts of neighbours."""
+"""Dividing facts among experts: a first share for one, and clusters of equal size for the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""METEOR and GECE against examples worked out by hand, and what the model is asked for."""
+"""METEOR and GECE against examples computed by hand, and what the model is asked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The losses' limits and signs, and the learning rate's course."""
+"""Limits and signs of the losses, and the schedule of the learning rate."""
 
 from __future__ import annotations
 

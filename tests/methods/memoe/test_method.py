@@ -1,4 +1,4 @@
-"""MEMoE from facts to a patch: it says the facts, keeps earlier ones, and leaves preserved prompts alone."""
+"""MEMoE from facts to a patch: new answers are given, earlier ones kept, other prompts left alone."""
 
 from __future__ import annotations
 
@@ -53,18 +53,18 @@ def build(corpus: Path | None, subjects: tuple[str, ...] = EDITED, **changes: An
 
 
 def holds(base: Base, subjects: tuple[str, ...] = EDITED) -> bool:
-    """Whether the model says the new answers; what it says after an answer was nobody's concern."""
+    """Whether the model gives the new answers; what follows an answer does not count."""
     answers = said(base, [edit(subject).text for subject in subjects])
     return all(found.startswith(edit(name).target_new) for found, name in zip(answers, subjects, strict=True))
 
 
 def loss_left(patch: Patch) -> float:
-    """The largest share of a fact's loss that is left."""
+    """The largest share of its loss that a fact still has."""
     return max(result["loss_edited"] / result["loss_before"] for result in patch.results)
 
 
 def surest(bypass: Bypass, prompts: Sequence[str]) -> tuple[list[int], float]:
-    """The routes of prompts, and how likely the router takes the least sure of them to be."""
+    """The routes of prompts, and the lowest probability that the router gives to one of them."""
     base, read = taught_base(), []
     block = base.decoder_layers[bypass.config.layer].mlp
 

@@ -1,4 +1,4 @@
-"""The texts that tell a prompt's wording and its subject apart."""
+"""The texts from which the scope gate learns subjects instead of wordings."""
 
 from __future__ import annotations
 

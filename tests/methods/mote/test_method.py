@@ -158,7 +158,7 @@ def test_protected_facts_of_earlier_batches_move_less(tmp_path: Path) -> None:
     base, text = tiny_base("qwen3_moe"), corpus(tmp_path)
 
     def moved(*, protect: bool) -> float:
-        """How far the second batch moves what the solved layer adds for the facts of the first."""
+        """How much the second batch changes what the solved layer adds for the facts of the first."""
         options: dict[str, Any] = {"layers": (1,), "corpus": text, "ranks": RANKS, "ridge": 1e-3}
         first = build("mote", base, count=3, **options).layers[1]
         both = build("mote", base, count=6, batch_size=3, protect_earlier=protect, **options).layers[1]
