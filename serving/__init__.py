@@ -1,4 +1,4 @@
-"""What runs inside or beside an inference engine that serves patched models.
+"""The code that runs inside an inference engine, or next to it, to serve patched models.
 
 Imported by vLLM, as a plugin, and by `moe_patch.cli` when a command needs it. It imports `moe_patch`, but not
 `cli`. Its packages from below: `bypass`, `load`, `worker` and `api`, `launch`.
@@ -7,4 +7,4 @@ Imported by vLLM, as a plugin, and by `moe_patch.cli` when a command needs it. I
 from __future__ import annotations
 
 NAME = "moe_patch"
-"""What the load format and the weight-transfer backend are called."""
+"""The name of the load format and of the weight-transfer backend."""

@@ -1,4 +1,4 @@
-"""What can go wrong with a change to a running server, as its clients see it."""
+"""Errors of changes to a running server, as its clients see them."""
 
 # ruff: noqa: N818  errors are named for what is wrong, as those of moe_patch are
 
@@ -12,9 +12,9 @@ from moe_patch.errors import MoePatchError
 
 
 class LiveError(MoePatchError):
-    """A request that was not carried out, or a change that was taken back.
+    """A request that was not carried out, or a change that was undone.
 
-    `code` is stable and for programs, `status` is the HTTP status, `details` is more for programs.
+    `code` is stable and for programs, `status` is the HTTP status, `details` has more data for programs.
     """
 
     code = "failed"
@@ -26,13 +26,13 @@ class LiveError(MoePatchError):
 
 
 class Unauthorized(LiveError):
-    """There is no bearer token, or not the right one."""
+    """The request has no bearer token, or a wrong one."""
 
     code, status = "unauthorized", 401
 
 
 class SwitchedOff(LiveError):
-    """The server was started without a token, so that nobody may change it."""
+    """The server was started without a token, so nobody may change it."""
 
     code, status = "switched_off", 403
 
@@ -44,60 +44,60 @@ class PlaceNotAllowed(LiveError):
 
 
 class NoSuchPatch(LiveError):
-    """The server has no such patch on, or there is no such file."""
+    """The server has no such patch, or there is no such file."""
 
     code, status = "no_such_patch", 404
 
 
 class Busy(LiveError):
-    """Another change is under way."""
+    """Another change is in progress."""
 
     code, status = "busy", 409
 
 
 class Conflict(LiveError):
-    """The request does not fit what is on the server."""
+    """The request does not fit the server's present patches."""
 
     code, status = "conflict", 409
 
 
 class BodyTooLarge(LiveError):
-    """The request's body is longer than any that makes sense."""
+    """The request's body is longer than the limit."""
 
     code, status = "body_too_large", 413
 
 
 class BadRequest(LiveError):
-    """The request is not what this route takes."""
+    """The request does not have the form that this route expects."""
 
     code, status = "bad_request", 400
 
 
 class PatchRefused(LiveError):
-    """The file is no good patch, or not for this base; `details.reason` names the error of moe_patch."""
+    """The file is not a valid patch for this base; `details.reason` names the error of moe_patch."""
 
     code, status = "patch_refused", 422
 
 
 class SelfTestFailed(LiveError):
-    """The server did not say what the patch's facts say, and is back where it was."""
+    """The server did not say the patch's facts, and the change was undone."""
 
     code, status = "self_test_failed", 422
 
 
 class NotDrained(LiveError):
-    """Requests that were under way did not end in time; nothing was changed."""
+    """Running requests did not end in time. Nothing was changed."""
 
     code, status = "not_drained", 503
 
 
 class PrefixesKept(LiveError):
-    """The engine did not forget cached prefixes; the weights are what they were."""
+    """The engine did not clear its prefix cache. The weights are as before."""
 
     code, status = "prefixes_kept", 503
 
 
 class WorkersDisagree(LiveError):
-    """Workers hold different weights and could not be brought back: the server has to be started again."""
+    """Workers hold different weights, and the change could not be undone: restart the server."""
 
     code, status = "workers_disagree", 500

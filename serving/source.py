@@ -1,4 +1,4 @@
-"""The checkpoint that an engine serves, as moe-patch opens it."""
+"""Opens the checkpoint that an engine serves."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
 
 def served_checkpoint(model_config: ModelConfig, load_config: LoadConfig) -> Checkpoint:
-    """The files that the engine loaded its weights from, or is about to.
+    """The checkpoint from which the engine loads its weights.
 
-    Raises ModelError where they cannot be edited: experts that do not run through transformers' interface,
-    and quantised ones, with what to do instead.
+    Raises:
+        ModelError: its experts cannot be edited, because transformers' interface does not run them or they
+            are quantised. The message says what to do instead.
     """
     where = {"revision": model_config.revision, "cache_dir": load_config.download_dir}
     return open_checkpoint(find_folder(model_config.model, **where))

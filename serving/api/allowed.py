@@ -1,4 +1,4 @@
-"""Where patches may come from: folders of the server's own, and names on the Hub."""
+"""The allowed places of patches: folders on the server, and names on the Hub."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ HUB = "hf://"
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """Folders, with all below them, and organisations or repositories as `hf://org` or `hf://org/name`."""
+    """Allowed folders, with their subfolders, and Hub names as `hf://org` or `hf://org/name`."""
 
     folders: tuple[Path, ...] = ()
     hub: tuple[str, ...] = ()
 
     def find(self, reference: str) -> Path:
-        """The file that a reference names, with all symbolic links followed; what the Hub has is fetched.
+        """The path of the file that a reference names. Symbolic links are followed; Hub files are fetched.
 
         Raises:
-            PlaceNotAllowed: it lies elsewhere. Whether it is there is then not said.
+            PlaceNotAllowed: the file is outside of the allowed places. The error does not reveal whether the
+                file exists.
             NoSuchPatch: there is no such file.
-            MoePatchError: the Hub has none such, or it cannot be reached.
+            MoePatchError: the Hub has no such file, or cannot be reached.
         """
         return self._from_hub(reference) if reference.startswith(HUB) else self._from_disk(reference)
 
     def _from_disk(self, reference: str) -> Path:
         try:
             path = Path(reference).resolve()
-        except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL in it, links in a circle
+        except (OSError, ValueError, RuntimeError) as error:  # too long, contains NUL, or circular links
             raise PlaceNotAllowed(f"{reference!r} is no path: {error}") from error
         if not Path(reference).is_absolute() or not any(path.is_relative_to(home) for home in self.folders):
             homes = ", ".join(map(str, self.folders)) or "none"
@@ -47,13 +48,17 @@ class Allowed:
         if not any(_within(reference, prefix) for prefix in self.hub):
             prefixes = ", ".join(self.hub) or "none"
             raise PlaceNotAllowed(f"{reference}: this server takes from the Hub what begins with {prefixes}")
-        from moe_patch.share.hub import pull_patch  # noqa: PLC0415  brings the Hub's client in
+        from moe_patch.share.hub import pull_patch  # noqa: PLC0415  imports the Hub's client
 
         return Path(pull_patch(reference))
 
 
 def parse_allowed(places: Sequence[str]) -> Allowed:
-    """The places that these texts name; ConfigError for a folder that is none."""
+    """Parse places.
+
+    Raises:
+        ConfigError: a place is neither a folder nor a name on the Hub.
+    """
     folders, hub = [], []
     for place in places:
         if place.startswith(HUB):
@@ -75,5 +80,5 @@ def _prefix(place: str) -> str:
 
 
 def _within(reference: str, prefix: str) -> bool:
-    """Whether a reference is what `prefix` names, or a repository, revision or file in it."""
+    """Whether `prefix` names the reference, or something that contains it."""
     return reference.startswith(prefix) and reference[len(prefix) :][:1] in {"", "/", "@"}

@@ -1,9 +1,9 @@
-"""Changes of a running server's patches, one at a time, each wholly or not at all.
+"""Changes a running server's patches, one change at a time. A change is made completely or not at all.
 
-A change drains the engine, has all workers make it, forgets cached prefixes, names the weights anew, takes
-requests again, and then asks the server the facts of what was added. If a worker cannot make the change, or
-the server does not say the facts, all workers are brought back to where they were, which their own digests of
-the weights have to confirm. Where even that fails, the engine stays paused: half a patch is not served.
+A change has these steps: drain the engine, let all workers make the change, clear the prefix cache, give the
+weights their new version, accept requests again, and ask the server the added facts. If a worker fails, or
+the server does not say the facts, all workers go back to the state before. The digests of their weights must
+confirm this. If even that fails, the engine stays paused, so that half a patch is never served.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SELF_TEST_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A change to make: the state to reach, and what the server has to say then."""
+    """A change to make: the state to reach, and the questions to ask then."""
 
     operation: str
     wanted: Members
@@ -40,7 +40,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class CompletedChange:
-    """A change that was made: how long its phases took, in seconds, and what the server said."""
+    """A change that was made, with the seconds of its phases and the server's answers."""
 
     operation: str
     version: str
@@ -48,7 +48,7 @@ class CompletedChange:
     answers: list[Answer] = field(default_factory=list)
 
     def to_json(self) -> dict[str, JsonValue]:
-        """What clients are told."""
+        """The JSON description of the change for clients."""
         right = sum(answer.right for answer in self.answers)
         asked: list[JsonValue] = [asdict(answer) for answer in self.answers]
         rounded: dict[str, JsonValue] = {phase: round(value, 4) for phase, value in self.seconds.items()}
@@ -61,15 +61,15 @@ class CompletedChange:
 
 
 class Coordinator:
-    """What is on a running server, and the only one who changes it."""
+    """Knows the patches of a running server. No other object changes them."""
 
     def __init__(self, engine: Engine, loaded: Loaded, metrics: Metrics, drain_seconds: float) -> None:
-        """Start with what was loaded; `start` has to follow before anything else."""
+        """Begin with the loaded patches. Call `start` before any other method."""
         self.engine, self.loaded = engine, loaded
         self.members: Members = ()
         self.agree = True  # all workers hold the same, known weights
         self.metrics, self._drain_seconds = metrics, drain_seconds
-        self._weights: dict[str, tuple[str, ...]] = {}  # the workers' digests, by version
+        self._weights: dict[str, tuple[str, ...]] = {}  # digests of all workers, by version
         self._changing = asyncio.Lock()
 
     @property
@@ -78,7 +78,11 @@ class Coordinator:
         return weight_version(self.loaded, member_hashes(self.members))
 
     async def start(self) -> None:
-        """Hold the workers to what was loaded, and name the weights; WorkersDisagree if they have other."""
+        """Check that all workers hold the loaded patches, and name the weights.
+
+        Raises:
+            WorkersDisagree: a worker holds other patches.
+        """
         states = await self.engine.call("moe_patch_state")
         if any(state.loaded != self.loaded.hashes or state.patches for state in states):
             raise WorkersDisagree(
@@ -88,7 +92,12 @@ class Coordinator:
         self._note(states)
 
     def alone(self) -> asyncio.Lock:
-        """The lock under which a change is planned and made; Busy while another one is."""
+        """The lock to hold while a change is planned and made.
+
+        Raises:
+            Busy: another change is in progress.
+            WorkersDisagree: an earlier change could not be undone.
+        """
         if self._changing.locked():
             raise Busy("another change is under way: try again when it is done")
         if not self.agree:
@@ -96,15 +105,15 @@ class Coordinator:
         return self._changing
 
     async def make(self, plan: Plan) -> CompletedChange:
-        """Make a change, and prove it. On any error all is as it was, but for WorkersDisagree.
+        """Make a change, and ask the server its facts. The caller holds `alone`.
 
-        The caller holds `alone`.
+        After any error but WorkersDisagree the state is as before.
 
         Raises:
-            NotDrained: requests did not end in time.
-            MoePatchError: a worker could not make the change; it is of the class that the worker met.
-            SelfTestFailed: the server did not say what it should.
-            WorkersDisagree: and it could not be taken back.
+            NotDrained: running requests did not end in time.
+            MoePatchError: a worker could not make the change; the error has the class that it had there.
+            SelfTestFailed: the server did not say enough of the facts.
+            WorkersDisagree: the change failed and could not be undone.
         """
         before = self.members
         seconds = await self._reach(plan.wanted)
@@ -114,7 +123,7 @@ class Coordinator:
         return CompletedChange(plan.operation, self.version, seconds, answers)
 
     async def _prove(self, plan: Plan, before: Members, seconds: dict[str, float]) -> list[Answer]:
-        """What the server says to the plan's questions; if that is not enough, everything is taken back."""
+        """The server's answers to the plan's questions. If too few are right, undo the change and raise."""
         started = perf_counter()
         try:
             answers = await asyncio.wait_for(ask_questions(self.engine, plan.questions), _SELF_TEST_SECONDS)
@@ -141,9 +150,9 @@ class Coordinator:
         )
 
     async def _take_back(self, before: Members) -> None:
-        """Return to a state after a change that went through; WorkersDisagree if that fails.
+        """Go back to a state after a completed change; raises WorkersDisagree if that fails.
 
-        Requests that do not end in time are cut off: they are being answered by weights that failed.
+        Requests that do not end in time are aborted: the weights that answer them have failed the test.
         """
         try:
             await self._reach(before, insist=True)
@@ -152,7 +161,7 @@ class Coordinator:
             raise WorkersDisagree(f"the change could not be taken back: {error}") from error
 
     async def _reach(self, wanted: Members, *, insist: bool = False) -> dict[str, float]:
-        """Drain, bring all workers to a state, name it, and go on; how long draining and the rest took."""
+        """Drain, bring all workers to a state, name it, and resume. Returns the seconds of both phases."""
         started = perf_counter()
         await self.engine.drain(self._drain_seconds, insist=insist)
         drained = perf_counter()
@@ -170,7 +179,7 @@ class Coordinator:
         return {"drain": drained - started, "apply": perf_counter() - drained}
 
     async def _walk(self, before: Members, wanted: Members) -> list[WorkerState]:
-        """The calls that lead from one state to another; the workers' states after the last."""
+        """Call the workers' methods that lead from one state to another. Returns their final states."""
         present, aim = list(member_hashes(before)), list(member_hashes(wanted))
         states: list[WorkerState] | None = None
         for gone in [digest for digest in present if digest not in aim]:
@@ -186,10 +195,10 @@ class Coordinator:
         return states if states is not None else await self.engine.call("moe_patch_state")
 
     async def _restore(self, before: Members, wanted: Members) -> None:
-        """Bring workers that got to different points back to `before`, and go on.
+        """Bring workers in different states back to `before`, and resume.
 
-        Each call makes sense to some workers only, and the others answer that it does not. What counts is
-        the state they are in afterwards.
+        Each call applies to some workers only; the others answer with an error. Only their state afterwards
+        matters.
         """
         try:
             for digest in _without(wanted, before):
@@ -206,7 +215,7 @@ class Coordinator:
         await self.engine.resume()
 
     def _confirm(self, states: Sequence[WorkerState], wanted: Members) -> None:
-        """Raise WorkersDisagree unless all workers are in a state, with the weights it had before."""
+        """Raise WorkersDisagree unless all workers are in this state, with the weights it had earlier."""
         if any(state.patches != member_hashes(wanted) for state in states):
             raise WorkersDisagree("workers have other patches on than they were told to")
         version = weight_version(self.loaded, member_hashes(wanted))

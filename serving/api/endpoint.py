@@ -1,6 +1,6 @@
-"""What vLLM's API server calls, by the entry point `vllm.endpoint_plugins`, if VLLM_PLUGINS names moe_patch.
+"""The plugin that vLLM's API server calls through the entry point `vllm.endpoint_plugins`.
 
-This is vLLM's own way to add routes: they are there in production, and not in its developer mode only.
+VLLM_PLUGINS must name moe_patch. This is vLLM's own way to add routes: they need no developer mode.
 """
 
 from __future__ import annotations
@@ -36,13 +36,17 @@ class LiveEndpoint:
     required_tasks = ("generate",)
 
     def attach_router(self, app: FastAPI) -> None:
-        """Add the routes, and how their errors are told."""
+        """Add the routes, and the handler for their errors."""
         app.include_router(guarded)
         app.include_router(public)
         app.add_exception_handler(LiveError, as_json)
 
     async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
-        """Find out what the engine has loaded. ConfigError for an engine that cannot be changed live."""
+        """Find out which patches the engine has loaded.
+
+        Raises:
+            ConfigError: the engine cannot be changed live.
+        """
         if engine_client is None:
             raise ConfigError("live patches need an engine, and this server has none")
         config = engine_client.vllm_config
@@ -55,7 +59,7 @@ class LiveEndpoint:
 
 
 def _check(config: VllmConfig) -> None:
-    """One process has to see all requests and all workers, or a change could not be whole."""
+    """A change is complete only if one process sees all requests and all workers."""
     parallel = config.parallel_config
     if parallel.worker_extension_cls != WORKER:
         raise ConfigError(f"live patches need --worker-extension-cls {WORKER}")
@@ -66,7 +70,7 @@ def _check(config: VllmConfig) -> None:
 
 
 def _loaded(config: VllmConfig) -> Loaded:
-    """The patches that the load format added, by what it was told."""
+    """The patches that the load format has added, from its settings."""
     extra: Any = config.load_config.model_loader_extra_config
     if config.load_config.load_format != NAME or not isinstance(extra, dict):
         return Loaded()

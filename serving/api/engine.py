@@ -1,7 +1,7 @@
-"""What a change of patches asks of vLLM: drain, call all workers, forget cached prefixes, name the weights.
+"""What a change of patches needs of vLLM: drain, call all workers, clear the prefix cache, name the weights.
 
-All of it goes through vLLM's `EngineClient`, the interface of its own HTTP handlers, so no developer mode is
-needed.
+Everything goes through `EngineClient`, which vLLM's own HTTP handlers use too. So vLLM's developer mode is
+not needed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """What one worker says of itself; `moe_patch_serving.worker.extension` has the words."""
+    """The state of one worker; `moe_patch_serving.worker.extension` describes the fields."""
 
     patches: tuple[str, ...]
     loaded: tuple[str, ...]
@@ -44,14 +44,16 @@ class Engine:
 
     @property
     def room(self) -> int:
-        """How many tokens a prompt and its answer may have together."""
+        """The greatest number of tokens of a prompt and its answer together."""
         return self._client.model_config.max_model_len
 
     async def drain(self, seconds: float, *, insist: bool = False) -> None:
-        """Let requests under way end, hold new ones back, and forget cached prefixes.
+        """Wait for running requests, hold back new ones, and clear the prefix cache.
 
-        What takes longer than `seconds` is cut off if one insists. Otherwise everything goes on as before,
-        and NotDrained says so.
+        With `insist`, requests that take longer than `seconds` are aborted.
+
+        Raises:
+            NotDrained: requests did not end in time; the engine goes on as before.
         """
         try:
             await asyncio.wait_for(self._client.pause_generation(mode="wait", clear_cache=True), seconds)
@@ -66,9 +68,10 @@ class Engine:
             ) from None
 
     async def call(self, method: str, *arguments: Any) -> list[WorkerState]:
-        """Call a method of `PatchWorker` on all workers; their states, in rank order.
+        """Call a method of `PatchWorker` on all workers. Returns their states, in rank order.
 
-        Raises the MoePatchError that a worker answered with. Others may then have done what was asked.
+        Raises:
+            MoePatchError: the error that a worker answered with. Other workers may have done the work.
         """
         answers = await self._client.collective_rpc(method, args=arguments)
         for rank, answer in enumerate(answers):
@@ -77,29 +80,30 @@ class Engine:
         return [_state(answer) for answer in answers]
 
     async def try_call(self, method: str, *arguments: Any) -> None:
-        """Call a method on all workers, whether or not it makes sense to each."""
+        """Call a method on all workers, and ignore their errors."""
         await self._client.collective_rpc(method, args=arguments)
 
     async def name_weights(self, version: str) -> None:
-        """Forget prefixes that other weights computed, and say what the weights are now.
+        """Clear the prefix cache, which other weights filled, and set the version of the present weights.
 
-        Raises PrefixesKept where the engine does not forget them.
+        Raises:
+            PrefixesKept: the engine does not clear its cache.
         """
         if not await self._client.reset_prefix_cache(reset_connector=True):
             raise PrefixesKept("the engine could not forget cached prefixes, which other weights computed")
         await self._client.update_weight_version(version)
 
     async def resume(self) -> None:
-        """Take requests again."""
+        """Accept requests again."""
         await self._client.resume_generation()
 
     async def weight_version(self) -> str:
-        """What the engine says its weights are."""
+        """The version of the weights that the engine reports."""
         return await self._client.get_weight_version()
 
     async def decode(self, prompt: Sequence[int], length: int) -> list[int]:
         """The next `length` tokens after `prompt`, by greedy decoding."""
-        from vllm import SamplingParams  # noqa: PLC0415  takes seconds; by now the server has it
+        from vllm import SamplingParams  # noqa: PLC0415  slow; the server has imported it by now
         from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
 
         self._requests += 1
@@ -112,7 +116,7 @@ class Engine:
 
 
 def _error(answer: dict[str, str], rank: int, ranks: int) -> MoePatchError:
-    """The error that a worker answered with, of the class that it had there."""
+    """The error that a worker answered with, in its original class."""
     kind = getattr(errors, answer["type"], MoePatchError)
     where = f"worker {rank} of {ranks}: " if ranks > 1 else ""
     if not (isinstance(kind, type) and issubclass(kind, MoePatchError)) or kind is errors.FactError:

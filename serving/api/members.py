@@ -1,4 +1,4 @@
-"""The patches on a running server, and how a client names one of them."""
+"""The patches on a running server, and how clients name them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from moe_patch_serving.errors import Conflict, NoSuchPatch
 
 @dataclass(frozen=True, slots=True)
 class PatchFile:
-    """A patch that was put on a running server: the file that its workers read, and none of its tensors."""
+    """A patch on a running server. It has the path of the file that workers read, but no tensors."""
 
     hash: str
     path: str
@@ -25,7 +25,12 @@ class PatchFile:
     facts: int
 
     def load(self) -> Patch:
-        """The patch, read again; HashMismatch where the file now holds another one."""
+        """Read the patch again.
+
+        Raises:
+            HashMismatch: the file now holds another patch.
+            MoePatchError: the file cannot be read.
+        """
         patch = load(self.path)
         if patch.hash != self.hash:
             raise HashMismatch(f"{self.path}: is the patch {patch.hash}, and was {self.hash}")
@@ -38,14 +43,14 @@ Members = tuple[ServedMember, ...]
 
 
 def served_member(patch: Patch, path: Path, reference: str) -> ServedMember:
-    """The member that a patch file becomes, called as the repository or the file that it is from."""
+    """The member for a patch file, with the name of its Hub repository or of its file."""
     whole = PurePosixPath(reference.partition("@")[0]) if reference.startswith(HUB) else path
     file = PatchFile(patch.hash, str(path), patch.method, len(patch.facts))
     return Member(whole.name.removesuffix(".safetensors"), file)
 
 
 def member_json(member: ServedMember) -> dict[str, JsonValue]:
-    """What clients are told of a patch."""
+    """The JSON description of a patch for clients."""
     file = member.patch
     return {
         "hash": file.hash,
@@ -62,11 +67,11 @@ def member_hashes(members: Iterable[ServedMember]) -> tuple[str, ...]:
 
 
 def find_served_member(members: Sequence[ServedMember], identifier: str) -> ServedMember:
-    """The member that a client means, by `find_member`.
+    """Find the member that a client names, as `find_member` does.
 
     Raises:
-        NoSuchPatch: none is meant.
-        Conflict: more than one could be.
+        NoSuchPatch: no patch matches.
+        Conflict: several patches match.
     """
     try:
         return find_member(members, identifier)

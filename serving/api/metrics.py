@@ -1,4 +1,4 @@
-"""Prometheus metrics of live patches, on the page that vLLM has its own on."""
+"""Prometheus metrics of live patches, on the same page as vLLM's metrics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
 
 class Metrics:
-    """Counters and gauges; made once in a process, when vLLM has set its registry up."""
+    """Counters and gauges. Create them once in a process, after vLLM has set up its registry."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         self._changes = Counter(
@@ -53,11 +53,11 @@ class Metrics:
         )
 
     def changed(self, operation: str, outcome: str) -> None:
-        """Count a change; `outcome` is "done" or the code of the error."""
+        """Count a change. `outcome` is "done" or the code of the error."""
         self._changes.labels(operation, outcome).inc()
 
     def took(self, operation: str, seconds: Mapping[str, float]) -> None:
-        """Note how long the phases of a change took."""
+        """Record how long the phases of a change took."""
         for phase, value in seconds.items():
             self._seconds.labels(operation, phase).observe(value)
 
@@ -67,7 +67,7 @@ class Metrics:
         self._answers.labels("false").inc(wrong)
 
     def stands(self, *, loaded: int, live: int, kept_bytes: int, agree: bool) -> None:
-        """Say what is on now."""
+        """Record the present state."""
         self._patches.labels("loaded").set(loaded)
         self._patches.labels("live").set(live)
         self._kept.set(kept_bytes)

@@ -1,4 +1,4 @@
-"""What clients may ask of a running server: patches on, off, into another order, and one change back."""
+"""The operations for clients of a running server: add, remove and reorder patches, and roll back."""
 
 from __future__ import annotations
 
@@ -24,15 +24,19 @@ from moe_patch_serving.api.members import (
 from moe_patch_serving.api.self_test import Question, SelfTest
 from moe_patch_serving.errors import Conflict, LiveError, NoSuchPatch, PatchRefused
 
-_HISTORY = 100  # states that can be gone back to
+_HISTORY = 100  # greatest number of states to go back to
 
 
 @dataclass(slots=True)
 class Operations:
     """The patches of a running server, as its clients see and change them.
 
-    Every operation raises Busy while another one is under way, PatchRefused for what moe_patch refuses, and
-    what `Coordinator.make` raises.
+    Operations that change something also raise these errors:
+
+    Raises:
+        Busy: another operation is in progress.
+        PatchRefused: moe_patch refuses the patch.
+        LiveError: any error of `Coordinator.make`.
     """
 
     coordinator: Coordinator
@@ -40,7 +44,7 @@ class Operations:
     history: list[Members] = field(default_factory=list)
 
     def report(self) -> dict[str, JsonValue]:
-        """What is on, the lowest patch first; what was loaded lies beneath."""
+        """The server's patches, the lowest first. Loaded patches are below live ones."""
         live, loaded = self.coordinator.members, self.coordinator.loaded
         return {
             "version": self.coordinator.version,
@@ -51,9 +55,12 @@ class Operations:
         }
 
     async def add(self, reference: str, position: int | None, test: SelfTest) -> CompletedChange:
-        """Put the patch that a path or a Hub reference names on top, or at `position`, counted from 1.
+        """Add a patch, given by a path or a Hub reference, on top or at `position`, counted from 1.
 
-        Raises PlaceNotAllowed or NoSuchPatch for the reference; Conflict where the patch is on already.
+        Raises:
+            PlaceNotAllowed: the reference is outside of the allowed places.
+            NoSuchPatch: there is no such file.
+            Conflict: the patch is on the server already, or there is no such position.
         """
         with self._attempt("add"):
             async with self.coordinator.alone():
@@ -64,7 +71,12 @@ class Operations:
                 return await self._make(Plan("add", wanted, questions, test))
 
     async def remove(self, identifier: str) -> CompletedChange:
-        """Take the patch off that a hash, the beginning of one, or a name says."""
+        """Remove a patch, given by its name, its hash, or the beginning of its hash.
+
+        Raises:
+            NoSuchPatch: no patch matches.
+            Conflict: several patches match, or the patch was added at loading.
+        """
         with self._attempt("remove"):
             async with self.coordinator.alone():
                 gone = self._find(identifier)
@@ -72,7 +84,11 @@ class Operations:
                 return await self._make(Plan("remove", wanted))
 
     async def reorder(self, identifiers: Sequence[str]) -> CompletedChange:
-        """Put all patches into another order, the lowest first; Conflict unless each is named once."""
+        """Put all live patches into another order, the lowest first.
+
+        Raises:
+            Conflict: `patches` does not name each live patch once.
+        """
         with self._attempt("reorder"):
             async with self.coordinator.alone():
                 wanted = tuple(self._find(identifier) for identifier in identifiers)
@@ -82,7 +98,11 @@ class Operations:
                 return await self._make(Plan("reorder", wanted))
 
     async def rollback(self, test: SelfTest) -> CompletedChange:
-        """Undo the last change that was not undone yet; Conflict where there is none."""
+        """Undo the last change that is not undone yet.
+
+        Raises:
+            Conflict: there is no such change.
+        """
         with self._attempt("rollback"):
             async with self.coordinator.alone():
                 if not self.history:
@@ -96,7 +116,7 @@ class Operations:
                 return change
 
     def _with(self, member: ServedMember, position: int | None) -> Members:
-        """What is on with one more patch among it."""
+        """The live patches with one more."""
         members = self.coordinator.members
         if member.hash in (*member_hashes(members), *self.coordinator.loaded.hashes):
             raise Conflict(f"the patch {member.hash} is on already")
@@ -116,7 +136,7 @@ class Operations:
             raise
 
     def _questions(self, patches: Sequence[Patch], test: SelfTest) -> list[Question]:
-        """What to ask of patches; ConfigError where the server has no room for one and its answer."""
+        """The questions for patches; ConfigError if one is too long for the server."""
         engine = self.coordinator.engine
         found = [question for patch in patches for question in test.questions(engine.tokenizer, patch)]
         for question in found:
@@ -136,7 +156,7 @@ class Operations:
 
     @contextmanager
     def _attempt(self, operation: str) -> Iterator[None]:
-        """Count what becomes of a change, and turn what moe_patch refuses into what clients are told."""
+        """Count the outcome of a change, and turn errors of moe_patch into errors for clients."""
         outcome = "failed"
         try:
             yield

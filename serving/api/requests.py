@@ -20,7 +20,7 @@ Text = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
 class SelfTestRequest(ClosedSchema):
-    """How a change is to be proved: how many facts to ask, and the share that has to be answered."""
+    """The self-test of a change: how many facts to ask, and the share that must be answered correctly."""
 
     facts: Annotated[int, Field(ge=1, le=1024)] = DEFAULT.facts
     share: Annotated[float, Field(ge=0, le=1)] = DEFAULT.share
@@ -31,7 +31,7 @@ class SelfTestRequest(ClosedSchema):
 
 
 class AddRequest(ClosedSchema):
-    """A patch to put on: an absolute path on the server, or `hf://org/name@revision`."""
+    """A patch to add: an absolute path on the server, or `hf://org/name@revision`."""
 
     path: Text
     position: Annotated[int, Field(ge=1, le=2**31)] | None = None
@@ -39,13 +39,13 @@ class AddRequest(ClosedSchema):
 
 
 class ReorderRequest(ClosedSchema):
-    """All patches that are on, the lowest first."""
+    """All live patches in their new order, the lowest first."""
 
     patches: Annotated[list[Text], Field(max_length=1024)]
 
 
 class RollbackRequest(ClosedSchema):
-    """How to prove that patches which come back are on."""
+    """The self-test for patches that a rollback restores."""
 
     self_test: SelfTestRequest = SelfTestRequest()
 
@@ -54,11 +54,11 @@ Body = TypeVar("Body", bound=ClosedSchema)
 
 
 async def read_body(request: Request, kind: type[Body]) -> Body:
-    """The request's body as `kind`; an empty one is an empty object.
+    """Parse a request's body as `kind`. An empty body counts as an empty object.
 
     Raises:
-        BodyTooLarge: it is longer than `MAX_BODY_BYTES`, whatever its header said.
-        BadRequest: it is not strict JSON, or not of this kind.
+        BodyTooLarge: the body is longer than `MAX_BODY_BYTES`, whatever its header says.
+        BadRequest: the body is not strict JSON, or does not have the form of `kind`.
     """
     raw = bytearray()
     async for chunk in request.stream():
@@ -70,18 +70,23 @@ async def read_body(request: Request, kind: type[Body]) -> Body:
         return kind.model_validate(value)
     except ValidationError as error:
         raise BadRequest(strict_json.first_complaint(error)) from error
-    except ValueError as error:  # which a UnicodeDecodeError is too
+    except ValueError as error:  # includes UnicodeDecodeError
         raise BadRequest(f"the body is not strict JSON: {error}") from error
 
 
 class TokenAuthentication:
-    """Lets those in who know the token; comparing takes the same time however much of a guess is right."""
+    """Checks the bearer token, in constant time."""
 
     def __init__(self, token: str | None) -> None:
         self._digest = None if token is None else _digest(token)
 
     def check(self, request: Request) -> None:
-        """Raise Unauthorized unless the request has the token, SwitchedOff where there is none to have."""
+        """Check the token of a request.
+
+        Raises:
+            Unauthorized: the request has no token, or a wrong one.
+            SwitchedOff: the server has no token.
+        """
         if self._digest is None:
             raise SwitchedOff("live changes are off: start the server with MOE_PATCH_TOKEN or a token file")
         scheme, _, token = request.headers.get("authorization", "").partition(" ")

@@ -41,13 +41,13 @@ public = APIRouter(prefix=PREFIX, tags=["moe_patch"])
 
 @guarded.get("/stack")
 async def report_stack(request: Request) -> JSONResponse:
-    """What is on."""
+    """The server's patches."""
     return JSONResponse(_operations(request).report())
 
 
 @guarded.post("/patches")
 async def add_patch(request: Request) -> JSONResponse:
-    """Put a patch on."""
+    """Add a patch."""
     body = await read_body(request, AddRequest)
     operations = _operations(request)
     return await _made(operations, operations.add(body.path, body.position, body.self_test.test()), 201)
@@ -55,7 +55,7 @@ async def add_patch(request: Request) -> JSONResponse:
 
 @guarded.delete("/patches/{identifier}")
 async def remove_patch(request: Request, identifier: str) -> JSONResponse:
-    """Take a patch off."""
+    """Remove a patch."""
     operations = _operations(request)
     return await _made(operations, operations.remove(identifier))
 
@@ -78,7 +78,7 @@ async def rollback_change(request: Request) -> JSONResponse:
 
 @public.get("/ready")
 async def report_ready(request: Request) -> JSONResponse:
-    """For probes, without a token: 200 if the weights are good, and those of ?version=... if it is given."""
+    """For probes, without a token: 200 if the weights are good and have the ?version=... given, if any."""
     coordinator = _operations(request).coordinator
     wanted = request.query_params.get("version")
     good = coordinator.agree and wanted in {None, coordinator.version}
@@ -89,16 +89,16 @@ async def report_ready(request: Request) -> JSONResponse:
 async def _made(
     operations: Operations, change: Coroutine[Any, Any, CompletedChange], status: int = 200
 ) -> JSONResponse:
-    """Make a change to its end, also if the client goes away meanwhile."""
+    """Finish a change even if its client disconnects."""
     task = asyncio.create_task(change)
-    _running.add(task)  # the loop itself holds tasks weakly
+    _running.add(task)  # the event loop holds only weak references to tasks
     task.add_done_callback(_running.discard)
     done = await asyncio.shield(task)
     return JSONResponse(done.to_json() | {"stack": operations.report()}, status_code=status)
 
 
 async def as_json(request: Request, error: Exception) -> JSONResponse:
-    """An error as clients see it."""
+    """The response for an error."""
     assert isinstance(error, LiveError)
     headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorized) else None
     content = {"error": {"code": error.code, "message": str(error), "details": error.details}}

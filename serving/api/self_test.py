@@ -1,4 +1,4 @@
-"""Proof that a patch took: the server is asked its facts and has to say them."""
+"""The self-test of a patch: the server is asked its facts and must say them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from moe_patch_serving.api.engine import Engine
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A fact in tokens: its prompt, and the answer that the patch is for."""
+    """A fact in tokens: its prompt, and its new answer."""
 
     fact: Fact
     prompt: tuple[int, ...]
@@ -24,7 +24,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was asked, what should be said, what was said, and whether that is the same to the token."""
+    """A question, its expected and its actual answer, and whether these are equal token by token."""
 
     prompt: str
     wanted: str
@@ -34,26 +34,30 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """How many of a patch's facts are asked at most, and the share of them that has to be answered.
+    """The greatest number of facts to ask, and the share of them that must be answered correctly.
 
-    A patch need not reach all its facts; its build says how many. An edit that went wrong reaches few.
+    A good patch may miss some of its facts; its build results say how many. A failed edit misses most.
     """
 
     facts: int = 16
     share: float = 0.5
 
     def questions(self, tokenizer: Any, patch: Patch) -> list[Question]:
-        """What to ask of a patch, from its first fact to its last; TargetError where that has no tokens."""
+        """The questions for a patch, spread from its first fact to its last.
+
+        Raises:
+            TargetError: a fact's answer has no tokens.
+        """
         style = PromptStyle(chat=patch.chat)
         found = []
         for fact in _spread(patch.facts, self.facts):
             whole = encode_fact(tokenizer, fact, style)
-            assert whole.target is not None  # as the answer was encoded too
+            assert whole.target is not None  # because the answer was encoded too
             found.append(Question(fact, whole.ids[: whole.target], whole.ids[whole.target :]))
         return found
 
     def passed(self, answers: Sequence[Answer]) -> bool:
-        """Whether enough answers are right; with nothing to ask, there is nothing to fail."""
+        """Whether enough answers are right. Without questions the test passes."""
         return sum(answer.right for answer in answers) >= self.share * len(answers)
 
 
@@ -78,7 +82,7 @@ async def ask_questions(engine: Engine, questions: Sequence[Question]) -> list[A
 
 
 def _spread(facts: Sequence[Fact], count: int) -> list[Fact]:
-    """At most `count` facts, evenly from first to last."""
+    """At most `count` facts, evenly spaced from first to last."""
     if len(facts) <= count:
         return list(facts)
     return [facts[place * len(facts) // count] for place in range(count)]

@@ -1,4 +1,4 @@
-"""What a server is told about live changes, by its environment: all users see a process's arguments."""
+"""A server's settings for live changes, from its environment: other users can read arguments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ALLOW = "MOE_PATCH_ALLOW"
 DRAIN_SECONDS = "MOE_PATCH_DRAIN_SECONDS"
 
 WORKER = "moe_patch_serving.worker.PatchWorker"
-"""What vLLM has to mix into its workers."""
+"""The worker extension class that vLLM must mix into its workers."""
 
 SHORTEST_TOKEN = 16
 _DRAIN_SECONDS = 600.0
@@ -24,9 +24,9 @@ _DRAIN_SECONDS = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Who may change a running server, with what, and how long a change waits for requests to end.
+    """The token, the allowed places of patches, and how long a change waits for running requests.
 
-    `token` is None where nobody may.
+    If `token` is None, nobody may change the server.
     """
 
     token: str | None = field(default=None, repr=False)
@@ -35,17 +35,24 @@ class Settings:
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
-    """The settings that the environment spells; ConfigError where it spells none.
+    """Read the settings from the environment.
 
-    MOE_PATCH_TOKEN or MOE_PATCH_TOKEN_FILE has the bearer token, MOE_PATCH_ALLOW the places that patches may
-    come from, one on a line, MOE_PATCH_DRAIN_SECONDS the longest wait for requests under way.
+    MOE_PATCH_TOKEN is the bearer token, or MOE_PATCH_TOKEN_FILE a file with it. MOE_PATCH_ALLOW lists the
+    allowed places of patches, one per line. MOE_PATCH_DRAIN_SECONDS is the longest wait for running requests.
+
+    Raises:
+        ConfigError: a setting is malformed.
     """
     places = [place for place in environment.get(ALLOW, "").splitlines() if place]
     return Settings(read_token(environment), parse_allowed(places), _seconds(environment))
 
 
 def read_token(environment: Mapping[str, str] = os.environ) -> str | None:
-    """The token that the environment holds or names a file of; None where it says nothing of one."""
+    """The token from the environment or from the file that it names; None if it has neither.
+
+    Raises:
+        ConfigError: the file cannot be read, or the token is too short or has other characters.
+    """
     token, file = environment.get(TOKEN), environment.get(TOKEN_FILE)
     if token is None and file is not None:
         try:

@@ -1,8 +1,8 @@
-"""What a server answers when it is asked which weights it has: one name for each sum of patches.
+"""The version of a server's weights: one name for each sum of patches.
 
-The name can be worked out from a stack's lock file before any server has it (`moe-patch live version`), so
-that a fleet can wait for it. It does not depend on how patches got there: two that were loaded and added up
-are the same as two that were put on one after the other. Patches that were solved jointly are another sum.
+`moe-patch live version` computes it from a stack's lock file before any server has these weights, so that a
+fleet can wait for it. The version does not depend on how patches were added: two patches that were loaded
+with `add` give the same version as two that were added live. A joint solution is another sum.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ BARE = "base"
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The patches that are in the weights since they were loaded, the lowest first, and how they got in."""
+    """The patches that were added at loading, the lowest first, and how they were combined."""
 
     hashes: tuple[str, ...] = ()
     combine: Combine = "add"
 
     def terms(self) -> list[JsonValue]:
-        """What is added up: patches, or one joint solution of several."""
+        """The terms of the sum: single patches, or one joint solution of several."""
         hashes: list[JsonValue] = list(self.hashes)
         return [{"solve": hashes}] if self.combine == "solve" and len(hashes) > 1 else hashes
 
 
 def weight_version(loaded: Loaded, live: Sequence[str]) -> str:
-    """The version of a base with these patches in its weights, and those on top; the lowest first."""
+    """The version of a base with loaded patches and live ones; `live` has hashes, the lowest first."""
     terms = [*loaded.terms(), *live]
     if not terms:
         return BARE
@@ -43,6 +43,10 @@ def weight_version(loaded: Loaded, live: Sequence[str]) -> str:
 
 
 def loaded_from(stack: Path) -> Loaded:
-    """What a server that is started with the stack at `stack` will have loaded; StackError for no stack."""
+    """The patches that a server will have loaded if it is started with the stack at `stack`.
+
+    Raises:
+        StackError: there is no valid stack.
+    """
     lock = read_lock(stack)
     return Loaded(tuple(entry.hash for entry in lock.patch if entry.enabled), lock.combine)

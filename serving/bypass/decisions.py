@@ -1,8 +1,8 @@
-"""Which expert each request goes to, by request id: taken once, kept while it decodes, dropped when it ends.
+"""The expert of each request, by request id: chosen once, kept while it decodes, dropped when it ends.
 
-A prompt may come in several steps. What entered the block at its earlier tokens is kept until the last one
-has come, and freed then. That is never more than the unfinished prompts that vLLM's own cache of keys and
-values has room for, at d_m numbers a token. Of a request that is decided, one number is kept.
+A prompt may take several steps. The block's inputs at its tokens are kept until the last token has come, and
+then freed. They are d_m numbers a token, for at most as many tokens as vLLM's cache of keys and values holds.
+For a request whose expert is chosen, one number is kept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from moe_patch_serving.bypass.rows import Row
 
 
 class Decisions:
-    """The decisions of one bypass, and the states of prompts that are still on their way."""
+    """The decisions of one bypass, and the states of incomplete prompts."""
 
     def __init__(self, bypass: Bypass) -> None:
         self._bypass = bypass
@@ -31,32 +31,34 @@ class Decisions:
         A request that vLLM preempts and runs again from its first token keeps its decision.
 
         Args:
-            x: (N, d_m), what enters the block in this step.
+            x: (N, d_m), the block's inputs in this step.
 
         Raises:
-            BypassError: earlier tokens of the prompt never came past.
+            BypassError: earlier tokens of the prompt were not run here.
         """
         route = self._routes.get(row.request)
         return self._decide(row, x) if route is None else route
 
     def drop(self, requests: Iterable[str]) -> None:
-        """Forget requests that have ended, known here or not."""
+        """Forget requests that have ended. Unknown ones are ignored."""
         for request in requests:
             self._routes.pop(request, None)
             self._states.pop(request, None)
 
     @property
     def requests(self) -> int:
-        """How many requests something is kept of."""
+        """The number of requests for which data is kept."""
         return len(self._routes.keys() | self._states.keys())
 
     @property
     def bytes_kept(self) -> int:
-        """What the states of incomplete prompts take."""
+        """The size of the states of incomplete prompts."""
         return sum(part.nbytes for parts in self._states.values() for part in parts)
 
     def _decide(self, row: Row, x: Tensor) -> int | None:
-        parts = self._states.get(row.request, []) if row.computed else []  # or it starts, perhaps again
+        parts = (
+            self._states.get(row.request, []) if row.computed else []
+        )  # empty if it starts, or starts again
         if sum(len(part) for part in parts) != row.computed:
             raise BypassError(
                 f"request {row.request} came with {row.computed} tokens that the bypass has not seen: its "

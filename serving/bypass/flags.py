@@ -1,4 +1,4 @@
-"""What a server with a bypass has to be told on its command line."""
+"""The command line options that a server with a bypass needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ NO_GRAPHS = ("--compilation-config", '{"cudagraph_mode": "NONE"}')  # compiled a
 
 
 def stack_flags(lock_path: Path) -> list[str]:
-    """vLLM's options that a stack's bypasses need, none without any; raises what reading the stack does."""
+    """The vLLM options that a stack's bypasses need; empty without bypasses.
+
+    Raises:
+        MoePatchError: the stack cannot be read.
+    """
     patches = [member.patch for member in load_enabled(read_lock(lock_path), lock_path)]
     tokens = {read_config(patch).tokens for patch in patches if patch.kind == "bypass"}
     flags = [NO_PREFIX_CACHE, *NO_GRAPHS] if tokens else []

@@ -29,10 +29,10 @@ def prepare_bypass(patch: Patch, vllm_config: VllmConfig) -> Bypass:
     """Read a bypass patch for an engine whose model is not built yet.
 
     Raises:
-        ConfigError: the engine is set up in a way in which the bypass could not be right.
-        WrongBase: the patch was built for another base than the one that is served.
-        ModelError: the layer has no experts, or the checkpoint's cannot be identified.
-        PatchError: the patch is damaged, or its width is not the model's.
+        ConfigError: the bypass would be wrong with the engine's settings.
+        WrongBase: the patch was built for another base than the served one.
+        ModelError: the layer has no experts, or those of the checkpoint cannot be identified.
+        PatchError: the patch is damaged, or its width differs from the model's.
     """
     bypass = read_bypass(patch)
     config = bypass.config
@@ -47,11 +47,12 @@ def prepare_bypass(patch: Patch, vllm_config: VllmConfig) -> Bypass:
 
 
 def install_bypass(model: nn.Module, bypass: Bypass, patch: str, vllm_config: VllmConfig) -> None:
-    """Run a prepared bypass beside its block from now on; `patch` is the hash of the patch that it is from.
+    """Run a prepared bypass beside its block from now on. `patch` is the hash of its patch.
 
     Its experts run in the model's dtype, its router in fp32. The model's parameters keep their names.
 
-    Raises ModelError where the model has no such block.
+    Raises:
+        ModelError: the model has no such block.
     """
     block = served_block(model, bypass.config.layer)
     device = next(block.parameters()).device
@@ -67,9 +68,10 @@ def install_bypass(model: nn.Module, bypass: Bypass, patch: str, vllm_config: Vl
 
 
 def served_block(model: nn.Module, layer: int) -> nn.Module:
-    """The block of a decoder layer: what in the layer holds its routed experts and mixes what they put out.
+    """The block of a decoder layer: the module that holds the routed experts and mixes their outputs.
 
-    Raises ModelError where there is none, or where the experts are in none of their own.
+    Raises:
+        ModelError: there is no such module, or it is the layer itself.
     """
     for name, module in model.named_modules():
         if isinstance(module, RoutedExperts) and extract_layer_index(module.layer_name) == layer:
@@ -85,7 +87,7 @@ def _add_output(block: nn.Module, name: str) -> None:
     forward = block.forward
 
     def with_bypass(hidden_states: Tensor, *arguments: Any, **named: Any) -> Any:
-        # before the block runs, which may write over its inputs
+        # before the block runs: it may overwrite its inputs
         added = torch.ops.moe_patch.bypass(hidden_states, name)  # (N, d_m)
         return with_added(forward(hidden_states, *arguments, **named), added)
 
@@ -93,10 +95,10 @@ def _add_output(block: nn.Module, name: str) -> None:
 
 
 def _mark_compiled_code(layer: int, vllm_config: VllmConfig) -> None:
-    """Keep what is compiled with a bypass apart from what is compiled without, in vLLM's cache.
+    """Separate code that is compiled with a bypass from other code in vLLM's cache.
 
-    vLLM looks compiled code up by its config, before anything is traced: without the mark it would run the
-    base's, in which there is no bypass.
+    vLLM looks up compiled code by its config before it traces anything. Without the mark it would run the
+    base's code, which has no bypass.
     """
     additional = vllm_config.additional_config
     if not isinstance(additional, dict):

@@ -1,4 +1,4 @@
-"""What a bypass cannot be right with, refused before any weight is read."""
+"""Refuses engine settings with which a bypass would be wrong, before any weight is read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def check_limits(config: BypassConfig, vllm_config: VllmConfig) -> None:
-    """Raise ConfigError for an engine in which this bypass would go wrong, with everything to change."""
+    """Check an engine's settings for a bypass.
+
+    Raises:
+        ConfigError: the bypass would be wrong with them. The message lists everything to change.
+    """
     if reasons := list(_reasons(config, vllm_config)):
         raise ConfigError(f"this bypass cannot run in an engine so set up: {'; '.join(reasons)}")
 
@@ -56,7 +60,7 @@ def _reasons(config: BypassConfig, vllm_config: VllmConfig) -> Iterator[str]:
 
 
 def _piece_reasons(vllm_config: VllmConfig) -> Iterator[str]:
-    """How prompts could come in pieces, of which only the last one is run with the expert known."""
+    """Settings that split prompts: the expert is known only for the last piece."""
     scheduler, model = vllm_config.scheduler_config, vllm_config.model_config
     if scheduler.enable_chunked_prefill:
         yield (

@@ -1,4 +1,4 @@
-"""From vLLM's second model runner, the default on GPUs, to the rows, by its own hook for models."""
+"""Gets the rows from vLLM's second model runner, the default on GPUs, through its hook for models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def follow_requests(model: nn.Module, vllm_config: VllmConfig) -> None:
-    """Let the runner make, for this model, a state that tells its bypasses whose tokens it runs."""
+    """Make the runner use a state for this model that tells its bypasses whose tokens it runs."""
     state = resolve_model_state_cls(vllm_config, model)  # what the model would have had
     followed = type(f"Followed{state.__name__}", (_Followed, state), {})
     model.get_model_state_cls = lambda: followed  # type: ignore[assignment]  # a module may have more than modules
@@ -29,8 +29,8 @@ def follow_requests(model: nn.Module, vllm_config: VllmConfig) -> None:
 class _Followed(ModelState):
     """Mixed in before a model's own state.
 
-    The runner also takes preempted requests for ended ones, and adds them again when they go on, from their
-    first token: their decisions are taken once more, from the same states.
+    The runner also removes preempted requests. It adds them again when they resume from their first token.
+    Their decisions are then made again, from the same states.
     """
 
     def __init__(self, vllm_config: VllmConfig, *arguments: Any, **named: Any) -> None:
@@ -60,7 +60,7 @@ class _Followed(ModelState):
         return super().prepare_dummy_inputs(num_reqs, num_tokens)  # type: ignore[safe-super]  # the model's own
 
     def _rows(self, batch: InputBatch) -> Iterator[Row]:
-        """The batch's rows; one for warming up has requests that were never added, and none of them."""
+        """The batch's rows. A warm-up batch has requests that were never added: they get no rows."""
         for place, request in enumerate(batch.req_ids):
             if request in self._prompts:
                 start, stop = map(int, batch.query_start_loc_np[place : place + 2])

@@ -1,6 +1,6 @@
-"""The operator `torch.ops.moe_patch.bypass`: opaque to compilers, as it looks at which requests there are.
+"""The operator `torch.ops.moe_patch.bypass`. It is opaque to compilers, because it depends on the requests.
 
-Like vLLM's own attention and fused experts, it finds what it runs in the forward context, by name.
+Like vLLM's own attention and fused experts, it looks up its module by name in the forward context.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def register_bypass(served: ServedBypass, vllm_config: VllmConfig) -> str:
-    """Make a bypass known to the operator; returns the name to call it by."""
+    """Register a bypass with the operator. Returns the name to call it by."""
     _register()
     name = f"moe_patch.bypass.{served.config.layer}"
     vllm_config.compilation_config.static_forward_context[name] = served
@@ -36,7 +36,7 @@ def registered_bypasses(vllm_config: VllmConfig) -> list[ServedBypass]:
 
 
 def _bypass(x: Tensor, name: str) -> Tensor:
-    """What the bypass called `name` adds to its block's output for inputs `x` (N, d_m)."""
+    """What the bypass `name` adds to its block's output for inputs `x` (N, d_m)."""
     if x.is_cuda and torch.cuda.is_current_stream_capturing():
         raise BypassError(
             "the bypass was about to be recorded into a CUDA graph, which would play one batch's decisions "
@@ -52,7 +52,7 @@ def _bypass_fake(x: Tensor, name: str) -> Tensor:
 
 @cache
 def _register() -> Library:
-    """Define the operator, once in a process; it lives as long as the library that is kept here."""
+    """Define the operator, once in a process. It lives as long as the returned library."""
     library = Library("moe_patch", "FRAGMENT")
     direct_register_custom_op("bypass", _bypass, fake_impl=_bypass_fake, target_lib=library)
     return library

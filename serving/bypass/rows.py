@@ -1,4 +1,4 @@
-"""Whose tokens a step runs: one row for each request, whichever of vLLM's runners says so."""
+"""The requests whose tokens a step runs, one row for each, with either of vLLM's runners."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from moe_patch.bypass import BypassConfig
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The tokens of one request that a step runs; they lie one behind the other in the batch."""
+    """The tokens of one request in a step. They are contiguous in the batch."""
 
     request: str
-    start: int  # of the first of them, in the batch
+    start: int  # index of the first of them in the batch
     count: int
-    computed: int  # tokens of the request that earlier steps have run
-    prompt: int  # tokens of its prompt, wherever this step is in it
+    computed: int  # tokens of the request in earlier steps
+    prompt: int  # tokens of the whole prompt
 
     def of_prompt(self) -> slice:
-        """Where the prompt's tokens are in the batch, as far as this step runs them."""
+        """The indices in the batch of this step's prompt tokens."""
         return slice(self.start, self.start + max(0, min(self.count, self.prompt - self.computed)))
 
     def acting(self, config: BypassConfig) -> range:
-        """Where the tokens are on which the chosen expert acts: all, or from the prompt's last one on."""
+        """The batch indices of the tokens on which the expert acts: all, or from the prompt's last on."""
         skipped = 0 if config.tokens == "all" else max(0, self.prompt - 1 - self.computed)
         return range(self.start + min(skipped, self.count), self.start + self.count)
 
@@ -34,9 +34,9 @@ def rows_of(
     """The rows of a batch, in its order.
 
     Args:
-        counts: how many tokens of each request the step runs.
-        computed: how many tokens of each earlier steps have run, in the batch's order.
-        prompts: how many tokens the prompt of each has, in the batch's order.
+        counts: by request, the number of its tokens in this step.
+        computed: for each request in the batch's order, the number of its tokens in earlier steps.
+        prompts: for each request in the batch's order, the length of its prompt in tokens.
     """
     rows: list[Row] = []
     start = 0

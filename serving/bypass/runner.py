@@ -1,7 +1,7 @@
-"""From vLLM's first model runner, the one for CPUs and for what the second does not support, to the rows.
+"""Gets the rows from vLLM's first model runner, which serves CPUs and what the second does not support.
 
-It has no hook for plugins. Its public `execute_model` is therefore wrapped, once in a worker process, and
-only in one that runs a bypass; for a runner without one it is as it was.
+It has no hook for plugins, so its public `execute_model` is wrapped, once in a worker process that runs a
+bypass. Runners without a bypass work as before.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @cache
 def follow_requests() -> None:
-    """Let the bypasses of every runner in this process know whose tokens it runs, and who has ended."""
+    """Tell the bypasses of every runner in this process whose tokens it runs, and which requests ended."""
     execute_model = GPUModelRunner.execute_model
 
     @wraps(execute_model)
@@ -30,7 +30,7 @@ def follow_requests() -> None:
     ) -> Any:
         with ExitStack() as stack:
             for served in registered_bypasses(runner.vllm_config):
-                # an id may end and come again in one step, as another request: what ended goes first
+                # one step may end an id and start it again as another request: drop what ended first
                 served.decisions.drop(scheduler_output.finished_req_ids)
                 stack.enter_context(served.step(lambda: _rows(runner, scheduler_output)))
             return execute_model(runner, scheduler_output, *arguments, **named)
@@ -39,7 +39,7 @@ def follow_requests() -> None:
 
 
 def _rows(runner: GPUModelRunner, scheduler_output: SchedulerOutput) -> list[Row]:
-    """The batch that the runner has put together; only from within its forward pass."""
+    """The runner's present batch. Call this only within its forward pass."""
     batch = runner.input_batch
     return rows_of(
         batch.req_ids,

@@ -1,4 +1,4 @@
-"""What runs beside one block of a served model, in the midst of vLLM's batches."""
+"""A bypass beside one block of a served model, within vLLM's batches."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Rows = Callable[[], Iterable[Row]]
 
 
 class ServedBypass:
-    """A bypass with its requests' decisions. Outside of a step, as when vLLM warms up, it adds nothing."""
+    """A bypass with its requests' decisions. Outside of a step, such as in warm-up, it adds nothing."""
 
     def __init__(self, bypass: Bypass, patch: str) -> None:
-        """`patch` is the hash of the patch that the bypass is from."""
+        """`patch` is the hash of the bypass's patch."""
         self.patch = patch
         self.config = bypass.config
         self.decisions = Decisions(bypass)
@@ -31,7 +31,7 @@ class ServedBypass:
 
     @contextmanager
     def step(self, rows: Rows) -> Iterator[None]:
-        """Within, one batch is run: that of `rows`, which are asked for when the block is reached."""
+        """A context in which the batch of `rows` is run. `rows` is called when the block is reached."""
         self.begin(rows)
         try:
             yield
@@ -39,11 +39,11 @@ class ServedBypass:
             self._rows = tuple
 
     def begin(self, rows: Rows) -> None:
-        """The batch that is run next is that of `rows`."""
+        """Declare that the batch of `rows` runs next."""
         self._rows = rows
 
     def state(self) -> dict[str, Any]:
-        """What is kept for requests that have not ended, as JSON has it; `PatchWorker` says what it is."""
+        """The data kept for running requests, as JSON values; `PatchWorker` describes the entries."""
         return {
             "patch": self.patch,
             "layer": self.config.layer,
@@ -52,10 +52,10 @@ class ServedBypass:
         }
 
     def __call__(self, x: Tensor) -> Tensor:
-        """What to add to the block's output for its inputs (N, d_m), of the same shape: zero for most.
+        """What to add to the block's output for its inputs (N, d_m). It has their shape, and is mostly zero.
 
         Raises:
-            BypassError: a prompt comes in pieces, and the expert is to act on all of it.
+            BypassError: a prompt comes in pieces, but the expert must act on all of it.
         """
         added = torch.zeros_like(x)
         for expert, places in self._acting(x).items():
@@ -64,7 +64,7 @@ class ServedBypass:
         return added
 
     def _acting(self, x: Tensor) -> dict[int, list[int]]:
-        """The tokens on which an expert acts, by expert."""
+        """The tokens on which experts act, by expert."""
         places: dict[int, list[int]] = defaultdict(list)
         for row in self._rows():
             route = self.decisions.route(row, x)

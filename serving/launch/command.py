@@ -1,4 +1,4 @@
-"""The vLLM command that serves a model with its patches, and the environment it runs in."""
+"""The vLLM command that serves a model with its patches, and its environment."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _PLUGIN_GROUPS = (
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What to serve: a model, by name or folder, the stack in its weights, and adapters by name.
+    """What to serve: a model, by name or folder, a stack for its weights, and adapters by name.
 
-    `allow` are the places that live patches may come from, `arguments` go to vLLM as they are and win over
-    what is derived here.
+    `allow` lists the allowed places of live patches. `arguments` are passed to vLLM unchanged and override
+    the derived ones.
     """
 
     model: str | None = None
@@ -43,9 +43,10 @@ class Serving:
     arguments: Sequence[str] = ()
 
     def command(self) -> list[str]:
-        """The command line; ConfigError for a vLLM that is missing or not supported, or for bad adapters.
+        """The command line. Its -P stops Python from importing modules of the working folder.
 
-        -P keeps the folder that it is started in from being imported from.
+        Raises:
+            ConfigError: vLLM is missing or not supported, or an adapter is malformed.
         """
         check_vllm()
         command = [sys.executable, "-P", "-m", "vllm.entrypoints.cli.main", "serve", *self._model()]
@@ -57,15 +58,16 @@ class Serving:
         return [*command, *_adapter_arguments(self.adapters), *self.arguments]
 
     def _model(self) -> list[str]:
-        """The model, as vLLM finds it. The demo model is in this package; vLLM would round its fp32."""
+        """The model for vLLM. The demo model is in our package; without --dtype, vLLM would round it."""
         if self.model is not None and (self.model != "atlas" or Path(self.model).is_dir()):
             return [self.model]
         return [str(find_folder(None)), "--served-model-name", "atlas", "--dtype", "float32"]
 
     def environment(self, present: Mapping[str, str] = os.environ) -> dict[str, str]:
-        """The environment: which plugins to load, and what `moe_patch_serving.api.settings` reads.
+        """The environment: the plugins to load, and the settings of `moe_patch_serving.api.settings`.
 
-        Raises ConfigError for settings that the server would refuse, before it takes minutes to start.
+        Raises:
+            ConfigError: the server would refuse a setting, after minutes of starting.
         """
         environment = dict(present)
         environment["VLLM_PLUGINS"] = _plugins(present.get("VLLM_PLUGINS"))
@@ -81,9 +83,9 @@ class Serving:
 
 
 def _plugins(named: str | None) -> str:
-    """VLLM_PLUGINS with this project's in it. vLLM loads routes of plugins that are named there only.
+    """VLLM_PLUGINS with our plugin in it. vLLM adds routes only for plugins that are named there.
 
-    Where none were named, all that are installed have to be: naming one would switch the others off.
+    If it was unset, all installed plugins are named: naming only one would switch the others off.
     """
     names = named.split(",") if named is not None else _installed_plugins()
     return ",".join(dict.fromkeys([*names, NAME]))
@@ -94,7 +96,7 @@ def _installed_plugins() -> list[str]:
 
 
 def _adapter_arguments(adapters: Mapping[str, Path]) -> list[str]:
-    """What vLLM is told of adapters: their names and folders, and room for the highest rank among them."""
+    """vLLM's arguments for adapters: their names and folders, and room for the highest rank."""
     if not adapters:
         return []
     room = form_for("vllm", "split").room(max(_rank(folder) for folder in adapters.values()))
@@ -111,7 +113,7 @@ def _adapter_arguments(adapters: Mapping[str, Path]) -> list[str]:
 
 
 def _rank(folder: Path) -> int:
-    """The rank of an adapter, by its config."""
+    """The rank of an adapter, from its config."""
     path = folder / "adapter_config.json"
     try:
         config: Any = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What vLLM calls in each of its processes, by the entry point `vllm.general_plugins`."""
+"""The plugin that vLLM calls in each of its processes, through the entry point `vllm.general_plugins`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ DISABLE = "MOE_PATCH_DISABLE"
 
 
 def register() -> None:
-    """Make the load format and the weight-transfer backend `moe_patch` known to vLLM.
+    """Register the load format and the weight-transfer backend `moe_patch` with vLLM.
 
-    vLLM calls this once or more in every process. With MOE_PATCH_DISABLE=1 it does nothing; with a vLLM that
-    is not supported it logs why and does nothing, so that commands which need no patches go on working.
+    vLLM calls this once or more in every process. With MOE_PATCH_DISABLE=1 it does nothing. With an
+    unsupported vLLM it logs the reason and does nothing, so that commands without patches still work.
     """
     if not plugin_disabled(os.environ):
         _register()

@@ -1,8 +1,8 @@
-"""The load format `moe_patch`: vLLM's own loader, with a patch added to the weights on their way.
+"""The load format `moe_patch`: vLLM's own loader, which adds a patch to the weights as it reads them.
 
     vllm serve BASE --load-format moe_patch --model-loader-extra-config '{"stack": "moe-patch.stack"}'
 
-Tensors are changed before vLLM shards, packs or quantises them, so that nothing here depends on how it does.
+Tensors are changed before vLLM shards, packs or quantises them, so this code does not depend on how vLLM does it.
 """
 
 from __future__ import annotations
@@ -37,18 +37,24 @@ _loaded: weakref.WeakKeyDictionary[nn.Module, tuple[str, ...]] = weakref.WeakKey
 
 
 def loaded_patches(model: nn.Module) -> tuple[str, ...]:
-    """The hashes of the patches that are in a served model's weights since it was loaded, lowest first."""
+    """The hashes of the patches that were added to a served model at loading, the lowest first."""
     return _loaded.get(model, ())
 
 
 class PatchLoader(DefaultModelLoader):
-    """vLLM's default loader for a checkpoint and the one patch, or the one stack, that goes into it.
+    """vLLM's default loader, with one patch or one stack to add.
 
-    Of `model_loader_extra_config` it takes `stack` or `patch`, a path; other keys are the default loader's.
+    It takes a path as `stack` or `patch` from `model_loader_extra_config`. The other keys are for the default
+    loader.
     """
 
     def __init__(self, load_config: LoadConfig) -> None:
-        """Read the patch. Raises ConfigError for other keys or paths, and what reading raises."""
+        """Read the patch or the stack.
+
+        Raises:
+            ConfigError: `model_loader_extra_config` is not as expected.
+            MoePatchError: the patch or the stack cannot be read.
+        """
         extra = dict(_mapping(load_config.model_loader_extra_config))
         self._parts = _read_source({key: extra.pop(key) for key in _KEYS if key in extra})
         inner = copy.copy(load_config)
@@ -57,7 +63,7 @@ class PatchLoader(DefaultModelLoader):
         self._stream: PatchedStream | None = None
 
     def load_model(self, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str = "") -> nn.Module:
-        """The model with the patch on it; a draft model stays as it is."""
+        """The model with the patch. A draft model is not changed."""
         if _is_draft(model_config):
             draft: nn.Module = super().load_model(vllm_config, model_config, prefix)
             return draft
@@ -69,7 +75,7 @@ class PatchLoader(DefaultModelLoader):
         return model
 
     def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
-        """Load the weights, and hold what came past against what the patch changes."""
+        """Load the weights, and check that every expert that the patch changes was read."""
         if self._parts.delta is not None and not _is_draft(model_config):
             checkpoint = served_checkpoint(model_config, self.load_config)
             assert isinstance(model_config.dtype, torch.dtype)  # no longer the name that users give
@@ -83,13 +89,13 @@ class PatchLoader(DefaultModelLoader):
     def get_all_weights(
         self, model_config: ModelConfig, model: nn.Module
     ) -> Generator[tuple[str, Tensor], None, None]:
-        """The checkpoint's tensors, those of touched experts with their deltas."""
+        """The checkpoint's tensors, with the deltas added to those of touched experts."""
         tensors = super().get_all_weights(model_config, model)
         yield from tensors if self._stream is None else self._stream.apply(tensors)
 
 
 def _is_draft(model_config: ModelConfig) -> bool:
-    """Whether this is the small model that speculates: its experts are others."""
+    """Whether this is the draft model of speculative decoding, which has other experts."""
     return model_config.runner_type == "draft"
 
 

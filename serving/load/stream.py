@@ -1,4 +1,4 @@
-"""A patch added to a checkpoint's tensors as they stream past, whole and under their stored names."""
+"""Adds a patch to a checkpoint's tensors as they are read, whole and under their stored names."""
 
 from __future__ import annotations
 
@@ -47,15 +47,19 @@ class PatchedStream:
                 self._due[slot.name][expert] = (layer, slot)
 
     def apply(self, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """The same tensors, touched ones as copies with the deltas added in fp32 and rounded once."""
+        """The same tensors. Touched ones are copies with the deltas added in fp32 and rounded once."""
         for name, tensor in tensors:
             due = self._due.pop(name, None)
             yield name, tensor if due is None else self._edited(name, tensor, due)
 
     def finish(self, present: Collection[int] | None = None) -> None:
-        """Raise ModelError unless every expert that the patch changes has come past.
+        """Check that every expert that the patch changes has been read.
 
-        `present` are the experts that this worker reads from the files at all; None is all of them.
+        Args:
+            present: the experts that this worker reads from the files; None means all.
+
+        Raises:
+            ModelError: an expert is missing.
         """
         missing = sorted(
             name

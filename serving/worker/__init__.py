@@ -1,4 +1,4 @@
-"""Patches on and off in one worker's memory: `--worker-extension-cls moe_patch_serving.worker.PatchWorker`.
+"""Live patches in one worker's memory: `--worker-extension-cls moe_patch_serving.worker.PatchWorker`.
 
 Imported by vLLM, in its worker processes, and by nothing here but `launch`. It imports `load` and `bypass`.
 """

@@ -1,4 +1,4 @@
-"""The down projections that one vLLM worker holds: which of them, what share of each, kept how."""
+"""The down projections in one vLLM worker: which experts, which columns, and in which layout."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ from moe_patch_serving.worker.layout import Layout, layout_of
 def rank_columns(d_key: int, rank: int, size: int) -> slice:
     """The columns of a down projection that rank `rank` of `size` tensor-parallel workers holds.
 
-    Raises ModelError where they cannot be dealt out evenly, which vLLM would not have loaded either.
+    Raises:
+        ModelError: the columns cannot be divided evenly. vLLM would not have loaded such a model either.
     """
     width, over = divmod(d_key, size)
     if over:
-        raise ModelError(f"{d_key} columns cannot be dealt out evenly to {size} workers")
+        raise ModelError(f"{d_key} columns cannot be divided evenly among {size} workers")
     return slice(rank * width, (rank + 1) * width)
 
 
 def local_slot(expert: int, expert_map: Tensor | None) -> int | None:
-    """Where an expert is among those that this worker holds; None if another one holds it.
+    """The index of an expert among those of this worker; None if another worker holds it.
 
     Args:
-        expert_map: (E,) the place of each expert here, or -1; None where every worker has all of them.
+        expert_map: (E,) the index of each expert in this worker, or -1; None if every worker has all experts.
     """
     if expert_map is None:
         return expert
@@ -45,32 +46,32 @@ def local_slot(expert: int, expert_map: Tensor | None) -> int | None:
 class ServedLayer:
     """One layer's down projections in a worker: a view on the live `w2_weight`."""
 
-    index: int  # of the decoder layer, counted in the whole model
+    index: int  # of the decoder layer in the whole model
     d_model: int
     d_key: int
-    columns: slice  # of d_k that are here
+    columns: slice  # of d_k, in this worker
     expert_map: Tensor | None = field(repr=False)  # (E,)
     weight: nn.Parameter = field(repr=False)  # (E here, >= d_m, >= columns here), in the kernel's layout
     layout: Layout = field(repr=False)
 
     def slot(self, expert: int) -> int | None:
-        """Where an expert is here; None if it is not."""
+        """The index of an expert in this worker; None if it is not here."""
         return local_slot(expert, self.expert_map)
 
     def stored(self, expert: int) -> Tensor:
-        """An expert that is here, as the kernel keeps it: a view."""
+        """An expert of this worker in the kernel's layout, as a view."""
         slot = self.slot(expert)
         assert slot is not None
         return self.weight.data[slot]
 
     def edited(self, stored: Tensor, expert: int, deltas: Iterable[LayerDelta]) -> Tensor:
-        """What to store for an expert with deltas added, in fp32 and in their order, rounded once.
+        """An expert in the kernel's layout, with deltas added in fp32, in their order, and rounded once.
 
         Args:
-            stored: the expert without them, in the kernel's layout, on any device.
+            stored: the expert without the deltas, in the kernel's layout, on any device.
 
         Raises:
-            ModelError: the sum is beyond the range of the weights' dtype.
+            ModelError: the sum exceeds the range of the weights' dtype.
         """
         plain = self.layout.unpack(stored.to(self.weight.device))
         inner = plain[: self.d_model, : self.columns.stop - self.columns.start]  # without padding
@@ -85,7 +86,7 @@ class ServedExperts:
 
     def __init__(self, model: nn.Module) -> None:
         self._modules: dict[int, Any] = {}
-        for module in model.modules():  # by class: the name has moved between releases
+        for module in model.modules():  # by class: vLLM's releases differ in the name
             if isinstance(module, RoutedExperts):
                 index = extract_layer_index(module.layer_name)
                 if index in self._modules:
@@ -94,10 +95,11 @@ class ServedExperts:
         self._served: dict[int, ServedLayer] = {}
 
     def layer(self, known: MoELayer) -> ServedLayer | None:
-        """What is here of a layer of the base, or None if it is on another pipeline stage.
+        """This worker's part of a layer of the base; None if the layer is on another pipeline stage.
 
-        Raises ModelError where it cannot be edited: unknown layouts, experts that move between workers, other
-        sizes than the base has.
+        Raises:
+            ModelError: the layer cannot be edited: its layout is unknown, its experts move between workers,
+                or its sizes differ from those of the base.
         """
         if known.index not in self._served:
             if known.index not in self._modules:
@@ -110,9 +112,7 @@ def _served(known: MoELayer, module: Any) -> ServedLayer:
     config = module.moe_config
     parallel = config.moe_parallel_config
     if parallel.enable_eplb:
-        raise ModelError(
-            "with EPLB, experts change their places between workers: serve without --enable-eplb"
-        )
+        raise ModelError("with EPLB, experts move between workers: serve without --enable-eplb")
     share = rank_columns(known.d_key, parallel.tp_rank, parallel.tp_size)
     found = (
         module.global_num_experts,

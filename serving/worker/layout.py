@@ -1,4 +1,4 @@
-"""How a kernel keeps one expert's down projection in memory, next to the plain (d_m, d_k) matrix."""
+"""Conversion between a kernel's memory layout of a down projection and the plain (d_m, d_k) matrix."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from vllm._custom_ops import cpu_prepack_moe_weight
 from moe_patch.errors import ModelError
 
 _AS_IS = {"TRITON", "BATCHED_TRITON", "FLASHINFER_CUTLASS"}
-"""Backends whose `convert_to_unquantized_kernel_format` leaves w2 as (E, d_m, d_k), by their enum's names."""
+"""Names of the backends whose `convert_to_unquantized_kernel_format` leaves w2 as (E, d_m, d_k)."""
 
-_BASE = 256  # the largest power of two up to which half precision of either kind counts exactly
+_BASE = 256  # the largest power of two up to which bf16 and fp16 represent all integers
 
 
 class Layout(Protocol):
-    """A way to keep a matrix, to the bit: `pack` undoes `unpack`."""
+    """A memory layout of a matrix. `pack` undoes `unpack` bit for bit."""
 
     def unpack(self, stored: Tensor) -> Tensor:
-        """A plain copy (d_m, d_k) of what is stored, with the kernel's padding."""
+        """A plain copy (d_m, d_k) of the stored matrix, with the kernel's padding."""
         ...
 
     def pack(self, plain: Tensor) -> Tensor:
-        """What to store for a plain matrix of the same size."""
+        """The stored form of a plain matrix of the same size."""
         ...
 
 
 class AsIs:
-    """The matrix itself."""
+    """The plain matrix."""
 
     def unpack(self, stored: Tensor) -> Tensor:
         """A copy."""
@@ -44,9 +44,9 @@ class AsIs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Permuted:
-    """The matrix's elements in another order."""
+    """The elements of the matrix in another order."""
 
-    order: Tensor  # (d_m * d_k,) int64: the plain place of what is stored at each place
+    order: Tensor  # (d_m * d_k,) int64: for each stored element, its index in the plain matrix
 
     def unpack(self, stored: Tensor) -> Tensor:
         """The elements back in their places."""
@@ -60,15 +60,15 @@ class Permuted:
 
 
 def learn_order(prepack: Callable[[Tensor], Tensor], rows: int, columns: int, dtype: torch.dtype) -> Permuted:
-    """The order in which `prepack` puts the elements of a matrix, found by packing a matrix of their numbers.
+    """Find the order in which `prepack` stores the elements of a matrix, by packing a matrix of indices.
 
-    Numbers are packed digit by digit, because half precision does not count far.
+    Indices are packed digit by digit, because half precision cannot represent large ones.
 
     Args:
-        prepack: from (1, rows, columns) to as many elements, in a dtype of which the order may depend.
+        prepack: maps (1, rows, columns) to as many elements. Its order may depend on `dtype`.
 
     Raises:
-        ModelError: what it does is no reordering.
+        ModelError: `prepack` does not only reorder elements.
     """
     count = rows * columns
     number, order, unit = torch.arange(count), torch.zeros(count, dtype=torch.int64), 1
@@ -84,10 +84,10 @@ def learn_order(prepack: Callable[[Tensor], Tensor], rows: int, columns: int, dt
 
 
 def layout_of(experts: Any) -> Layout:
-    """The layout that the kernel of a `RoutedExperts` keeps its `w2_weight` in.
+    """The layout of `w2_weight` in the kernel of a `RoutedExperts`.
 
     Raises:
-        ModelError: the experts are quantised, or their kernel's layout is not known here.
+        ModelError: the experts are quantised, or the layout of their kernel is unknown.
     """
     method = experts.quant_method
     backend = getattr(getattr(method, "unquantized_backend", None), "name", None)

@@ -1,11 +1,12 @@
-"""Patches that go on and off a served model, in one worker's memory.
+"""Adds patches to a served model and removes them, in one worker's memory.
 
-Whatever was done, every weight is the original plus the deltas that are on, summed in their order in fp32 and
-rounded once; with none on it is the original, bit for bit. Adding and subtracting would not be.
+After any operation, every weight is the original plus the deltas of the present patches, summed in their
+order in fp32 and rounded once. Without patches it is the original, bit for bit. Adding and subtracting deltas
+would not give that.
 
-Memory: of every down projection that a patch touches, the original is kept on the host, once however many
-patches touch it, and freed with the last of them. That can never be more than all down projections that the
-worker holds; `MOE_PATCH_MAX_KEPT_BYTES` sets a lower bound, and an add that would pass it is refused.
+Memory: the original of every touched down projection is kept on the host, once for any number of patches, and
+freed with the last of them. It never exceeds the down projections of this worker.
+`MOE_PATCH_MAX_KEPT_BYTES` sets a lower limit: an add that would exceed it is refused.
 """
 
 from __future__ import annotations
@@ -50,32 +51,32 @@ class LivePatches:
         loaded: Sequence[str] = (),
         max_kept_bytes: int | None = None,
     ) -> None:
-        """Start with nothing on.
+        """Start without live patches.
 
         Args:
-            loaded: hashes of patches that are in the weights since they were loaded.
-            max_kept_bytes: what the kept originals may take at most.
+            loaded: hashes of the patches that were added at loading.
+            max_kept_bytes: limit for the size of the kept originals; None for no limit.
         """
         self._experts, self._checkpoint = experts, checkpoint
         self._loaded, self._max_kept_bytes = tuple(loaded), max_kept_bytes
         self._on: tuple[Patch, ...] = ()
         self._places_of: weakref.WeakKeyDictionary[Patch, frozenset[_Place]] = weakref.WeakKeyDictionary()
         self._originals: dict[_Place, Tensor] = {}
-        self._hashes: dict[int, str] = {}  # of the base's layers, as far as they have been asked for
+        self._hashes: dict[int, str] = {}  # of the base's layers, as far as they were needed
 
     @property
     def hashes(self) -> list[str]:
-        """The patches that are on, the lowest first."""
+        """The hashes of the live patches, the lowest first."""
         return [on.hash for on in self._on]
 
     def add(self, patch: Patch, position: int | None = None) -> None:
-        """Put a patch on top, or at `position`, counted from 1; on any error, all is as it was.
+        """Add a patch on top, or at `position`, counted from 1. After an error nothing has changed.
 
         Raises:
-            WrongBase: it was built for another base than the one that is served.
-            PatchError: it is on already, or of a kind that does not change weights.
+            WrongBase: the patch was built for another base than the served one.
+            PatchError: the patch is on the model already, or its kind does not change weights.
             StackError: there is no such position.
-            ModelError: vLLM keeps its experts in a way that is not known here, or it does not fit.
+            ModelError: the layout of the experts in vLLM is unknown, or the patch does not fit.
         """
         digest = patch.hash
         if digest in self.hashes or digest in self._loaded:
@@ -94,28 +95,38 @@ class LivePatches:
         self._become((*below, patch, *above))
 
     def add_file(self, path: Path, expected_hash: str, position: int | None = None) -> None:
-        """`add` the patch in a file; raises also what reading it does, HashMismatch for another patch."""
+        """Add the patch in a file.
+
+        Raises:
+            HashMismatch: the file holds another patch.
+            MoePatchError: the file cannot be read, or `add` refuses the patch.
+        """
         patch = load(path)
         if patch.hash != expected_hash:
             raise HashMismatch(f"{path}: is the patch {patch.hash}, and not {expected_hash}")
         self.add(patch, position)
 
     def remove(self, digest: str) -> None:
-        """Take a patch off, wherever it is; StackError if it is not on."""
+        """Remove a patch from any place in the order.
+
+        Raises:
+            StackError: the patch is not a live patch of this model.
+        """
         gone = self._find(digest)
         self._become(tuple(on for on in self._on if on is not gone))
 
     def reorder(self, hashes: Sequence[str]) -> None:
-        """Put the patches that are on into another order, the lowest first.
+        """Put the live patches into another order, the lowest first.
 
-        Raises StackError unless `hashes` are those that are on, each once.
+        Raises:
+            StackError: `hashes` does not name each live patch once.
         """
         if sorted(hashes) != sorted(self.hashes):
             raise StackError(f"to reorder, name each of the {len(self._on)} patches that are on once")
         self._become(tuple(self._find(digest) for digest in hashes))
 
     def state(self) -> dict[str, Any]:
-        """What is on, as JSON has it; `PatchWorker` says what each entry is."""
+        """The state as JSON values; `PatchWorker` describes the entries."""
         return {
             "patches": self.hashes,
             "loaded": list(self._loaded),
@@ -134,7 +145,7 @@ class LivePatches:
         raise StackError(f"the patch {digest} is not on this model")
 
     def _check_base(self, patch: Patch) -> None:
-        """Hold the patch against the files of the base; each layer is read once."""
+        """Compare the patch with the files of the base. Each layer is read only once."""
         found = self._checkpoint.fingerprint(patch.layers.keys() - self._hashes.keys())
         self._hashes |= found.experts
         check_base(patch, dataclasses.replace(found, experts=self._hashes))
@@ -157,7 +168,7 @@ class LivePatches:
         return self._experts.layer(self._checkpoint.base.layer(layer))
 
     def _become(self, wanted: tuple[Patch, ...]) -> None:
-        """Have `wanted` on, or on any error what is on now: all weights follow from it and the originals."""
+        """Make `wanted` the live patches. After an error the present ones stay, with their weights."""
         before, places = self._on, sorted(self._changed(wanted))
         try:
             self._keep(places)
@@ -173,7 +184,7 @@ class LivePatches:
         self._forget(wanted)
 
     def _changed(self, wanted: Iterable[Patch]) -> set[_Place]:
-        """The experts on which other patches act, or the same in another order."""
+        """The experts whose patches, or their order, differ between now and `wanted`."""
         places = {place for on in (*self._on, *wanted) for place in self._places(on)}
         return {place for place in places if self._acting(self._on, place) != self._acting(wanted, place)}
 
@@ -183,7 +194,7 @@ class LivePatches:
         needed += sum(self._stored(place).nbytes for place in fresh)
         if self._max_kept_bytes is not None and needed > self._max_kept_bytes:
             raise ModelError(
-                f"the originals of the experts that are touched would take {needed:,} bytes, and {LIMIT} "
+                f"the originals of the touched experts would take {needed:,} bytes, but {LIMIT} "
                 f"allows {self._max_kept_bytes:,}"
             )
         for place in fresh:
@@ -209,11 +220,11 @@ class LivePatches:
 
     def _layer(self, place: _Place) -> ServedLayer:
         served = self._served(place[0])
-        assert served is not None  # `_find_places` left the others out
+        assert served is not None  # `_find_places` has left the others out
         return served
 
     def _digest(self) -> str:
-        """SHA-256 over the touched experts' weights as they are, by layer and expert."""
+        """SHA-256 of the touched experts' present weights, by layer and expert."""
         digest = hashlib.sha256()
         for place in sorted(self._originals):
             digest.update(self._stored(place).cpu().contiguous().view(torch.uint8).numpy().data)
@@ -221,9 +232,11 @@ class LivePatches:
 
 
 def live_patches(model: nn.Module, vllm_config: VllmConfig) -> LivePatches:
-    """The patches on this worker's model; whoever asks for them, they are the same.
+    """The live patches of this worker's model. All callers get the same object.
 
-    Raises ConfigError for a vLLM that is not supported, ModelError for a model that cannot be edited.
+    Raises:
+        ConfigError: this vLLM is not supported.
+        ModelError: the model cannot be edited.
     """
     if model not in _live:
         check_vllm()

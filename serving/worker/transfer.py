@@ -1,4 +1,4 @@
-"""The weight-transfer backend `moe_patch`: patches on and off by vLLM's own way to update weights.
+"""The weight-transfer backend `moe_patch`: add and remove patches through vLLM's weight updates.
 
     vllm serve BASE --weight-transfer-config '{"backend": "moe_patch"}'
 
@@ -24,7 +24,7 @@ from moe_patch_serving.worker.live import live_patches
 
 @dataclass
 class PatchInit(WeightTransferInitInfo):
-    """Nothing has to be agreed on first."""
+    """No setup data is needed."""
 
 
 @dataclass
@@ -32,9 +32,9 @@ class PatchUpdate(WeightTransferUpdateInfo):
     """One change: exactly one of `add`, `remove` and `reorder`."""
 
     add: str | None = None  # the path of a patch file
-    hash: str | None = None  # that it must have
-    position: int | None = None  # where it goes, counted from 1; on top unless given
-    remove: str | None = None  # a hash
+    hash: str | None = None  # content hash that the patch must have
+    position: int | None = None  # counted from 1; on top if not given
+    remove: str | None = None  # hash of a patch
     reorder: list[str] | None = None  # all hashes, the lowest first
 
     def __post_init__(self) -> None:
@@ -45,7 +45,7 @@ class PatchUpdate(WeightTransferUpdateInfo):
 
 
 class PatchTransferEngine(WeightTransferEngine[PatchInit, PatchUpdate]):
-    """Changes patches instead of sending weights. A failing update changes nothing and says why."""
+    """Changes patches instead of sending weights. An update that fails changes nothing."""
 
     init_info_cls = PatchInit
     update_info_cls = PatchUpdate
@@ -58,10 +58,14 @@ class PatchTransferEngine(WeightTransferEngine[PatchInit, PatchUpdate]):
         """Nothing to prepare: weights are changed in place."""
 
     def finish_weight_update(self) -> None:
-        """Nothing is left to do."""
+        """Nothing to finish."""
 
     def receive_weights(self, update_info: PatchUpdate) -> None:
-        """Make one change; raises what `LivePatches` and reading a patch raise."""
+        """Make one change.
+
+        Raises:
+            MoePatchError: `LivePatches` refuses the change, or the patch cannot be read.
+        """
         live = live_patches(self.model, self.vllm_config)
         if update_info.add is not None and update_info.hash is not None:
             live.add_file(Path(update_info.add), update_info.hash, update_info.position)
@@ -71,4 +75,4 @@ class PatchTransferEngine(WeightTransferEngine[PatchInit, PatchUpdate]):
             live.reorder(update_info.reorder)
 
     def shutdown(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""

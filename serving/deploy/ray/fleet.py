@@ -1,13 +1,13 @@
-"""A fleet of servers as Ray actors, one on each GPU, and a patch that goes through it server by server.
+"""Runs a fleet of servers as Ray actors, one on each GPU, and adds a patch to one server after the other.
 
     ray job submit -- python fleet.py --stack /shared/moe-patch.stack --servers 4
     ray job submit -- python fleet.py --stack /shared/moe-patch.stack --servers 4 --add /shared/fix
 
-The actors are detached and named, so the second job finds those of the first. Patches lie on storage that
-all nodes have under one path. MOE_PATCH_TOKEN has to be set for the job.
+The actors are detached and named, so the second job finds those of the first. Patches must be on storage that
+all nodes reach under one path. MOE_PATCH_TOKEN must be set for the job.
 
-One model over several nodes needs no more than vLLM's own `--distributed-executor-backend ray` behind `--`:
-the worker extension is imported by name on every node, and each worker reads the patch from the shared path.
+One model over several nodes needs only vLLM's own `--distributed-executor-backend ray` after `--`. Every node
+imports the worker extension by name, and each worker reads the patch from the shared path.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Server:
         self.process = subprocess.Popen(["moe-patch", "serve", *options])
 
     def url(self) -> str:
-        """Where it answers, once its weights are loaded."""
+        """Its address, once its weights are loaded."""
         url = f"http://{ray.util.get_node_ip_address()}:{self.port}"
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
@@ -47,7 +47,7 @@ class Server:
 
 
 def main() -> None:
-    """Find or start the fleet, and put a patch on it if one is given."""
+    """Find or start the fleet, and add a patch if one is given."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -66,7 +66,7 @@ def main() -> None:
     ]
     urls = ray.get([server.url.remote() for server in fleet])
     if options.add:
-        # one after the other; if one server cannot, those before it go back
+        # one after the other; if one fails, those before it are changed back
         where = [part for url in urls for part in ("--url", url)]
         subprocess.run(["moe-patch", "live", "add", options.add, *where], check=True)
 
