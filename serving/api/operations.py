@@ -31,8 +31,6 @@ _HISTORY = 100  # greatest number of states to go back to
 class Operations:
     """The patches of a running server, as its clients see and change them.
 
-    Operations that change something also raise these errors:
-
     Raises:
         Busy: another operation is in progress.
         PatchRefused: moe_patch refuses the patch.

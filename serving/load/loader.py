@@ -2,7 +2,7 @@
 
     vllm serve BASE --load-format moe_patch --model-loader-extra-config '{"stack": "moe-patch.stack"}'
 
-Tensors are changed before vLLM shards, packs or quantises them, so this code does not depend on how vLLM does it.
+Tensors are changed before vLLM shards, packs or quantises them, so this does not depend on how vLLM does it.
 """
 
 from __future__ import annotations

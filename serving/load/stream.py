@@ -24,14 +24,16 @@ class PatchedStream:
     """
 
     def __init__(self, checkpoint: Checkpoint, patch: Patch, dtype: torch.dtype) -> None:
-        """Raises WrongBase unless the checkpoint's files are the base that the patch was built for.
-
-        Raises ModelError where weights that the patch changes are quantised.
+        """Prepare to patch the tensors of a checkpoint.
 
         Args:
-            checkpoint: the one whose tensors will come.
+            checkpoint: the checkpoint whose tensors will be read.
             patch: a patch of kind "delta".
-            dtype: what the engine computes in. A wider one than is stored keeps what rounding would lose.
+            dtype: the engine's dtype. If it is wider than the stored one, less is lost to rounding.
+
+        Raises:
+            WrongBase: the checkpoint is not the base that the patch was built for.
+            ModelError: weights that the patch changes are quantised.
         """
         check_base(patch, checkpoint.fingerprint(patch.layers))
         self._patch, self._dtype, self._folder = patch, dtype, checkpoint.folder
