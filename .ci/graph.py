@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 PACKAGE = "moe_patch"
-Arrows = Mapping[str, set[str]]  # from who imports to what is imported
+Arrows = Mapping[str, set[str]]  # from importer to imported
 
 
 def module_arrows() -> dict[str, set[str]]:
@@ -69,7 +69,7 @@ def floors(arrows: Arrows) -> int:
     reach = reached(arrows)
     circle = {node: min({other for other in reach[node] if node in reach[other]} | {node}) for node in arrows}
     height: dict[str, int] = {}
-    for node in sorted(arrows, key=lambda node: len(reach[node] | {node})):  # who reaches less stands lower
+    for node in sorted(arrows, key=lambda node: len(reach[node] | {node})):  # fewest reached first
         below = [height[circle[other]] for other in reach[node] if circle[other] != circle[node]]
         height[circle[node]] = max([height.get(circle[node], 1), *(floor + 1 for floor in below)])
     return max(height.values())
