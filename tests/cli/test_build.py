@@ -1,4 +1,4 @@
-"""`moe-patch build`: options from three places, one file, or none."""
+"""`moe-patch build`: options from three sources, and one complete file or none."""
 
 from __future__ import annotations
 

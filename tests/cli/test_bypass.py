@@ -1,4 +1,4 @@
-"""Bypass patches through the command line: what works with them, and what refuses them for which reason."""
+"""Bypass patches on the command line: the commands that work with them, and those that refuse them."""
 
 from __future__ import annotations
 

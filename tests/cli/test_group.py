@@ -1,4 +1,4 @@
-"""What all commands have in common: help, errors, interruption, what goes where."""
+"""Common behaviour of all commands: help, errors, interruption, standard output and standard error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.cli.conftest import Run
 
 
 def commands() -> dict[str, click.Command]:
-    """Every command by what has to be typed for it, those of groups included."""
+    """Every command, including those of groups, by the words to type."""
     found: dict[str, click.Command] = {}
     for name, command in main.commands.items():
         inner = command.commands if isinstance(command, click.Group) else {}

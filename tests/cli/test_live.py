@@ -1,4 +1,4 @@
-"""`moe-patch live` and `moe-patch serve`, up to where a server begins; tests/serving has the server."""
+"""`moe-patch live` and `moe-patch serve`, without a server; tests/serving runs real ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHANGED = {
 
 
 class Recorder(ThreadingHTTPServer):
-    """Answers what it is told to, and keeps what it was asked."""
+    """A server that gives prepared answers and records its requests."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

@@ -24,7 +24,7 @@ from tests.tiny import tiny_base, tiny_patch
 
 @pytest.fixture
 def keys(tmp_path: Path) -> tuple[Path, Path]:
-    """A private key that its passphrase opens, and its public one."""
+    """A private key with a passphrase, and its public key."""
     key = Ed25519PrivateKey.generate()
     private, public = tmp_path / "key", tmp_path / "key.pub"
     encryption = BestAvailableEncryption(b"open")

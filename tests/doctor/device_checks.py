@@ -36,7 +36,7 @@ def test_it_is_listed_and_tested(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_that_fails_does_not_keep_the_others_from_their_test() -> None:
-    """Loaded as on other devices, the model's parameters are none there, and it is refused."""
+    """If the model is loaded as on other devices, it has no parameters on this one, and is refused."""
     result = doctor()
     assert result.exit_code == 1
     assert "Self-test on cpu: passed" in result.stdout

@@ -1,4 +1,4 @@
-"""Processor, cache and disk, and that reports name nobody."""
+"""Processor, cache and disk, and that reports contain no user's name."""
 
 from __future__ import annotations
 

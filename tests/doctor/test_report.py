@@ -1,4 +1,4 @@
-"""Checks against stored values, and what is said of those that fail."""
+"""Checks against stored values, and the messages of failed checks."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from tests.doctor.installed import install
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is looked into before all others."""
+    """A folder that is searched before all others."""
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 

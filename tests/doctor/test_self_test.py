@@ -57,7 +57,7 @@ def test_what_a_device_refuses_is_reported(caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_a_patch_that_does_nothing_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An `apply` that leaves the model as it is: everything that depends on the patch fails, nothing else."""
+    """With an `apply` that does nothing, exactly the checks that depend on the patch fail."""
     from contextlib import nullcontext
 
     from moe_patch.doctor import self_test
@@ -78,7 +78,7 @@ def test_a_patch_that_does_nothing_is_found_out(monkeypatch: pytest.MonkeyPatch)
     reason="this torch cannot be told of devices from Python",
 )
 def test_another_device_is_found_and_tested() -> None:
-    """In a process of its own, since a device that torch has come to know stays known."""
+    """Runs in a separate process, because torch cannot forget a device."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", HERE / "device_checks.py"]
     done = subprocess.run(command, cwd=HERE.parents[1], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

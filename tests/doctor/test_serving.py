@@ -1,4 +1,4 @@
-"""Whether the plugin would switch itself on, told from metadata and environment alone."""
+"""Whether the plugin would be on, judged from metadata and environment alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bypass patches for the tiny models, engines that run them, and what transformers says with them on."""
+"""Bypass patches for the tiny models, engines that run them, and the answers of transformers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from moe_patch.patch import Patch, save
 from tests.bypass.bypasses import random_bypass
 from tests.serving.engines import PROMPTS, Engine, base, greedy, start
 
-_SEEDS = {"qwen3_moe": 6, "mixtral": 6, "gpt_oss": 2}  # that send PROMPTS to three routes, one of them none
+_SEEDS = {
+    "qwen3_moe": 6,
+    "mixtral": 6,
+    "gpt_oss": 2,
+}  # seeds with which PROMPTS take three routes, one of them no expert
 
 
 def bypass_patch(model: str, *, alone: bool = False, strength: float = 1.0, **config: Any) -> Patch:
@@ -31,7 +35,7 @@ def bypass_patch(model: str, *, alone: bool = False, strength: float = 1.0, **co
 
 
 def patch_of(model: str, bypass: Bypass) -> Patch:
-    """A patch that is nothing but this bypass."""
+    """A patch that contains only this bypass."""
     hyperparameters, tensors = write_bypass(bypass, Routed(torch.zeros(1), torch.zeros(1)))
     return Patch(
         kind="bypass",
@@ -54,7 +58,7 @@ def serve(model: str, patch: Patch, folder: Path, **options: Any) -> Engine:
 
 
 def expected(model: str, patch: Patch, prompts: list[list[int]] = PROMPTS) -> list[list[int]]:
-    """What transformers says with the patch on, to each prompt alone, token by token and without a cache."""
+    """The answers of transformers with the patch, to each prompt alone, token by token, without a cache."""
     answers = []
     with moe_patch.apply(base(model), patch):
         for prompt in prompts:

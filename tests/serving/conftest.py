@@ -1,4 +1,4 @@
-"""Everything here needs vLLM, which has an environment of its own (`make test-serving`)."""
+"""All tests here need vLLM, which has its own environment (`make test-serving`)."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ if find_spec("vllm") is None:
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # engines in this process
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # this process is not the engine's alone
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # the engine shares this process with the tests

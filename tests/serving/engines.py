@@ -1,4 +1,4 @@
-"""Real vLLM engines on tiny models, in this process, and what transformers says to the same prompts.
+"""Real vLLM engines on tiny models, in this process, and the answers of transformers.
 
 An engine stays up until the process ends: taking one down takes its process groups from the others, and each
 one after the first is up in a second.
@@ -45,7 +45,7 @@ def folder(model: str) -> Path:
 
 @cache
 def base(model: str) -> Base:
-    """The checkpoint as transformers opens it, in fp32; leave it as it is."""
+    """The checkpoint as transformers opens it, in fp32. Do not change it."""
     return open_base(folder(model), dtype=torch.float32)
 
 
@@ -56,7 +56,7 @@ class Engine:
     llm: LLM
 
     def greedy(self, prompts: Sequence[list[int]] = PROMPTS) -> list[list[int]]:
-        """What it says, from an empty prefix cache."""
+        """Its answers, from an empty prefix cache."""
         self.llm.reset_prefix_cache()
         asked = [{"prompt_token_ids": prompt} for prompt in prompts]
         settings = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True)
@@ -64,7 +64,7 @@ class Engine:
         return [list(answer.outputs[0].token_ids) for answer in answers]
 
     def rpc(self, method: str, *arguments: Any) -> dict[str, Any]:
-        """What its one worker answers."""
+        """The answer of its only worker."""
         (answer,) = self.llm.collective_rpc(f"moe_patch_{method}", args=arguments)
         return answer
 
@@ -104,12 +104,12 @@ _up: list[Engine] = []
 
 @cache
 def served(model: str, dtype: str = "float32") -> Engine:
-    """A shared engine, with nothing on; leave it so."""
+    """A shared engine without patches. Leave it without patches."""
     return start(model, dtype=dtype)
 
 
 def greedy(base: Base, prompts: Sequence[list[int]] = PROMPTS) -> list[list[int]]:
-    """What transformers says, token by token, without a cache."""
+    """The answers of transformers, token by token, without a cache."""
     answers = []
     with torch.inference_mode():
         for prompt in prompts:

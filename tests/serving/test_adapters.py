@@ -1,4 +1,4 @@
-"""Adapters in vLLM: an engine loads them, and what stands in its buffers multiplies to the patch's delta.
+"""Adapters in vLLM: an engine loads them, and its buffers multiply to the patch's delta.
 
 vLLM runs adapters on experts with a GPU kernel only, so that answers are for a GPU to give.
 """

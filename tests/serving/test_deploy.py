@@ -1,4 +1,4 @@
-"""The deployment examples: what their linters say, and that they fit together and what they start."""
+"""The deployment examples: linters accept them, and they agree with each other and with the server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KUBERNETES = DEPLOY / "kubernetes"
 
 
 def linted(tool: str, *arguments: Any) -> None:
-    """Run a linter, which may stand on the path or beside Python; skip where there is none."""
+    """Run a linter from the path or from Python's folder; skip the test if it is missing."""
     found = shutil.which(tool) or shutil.which(tool, path=str(Path(sys.executable).parent))
     if found is None:
         pytest.skip(f"{tool} is not installed")

@@ -1,4 +1,4 @@
-"""An engine whose two workers share every expert, in a process of its own: this one is settled on one."""
+"""An engine whose two workers share every expert. It needs its own process: this one uses one worker."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Call = Sequence[str]
 def two_workers(
     model: Path, prompts: list[list[int]], length: int, calls: Sequence[Call], **options: Any
 ) -> list[tuple[list[Any], list[list[int]]]]:
-    """What both workers answer to each call, and then the engine to the prompts, by greedy decoding.
+    """The answers of both workers to each call, and of the engine to the prompts, by greedy decoding.
 
     Args:
         options: the engine's, beyond those that `_main` gives it.

@@ -1,4 +1,4 @@
-"""Patches that were solved as a build solves them, for tests of what can be done with them afterwards."""
+"""Patches that are solved as in a build, for tests of what is done with patches later."""
 
 from __future__ import annotations
 

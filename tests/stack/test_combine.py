@@ -1,4 +1,4 @@
-"""Facts taken out of a patch, and patches made one: both against building anew from the same rows."""
+"""Dropping facts and combining patches, compared with a new build from the same rows."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_dropping_what_block_descent_built_gives_the_exact_solution_without_it()
 
 
 def tucker_patch(world: World, chosen: list[int]) -> Patch:
-    """Facts spread over rows that are not theirs: keys seen through a random factor, as MoTE sees them."""
+    """Facts with rows of another kind: keys projected by a random factor, as in MoTE."""
     exact = world.build(chosen, layers=[1])
     delta = exact.layers[1]
     assert delta.residual is not None

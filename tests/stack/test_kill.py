@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 
 def kill_while_at_it(folder: Path, chance: random.Random, *command: str) -> None:
-    """Repeat a command in a process of its own, and kill that at a random moment."""
+    """Repeat a command in a separate process, and kill the process at a random moment."""
     code = LOOP.format(command=list(command))
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=folder, stdout=subprocess.PIPE, env={**os.environ, "TERM": "dumb"}

@@ -61,7 +61,7 @@ def test_the_text_is_what_the_documentation_shows() -> None:
 @given(path=st.text(min_size=1).filter(lambda text: "\x00" not in text), enabled=st.booleans())
 def test_any_path_comes_back(path: str, enabled: bool) -> None:
     if not path.isprintable() and any(0xD800 <= ord(letter) <= 0xDFFF for letter in path):
-        return  # no file system gives such a name, and no UTF-8 file holds it
+        return  # file systems give no such name, and UTF-8 files cannot hold it
     lock = add_entry(Lock(revision=3), Entry(path=path, hash=digest(1), enabled=enabled), base(0))
     assert parse_lock(lock_text(lock)) == lock
 

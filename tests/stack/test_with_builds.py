@@ -1,4 +1,4 @@
-"""Stacks and removals of patches that methods have built, against building anew."""
+"""Stacks of patches from real builds, and dropped facts, compared with new builds."""
 
 from __future__ import annotations
 
