@@ -54,7 +54,8 @@ def run(settings: dict[str, str], record: Path, more: Sequence[str]) -> str:
     done = subprocess.run(
         command,
         cwd=ROOT,
-        env={**environment, **settings, "MOE_PATCH_MARGINS": str(record)},
+        # threads that wait must not spin: there may be more of them than cores
+        env={**environment, **settings, "MOE_PATCH_MARGINS": str(record), "OMP_WAIT_POLICY": "passive"},
         capture_output=True,
         text=True,
         check=False,
