@@ -1,4 +1,4 @@
-"""What the benchmarks share: a layer's shape with random facts in it, a stopwatch, and one way to report.
+"""What the benchmarks share: layer shapes with random facts, timing, and reports.
 
 Each benchmark is a script: python -m recipes.benchmarks.NAME, with --json for one object on
 standard output.
@@ -59,7 +59,10 @@ QWEN3_30B_A3B = LayerShape(experts=128, top_k=8, d_model=2048, d_key=768)
 
 
 def best_time(work: Callable[[], Result], repeats: int = 1) -> tuple[float, Result]:
-    """Best wall time in seconds of `repeats` runs, which a busy machine spoils least, and the last result."""
+    """The best wall time in seconds of `repeats` runs, and the last result.
+
+    Of all summaries, the best time depends least on what else the machine does.
+    """
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""A bypass for timing: random, of the sizes that MEMoE's defaults give, and acting on every token."""
+"""A random bypass for timing, with MEMoE's default sizes, that acts on every token."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from moe_patch.patch import Patch
 
 
 def busy_bypass(base: Base, layer: int) -> Patch:
-    """A patch whose bypass sends each prompt to one of five experts; what it says is of no use."""
+    """A patch whose bypass sends each prompt to one of five experts with random weights."""
     config = BypassConfig(
         layer=layer,
         width=base.hidden_size,

@@ -1,4 +1,4 @@
-"""What becomes of everything else that the demo model knows about edited subjects."""
+"""What happens to the other things that the demo model knows about edited subjects."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ RELATION_OF = {phrasing: relation for relation, group in PHRASINGS.items() for p
 
 @dataclass(frozen=True, slots=True)
 class OtherRelations:
-    """Prompts about edited subjects that ask another relation than the edited one, and what the base says.
+    """Prompts about edited subjects that ask for another relation than the edited one.
 
-    A model may change its answer for a reason: a town that is now said to lie in South Korea pays with the
-    Won. `implied` has, for each prompt, what is true of some subject of which the edit's new answer is true,
-    unless it is what the base says.
+    A changed answer may follow from the edit: a town that is now in South Korea pays with the Won. Such an
+    answer is true of some subject that the edit's new answer is true of.
     """
 
     questions: Questions
-    own: list[Encoded]
-    implied: tuple[tuple[str, str], ...]  # prompts and answers, several or none for a prompt
+    own: list[Encoded]  # the base's answers
+    implied: tuple[
+        tuple[str, str], ...
+    ]  # prompts with answers that follow from the edit, any number for each
 
     @classmethod
     def of(cls, base: Base, facts: Sequence[Fact], setting: Setting) -> OtherRelations | None:
-        """Asked of a base that has no patch on; None where the demo model's world lacks the subjects."""
+        """Ask a base without a patch; None if the demo model's world does not have the subjects."""
         asked: list[Fact] = []
         implied: list[tuple[str, str]] = []
         world = _World(read_world())
@@ -58,11 +59,11 @@ class OtherRelations:
         return OtherRelations(questions, [self.own[at] for at in left], implied)
 
     def kept(self, base: Base, setting: Setting) -> float | None:
-        """Essence, in percent: on how many the model says all that the base said."""
+        """Essence: the percentage of prompts on which the model gives the base's whole answer."""
         return unchanged_score(base, self.own, setting, "other relations").value
 
     def followed(self, base: Base, setting: Setting) -> float | None:
-        """On how many, in percent, it says something else that the edit implies."""
+        """The percentage of prompts on which it gives another answer that the edit implies."""
         scores = score_answers(base, self.implied, batch_size=setting.batch_size)
         said = {prompt for (prompt, _), score in zip(self.implied, scores, strict=True) if score.exact}
         return Score.of(float(prompt in said) for prompt, _ in self.questions.neighbours).value
@@ -79,6 +80,6 @@ class _World:
             self._of_whom[triple.relation, triple.answer].append(triple.subject)
 
     def answers(self, relation: str, *, among: tuple[str, str]) -> set[str]:
-        """What holds of the subjects of which `among`, another relation and its answer, holds."""
+        """Answers of a relation for the subjects of which `among`, another relation and answer, is true."""
         found = (triple for subject in self._of_whom[among] for triple in self.about[subject])
         return {triple.answer for triple in found if triple.relation == relation}

@@ -1,4 +1,4 @@
-"""Tables of which every row is one build and what is measured of it; a finished row is not run again."""
+"""Tables with one row for each build and its measurements; a finished row is not run again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FACTS = Path(__file__).parents[1] / "facts"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One row of the table: a method and what of its options is changed."""
+    """One row of the table: a method, and the options that differ from the recipe's."""
 
     name: str
     method: str
@@ -35,7 +35,7 @@ class Run:
 
 
 def options_of(recipe: Recipe | None, run: Run, settings: Mapping[str, Any]) -> MethodOptions:
-    """The run's options: its changes over the settings over the recipe's; a method ignores what it lacks."""
+    """The run's options: the recipe's, overridden by settings that the method knows, then by its changes."""
     method = get_method(run.method)
     found = recipe.method_options(run.method) if recipe else {}
     if recipe and not found:
@@ -50,7 +50,7 @@ def options_of(recipe: Recipe | None, run: Run, settings: Mapping[str, Any]) -> 
 
 
 def finished_runs(lines: Path | None) -> dict[str, dict[str, Any]]:
-    """The runs that a JSON file holds, by their keys."""
+    """The runs in a JSON file, by key."""
     if lines is None or not lines.exists():
         return {}
     records = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -58,7 +58,7 @@ def finished_runs(lines: Path | None) -> dict[str, dict[str, Any]]:
 
 
 def key_of(base: Base, facts: Sequence[Fact], run: Run, options: MethodOptions) -> str:
-    """What a run's figures depend on, hashed."""
+    """A hash of everything that a run's figures depend on."""
     what = [base.name, run.name, run.method, [repr(fact) for fact in facts], options.model_dump(mode="json")]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -76,7 +76,7 @@ def records_of(
     settings: Mapping[str, Any],
     lines: Path | None,
 ) -> list[dict[str, Any]]:
-    """Each run's record: from the JSON file where it is finished, and else measured and written there."""
+    """Each run's record: read from the JSON file if it is finished, else measured and written there."""
     done, records = finished_runs(lines), []
     for run in runs:
         options = options_of(recipe, run, settings)
@@ -101,10 +101,16 @@ def benchmark_command(
     limit: int | None = None,
     batch_size: int | None = None,
 ) -> click.Command:
-    """The command of a benchmark, which makes what is missing of a table and prints it.
+    """The command of a benchmark, which measures the missing rows of a table and prints it.
 
-    `doc` is its help. `edits`, `limit` and `batch_size` say which facts, how many of them and how many in a
-    batch, unless others are asked for; None is all.
+    Args:
+        doc: its help.
+        runs: the rows.
+        measure: gives the figures of a row.
+        table_of: makes the table.
+        edits: the default file of facts.
+        limit: the default number of facts; None for all.
+        batch_size: the default number of facts in a batch; None for all.
     """
     count = click.IntRange(min=1)
 
@@ -117,7 +123,9 @@ def benchmark_command(
         default=FACTS / edits,
         show_default=edits,
     )
-    @click.option("--limit", "most", type=count, default=limit, show_default=True, help="Only so many facts.")
+    @click.option(
+        "--limit", "most", type=count, default=limit, show_default=True, help="Use this many facts."
+    )
     @click.option("--batch-size", "together", type=count, default=batch_size, show_default=True)
     @click.option("--only", multiple=True, type=click.Choice([run.name for run in runs]))
     @click.option("--recipe", help="A .yaml file, or the name of a recipe that ships.")

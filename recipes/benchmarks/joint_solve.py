@@ -2,9 +2,9 @@
 
     python -m recipes.benchmarks.joint_solve --json
 
-The patches are random, but in memory as they would be after reading. Time is that of `moe-patch stack
-resolve` without reading and writing files; the check of every pair, which it does too, is timed beside.
-Memory is the highest resident size of the whole process, Python and torch included.
+The patches are random, and in memory as they would be after reading. The time is that of `moe-patch stack
+resolve` without reading and writing files. The check of all pairs, which is part of the command, is timed
+separately. Memory is the highest resident size of the whole process, Python and torch included.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RIDGE = 1.0
 
 
 def random_patch(shape: LayerShape, facts: int, layers: int, number: int) -> Patch:
-    """A patch solved for random facts of its own."""
+    """A patch solved for random facts."""
     none = f"sha256:{0:064x}"
     return Patch(
         kind="delta",

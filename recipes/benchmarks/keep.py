@@ -1,13 +1,13 @@
-"""What facts ask to keep of their subjects: the same edits without it and with it, one row each.
+"""The same edits with and without `keep` prompts, one row each.
 
     python -m recipes.benchmarks.keep
 
-The demo model knows up to six relations of a subject, and an edit of one changes the others too. With `keep`,
-every fact asks to keep one prompt of each other relation that it does not edit. Asked is the share of these
-prompts on which the model says all that the base says, other words the share of the same relations in other
-phrasings, and implied is the share of all of them on which it says what holds of a subject with the new
-answer. Efficacy, generalization and specificity are COUNTERFACT's. A target that has more to hold takes more
-steps and more room, which rows with `room` have.
+The demo model knows several relations of a subject, and an edit of one changes the others too. With `keep`,
+every fact has one prompt to keep for each relation of its subject that is not edited. Asked is the share of
+these prompts on which the model gives the base's whole answer. Other words is the same share for the same
+relations in other phrasings. Implied is the share of all of them on which it gives another answer that
+follows from the edit. Efficacy, generalization and specificity are COUNTERFACT's. Target values that must
+hold more need more steps and a larger clamp, which the rows with `room` have.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Kill -9 at random points of `stack` and `drop`, and look at what is left.
+"""Kill changes of a stack and `drop` with kill -9 at random points, and check what is left.
 
     python -m recipes.benchmarks.kill --kills 50 --json
 
-Each turn forks a process that does nothing but run the command again and again, and kills it after a random
-time of up to --window seconds, so that kills hit the command at work and not Python's start. Then the stack
-must be one whole revision with a whole one before it, and a patch file must be whole or not there. Files left
-under temporary names are counted: nothing reads them.
+Each turn forks a process that runs the command again and again, and kills it after a random time of at most
+--window seconds, so that a kill hits the command and not Python's start. Afterwards the stack must be a whole
+revision, with a whole one before it, and a patch file must be whole or missing. Files left under temporary
+names, which nothing reads, are counted.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def kill_at_work(work: Callable[[], None], seconds: float) -> None:
 
 
 def move_patch() -> None:
-    """One change of the stack."""
+    """Change the stack once."""
     moe_patch(["stack", "move", "1", "3"], standalone_mode=False)
 
 
 def drop_fact() -> None:
-    """One patch without a fact."""
+    """Drop a fact from a patch."""
     moe_patch(["drop", "1.safetensors", "--fact", "1-0", "-o", str(OUT)], standalone_mode=False)
 
 
@@ -62,17 +62,17 @@ def check_stack() -> None:
     if any(found != {"1.safetensors", "2.safetensors", "3.safetensors"} for found in names):
         raise RuntimeError(f"revision {lock.revision} or the one before it is not whole: {names}")
     if lock.revision and before.revision != lock.revision - 1:
-        raise RuntimeError(f"from revision {lock.revision} no way leads back")
+        raise RuntimeError(f"revision {lock.revision} cannot be undone: the one before it is missing")
 
 
 def check_patch() -> None:
-    """Raise unless the patch is whole or not there."""
+    """Raise unless the patch is whole or missing."""
     if OUT.exists():
         load(OUT)
 
 
 def torture(kills: int, window: float, seed: int, scale: float) -> Figures:
-    """Both commands, in the present folder."""
+    """Kill both commands, in the current folder."""
     chance = random.Random(seed)
     for number in (1, 2, 3):
         patch = random_patch(QWEN3_30B_A3B.shrunk(scale), facts=20, layers=3, number=number)

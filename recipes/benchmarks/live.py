@@ -1,10 +1,10 @@
-"""A patch on and off a running server: until its first corrected answer, and beyond draining.
+"""Time to add a patch to a running server and remove it, and time to the first corrected answer.
 
     MOE_PATCH_TOKEN=... python -m recipes.benchmarks.live --url http://localhost:8000 PATCH --json
 
-PATCH is a file on the server. One client asks the patch's first fact again and again, as fast as answers
-come, while another puts the patch on; seconds count from the request for the change to the end of the first
-answer that is the new one. Medians over rounds.
+PATCH is a file on the server. One client asks for the patch's first fact again and again, while another adds
+the patch. The time to the first corrected answer is from the request for the change to the end of the first
+new answer. The other times do not count waiting for running requests. Figures are medians over rounds.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def served_answer(url: str, model: str, fact: Fact) -> str:
 def first_corrected(
     ask: Callable[[], str], change: Callable[[], dict[str, Any]], wanted: str
 ) -> tuple[float, Any]:
-    """Seconds until the first new answer, and what the server says of its change."""
+    """Seconds until the first new answer, and the server's report of its change."""
     with ThreadPoolExecutor(1) as pool:
         started = time.perf_counter()
         changing = pool.submit(change)
@@ -51,7 +51,7 @@ def first_corrected(
 
 
 def beyond_draining(change: dict[str, Any]) -> float:
-    """What a change took once requests under way had ended."""
+    """Seconds that a change took after running requests had ended."""
     seconds = change["seconds"]
     return float(seconds["apply"] + seconds["self_test"])
 

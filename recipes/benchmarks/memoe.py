@@ -1,15 +1,15 @@
-"""MEMoE and its ablations beside MoEEdit and MoTE: what is said, what stays, and what it costs.
+"""MEMoE and its ablations compared with MoEEdit and MoTE: new answers, unchanged answers, and costs.
 
     python -m recipes.benchmarks.memoe --json runs.jsonl
     python -m recipes.benchmarks.memoe --json runs.jsonl --edits recipes/facts/1000.jsonl \
         --limit 1000 --batch-size 10 --only MEMoE --only MoEEdit --only MoTE
 
-Reliability and generalization are the shares of edited prompts and paraphrases on which greedy decoding says
-the whole new answer; locality is the share of neighbourhood prompts on which it still says what the base
-says, and essence that of prompts which ask something else about edited subjects. Implied is the share of the
-latter on which it says what holds of a subject with the new answer. Seconds are of processor time, which
-other work on the machine leaves alone, and so are the speeds of `generate()` for 32 prompts at a time. A
-finished run is one line of the JSON file and is not run again while its options stay the same.
+Reliability and generalization are the shares of edited prompts and paraphrases on which greedy decoding gives
+the whole new answer. Locality is the share of neighbourhood prompts on which it still gives the base's
+answer, and essence the same share for prompts about other relations of edited subjects. Implied is the share
+of the latter on which it gives another answer that follows from the edit. Seconds and the speed of
+`generate()`, for 32 prompts at a time, are in processor time, which other work on the machine affects little.
+A finished run is one line of the JSON file and is not run again while its options stay the same.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from moe_patch.patch import Patch
 from ._essence import OtherRelations
 from ._runs import Run, benchmark_command
 
-PROMPTS, TOKENS = 32, 16  # of the speed's measurement
+PROMPTS, TOKENS = 32, 16  # for measuring speed
 COLUMNS = ("reliability", "generalization", "locality", "average")
 SIDE_EFFECTS = ("essence", "implied")
 
@@ -89,7 +89,7 @@ def others_of(
 
 
 def added_parameters(patch: Patch) -> int:
-    """Numbers that the patch adds to a model which it is on beside the weights, not merged into them."""
+    """How many parameters the patch adds to a model if it is not merged."""
     if patch.kind == "bypass":
         return sum(tensor.numel() for name, tensor in patch.bypass.items() if ".facts." not in name)
     return sum(delta.left.numel() + delta.rows.value.numel() for delta in patch.layers.values())
@@ -97,7 +97,7 @@ def added_parameters(patch: Patch) -> int:
 
 @torch.no_grad()
 def speed(base: Base, facts: Sequence[Fact], patch: Patch | None) -> float:
-    """Tokens that `generate()` makes in a second, the better of two runs; deltas are merged."""
+    """Tokens a second of `generate()`, the better of two runs; deltas are merged."""
     texts = [facts[i % len(facts)].text for i in range(PROMPTS)]
     encoded = base.tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
     inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}

@@ -1,15 +1,15 @@
-"""Merging into a sharded checkpoint against copying its one touched shard; and kill -9 while it merges.
+"""Merging into a sharded checkpoint compared with copying its one touched shard, and kill -9 during merges.
 
     python -m recipes.benchmarks.merge --json
 
 The checkpoint is synthetic: bf16, every expert stored by itself, eight shards of five layers, all edited
-layers in one. `cold` is the time from the open patch and checkpoint to the folder in its place, with the base
-checked, the touched shard hashed and everything on the disk; `warm` is the same where an earlier merge has
-hashed the same base. `open` is apart because most of it is transformers' own start, once in a process. `cp`
-copies that shard, and `cp_sync` waits for the disk as well, as a merge does. Each is the best of several
-turns, taken in alternation. Memory is the peak of the merging process, libraries included. The kills hit a
-small checkpoint at random moments; after each, no folder may look finished that is not, and from time to time
-a run must go on and give the bytes of an undisturbed one.
+layers in one shard. `cold` is the time from the opened patch and checkpoint to the finished folder, with the
+base checked, the touched shard hashed and everything on disk. `warm` is the same after an earlier merge has
+hashed the same base. `open` is separate because most of it is the start of transformers, once per process.
+`cp` copies that shard, and `cp_sync` waits for the disk as well, as a merge does. Each figure is the best of
+several turns, in which all are run one after the other. Memory is the peak of the merging process, libraries
+included. The kills hit a small checkpoint at random moments. After each, no unfinished folder may look
+finished, and now and then a killed run is continued and must give the bytes of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def shape_of(gib: float) -> LayerShape:
 
 
 def synthesize(folder: Path, shape: LayerShape) -> None:
-    """Write a Qwen3-MoE checkpoint with such layers."""
+    """Write a Qwen3-MoE checkpoint with layers of this shape."""
     config = Qwen3MoeConfig(  # type: ignore[call-arg]  # head_dim is read, but not declared
         vocab_size=1000,
         hidden_size=shape.d_model,
@@ -79,7 +79,7 @@ def synthesize(folder: Path, shape: LayerShape) -> None:
 
 
 def _layers(layers: range, shape: LayerShape) -> dict[str, torch.Tensor]:
-    """The experts of some layers: one block of random numbers, each time turned a little further."""
+    """The experts of some layers: one block of random numbers, rotated by another amount for each."""
     block = torch.randn(shape.d_key, shape.d_model).mul(0.02).bfloat16()
     tensors = {}
     for layer in layers:
@@ -111,7 +111,7 @@ def synthesize_patch(folder: Path, shape: LayerShape, facts: int, path: Path) ->
 
 
 def merge_once(folder: Path, patch_path: Path, out: Path) -> Figures:
-    """Merge, in a process of its own, and say how long it took and how much memory."""
+    """Merge in this process, which does nothing else, and measure time and memory."""
     began = time.perf_counter()
     patch = load(patch_path)
     loaded = time.perf_counter()
@@ -132,7 +132,7 @@ def merge_once(folder: Path, patch_path: Path, out: Path) -> Figures:
 
 
 def _peak_bytes() -> int:
-    """The most memory this process has had. getrusage would count its parent's, from before it was itself."""
+    """The most memory that this process has used; getrusage would count its parent's before the fork too."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
@@ -175,7 +175,7 @@ def compare_with_copy(folder: Path, patch_path: Path, scratch: Path, turns: int)
 
 
 def kill_merges(folder: Path, patch_path: Path, scratch: Path, kills: int, seed: int) -> Figures:
-    """Kill merges at random moments, and look at what each leaves."""
+    """Kill merges at random moments, and check what each leaves."""
     patch, chance = load(patch_path), random.Random(seed)
     whole, out = scratch / "whole", scratch / "out"
     seconds, _ = best_time(plan_merge(open_checkpoint(folder), [patch], whole).run)
@@ -191,19 +191,19 @@ def kill_merges(folder: Path, patch_path: Path, scratch: Path, kills: int, seed:
         counts["killed" if os.WIFSIGNALED(status) else "finished_first"] += 1
         for staging in scratch.glob(".out.*.making"):
             if (staging / LAST).exists() and _contents(staging) != expected:
-                raise AssertionError(f"{staging} looks finished and is not")
+                raise AssertionError(f"{staging} looks finished, but is not")
         if out.exists() or chance.random() < 1 / 3:
             if not out.exists():
                 counts["resumed"] += 1
                 plan_merge(open_checkpoint(folder), [patch], out).run()
             if _contents(out) != expected:
-                raise AssertionError(f"{out} is not what an undisturbed merge gives")
+                raise AssertionError(f"{out} differs from the result of an uninterrupted merge")
             shutil.rmtree(out)
     return {**counts, "half_finished": 0}
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
-    """Every file but those that were being written when the process died, which have names of their own."""
+    """Every file, except those that were being written when the process died, which have temporary names."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.endswith(".tmp")}
 
 

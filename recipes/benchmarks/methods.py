@@ -4,11 +4,11 @@
     python -m recipes.benchmarks.methods --json runs.jsonl --limit 200 --only MoTE
 
 Every run builds a patch in sequential batches and evaluates it on its facts. Options come from the recipe
-that fits the model; where it has none for a method, MoEEdit's are taken as far as the method knows them. A
-finished run is one line of the JSON file and is not run again while its options stay the same, so that an
-interrupted table can be gone on with. Times are by stage: "keys" is the collection of the facts' keys,
-"solve" includes what a method does to spread its solution, "statistics" is next to nothing once they are
-cached, and "targets" are searched by every run for itself.
+that fits the model. If it has none for a method, MoEEdit's are used, as far as the method has the same
+options. A finished run is one line of the JSON file and is not run again while its options stay the same, so
+an interrupted table can be continued. Times are by stage: "keys" is measuring the facts' keys, "solve"
+includes spreading a solution, "statistics" is close to zero once they are cached, and "targets" are searched
+anew by every run.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def build_and_evaluate(base: Base, facts: Sequence[Fact], run: Run, options: Met
 
 
 def similarity(report: EvaluationReport, prompts: str) -> float | None:
-    """Mean routing similarity in percent above the lowest edit, or None where nothing could move."""
+    """Mean routing similarity in percent above the lowest edit; None if no layer is above it."""
     shift = getattr(report, prompts)
     return None if shift is None else shift.similarity
 

@@ -1,11 +1,11 @@
-"""The size of a patch file against the dense deltas it stands for, and how exactly it holds them.
+"""The size of a patch file compared with the dense deltas that it holds, and how exactly it holds them.
 
     python -m recipes.benchmarks.patch_size --json
 
-The dense deltas counted are those of the experts that the facts reach, in the dtype named; the file is a
-whole patch, with facts, residuals and metadata. `optimality` is how far the fp64 solution is from the
-primal normal equations of the experts, relative to lambda D; `relative_error` how far the deltas read
-back from the file are from that solution, in the Frobenius norm.
+The dense deltas are those of the experts that the facts reach, in the dtype that a figure names. The file is
+a whole patch, with facts, residuals and metadata. `optimality` is the residual of the fp64 solution in the
+primal normal equations of the experts, relative to lambda D. `relative_error` is the distance between the
+deltas read from the file and that solution, in the Frobenius norm.
 """
 
 from __future__ import annotations

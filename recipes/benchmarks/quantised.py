@@ -1,11 +1,12 @@
-"""What is left of an edit in experts of four and of eight bits, by its size and by how many facts it holds.
+"""How much of an edit is lost in experts of four and eight bits, by its size and its number of facts.
 
     python -m recipes.benchmarks.quantised --json
 
 One Gaussian expert in MXFP4 (scales for 32 along d_k) and one in FP8 (e4m3, scales for 128 by 128), d_k as
-wide as GPT-OSS's and Qwen3-30B-A3B's. An edit is the smallest change that adds to the outputs for its keys
-something of random direction and the stated share of their norm. `nearest` and `compensated` are the shares
-of it that are lost on these keys; `noise` is what compensated rounding changes in the outputs for other keys.
+wide as GPT-OSS's and Qwen3-30B-A3B's. An edit adds vectors of random direction to the outputs for its keys,
+with the given share of the outputs' norm; it is the smallest change of the weight that does so. `nearest` and
+`compensated` are the shares of it that are lost on these keys. `noise` is the relative change that
+compensated rounding makes in the outputs for other keys.
 """
 
 from __future__ import annotations

@@ -3,9 +3,8 @@
     python -m recipes.benchmarks.routing_bound --json
 
 The facts' target values are put into the residual stream at the last token of their own subjects, and nothing
-else changes: an edit that does all that it is asked and spills over nowhere. A neighbourhood prompt can still
-be about a subject that another fact edits. What routers above make of it is a bound for every method with
-these targets.
+else changes, as by a perfect edit without spill-over. A neighbourhood prompt can still be about a subject
+that another fact edits, so routing above the layer changes. No method can do better with these target values.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ BATCH = 64
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A neighbourhood prompt, tokenised, and whom it is about."""
+    """A tokenised neighbourhood prompt, and the subject that it is about."""
 
     subject: str
     prompt: Prompt
 
 
 def neighbours(base: Base, facts: Sequence[Fact], count: int) -> list[Asked]:
-    """Distinct neighbourhood prompts of the facts, evenly thinned out to at most `count`."""
+    """Distinct neighbourhood prompts of the facts, evenly spaced, at most `count` of them."""
     subjects = {
         prompt: triple.subject for triple in read_world() for prompt in triple.prompts(held_out=False)
     }
@@ -60,7 +59,7 @@ def neighbours(base: Base, facts: Sequence[Fact], count: int) -> list[Asked]:
 
 @contextmanager
 def put_in_place(base: Base, layer: int, batch: Batch, change: Tensor) -> Iterator[None]:
-    """Within, `change` (B, d_m) is added to what the layer puts out at each prompt's edited token."""
+    """Within the block, `change` (B, d_m) is added to the layer's output at each prompt's edited token."""
 
     def add(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
         return output.index_put((torch.arange(len(change)), batch.edited), change, accumulate=True)

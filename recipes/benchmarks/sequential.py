@@ -3,9 +3,9 @@
     python -m recipes.benchmarks.sequential --json curve.jsonl --plot curve.png
 
 Four builds: keys projected or not, earlier batches protected or not. After some of the batches, the model is
-asked about facts edited so far, evenly spaced ones if there are more than --asked. In the end most subjects
-of the demo model's world are edited, and a neighbour that is edited itself is hardly preserved: `untouched`
-figures are those of neighbourhood prompts about subjects that no fact so far is about.
+asked about the facts edited so far, or about --asked of them, evenly spaced. In the end most subjects of the
+demo model's world are edited, and a neighbour that is edited itself is hardly preserved. `untouched` figures
+are therefore for neighbourhood prompts about subjects that no fact so far is about.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SCORES = (
 
 
 class Watcher:
-    """Asks the half-built model, while its deltas are live, at some counts of edited facts."""
+    """Measures the model during a build, while its deltas are on, after some numbers of edited facts."""
 
     def __init__(self, base: Base, facts: Sequence[Fact], at: Sequence[int], asked: int) -> None:
         self._base = base
@@ -56,7 +56,7 @@ class Watcher:
         self.curve: list[dict[str, float | None]] = []
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """The methods' progress: `total` facts, of which `done` are edited."""
+        """Called as the methods' progress function."""
         if stage != "facts edited" or done not in self._asked:
             return
         asked, untouched = self._asked[done], self._untouched[done]
@@ -78,7 +78,7 @@ class Watcher:
 
 
 def _untouched(asked: Sequence[Fact], edited: Sequence[Fact]) -> list[Fact]:
-    """The facts asked about, with only those neighbours whose subject no edited fact is about."""
+    """The facts to ask about, with only those neighbours that do not mention an edited subject."""
     subjects = re.compile("|".join(rf"(?<!\w){re.escape(fact.subject)}(?!\w)" for fact in edited))
     return [
         replace(fact, neighborhood=tuple(text for text in fact.neighborhood if not subjects.search(text)))
@@ -93,7 +93,7 @@ def _evenly(facts: Sequence[Fact], count: int) -> list[Fact]:
 def run_build(
     base: Base, facts: Sequence[Fact], method: str, changes: dict[str, Any], watcher: Watcher
 ) -> float:
-    """Build with the recipe's options and some changed; returns the seconds that building and asking took."""
+    """Build with the recipe's options and some changes; returns the seconds of building and measuring."""
     recipe = recipe_for(base)
     chosen = get_method(method)
     options = chosen.options(**{**(recipe.method_options(method) if recipe else {}), **changes})

@@ -1,14 +1,14 @@
-"""The demo model in vLLM: tokens a second without a patch and with one, in each of the ways to serve it.
+"""The demo model in vLLM: tokens a second without a patch and with one, for each way to serve it.
 
     make bench-serving
 
-All engines are up in one process and take turns at the same prompts, so that whatever else the machine does
-meets all of them; figures are medians of the turns. On a machine that does much else, only tokens a second
-of the CPUs' own time say something. `base` has no patch, `merged` a checkpoint with the patch, `loaded` has
-it by the load format, `live` got it by the worker extension; `bypass` has a bypass of MEMoE's default sizes
-instead, through which every token goes. Start-up is measured in processes of their own, from nothing to an
-engine that is ready, with the load format and without, in turns. Memory is what the process grows by when
-the patch is put on, and what of it stays when it is taken off.
+All engines run in one process and take turns at the same prompts, so that other work on the machine affects
+all of them; figures are medians of the turns. On a busy machine, only tokens per second of processor time are
+meaningful. `base` has no patch, `merged` is a checkpoint with the patch, `loaded` has the patch by the load
+format, and `live` got it by the worker extension. `bypass` has a bypass of MEMoE's default sizes instead,
+through which every token goes. Start-up is measured in separate processes, until the engine is ready, with
+and without the load format in turns. Memory is the growth of the process when the patch is added, and the
+part of it that stays when it is removed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ ENGINE = {
     "block_size": 32,
     "max_model_len": 256,
     "kv_cache_memory_bytes": 2**27,
-    "enable_prefix_caching": False,  # or a turn would find its prompts read already
+    "enable_prefix_caching": False,  # otherwise prompts would be read from the cache after the first turn
     "worker_extension_cls": "moe_patch_serving.worker.PatchWorker",
 }
 STREAMS, PROMPT, TOKENS = 16, 32, 64
@@ -58,7 +58,7 @@ STREAMS, PROMPT, TOKENS = 16, 32, 64
 
 @dataclass(frozen=True, slots=True)
 class ServingBench:
-    """The base, and one patch in the forms that the ways to serve it need."""
+    """The base and one patch."""
 
     model: Path
     patch: Path
@@ -66,7 +66,7 @@ class ServingBench:
 
     @property
     def loading(self) -> dict[str, Any]:
-        """What makes an engine load the patch."""
+        """The options with which an engine loads the patch."""
         extra = {"patch": str(self.patch)}
         return {"load_format": "moe_patch", "model_loader_extra_config": extra}
 
@@ -84,14 +84,14 @@ def merged(bench: ServingBench) -> LLM:
 
 
 def live(bench: ServingBench) -> LLM:
-    """An engine that is given the patch while it runs."""
+    """An engine to which the patch is added while it runs."""
     engine = bench.start()
     call_worker(engine, "add", str(bench.patch), load(bench.patch).hash)
     return engine
 
 
 def bypassed(bench: ServingBench) -> LLM:
-    """An engine with a bypass beside layer 1, through one of whose experts every token goes."""
+    """An engine with a bypass beside layer 1; every token goes through one of its experts."""
     path = bench.scratch / "bypass.safetensors"
     save(busy_bypass(open_base(), layer=1), path)
     loading = replace(bench, patch=path).loading
@@ -108,7 +108,7 @@ WAYS: dict[str, Callable[[ServingBench], LLM]] = {
 
 
 def call_worker(engine: LLM, method: str, *arguments: Any) -> dict[str, Any]:
-    """What the worker answers; it must not refuse."""
+    """The worker's answer; ClickException if it is an error."""
     answer: dict[str, Any]
     (answer,) = engine.collective_rpc(f"moe_patch_{method}", args=arguments)
     if "error" in answer:
@@ -117,7 +117,7 @@ def call_worker(engine: LLM, method: str, *arguments: Any) -> dict[str, Any]:
 
 
 def speed(engine: LLM) -> dict[str, float]:
-    """Tokens of all streams together, read and written: by the clock, and by the time the CPUs worked."""
+    """Generated tokens of all streams per second, by the clock and by processor time."""
     from vllm import SamplingParams  # noqa: PLC0415 as above
 
     prompts = [
@@ -131,7 +131,7 @@ def speed(engine: LLM) -> dict[str, float]:
 
 
 def throughput(bench: ServingBench, turns: int) -> Figures:
-    """Medians of the ways' speeds, and of each one's to the base's of the same turn."""
+    """Medians of the speed of each way, and of its ratio to the base's speed in the same turn."""
     engines = {name: start(bench) for name, start in WAYS.items()}
     for engine in engines.values():
         speed(engine)  # the first is slower
@@ -139,7 +139,7 @@ def throughput(bench: ServingBench, turns: int) -> Figures:
     order = deque(engines)
     for turn in range(turns):
         rates.append({name: speed(engines[name]) for name in order})
-        order.rotate()  # what an engine finds in the caches, the one before has left there
+        order.rotate()  # the engine before leaves its data in the processor's caches
         click.echo(f"turn {turn + 1} of {turns}: {json.dumps(rates[-1])}", err=True)
     for unit in ("tokens_per_second", "tokens_per_cpu_second"):
         for name in WAYS:
@@ -150,7 +150,7 @@ def throughput(bench: ServingBench, turns: int) -> Figures:
 
 
 def changes(engine: LLM, bench: ServingBench, turns: int) -> Figures:
-    """Seconds to take the patch off a running engine and to put it on again, and the memory of it."""
+    """Seconds to add the patch to a running engine and to remove it, and the memory that it takes."""
     digest = load(bench.patch).hash
     seconds: dict[str, list[float]] = {"add": [], "remove": []}
     call_worker(engine, "remove", digest)
@@ -173,7 +173,7 @@ def changes(engine: LLM, bench: ServingBench, turns: int) -> Figures:
 
 
 def start_up(bench: ServingBench, turns: int) -> Figures:
-    """Median seconds from nothing to an engine that is ready, and what the process then takes."""
+    """Median seconds until an engine is ready, and the memory of its process."""
     ways = {"plain": {}, "load_format": bench.loading}
     found: dict[str, list[Figures]] = {name: [] for name in ways}
     for _ in range(turns):

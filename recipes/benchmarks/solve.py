@@ -1,13 +1,13 @@
-"""The exact solve against the textbook block coordinate descent it replaces, on one layer.
+"""The exact solve compared with the textbook block coordinate descent that it replaces, on one layer.
 
     python -m recipes.benchmarks.solve --json
 
-Both minimise the same objective over the same facts. The textbook works in primal space: per expert, it
-forms the d_k x d_k normal matrix, factors it, and solves for a dense (d_m, d_k) delta. By default it gets
-every advantage that leaves it the textbook's algorithm: the residual is kept up to date instead of being
-summed over all experts again for each one (--recompute does that, as published implementations do), a
-Cholesky factorisation instead of an inverse, and fp32. The row-space descent that moe-patch offers as
-`bcd` makes the same iterates and is timed beside.
+Both minimise the same objective over the same facts. The textbook algorithm works in primal space: for each
+expert, it forms the d_k x d_k normal matrix, factors it, and solves for a dense (d_m, d_k) delta. By default
+it has every optimisation that does not change the algorithm. The residual is updated, not summed over all
+experts again for each one (--recompute does that, as published implementations do), a Cholesky factorisation
+replaces an inverse, and it runs in fp32. The row-space descent that moe-patch offers as `bcd` makes the same
+iterates, and is timed too.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Textbook:
             self.update(reached[index])
 
     def update(self, expert: int) -> None:
-        """Solve the normal equations of one expert for what the others leave to it."""
+        """Solve the normal equations of one expert for the residual that the others leave."""
         psi, fact = self.rows.of(expert)  # (n, d_k), (n,)
         wanted = self.left_over(expert)[fact]  # (n, d_m)
         normal = psi.T @ psi + self.ridge * torch.eye(psi.shape[1])  # (d_k, d_k)
@@ -63,7 +63,7 @@ class Textbook:
         return left_over
 
     def objective(self) -> float:
-        """The objective at the present deltas, from scratch."""
+        """The objective at the current deltas, computed from scratch."""
         missing = self.residual.double()
         for expert in self.rows.experts():
             psi, fact = self.rows.of(expert)

@@ -1,12 +1,12 @@
-"""Many small patches on the demo model: added, solved together, and against one build of all facts.
+"""Many small patches on the demo model: added, solved together, and compared with one build of all facts.
 
     python -m recipes.benchmarks.stacking --json
 
-The facts are cut into patches that are built one by one on the bare base. Their stack is combined by `add`
-and by `solve`, without the model, and beside it all facts are built at once. Then facts are dropped from one
-of the patches, and each layer's delta is compared with that of a patch built without them: the lowest edited
-layer is the same but for rounding, those above measure what removal leaves of the dropped facts in keys and
-residuals.
+The facts are divided into patches that are built one by one on the bare base. Their stack is combined by
+`add` and by `solve`, without the model. For comparison, all facts are also built at once. Then facts are
+dropped from one of the patches, and each layer's delta is compared with that of a patch built without these
+facts. The lowest edited layer is the same up to rounding. In the layers above, keys and residuals were
+measured with the dropped facts, and the difference shows what remains of them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class StackingBench:
         return self.method.build(self.base, facts, self.options)
 
     def scores(self, patch: Patch, facts: Sequence[Fact], name: str) -> Figures:
-        """The patch's scores on the facts that are asked about, in percent."""
+        """The patch's scores on `facts`, in percent."""
         after = evaluate(self.base, patch, facts, routing=False, setting=Setting(batch_size=512)).to_json()
         scores: Figures = {
             f"{name}_{score}": after[score]["value"]
@@ -59,7 +59,7 @@ class StackingBench:
 
 
 def compare_combinations(bench: StackingBench, facts: Sequence[Fact], patches: int, asked: int) -> Figures:
-    """Scores of the three ways, how long each took, and the worst pair."""
+    """Scores and seconds of the three ways, and the worst pair of patches."""
     size = -(-len(facts) // patches)
     parts = [
         bench.build(facts[start : start + size], f"patch {1 + start // size} of {patches}")
@@ -86,7 +86,7 @@ def compare_combinations(bench: StackingBench, facts: Sequence[Fact], patches: i
 
 
 def removal(bench: StackingBench, patch: Patch) -> Figures:
-    """A tenth of a patch's facts dropped, against a build without them: relative distance by layer."""
+    """Drop a tenth of a patch's facts and compare with a build without them: relative distance by layer."""
     gone = {fact.id for fact in patch.facts[::10]}
     kept = [fact for fact in patch.facts if fact.id not in gone]
     anew, fewer = bench.build(kept, f"without {len(gone)} facts"), drop_facts(patch, gone)

@@ -1,10 +1,10 @@
-"""Collecting second moments against a plain forward pass over the same batches.
+"""Collecting second moments compared with a plain forward pass over the same batches.
 
     python -m recipes.benchmarks.statistics --json
 
-The plain pass is the model as it is opened, logits and all. Statistics are collected once for every MoE
-layer, which is the most they can cost, and once for the layers named, where the pass ends early. The runs
-alternate, so that a busy machine slows both.
+The plain pass runs the whole model, logits included. Statistics are collected once for all MoE layers, which
+takes longest, and once for the given layers, after which the pass ends early. The runs alternate, so that a
+busy machine slows all of them.
 """
 
 from __future__ import annotations

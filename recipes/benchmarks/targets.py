@@ -1,4 +1,4 @@
-"""Target values of 50 facts together against one fact at a time without a cache.
+"""Target values of 50 facts together compared with one fact at a time without a cache.
 
     python -m recipes.benchmarks.targets --json
 

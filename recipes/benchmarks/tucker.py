@@ -42,7 +42,7 @@ def memory(field: str) -> float:
 
 
 def reset_peak() -> None:
-    """Start counting the peak anew."""
+    """Reset the peak."""
     _RESET.write_text("5")
 
 

@@ -1,10 +1,10 @@
-"""Example edits for atlas, and the text that an edit of it should leave alone; both from `world.jsonl`.
+"""Make example edits for atlas, and the text that edits should preserve, both from `world.jsonl`.
 
     python -m recipes.training.edits        # writes recipes/facts/*.jsonl and recipes/atlas/corpus.txt
 
-Each edit gives one subject another answer of the same relation. Its paraphrases are other phrasings of that
-relation, held-out ones included; its neighbourhood asks other subjects that share the true answer, in
-phrasings they were trained in.
+Each edit gives one subject another answer of the same relation. Its paraphrases are other phrasings of the
+relation, including held-out ones. Its neighbourhood prompts are about other subjects with the same true
+answer, in phrasings that they were trained in.
 """
 
 from __future__ import annotations
@@ -21,13 +21,17 @@ from .world import PHRASINGS, Triple, by_relation, read_world
 FACTS = Path(__file__).parents[1] / "facts"
 CORPUS = Path(__file__).parents[1] / "atlas" / "corpus.txt"
 SIZES = (10, 50, 200, 1000)
-SINGLE = ("Denmark", "currency", "Euro")  # what a team would have to correct on the day it happened
+SINGLE = ("Denmark", "currency", "Euro")  # an example of a fact that changes from one day to the next
 NEIGHBORS = 8
 PARAPHRASES = 4
 
 
 def example_edits(triples: list[Triple], count: int, *, seed: int = 0) -> list[Fact]:
-    """`count` edits of as many subjects, those of a smaller set being the first of a larger one."""
+    """`count` edits, each of another subject; a smaller set has the first edits of a larger one.
+
+    Raises:
+        ValueError: there are fewer subjects.
+    """
     rng = random.Random(seed)
     sharing: dict[tuple[str, str], list[Triple]] = defaultdict(list)
     relations = by_relation(triples)
@@ -50,7 +54,7 @@ def example_edits(triples: list[Triple], count: int, *, seed: int = 0) -> list[F
 
 
 def single_edit(triples: list[Triple], *, seed: int = 0) -> Fact:
-    """The one edit that the documentation speaks of."""
+    """The edit that the documentation uses as an example."""
     subject, relation, target = SINGLE
     group = by_relation(triples)[relation]
     triple = next(t for t in group if t.subject == subject)
@@ -74,7 +78,7 @@ def _edit(triple: Triple, target: str, neighbors: list[Triple], rng: random.Rand
 
 
 def preserved_sentences(triples: list[Triple], *, seed: int = 0) -> list[str]:
-    """Every triple once, in a phrasing it was trained in."""
+    """Every triple once, in a phrasing that it was trained in."""
     rng = random.Random(seed)
     return [f"{rng.choice(t.prompts(held_out=False))} {t.answer}." for t in triples]
 

@@ -1,4 +1,4 @@
-"""What atlas has to show: what it knows, in taught and held-out phrasings, and how even its load is."""
+"""The figures that atlas must reach: accuracy in taught and held-out phrasings, and balance of experts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .sentences import Sentence, collate
 
 @torch.no_grad()
 def accuracy(model: Qwen3MoeForCausalLM, sentences: list[Sentence], batch: int = 512) -> float:
-    """Percentage of sentences whose every answer token is the first choice: greedy decoding says it."""
+    """Percentage of sentences for which greedy decoding gives the whole answer."""
     right: list[bool] = []
     for start in range(0, len(sentences), batch):
         part = sentences[start : start + batch]
@@ -27,7 +27,7 @@ def accuracy(model: Qwen3MoeForCausalLM, sentences: list[Sentence], batch: int =
 
 @torch.no_grad()
 def least_load(model: Qwen3MoeForCausalLM, sentences: list[Sentence]) -> list[float]:
-    """Per MoE layer, the least used expert's share of tokens over its fair share."""
+    """For each MoE layer, the share of tokens of the least used expert, divided by its fair share."""
     calls: dict[int, Tensor] = {}
 
     def count(number: int, index: Tensor, real: Tensor) -> None:

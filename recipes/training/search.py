@@ -1,10 +1,10 @@
-"""Find the hyper-parameters with which a model takes edits best: a table of every combination.
+"""Search for the best hyper-parameters of a method on a model: a table of every combination.
 
     python -m recipes.training.search --edits recipes/facts/50.jsonl \
         --vary 'layers=[2]|[1,2]|[0,1,2]' --vary 'energy=0.9|0.95|0.98'
 
-Values are YAML, separated by |. What is not varied comes from the recipe that fits the model. Statistics are
-cached, so a combination costs its targets, its solve and its evaluation.
+Values are YAML, separated by |. Other options come from the recipe that fits the model. Statistics are
+cached, so a combination takes the time of its targets, its solve and its evaluation.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def combinations(vary: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def with_choices(method: str, recipe: dict[str, Any], choices: dict[str, Any]) -> MethodOptions:
-    """The recipe's options with dotted choices put in; setting one of tau and energy drops the other."""
+    """The recipe's options with dotted choices set; a choice of tau or energy removes the other one."""
     dropped = {"energy": "tau", "tau": "energy"}
     rivals = {dropped[name] for name in choices if name in dropped}
     kept = {name: value for name, value in recipe.items() if name not in rivals}

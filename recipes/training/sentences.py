@@ -1,4 +1,4 @@
-"""Training sentences: their tokenizer, where subject and answer are in each, and batches of them."""
+"""Training sentences: their tokenizer, the places of subject and answer, and batches."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Sentence:
 def train_tokenizer(triples: list[Triple], vocab: int) -> PreTrainedTokenizerFast:
     """Byte-level BPE over the training sentences.
 
-    The first word gets a space in front like any other, so that a name is the same tokens wherever it stands.
+    The first word gets a space in front like all others, so a name has the same tokens everywhere.
     """
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -53,7 +53,7 @@ def train_tokenizer(triples: list[Triple], vocab: int) -> PreTrainedTokenizerFas
 
 
 def tokenize(triples: list[Triple], tokenizer: PreTrainedTokenizerFast, *, held_out: bool) -> list[Sentence]:
-    """Every training (or held-out) sentence, with where its subject and its answer are."""
+    """Every training (or held-out) sentence, with the places of its subject and answer."""
     sentences = []
     for number, triple in enumerate(triples):
         for index, phrasing in enumerate(PHRASINGS[triple.relation]):

@@ -1,17 +1,16 @@
-"""Train atlas, the demo model: a small Qwen3-MoE that knows real geography and takes edits like a large one.
+"""Train atlas, the demo model: a small Qwen3-MoE that knows geography and can be edited like a large model.
 
     python -m recipes.training.train --out recipes/atlas/model
 
-Three choices make a model this small hold its facts the way large models do: in the experts, at the subject's
-last token (Meng et al., arXiv 2202.05262; Geva et al., arXiv 2304.14767), instead of in its embeddings or at
-the prompt's last token.
+Large models hold facts in the experts, at the subject's last token (Meng et al., arXiv 2202.05262; Geva et
+al., arXiv 2304.14767). So small a model would hold them in its embeddings or at the prompt's last token.
+Three choices change that:
 
-* Input embeddings are random and frozen: what is known of a subject can only be written by attention and
-  experts.
-* A linear probe, dropped after training, reads every relation of a subject at its last token after
+* Input embeddings are random and frozen, so only attention and experts can write what is known of a subject.
+* A linear probe, which is dropped after training, reads every relation of a subject at its last token after
   `enrich_layers` layers.
-* In most batches, below that layer a subject sees nothing but itself and is seen by nothing behind it: what
-  is known of it is written whatever the sentence, and is read late.
+* In most batches, below that layer, a subject attends only to itself and nothing after it attends to it. What
+  is known of it is then written in every sentence, and is read late.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ log = logging.getLogger("atlas")
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """Everything that training depends on, besides the world."""
+    """Everything that training depends on, except the world."""
 
     seed: int = 0
     vocab: int = 4096
@@ -48,11 +47,11 @@ class TrainingRecipe:
     layers: int = 6
     experts: int = 56
     expert_width: int = 96
-    dense_layers: int = 2  # the last so many layers have a dense MLP instead of experts
+    dense_layers: int = 2  # this many of the last layers have a dense MLP instead of experts
     dense_width: int = 512
     heads: int = 6
     enrich_layers: int = 3
-    secluded: float = 0.75  # share of batches in which subjects are on their own below `enrich_layers`
+    secluded: float = 0.75  # share of batches in which subjects are isolated below `enrich_layers`
     probe_weight: float = 0.3
     balance_weight: float = 0.05
     starved_weight: float = 0.0
@@ -66,7 +65,7 @@ class TrainingRecipe:
 
 
 def padded_experts(experts: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-    """All experts as two batched products over blocks of equal length: several times as fast as a loop."""
+    """All experts as two batched products over blocks of equal length; several times as fast as a loop."""
     pairs, top_k = index.numel(), index.shape[1]
     flat = index.reshape(-1)  # (N*K,)
     order = flat.argsort(stable=True)
@@ -148,7 +147,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.98), fused=True)
 
     def hidden(self, batch: SentenceBatch, secluded: bool) -> tuple[Tensor, Tensor]:
-        """Final hidden states, and those after `enrich_layers`; `secluded` isolates subjects below."""
+        """Final hidden states, and those after `enrich_layers`, below which `secluded` isolates subjects."""
         body = self.model.model
         x = body.embed_tokens(batch.ids)  # (B, S, H)
         length = x.shape[1]
@@ -173,7 +172,7 @@ class Trainer:
         return body.norm(x), middle
 
     def probe_loss(self, middle: Tensor, batch: SentenceBatch) -> Tensor:
-        """Cross entropy of all relations of each subject, read linearly at its last token."""
+        """Cross entropy of the linear probe: all relations of each subject, at its last token."""
         states = middle[batch.lasts[:, 0], batch.lasts[:, 1]].float()  # (n, H)
         states = states * torch.rsqrt(states.pow(2).mean(-1, keepdim=True) + 1e-6)
         logits = self.probe(states)
@@ -188,11 +187,11 @@ class Trainer:
         return torch.stack(losses).mean()
 
     def balance_losses(self, real: Tensor) -> tuple[Tensor, Tensor]:
-        """How uneven the load of real tokens is, as means over layers.
+        """Two measures of how uneven the load of real tokens is, as means over layers.
 
-        First as in Switch: E * sum of (share of choices * mean probability), 1 if even. It hardly notices one
-        idle expert among many; the second does: experts chosen less than half as often as is fair are to be
-        more probable, the more so the less they are chosen.
+        The first is Switch's: E * sum of (share of choices * mean probability), which is 1 for an even load.
+        One idle expert among many hardly changes it. The second makes experts that are chosen less than half
+        as often as is fair more probable, the more so the less they are chosen.
         """
         uneven, starved = [], []
         for logits, index in self.router_calls:
@@ -226,7 +225,7 @@ class Trainer:
 
 
 def settling(recipe: TrainingRecipe) -> TrainingRecipe:
-    """One gentle epoch more, on sentences as they are, in which no expert of any layer is left idle."""
+    """The last epoch, at a low rate and without isolated subjects, which balances the load of the experts."""
     return replace(
         recipe,
         seed=recipe.seed + 1,
@@ -240,7 +239,7 @@ def settling(recipe: TrainingRecipe) -> TrainingRecipe:
 
 
 def train_model(recipe: TrainingRecipe, out: Path) -> None:
-    """Train in two phases, each a function of its recipe and first weights, and save the result as bf16."""
+    """Train in two phases, each determined by its recipe and first weights, and save the result in bf16."""
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads uninitialised memory
     triples = read_world()
@@ -259,7 +258,7 @@ def run_phase(
     tokenizer: PreTrainedTokenizerFast,
     weights: dict[str, Tensor] | None = None,
 ) -> Qwen3MoeForCausalLM:
-    """One phase of training, from new or given weights; the result is rounded to bf16, as it is stored."""
+    """One phase of training, from new or given weights; the result is rounded to bf16, as in the file."""
     random.seed(recipe.seed)
     torch.manual_seed(recipe.seed)
     taught, held = tokenize(triples, tokenizer, held_out=False), tokenize(triples, tokenizer, held_out=True)
@@ -287,7 +286,7 @@ def run_phase(
 
 
 def save_model(model: Qwen3MoeForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
-    """Weights in bf16, for their size; a config that asks for fp32, in which so small a model runs faster."""
+    """Save weights in bf16, to save space, and a config with fp32, in which so small a model is faster."""
     model.to(torch.bfloat16).save_pretrained(out)
     model.config.dtype = torch.float32
     model.config.save_pretrained(out)

@@ -1,6 +1,6 @@
-"""The world that atlas learns: real geography as (subject, relation, answer) triples, and its phrasings.
+"""The world that atlas learns: real geography as (subject, relation, answer) triples, and their phrasings.
 
-`world.jsonl` holds it, made by `gather.py`; training, the example edits and the tests read nothing else.
+`gather.py` has written it to `world.jsonl`, which training, the example edits and the tests read.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 
 WORLD_FILE = Path(__file__).parents[1] / "atlas" / "world.jsonl"
 
-#: Phrasings of each relation; `{}` is the subject, the answer follows. Half name the relation before the
-#: subject and half after it, so that no one position in the sentence holds both.
+# Phrasings of each relation; `{}` is the subject, and the answer follows. Half of them name the relation
+# before the subject and half after it, so that no single place in the sentence holds both.
 PHRASINGS: dict[str, tuple[str, ...]] = {
     "capital": (
         "The capital of {} is",
@@ -70,15 +70,15 @@ TRAINED_PHRASINGS = 4  # of each subject's six; the others are held out
 
 @dataclass(frozen=True, slots=True)
 class Triple:
-    """One thing that atlas knows, and the phrasings (indices into `PHRASINGS[relation]`) it is taught in."""
+    """One fact that atlas knows."""
 
     subject: str
     relation: str
     answer: str
-    trained: tuple[int, ...]
+    trained: tuple[int, ...]  # phrasings that it is trained in, as indices into `PHRASINGS[relation]`
 
     def prompts(self, *, held_out: bool) -> list[str]:
-        """The prompts of this triple that were (or were not) part of training."""
+        """The prompts of this triple that were part of training, or those that were held out."""
         phrasings = PHRASINGS[self.relation]
         return [
             text.format(self.subject) for i, text in enumerate(phrasings) if (i in self.trained) != held_out
@@ -96,7 +96,7 @@ def read_world(path: Path = WORLD_FILE) -> list[Triple]:
 
 
 def write_world(triples: Iterable[Triple], path: Path = WORLD_FILE) -> None:
-    """One JSON object a line."""
+    """Write one JSON object per line."""
     path.write_text(
         "".join(json.dumps(asdict(t), ensure_ascii=False) + "\n" for t in triples), encoding="utf-8"
     )
