@@ -18,6 +18,8 @@ from moe_patch.base.gain import residual_gain
 from moe_patch.base.model import Base
 from tests.tiny import CONFIGS, dense_delta, tiny_base, tiny_batch, tiny_patch
 
+ROUNDING = 4e-5  # four times what two orders of summation were seen to differ by (MKL_CBWR=COMPATIBLE)
+
 LAYOUTS = {
     "square-out_in": ("qwen3_moe", {"moe_intermediate_size": 32}),
     "oblong-in_out": ("gpt_oss", {"intermediate_size": 48}),
@@ -95,7 +97,7 @@ def test_logits_equal_eager(base: Base) -> None:
         found = output(base, ids, mask)
     assert heard
     assert expected.std() > 0.1
-    torch.testing.assert_close(found, expected, atol=2e-6, rtol=0)
+    torch.testing.assert_close(found, expected, atol=ROUNDING, rtol=0)
 
 
 def test_keys_equal_a_recomputation_from_the_weights(base: Base) -> None:
@@ -109,7 +111,7 @@ def test_keys_equal_a_recomputation_from_the_weights(base: Base) -> None:
         keys = every_key(base.model.config.get_text_config().model_type, layer.experts, hidden)  # (N, E, d_k)
         expected = keys[torch.arange(len(keys))[:, None], chosen]  # (N, K, d_k)
         assert torch.equal(captured[index].experts, chosen)
-        torch.testing.assert_close(captured[index].keys, expected, atol=2e-6, rtol=2e-6)
+        torch.testing.assert_close(captured[index].keys, expected, atol=ROUNDING, rtol=2e-6)
 
 
 def test_keys_and_gates_rebuild_the_experts_output(base: Base) -> None:
@@ -139,7 +141,7 @@ def test_routing_is_the_routers_own(base: Base) -> None:
     for index, routing in captured.items():
         _, chosen, gates, _ = (part[mask.reshape(-1).bool()] for part in calls[index])
         assert torch.equal(routing.experts, chosen)
-        torch.testing.assert_close(routing.gates, gates, atol=1e-6, rtol=0)
+        torch.testing.assert_close(routing.gates, gates, atol=1e-5, rtol=0)
         assert routing.scores is None or routing.scores.shape == (
             int(mask.sum()),
             base.layer(index).num_experts,
