@@ -89,5 +89,5 @@ def test_a_bypass_leaves_alone_what_is_to_be_kept(base: Base, build: Build) -> N
 
 def test_a_bypass_without_a_gate_cannot_keep_anything(base: Base) -> None:
     memoe = get_method("memoe")
-    with pytest.raises(ConfigError, match=r"fact country/\S+ asks to keep"):
+    with pytest.raises(ConfigError, match=r"fact country/\S+ has `keep` prompts"):
         memoe.build(base, KEEPING, memoe.options(layer=1, scope_gate=False, balance=False))

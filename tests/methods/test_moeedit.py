@@ -255,7 +255,7 @@ def test_what_cannot_be_built() -> None:
 
 @pytest.mark.parametrize("model_type", sorted(CONFIGS.keys() & {"muse_spark_text", "deepseek_v4"}))
 def test_models_without_one_residual_stream_of_the_experts_width(model_type: str) -> None:
-    message = r"vectors of width 16, not of the residual stream's 32|expected one residual stream"
+    message = r"an output of width 16, but the residual stream has 32|expected one residual stream"
     with pytest.raises((ModelError, TargetError), match=message):
         build(tiny_base(model_type), facts(1))
 

@@ -320,9 +320,9 @@ def test_losses_are_those_of_the_model_as_it_is(base: Base) -> None:
 
 
 @pytest.mark.quality
-def test_gradients_are_wanted_even_where_they_are_switched_off(base: Base) -> None:
+def test_gradients_are_wanted_even_where_they_are_switched_off() -> None:
     with torch.no_grad():
-        found = find_targets(base, FACTS[:1], LAYER, QUICK.model_copy(update={"steps": 20}))
+        found = find_targets(taught_base(), FACTS[:1], LAYER, QUICK.model_copy(update={"steps": 20}))
     at_most("share of the loss that is left", found.loss_after[0] / found.loss_before[0], 1.0)
 
 
