@@ -12,6 +12,7 @@
 #                                        NEWEST_TORCH=torch for the newest torch too, which takes gigabytes
 #   make test-quality                    the tests of quality figures, with instructions that every processor has
 #   make test-serving                    the tests that drive a real vLLM, on the CPU; SERVING_ARGS= for slow ones too
+#   make lint-serving                    the types of serving/, checked against those of vLLM
 #   make margins                         docs/margins.md: how far values are from the bounds in tests
 #   make graph                           figures of the import graph: floors, back arrows, files in the root
 #   make lock                            renew both locks and the upper bounds in pyproject.toml; with LOCK_ARGS=--keep
@@ -122,10 +123,10 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 # Serving is typed by what vLLM says of itself, and imported by another name than its folder has.
-lint-serving: $(VLLM_VENV)/.installed
+lint-serving: $(VENV)/.installed $(VLLM_VENV)/.installed
 	@mkdir -p build/mypy
 	@ln -sfn ../../serving build/mypy/moe_patch_serving
-	MYPYPATH=build/mypy $(VLLM_BIN)/mypy -p moe_patch_serving
+	MYPYPATH=build/mypy $(BIN)/mypy --python-executable $(VLLM_BIN)/python -p moe_patch_serving
 
 graph: $(VENV)/.installed
 	$(BIN)/python .ci/graph.py
