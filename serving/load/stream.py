@@ -10,7 +10,6 @@ from torch import Tensor
 
 from moe_patch.apply.weights.summed import patched_weight
 from moe_patch.checkpoint import Checkpoint
-from moe_patch.checkpoint.quantised import QuantisedSlot
 from moe_patch.checkpoint.slot import Slot
 from moe_patch.errors import ModelError
 from moe_patch.patch import Patch, check_base
@@ -33,7 +32,6 @@ class PatchedStream:
 
         Raises:
             WrongBase: the checkpoint is not the base that the patch was built for.
-            ModelError: weights that the patch changes are quantised.
         """
         check_base(patch, checkpoint.fingerprint(patch.layers))
         self._patch, self._dtype, self._folder = patch, dtype, checkpoint.folder
@@ -41,11 +39,7 @@ class PatchedStream:
         for layer, delta in patch.layers.items():
             for expert in delta.experts():
                 slot = checkpoint.slots[layer][expert]
-                if isinstance(slot, QuantisedSlot):
-                    raise ModelError(
-                        f"{slot.name} of {checkpoint.folder} is quantised: the loader adds patches to plain "
-                        "weights only. Serve an unquantised base, or the patch as a LoRA adapter"
-                    )
+                assert isinstance(slot, Slot)  # checkpoints of quantised experts are refused at opening
                 self._due[slot.name][expert] = (layer, slot)
 
     def apply(self, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:

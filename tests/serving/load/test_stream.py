@@ -10,12 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from moe_patch.base.opening import open_base
 from moe_patch.checkpoint import Checkpoint, open_checkpoint, plan_merge
 from moe_patch.errors import ModelError, WrongBase
 from moe_patch_serving.load.stream import PatchedStream
 from tests.checkpoint.folders import opened, saved
-from tests.checkpoint.quantising import fp8_folder
 from tests.tiny import tiny_patch
 
 LAYOUTS = {  # model type: how its checkpoint stores down projections
@@ -57,14 +55,6 @@ def test_an_engine_that_computes_in_more_bits_than_are_stored_gets_them(tmp_path
     wide = {name for name, tensor in found.items() if tensor.dtype == torch.float32}
     assert wide == {checkpoint.slots[1][expert].name for expert in patch.layers[1].experts()}
     assert any(not torch.equal(found[name], found[name].bfloat16().float()) for name in wide)
-
-
-def test_quantised_experts_are_refused_with_what_to_do_instead(tmp_path: Path) -> None:
-    folder = fp8_folder(tmp_path / "base")
-    checkpoint = open_checkpoint(folder)
-    base = open_base(folder)
-    with pytest.raises(ModelError, match=r"quantised.*LoRA adapter"):
-        PatchedStream(checkpoint, tiny_patch(base, [1]), torch.bfloat16)
 
 
 def test_a_change_that_met_no_tensor_is_an_error(tmp_path: Path) -> None:
