@@ -28,16 +28,18 @@ def log_to_stderr(level: int) -> None:
     logger.handlers = [handler]
     logger.setLevel(level)
     logging.captureWarnings(True)
-    notices = logging.getLogger("py.warnings")
-    notices.handlers = [handler if level <= logging.INFO else logging.NullHandler()]
-    notices.propagate = False
+    warned = logging.getLogger("py.warnings")  # at the level WARNING, whatever their category
+    warned.handlers, warned.propagate = [handler], False
+    warned.setLevel(level)
+    warned.filters = [_NoNotices()] if level > logging.INFO else []
 
 
 class _NoNotices(logging.Filter):
-    """Filters out deprecation messages that a library logs instead of raising them as warnings."""
+    """Filters out deprecation messages, logged or warned. Other warnings pass."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return "deprecat" not in record.getMessage()
+        text = record.getMessage()
+        return not any(sign in text for sign in ("deprecat", "DeprecationWarning:", "FutureWarning:"))
 
 
 def hide_notices(library: str) -> None:

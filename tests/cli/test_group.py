@@ -64,6 +64,7 @@ hide_notices("underneath")
 warnings.warn("`old` is deprecated", FutureWarning)
 logging.getLogger("underneath.part").warning("`older` is deprecated")
 logging.getLogger("underneath.part").warning("the disk is full")
+warnings.warn("the weights are odd")
 """
 
 
@@ -73,6 +74,7 @@ def test_notices_of_the_libraries_underneath_are_for_developers(level: str, show
     said = subprocess.run(code, capture_output=True, text=True, check=True).stderr
     assert ("`old` is deprecated" in said, "`older` is deprecated" in said) == (shown, shown)
     assert "the disk is full" in said
+    assert "the weights are odd" in said
 
 
 def test_a_build_says_nothing_that_is_not_its_own(model: Path, edits: Path, tmp_path: Path) -> None:
