@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import Any
 
 from moe_patch.base.dense import DenseLayer
@@ -59,9 +58,3 @@ def settled_config(config: Any) -> dict[str, Any]:
         for key, value in settled.items()
         if key not in _VOLATILE_CONFIG and (key not in defaults or value != defaults[key])
     }
-
-
-def sha256_json(value: Any) -> str:
-    """SHA-256, as "sha256:...", of a value as JSON with sorted keys, no white space, and ASCII only."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from moe_patch.base.dense import DenseLayer, dense_layer
-from moe_patch.base.hashing import down_hash, settled_config, sha256_json
+from moe_patch.base.hashing import down_hash, settled_config
 from moe_patch.base.moe import MoELayer
 from moe_patch.errors import ModelError
 from moe_patch.patch import Fingerprint
+from moe_patch.patch.fingerprint import in_ranges, sha256_json
 
 
 @dataclass(slots=True)
@@ -61,7 +62,7 @@ class Base:
             )
         if index not in self.layers:
             raise ModelError(
-                f"layer {index} of {self.name} is dense; its MoE layers are {_ranges(self.layers)}"
+                f"layer {index} of {self.name} is dense; its MoE layers are {in_ranges(self.layers)}"
             )
         return self.layers[index]
 
@@ -99,14 +100,3 @@ class Base:
             experts={number: self._hashes[number] for number in numbers},
             shapes={number: self.feed_forward(number).shape for number in numbers},
         )
-
-
-def _ranges(numbers: Iterable[int]) -> str:
-    """[1, 2, 3, 7] as "1-3, 7"."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

@@ -9,7 +9,17 @@ from moe_patch.patch.delta import LayerDelta
 from moe_patch.patch.file import load, save
 from moe_patch.patch.fingerprint import Fingerprint
 from moe_patch.patch.header import HeaderLimits
-from moe_patch.patch.patch import Patch, check_base
+from moe_patch.patch.patch import Patch, check_base, check_touched
 from moe_patch.patch.schema import content_hash
 
-__all__ = ["Fingerprint", "HeaderLimits", "LayerDelta", "Patch", "check_base", "content_hash", "load", "save"]
+__all__ = [
+    "Fingerprint",
+    "HeaderLimits",
+    "LayerDelta",
+    "Patch",
+    "check_base",
+    "check_touched",
+    "content_hash",
+    "load",
+    "save",
+]

@@ -1,4 +1,4 @@
-"""Reading and writing patch files, format version 1 (`docs/format.md`)."""
+"""Reading and writing patch files, of format versions 1 and 2 (`docs/format.md`)."""
 
 from __future__ import annotations
 

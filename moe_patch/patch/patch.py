@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -16,8 +17,17 @@ from torch import Tensor
 from moe_patch.data.facts import Fact, fact_json
 from moe_patch.errors import WrongBase
 from moe_patch.patch.delta import LayerDelta, delta_from, delta_tensors
-from moe_patch.patch.fingerprint import Fingerprint, differences
-from moe_patch.patch.schema import FORMAT, Kind, Metadata, base_json, content_hash
+from moe_patch.patch.fingerprint import (
+    TEMPLATE,
+    TOKEN_PARTS,
+    Fingerprint,
+    differences,
+    token_differences,
+    touched_differences,
+)
+from moe_patch.patch.schema import FactSchema, Kind, Metadata, base_json, content_hash
+
+logger = logging.getLogger(__name__)
 
 _TOOLS = ("moe-patch", "torch", "transformers")
 
@@ -46,7 +56,9 @@ class Patch:
 
     `results` holds one JSON object for each fact, of what the build says about it, or nothing at all.
     `bypass` holds the tensors of a patch of kind "bypass", which has no `layers`. `parents` are the hashes
-    of the patches that this one was made from. Two patches are the same if their hashes are.
+    of the patches that this one was made from. `schema` is that of the file that the facts were read from; a
+    patch whose base has a fingerprint of format 1 cannot hold any but "native". Two patches are the same if
+    their hashes are.
     """
 
     kind: Kind
@@ -60,6 +72,7 @@ class Patch:
     created: str = field(default_factory=_now)
     parents: tuple[str, ...] = ()
     bypass: dict[str, Tensor] = field(default_factory=dict)
+    schema: FactSchema = "native"
 
     @cached_property
     def hash(self) -> str:
@@ -75,8 +88,8 @@ class Patch:
 
     def body(self) -> dict[str, JsonValue]:
         """The metadata of the patch but for its hash, as the file has it."""
-        return {
-            "format": FORMAT,
+        body: dict[str, JsonValue] = {
+            "format": self.base.format,
             "kind": self.kind,
             "method": self.method,
             "hyperparameters": self.hyperparameters,
@@ -88,6 +101,7 @@ class Patch:
             "created": self.created,
             "parents": list(self.parents),
         }
+        return body if self.base.format == 1 else body | {"schema": self.schema}
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of the patch by their names in the file, contiguous and on the CPU."""
@@ -121,16 +135,39 @@ def assemble_patch(metadata: Metadata, tensors: Mapping[str, Tensor]) -> Patch:
             for name, value in tensors.items()
             if name.startswith("bypass.")
         },
+        schema=metadata.fact_schema or "native",
     )
 
 
 def check_base(patch: Patch, found: Fingerprint) -> None:
     """Raise WrongBase unless `found` fingerprints the base that the patch was built for.
 
-    The message names everything that differs: architecture, config, sizes, and the layers whose expert
-    weights are others. `found` has to cover the layers that the patch edits.
+    The message names everything that differs: architecture, config, sizes, and the parts whose weights are
+    others. `found` has to be of the patch's format, and to cover the layers that the patch edits. Where what
+    tokens mean differs, that is logged, or refused for a patch that was built under another chat template.
     """
-    if differs := differences(patch.base, found, patch.base.experts):
+    _refuse(differences(patch.base, found, patch.base.experts))
+    if patch.base.format == 1:
+        logger.warning(
+            "patch %s is of format 1: only the down projections of its layers were compared with the model, "
+            "and not its attention, norms, routers, embeddings or tokens",
+            patch.hash,
+        )
+    unlike = token_differences(patch.base.tokens, found.tokens)
+    if TEMPLATE in unlike and patch.chat:
+        _refuse(["its chat template differs, and the patch was built under it"])
+    if unlike:
+        parts = ", ".join(TOKEN_PARTS[part] for part in unlike)
+        logger.warning("patch %s was built with a tokenizer that differs in: %s", patch.hash, parts)
+
+
+def check_touched(patch: Patch, found: Fingerprint) -> None:
+    """As `check_base`, for a fingerprint that covers nothing but the experts of the patch's layers."""
+    _refuse(touched_differences(patch.base, found, patch.base.experts))
+
+
+def _refuse(differs: list[str]) -> None:
+    if differs:
         raise WrongBase(
             f"the patch was built for another base than this model: {'; '.join(differs)}. "
             "Open the model that the patch was built on, unedited and of the same revision"

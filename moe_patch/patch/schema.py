@@ -15,13 +15,18 @@ from moe_patch.data.facts import Fact, FactRecord
 from moe_patch.errors import FactError, MalformedMetadata, PatchError, UnknownFormat
 from moe_patch.io import strict_json
 from moe_patch.io.closed_schema import ClosedSchema
-from moe_patch.patch.fingerprint import Fingerprint
+from moe_patch.patch.fingerprint import TOKEN_PARTS, Fingerprint
 from moe_patch.patch.header import DTYPES
 
-FORMAT = 1
+FORMATS = (1, 2)
 METADATA_KEY = "moe_patch"
 
 Kind = Literal["delta", "bypass"]
+
+FactSchema = Literal[
+    "native", "counterfact", "zsre-answers", "zsre-alt", "knowedit", "qaedit", "wikibigedit", "knowgic"
+]
+"""The schema of the file that a patch's facts were read from. How they are scored follows from it."""
 
 
 def _moment(text: str) -> str:
@@ -33,6 +38,8 @@ def _moment(text: str) -> str:
 
 Sha256 = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Layer = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,5})$")]
+Node = Annotated[str, Field(pattern=r"^(embeddings|head|towers|0|[1-9][0-9]{0,5})$")]
+TokenPart = Annotated[str, Field(pattern=f"^({'|'.join(TOKEN_PARTS)})$")]
 Moment = Annotated[str, AfterValidator(_moment)]
 Side = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Name = Annotated[str, Field(min_length=1)]
@@ -40,7 +47,7 @@ Ridge = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class BaseLayer(ClosedSchema):
-    """A layer of the base: its shape [E, d_m, d_k] and the hash of its down projections."""
+    """An edited layer of the base: its shape [E, d_m, d_k] and the hash of its down projections."""
 
     shape: Annotated[list[Side], Field(min_length=3, max_length=3)]
     experts: Sha256
@@ -53,12 +60,28 @@ class BaseLayer(ClosedSchema):
 
 
 class BaseRecord(ClosedSchema):
-    """The fingerprint of the base."""
+    """The fingerprint of the base. `nodes` and `tokens` are those of format 2, and empty in format 1."""
 
     model_type: Name
     config: Sha256
     index: Sha256
     layers: dict[Layer, BaseLayer]
+    nodes: dict[Node, Sha256] = Field(default_factory=dict)
+    tokens: dict[TokenPart, Sha256] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        """Check that nodes cover the whole model."""
+        if self.nodes and not {"embeddings", "head", *self.layers} <= self.nodes.keys():
+            raise ValueError("nodes: expected the embeddings, the head and every layer")
+        if self.tokens and not self.nodes:
+            raise ValueError("tokens: expected with nodes only")
+        return self
+
+    @property
+    def format(self) -> int:
+        """The format version of files with such a record."""
+        return 2 if self.nodes else 1
 
     @classmethod
     def of(cls, base: Fingerprint) -> BaseRecord:
@@ -77,6 +100,8 @@ class BaseRecord(ClosedSchema):
             index=self.index,
             experts={int(layer): record.experts for layer, record in self.layers.items()},
             shapes={int(layer): record.sides for layer, record in self.layers.items()},
+            nodes=dict(self.nodes),
+            tokens=dict(self.tokens),
         )
 
 
@@ -92,7 +117,15 @@ def base_json(base: Fingerprint) -> dict[str, JsonValue]:
         str(layer): {"experts": experts, "shape": list(base.shapes[layer])}
         for layer, experts in base.experts.items()
     }
-    return {"model_type": base.model_type, "config": base.config, "index": base.index, "layers": layers}
+    named: dict[str, JsonValue] = {
+        "model_type": base.model_type,
+        "config": base.config,
+        "index": base.index,
+        "layers": layers,
+    }
+    if base.format > 1:
+        named |= {"nodes": dict(base.nodes), "tokens": dict(base.tokens)}
+    return named
 
 
 class LayerRecord(ClosedSchema):
@@ -104,7 +137,7 @@ class LayerRecord(ClosedSchema):
 class Metadata(ClosedSchema):
     """Everything in a patch file that is not a tensor."""
 
-    format: Literal[1]
+    format: Literal[1, 2]
     kind: Kind
     method: Name
     hyperparameters: dict[str, JsonValue]
@@ -116,6 +149,7 @@ class Metadata(ClosedSchema):
     created: Moment
     parents: list[Sha256]
     hash: Sha256
+    fact_schema: FactSchema | None = Field(default=None, alias="schema")  # none in format 1
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -125,6 +159,10 @@ class Metadata(ClosedSchema):
             raise ValueError("facts: expected every id once")
         if self.results and len(self.results) != len(self.facts):
             raise ValueError(f"results: expected one for each of {len(self.facts)} facts, or none at all")
+        if (self.format == 1) != (self.base.format == 1):
+            raise ValueError("base.nodes: expected in every format but 1")
+        if (self.format == 1) != (self.fact_schema is None):
+            raise ValueError("schema: expected in every format but 1")
         if self.kind == "delta" and self.layers.keys() != self.base.layers.keys():
             raise ValueError("base.layers: expected the layers that the patch edits, no more and no fewer")
         if bool(self.layers) != (self.kind == "delta"):
@@ -152,7 +190,7 @@ def parse_metadata(texts: Mapping[str, str]) -> Metadata:
     Whether the text is canonical JSON is not checked here; `load` compares it with its canonical form.
 
     Raises:
-        UnknownFormat: the format version is not 1.
+        UnknownFormat: the format version is not among `FORMATS`.
         MalformedMetadata: the text is missing, is not strict JSON or does not follow the schema.
     """
     if texts.keys() != {METADATA_KEY}:
@@ -167,8 +205,9 @@ def parse_metadata(texts: Mapping[str, str]) -> Metadata:
     if not isinstance(value, dict):
         raise MalformedMetadata(f"expected a JSON object, found {strict_json.describe_json(value)}")
     version = value.get("format")
-    if type(version) is not int or version != FORMAT:
-        raise UnknownFormat(f"expected format version {FORMAT}, found {version!r}: use a newer moe-patch")
+    if type(version) is not int or version not in FORMATS:
+        known = " or ".join(map(str, FORMATS))
+        raise UnknownFormat(f"expected format version {known}, found {version!r}: use a newer moe-patch")
     try:
         return Metadata.model_validate(value)
     except ValidationError as error:

@@ -50,6 +50,7 @@ def drop_facts(patch: Patch, ids: Collection[str]) -> Patch:
         results=tuple(patch.results[number] for number in kept) if patch.results else (),
         layers={layer: _without(patch, layer, torch.tensor(kept)) for layer in patch.layers},
         parents=(patch.hash,),
+        schema=patch.schema,
     )
 
 

@@ -9,6 +9,7 @@ import torch
 
 from moe_patch.data.facts import Fact
 from moe_patch.patch import Fingerprint, LayerDelta, Patch
+from moe_patch.patch.fingerprint import TOKEN_PARTS
 from moe_patch.patch.rows import Rows, one_left_per_row
 
 NUM_EXPERTS, D_MODEL, D_KEY = 8, 6, 4
@@ -25,6 +26,10 @@ def fingerprint(*layers: int) -> Fingerprint:
         index=digest(2),
         experts={layer: digest(100 + layer) for layer in layers},
         shapes=dict.fromkeys(layers, (NUM_EXPERTS, D_MODEL, D_KEY)),
+        nodes={"embeddings": digest(3), "head": digest(4)}
+        | {str(layer): digest(200 + layer) for layer in range(12)}
+        | {str(layer): digest(200 + layer) for layer in layers},
+        tokens={part: digest(300 + number) for number, part in enumerate(TOKEN_PARTS)},
     )
 
 

@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import hypothesis.strategies as st
 import pytest
@@ -26,7 +26,8 @@ from moe_patch.errors import (
     SolveError,
     WrongBase,
 )
-from moe_patch.patch import Patch, check_base, load, save
+from moe_patch.patch import Patch, check_base, check_touched, load, save
+from moe_patch.patch.schema import FactSchema
 from tests.patch.patches import (
     D_KEY,
     D_MODEL,
@@ -37,6 +38,8 @@ from tests.patch.patches import (
     layer_delta,
     with_left_per_row,
 )
+
+FORMAT_1 = Path(__file__).parent / "data" / "format-1.safetensors"
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -97,6 +100,7 @@ def patches(draw: st.DrawFn) -> Patch:
         layers=layers,
         hyperparameters=draw(st.dictionaries(st.text(), json_values, max_size=3)),
         parents=tuple(digest(number) for number in draw(st.lists(st.integers(0, 99), max_size=2))),
+        schema=draw(st.sampled_from(get_args(FactSchema))),
     )
 
 
@@ -109,8 +113,22 @@ def test_what_is_saved_is_what_is_loaded(patch: Patch, tmp_path: Path) -> None:
     assert_same(patch, loaded)
     assert loaded.facts == patch.facts
     assert loaded.base == patch.base
+    assert loaded.schema == patch.schema
     save(loaded, second)
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_file_of_format_1_is_read_and_written_as_it_was(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    patch = load(FORMAT_1)
+    assert (patch.base.format, patch.schema) == (1, "native")
+    save(patch, tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == FORMAT_1.read_bytes()
+    check_base(patch, patch.base)
+    assert "of format 1" in caplog.text
+    with pytest.raises(WrongBase, match="cannot be compared"):
+        check_base(patch, fingerprint(1))
 
 
 def test_a_bypass_keeps_its_tensors_verbatim(tmp_path: Path) -> None:
@@ -371,6 +389,41 @@ class TestCheckBase:
     def test_another(self, found: patch_module.Fingerprint, message: str) -> None:
         with pytest.raises(WrongBase, match=message):
             check_base(delta_patch(), found)
+
+    @pytest.mark.parametrize(
+        ("nodes", "message"),
+        [
+            ({"embeddings": digest()}, "its embeddings differ"),
+            ({"head": digest()}, "its last norm or its head differs"),
+            ({"3": digest(), "4": digest(), "10": digest()}, "or other weights of layers 3-4, 10 differ"),
+            ({"12": digest()}, "or other weights of layer 12 differ"),
+        ],
+    )
+    def test_another_part_of_the_model(self, nodes: dict[str, str], message: str) -> None:
+        known = fingerprint(1, 10)
+        with pytest.raises(WrongBase, match=message):
+            check_base(delta_patch(), replace(known, nodes=known.nodes | nodes))
+        check_touched(delta_patch(), replace(known, nodes={}))
+
+    def test_towers_count_if_both_have_some(self) -> None:
+        known, text = fingerprint(1, 10), delta_patch()
+        seeing = replace(known, nodes=known.nodes | {"towers": digest(5)})
+        other = replace(known, nodes=known.nodes | {"towers": digest(6)})
+        check_base(text, seeing)
+        check_base(replace(text, base=seeing), known)
+        assert seeing.root == known.root
+        with pytest.raises(WrongBase, match="towers"):
+            check_base(replace(text, base=seeing), other)
+
+    def test_other_tokens_are_named_and_another_template_is_refused(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        known = fingerprint(1, 10)
+        other = replace(known, tokens=known.tokens | {"added": digest(), "template": digest()})
+        check_base(delta_patch(), other)
+        assert "differs in: added tokens, chat template" in caplog.text
+        with pytest.raises(WrongBase, match="chat template differs"):
+            check_base(delta_patch(hyperparameters={"chat": True}), other)
 
     def test_all_differences_are_named(self) -> None:
         found = replace(fingerprint(1, 10), model_type="mixtral", config=digest(9), experts={})

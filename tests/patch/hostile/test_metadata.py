@@ -68,7 +68,7 @@ def test_not_strict_json(good: Path, text: str, message: str) -> None:
     refused(with_metadata_text(good, lambda _: text), MalformedMetadata, message)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", 1.0, True, None, [1]])
+@pytest.mark.parametrize("version", [0, 3, "1", 1.0, True, None, [1]])
 def test_unknown_format_version(good: Path, version: Any) -> None:
     refused(with_metadata(good, put("format", value=version)), UnknownFormat, "expected format version 1")
 
