@@ -31,6 +31,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3MoeConfig, Qwen3MoeForCau
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from .exam import accuracy, exam_report
+from .older_releases import spell_for_older_releases
 from .sentences import SentenceBatch, epoch_batches, tokenize, train_tokenizer
 from .world import PHRASINGS, Triple, read_world
 
@@ -291,6 +292,7 @@ def save_model(model: Qwen3MoeForCausalLM, tokenizer: PreTrainedTokenizerFast, o
     model.config.dtype = torch.float32
     model.config.save_pretrained(out)
     tokenizer.save_pretrained(out)
+    spell_for_older_releases(out)
 
 
 @click.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib import resources
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from moe_patch.methods import get_method
 from moe_patch.methods.recipes import recipe_for
 from recipes.training.edits import example_edits, preserved_sentences, single_edit
 from recipes.training.exam import accuracy, least_load
+from recipes.training.older_releases import spell_for_older_releases
 from recipes.training.sentences import tokenize
 from recipes.training.world import Triple, by_relation, read_world
 from tests.margins import at_least, at_most
@@ -40,6 +42,14 @@ def test_it_is_small_and_has_a_tensor_per_expert() -> None:
     with safe_open(MODEL / "model.safetensors", "pt") as file:
         assert "model.layers.0.mlp.experts.0.down_proj.weight" in file.keys()  # noqa: SIM118
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.bfloat16}  # noqa: SIM118
+
+
+def test_older_releases_find_their_own_names_in_it(tmp_path: Path) -> None:
+    names = ("config.json", "tokenizer_config.json", "tokenizer.json")
+    for name in names:
+        shutil.copy(MODEL / name, tmp_path)
+    spell_for_older_releases(tmp_path)
+    assert all((tmp_path / name).read_bytes() == (MODEL / name).read_bytes() for name in names)
 
 
 def test_its_world_is_as_large_as_promised(world: list[Triple]) -> None:
