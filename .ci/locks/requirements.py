@@ -23,6 +23,8 @@ PYPROJECT = ROOT / "pyproject.toml"
 LIBRARY_LOCK = ROOT / "requirements.lock"
 SERVING_IN = ROOT / "serving" / "requirements.in"
 SERVING_LOCK = ROOT / "serving" / "requirements.lock"
+ENGINES_IN = ROOT / "tests" / "engines" / "requirements.in"
+ENGINES_LOCK = ROOT / "tests" / "engines" / "requirements.lock"
 
 RUN_TIME = ("bench", "memoe", "peft")
 """The extras that the package imports from. vLLM's bound is not among theirs: 0.33 was read, not run."""

@@ -83,8 +83,8 @@ class Engine:
         return digest.hexdigest()
 
 
-def start(model: str, **options: Any) -> Engine:
-    """An engine on a checkpoint, in fp32 and eager unless the options say otherwise."""
+def start(model: str | Path, **options: Any) -> Engine:
+    """An engine on a named checkpoint or a folder, in fp32 and eager unless the options say otherwise."""
     settings = {
         "dtype": "float32",
         "enforce_eager": True,
@@ -94,7 +94,8 @@ def start(model: str, **options: Any) -> Engine:
         "kv_cache_memory_bytes": 2**24,
         "worker_extension_cls": "moe_patch_serving.worker.PatchWorker",
     }
-    engine = Engine(LLM(str(folder(model)), **(settings | options)))
+    place = folder(model) if isinstance(model, str) else model
+    engine = Engine(LLM(str(place), **(settings | options)))
     _up.append(engine)
     return engine
 
