@@ -24,7 +24,7 @@ from moe_patch.base.opening import wrap
 from moe_patch.errors import ConfigError, PatchError
 from moe_patch.patch import Patch, check_base
 
-__all__ = ["Applied", "Handle", "Mode", "Rounding", "apply", "layers_of"]
+__all__ = ["Applied", "Handle", "Mode", "Rounding", "apply"]
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def apply(
     if patch.hash in on:
         raise PatchError(f"patch {patch.hash} is on this model already: remove it first")
     if check:
-        check_base(patch, base.fingerprint(layers_of(base, patch)))
+        check_base(patch, base.fingerprint_like(patch.base))
     lost: dict[str, float] = {}
     with ExitStack() as stack:
         if patch.kind == "bypass":
@@ -99,12 +99,3 @@ def apply(
                 100 * lost["median"],
             )
         return Applied(stack.pop_all(), lost)
-
-
-def layers_of(base: Base, patch: Patch) -> set[int]:
-    """The layers whose weights identify the patch's base, without those that this base does not have."""
-    return {
-        layer
-        for layer in patch.base.experts
-        if layer in base.layers or (patch.kind == "bypass" and layer < base.num_layers)
-    }

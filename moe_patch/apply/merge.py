@@ -13,6 +13,7 @@ from moe_patch.apply.weights.rounding import Rounding, round_on_keys
 from moe_patch.apply.weights.summed import patched_weight
 from moe_patch.apply.weights.survival import Survival
 from moe_patch.base.experts import Handle, check_fit
+from moe_patch.base.leaves import originals_kept
 from moe_patch.base.model import Base
 from moe_patch.base.moe import MoELayer
 from moe_patch.errors import ModelError
@@ -69,14 +70,15 @@ def _remove_merged(layer: MoELayer, gone: _Merged) -> None:
 
 def _rewrite(layer: MoELayer, changed: LayerDelta) -> None:
     """Set each down projection that `changed` touches to its original plus the deltas that are on."""
-    for expert in changed.experts():
-        weight = layer.down(expert)  # (d_m, d_k), a view
-        original = layer.originals.setdefault(expert, weight.clone())
-        exact = _exact(layer, expert, original)
-        if exact is None:
-            weight.copy_(layer.originals.pop(expert))
-        else:
-            weight.copy_(round_on_keys(exact, weight.dtype, _compensated_keys(layer, expert)))
+    with originals_kept(layer):
+        for expert in changed.experts():
+            weight = layer.down(expert)  # (d_m, d_k), a view
+            original = layer.originals.setdefault(expert, weight.clone())
+            exact = _exact(layer, expert, original)
+            if exact is None:
+                weight.copy_(layer.originals.pop(expert))
+            else:
+                weight.copy_(round_on_keys(exact, weight.dtype, _compensated_keys(layer, expert)))
 
 
 def _exact(layer: MoELayer, expert: int, original: Tensor) -> Tensor | None:

@@ -52,6 +52,11 @@ class DenseLayer:
         return {}
 
     @property
+    def place(self) -> tuple[nn.Module, str]:
+        """The module that holds the down projection, and the attribute."""
+        return self.down, "weight"
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """(1, d_m, d_k)."""
         weight: Any = self.down.weight

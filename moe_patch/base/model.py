@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from moe_patch.base.dense import DenseLayer, dense_layer
 from moe_patch.base.hashing import down_hash, settled_config
+from moe_patch.base.leaves import live_pieces
 from moe_patch.base.moe import MoELayer
+from moe_patch.base.origin import Origin
+from moe_patch.base.parts import Part, hash_nodes, model_parts
 from moe_patch.errors import ModelError
 from moe_patch.patch import Fingerprint
 from moe_patch.patch.fingerprint import in_ranges, sha256_json
@@ -26,7 +29,7 @@ class Base:
     name: str
     layers: dict[int, MoELayer] = field(repr=False)  # the MoE layers, by decoder index
     decoder_layers: nn.ModuleList = field(repr=False)  # all layers, dense ones included
-    _hashes: dict[int, str] = field(default_factory=dict, repr=False)  # by decoder index, once computed
+    origin: Origin | None = field(default=None, repr=False)  # None for a model that was opened elsewhere
 
     @property
     def num_layers(self) -> int:
@@ -80,23 +83,88 @@ class Base:
         """The identity of this base for a patch that edits `layers`. Merged patches do not change it.
 
         Raises:
+            ModelError: as for `feed_forward`, or a tensor has no data.
+        """
+        parts = self.parts()
+        return self.identity(layers, parts, self.pieces(parts))
+
+    def fingerprint_like(self, known: Fingerprint) -> Fingerprint:
+        """The identity of this base to be compared with `known`: in its format, for its layers.
+
+        Layers that this base does not have are left out.
+
+        Raises:
+            ModelError: as for `fingerprint`.
+        """
+        numbers = [layer for layer in sorted(known.experts) if self._has(layer)]
+        if known.format > 1:
+            return self.fingerprint(numbers)
+        hashes = {number: down_hash(self.feed_forward(number)) for number in numbers}
+        return replace(self.outline(numbers), experts=hashes, tokens={})
+
+    def identity(self, layers: Iterable[int], parts: list[Part], pieces: Mapping[str, Tensor]) -> Fingerprint:
+        """The fingerprint that follows from the hashes (n, 32) of all parts' pieces, by their names.
+
+        Raises:
             ModelError: as for `feed_forward`.
         """
-        numbers, config = sorted(layers), self.model.config.get_text_config()
-        shapes = [[number, *self.layers[number].shape] for number in sorted(self.layers)]
+        numbers, leaves = sorted(layers), {part.name: part.leaf(pieces) for part in parts}
+        return replace(
+            self.outline(numbers),
+            experts={number: leaves[self.down_part(parts, number).name] for number in numbers},
+            nodes=hash_nodes(parts, leaves),
+        )
+
+    def parts(self) -> list[Part]:
+        """All tensors that this base computes with; no values are read."""
+        return model_parts(self.model, self.decoder_layers, self.layers.values())
+
+    def pieces(self, parts: list[Part]) -> dict[str, Tensor]:
+        """The hashes (n, 32) of the pieces of `parts` by their names; those of the base where a patch is on.
+
+        Raises:
+            ModelError: a tensor has no data.
+        """
+        kept = {self.down_part(parts, number).name: layer.originals for number, layer in self.layers.items()}
+        found = live_pieces(parts, kept)
+        if self.origin is not None:
+            self.origin.remember(parts, found)
+        return found
+
+    def down_part(self, parts: list[Part], index: int) -> Part:
+        """The part that holds a layer's down projections.
+
+        Raises:
+            ModelError: as for `feed_forward`.
+        """
+        layer = self.feed_forward(index)
+        owner, attribute = layer.place
+        return next(part for part in parts if part.owner is owner and part.attribute == attribute)
+
+    def outline(self, layers: Iterable[int]) -> Fingerprint:
+        """The fingerprint for a patch that edits `layers`, as far as it does not depend on weights.
+
+        Raises:
+            ModelError: as for `feed_forward`.
+        """
+        config = self.model.config.get_text_config()
         index = {
-            "layers": shapes,
+            "layers": [[number, *self.layers[number].shape] for number in sorted(self.layers)],
             "depth": self.num_layers,
             "vocabulary": config.vocab_size,
             "hidden": self.hidden_size,
         }
-        for number in numbers:
-            if number not in self._hashes:
-                self._hashes[number] = down_hash(self.feed_forward(number))
         return Fingerprint(
             model_type=config.model_type,
             config=sha256_json(settled_config(config)),
             index=sha256_json(index),
-            experts={number: self._hashes[number] for number in numbers},
-            shapes={number: self.feed_forward(number).shape for number in numbers},
+            experts={},
+            shapes={number: self.feed_forward(number).shape for number in layers},
         )
+
+    def _has(self, layer: int) -> bool:
+        try:
+            self.feed_forward(layer)
+        except ModelError:
+            return False
+        return True

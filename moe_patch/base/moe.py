@@ -38,7 +38,7 @@ class MoELayer:
             ModelError: the weights have no data.
         """
         with align_module_device(self.experts):
-            stored = self._down_proj.detach()
+            stored = self.stored.detach()
             if stored.device.type == "meta":
                 raise ModelError(f"{self.name}.down_proj has no data: load the model's weights first")
             yield stored.transpose(1, 2) if self.layout == "in_out" else stored
@@ -77,13 +77,19 @@ class MoELayer:
     def device(self) -> torch.device:
         """The device on which the experts run."""
         hook: Any = getattr(self.experts, "_hf_hook", None)
-        return torch.device(hook.execution_device) if self.offloaded else self._down_proj.device
+        return torch.device(hook.execution_device) if self.offloaded else self.stored.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights."""
-        return self._down_proj.dtype
+        return self.stored.dtype
 
     @property
-    def _down_proj(self) -> Tensor:
+    def place(self) -> tuple[nn.Module, str]:
+        """The module that holds the down projections, and the attribute."""
+        return self.experts, "down_proj"
+
+    @property
+    def stored(self) -> Tensor:
+        """The parameter that holds all down projections, in its layout."""
         return cast("Tensor", self.experts.down_proj)

@@ -17,11 +17,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import CONFIG_NAME
+from transformers.utils.hub import cached_file
 
 from moe_patch.base.dense import dense_decoder
 from moe_patch.base.model import Base
 from moe_patch.base.moe import MoELayer
+from moe_patch.base.origin import Origin
 from moe_patch.errors import ModelError
 from moe_patch.io.shipped import demo_model
 from moe_patch.versions import norm_follows
@@ -75,7 +78,18 @@ def open_base(
         raise ModelError(f"cannot open the model {place!r}: {error}") from error
     if absent := sorted(loading["missing_keys"]):  # transformers has filled them with random values
         raise ModelError(f"the model {place!r} lacks {len(absent)} weights, the first of them {absent[0]}")
-    return wrap(model.eval(), tokenizer, "atlas" if name is None else place, allow_dense=allow_dense)
+    base = wrap(model.eval(), tokenizer, "atlas" if name is None else place, allow_dense=allow_dense)
+    base.origin = _origin(base, place, dtype)
+    return base
+
+
+def _origin(base: Base, place: str, dtype: torch.dtype | None) -> Origin | None:
+    """The files that a model was opened from; None if `dtype` does not hold their numbers exactly."""
+    config = cached_file(place, CONFIG_NAME)
+    own = AutoConfig.from_pretrained(place).dtype
+    if config is None or (dtype and (own is None or torch.promote_types(dtype, own) != dtype)):
+        return None
+    return Origin.of(Path(config).parent, base.parts(), own_dtype=dtype in (None, own))
 
 
 def wrap(model: nn.Module, tokenizer: Any, name: str | None = None, *, allow_dense: bool = False) -> Base:

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from moe_patch.base.model import Base
 from moe_patch.base.opening import wrap
-from moe_patch.checkpoint.known import known_hash
-from moe_patch.checkpoint.names import AnySlot, locate_experts
+from moe_patch.base.origin import known_leaves
+from moe_patch.base.parts import Part
+from moe_patch.checkpoint.leaves import StoredLeaves
+from moe_patch.checkpoint.names import AnySlot, follow_loader, locate_experts
 from moe_patch.checkpoint.quantised import METHODS
 from moe_patch.checkpoint.shards import read_spans, weight_files
 from moe_patch.errors import ModelError
 from moe_patch.io.shipped import demo_model
 from moe_patch.patch import Fingerprint
+from moe_patch.progress import Progress
 
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.ckpt")
 
@@ -39,23 +40,66 @@ class Checkpoint:
     base: Base = field(repr=False)  # on the meta device: no weights are in memory
     weights: tuple[str, ...]  # names of the files with the weights
     slots: dict[int, list[AnySlot]] = field(repr=False)  # by layer, in expert order
+    leaves: StoredLeaves = field(repr=False)
 
-    def fingerprint(self, layers: Iterable[int], *, fresh: bool = True) -> Fingerprint:
+    def fingerprint(
+        self, layers: Iterable[int], *, fresh: bool = False, progress: Progress | None = None
+    ) -> Fingerprint:
         """What identifies this base to a patch that edits `layers`; the opened model has the same.
 
         Args:
             layers: the edited layers.
-            fresh: compute the hashes; otherwise hashes known from earlier calls on the same files are used.
+            fresh: hash the files; otherwise hashes known from earlier calls on the same files are used.
+            progress: called while files are hashed.
 
         Raises:
             ModelError: the base does not have one of the layers, or a file cannot be read.
         """
-        numbers = sorted(layers)
-        with ThreadPoolExecutor() as pool:
-            found = pool.map(partial(self._known_down_hash, fresh=fresh), numbers)
-            hashes = dict(zip(numbers, found, strict=True))
-        shapes = {number: self.base.layer(number).shape for number in numbers}
-        return dataclasses.replace(self.base.fingerprint([]), experts=hashes, shapes=shapes)
+        pieces = self.pieces(fresh=fresh, progress=progress)
+        return self.base.identity(layers, self._distinct(pieces), pieces)
+
+    def fingerprint_like(
+        self, known: Fingerprint, *, fresh: bool = False, progress: Progress | None = None
+    ) -> Fingerprint:
+        """What identifies this base to be compared with `known`: in its format, for its layers.
+
+        Layers that this base does not have are left out. Format 1 hashes these layers anew.
+
+        Raises:
+            ModelError: a file cannot be read.
+        """
+        layers = sorted(known.experts.keys() & self.base.layers.keys())
+        if known.format > 1:
+            return self.fingerprint(layers, fresh=fresh, progress=progress)
+        hashes = {layer: self.down_hash(layer) for layer in layers}
+        return replace(self.base.outline(layers), experts=hashes, tokens={})
+
+    def pieces(self, *, fresh: bool = False, progress: Progress | None = None) -> dict[str, Tensor]:
+        """The hashes (n, 32) uint8 of the pieces of all tensors, by their names; see `moe_patch.base.parts`.
+
+        Args:
+            fresh: hash the files; otherwise hashes known from earlier calls on the same files are used.
+            progress: called while files are hashed.
+
+        Raises:
+            ModelError: the files do not hold all of the model, or cannot be read.
+        """
+        known = known_leaves(self.folder)
+        found = {} if fresh else known.find() or {}
+        missing = [part for part in self.leaves.stored(self.base.parts()) if part.name not in found]
+        if missing:
+            found |= self.leaves.hash(missing, progress)
+            known.store(found)
+        return found
+
+    def _distinct(self, pieces: Mapping[str, Tensor]) -> list[Part]:
+        """The parts of the opened model. A tied one is two if it is stored twice, with different numbers."""
+        found = []
+        for part in self.base.parts():
+            first, *others = self.leaves.stored([part])
+            found.append(first)
+            found += [one for one in others if not torch.equal(pieces[one.name], pieces[first.name])]
+        return found
 
     def stored_name(self, layer: int, expert: int) -> str:
         """The name of a down projection as a module of its own, without ".weight".
@@ -66,17 +110,6 @@ class Checkpoint:
         packed = slot.name == self.slots[layer][expert - 1].name
         named = f"{self.base.layer(layer).name}.{expert}.down_proj" if packed else slot.name
         return named.removesuffix(".weight")
-
-    def _known_down_hash(self, layer: int, *, fresh: bool) -> str:
-        self.base.layer(layer)  # raises for a layer without experts
-        slots = self.slots[layer]
-        files = [self.folder / name for name in sorted(set().union(*(slot.files for slot in slots)))]
-        places = [repr(slot) for slot in slots]
-
-        def compute() -> str:
-            return self.down_hash(layer).removeprefix("sha256:")
-
-        return f"sha256:{known_hash([*places], files, compute, fresh=fresh)}"
 
     def down_hash(self, layer: int) -> str:
         """The SHA-256 of a layer's down projections as `moe_patch.base.model` has it, read one at a time."""
@@ -107,8 +140,11 @@ def open_checkpoint(name: str | Path | None = None, *, quantised: bool = False) 
             "serve the patch beside the weights, as an adapter (moe-patch export --format peft), or merge it "
             "into a checkpoint that is not quantised"
         )
-    slots = locate_experts(base, read_spans(folder))
-    return Checkpoint(folder, base.name, base, tuple(weight_files(folder)), slots)
+    spans = read_spans(folder)
+    sources = follow_loader(base.model, spans)
+    slots = locate_experts(base, sources, spans)
+    leaves = StoredLeaves(folder, base.model, sources, spans)
+    return Checkpoint(folder, base.name, base, tuple(weight_files(folder)), slots, leaves)
 
 
 def open_meta(name: str | Path | None = None) -> tuple[Path, Base]:

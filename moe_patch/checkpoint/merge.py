@@ -23,7 +23,6 @@ from moe_patch.apply.weights.survival import STATED_LOSS
 from moe_patch.checkpoint.companions import companion_files, file_sha256, file_stamps
 from moe_patch.checkpoint.edit import CheckpointEditor, ExpertChange, one_thread_each
 from moe_patch.checkpoint.folder import Checkpoint
-from moe_patch.checkpoint.known import known_hash
 from moe_patch.checkpoint.link import How, Link, choose_link
 from moe_patch.checkpoint.names import AnySlot
 from moe_patch.checkpoint.originals import kept_originals, write_originals
@@ -32,6 +31,7 @@ from moe_patch.checkpoint.record import RECORD, FileRecord, Record, patch_record
 from moe_patch.checkpoint.rewrite import write_changed
 from moe_patch.checkpoint.staging import LAST, Staging, refuse_existing
 from moe_patch.errors import ConfigError, OutputError, PatchError
+from moe_patch.io.known import known_hash
 from moe_patch.patch import Patch, check_base
 from moe_patch.patch.schema import BaseRecord
 
@@ -117,7 +117,8 @@ class MergePlan:
         layers = {layer for patch in self.patches for layer in patch.layers}
         found = self.checkpoint.fingerprint(layers, fresh=self.recheck)
         for patch in self.patches:
-            check_base(patch, found)
+            same_format = patch.base.format == found.format
+            check_base(patch, found if same_format else self.checkpoint.fingerprint_like(patch.base))
         return BaseRecord.of(found)
 
     def _rewrite(

@@ -47,38 +47,56 @@ _FLOATS = {name: dtype for name, dtype in DTYPES.items() if dtype.is_floating_po
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
-    """What the loader makes a parameter from."""
+class Source:
+    """What the loader makes a parameter from, or several at once."""
 
-    spans: list[Span]  # the stored tensors, in the loader's order
-    operations: list[Any]  # what the loader does with them
+    first: str  # the name of the first parameter that it makes
+    converter: WeightConverter | None  # None if the only tensor is taken as it is stored
+    spans: dict[str, list[Span]]  # the stored tensors in the loader's order, by the converter's patterns
+
+    @property
+    def all_spans(self) -> list[Span]:
+        """All stored tensors, in the loader's order."""
+        return [span for spans in self.spans.values() for span in spans]
+
+    @property
+    def operations(self) -> list[Any]:
+        """What the loader does with them."""
+        return [] if self.converter is None else self.converter.operations
 
 
-def locate_experts(base: Base, spans: Mapping[str, Span]) -> dict[int, list[AnySlot]]:
+def locate_experts(
+    base: Base, sources: Mapping[str, Source], spans: Mapping[str, Span]
+) -> dict[int, list[AnySlot]]:
     """The stored down projections of every MoE layer, in expert order.
 
     Args:
         base: the model that the checkpoint is loaded into; its weights may be on the meta device.
+        sources: as `follow_loader` gives them.
         spans: the checkpoint's tensors by name.
 
     Raises:
         ModelError: a layer's weights are missing, or are stored in an unknown way.
     """
-    sources = _follow(base.model, spans)
     return {
         index: _slots(layer, sources.get(f"{layer.name}.down_proj"), spans)
         for index, layer in base.layers.items()
     }
 
 
-def _follow(model: Any, spans: Mapping[str, Span]) -> dict[str, _Source]:
-    """What each parameter is made from, by the steps of transformers' own loader."""
+def follow_loader(model: Any, spans: Mapping[str, Span]) -> dict[str, Source]:
+    """What each parameter is made from, by the steps of transformers' own loader.
+
+    Args:
+        model: the model that the checkpoint is loaded into; its weights may be on the meta device.
+        spans: the checkpoint's tensors by name.
+    """
     transforms = get_model_conversion_mapping(model)
     renamings = [entry for entry in transforms if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in transforms if isinstance(entry, WeightConverter)]
     by_pattern = {pattern: entry for entry in converters for pattern in entry.source_patterns}
     parameters, prefix = model.state_dict(), model.base_model_prefix
-    found: dict[str, _Source] = {}
+    found: dict[str, Source] = {}
     unknown: dict[bool, list[str]] = defaultdict(list)
     for name in sorted(spans, key=dot_natural_key):
         if is_scale(name, spans):  # it is found through the tensor that it scales
@@ -90,8 +108,12 @@ def _follow(model: Any, spans: Mapping[str, Span]) -> dict[str, _Source]:
         if target not in parameters:
             unknown[".experts." in name].append(name)
             continue
-        operations = by_pattern[pattern].operations if pattern is not None else []
-        found.setdefault(target, _Source([], operations)).spans.append(spans[name])
+        converter = None if pattern is None else by_pattern[pattern]
+        source = found.setdefault(target, Source(target, converter, {}))
+        source.spans.setdefault(pattern or name, []).append(spans[name])
+        if converter is not None:
+            for other in converter.target_patterns[1:]:
+                found.setdefault(target.replace(converter.target_patterns[0], other), source)
     if unknown[True]:
         logger.warning(
             "%d tensors of experts, such as %s, are not loaded by %s and stay unchanged: if they belong to a "
@@ -103,23 +125,27 @@ def _follow(model: Any, spans: Mapping[str, Span]) -> dict[str, _Source]:
     return found
 
 
-def _slots(layer: MoELayer, source: _Source | None, spans: Mapping[str, Span]) -> list[AnySlot]:
+def _slots(layer: MoELayer, source: Source | None, spans: Mapping[str, Span]) -> list[AnySlot]:
     if source is None:
         raise ModelError(f"the checkpoint has no tensor for {layer.name}.down_proj")
-    first = source.spans[0]
+    stored_spans = source.all_spans
+    first = stored_spans[0]
     merges = any(isinstance(operation, MergeModulelist) for operation in source.operations)
     if merges:
-        parts = [(span, span.begin, span.end, span.shape) for span in source.spans]
+        parts = [(span, span.begin, span.end, span.shape) for span in stored_spans]
     else:
         parts = [(first, *first.part(number), first.shape[1:]) for number in range(first.shape[0])]
-    if len(parts) != layer.num_experts or (not merges and len(source.spans) > 1):
+    if len(parts) != layer.num_experts or (not merges and len(stored_spans) > 1):
         raise ModelError(
             f"{layer.name} has {layer.num_experts} experts, but the checkpoint has {len(parts)} down "
             f"projections for it, the first in {first.name}"
         )
     if first.dtype in QUANTISED:
         places = [(span, (begin, end)) for span, begin, end, _ in parts]
-        return [quantised_slot(layer, *place, number, spans) for number, place in enumerate(places)]
+        sides = (layer.d_model, layer.d_key)
+        return [
+            quantised_slot(sides, layer.dtype, *place, number, spans) for number, place in enumerate(places)
+        ]
     transposed = _transposed(layer, source) != (layer.layout == "in_out")
     stored = (layer.d_key, layer.d_model) if transposed else (layer.d_model, layer.d_key)
     for span, _, _, shape in parts:
@@ -134,17 +160,17 @@ def _slots(layer: MoELayer, source: _Source | None, spans: Mapping[str, Span]) -
     ]
 
 
-def _transposed(layer: MoELayer, source: _Source) -> bool:
+def _transposed(layer: MoELayer, source: Source) -> bool:
     """Whether loading transposes the stored matrices; ModelError for operations of other kinds."""
     turned = False
     for operation in source.operations:
         if isinstance(operation, Transpose) and {operation.dim0 % 3, operation.dim1 % 3} == {1, 2}:
             # with check_dims, transformers does not transpose what has the parameter's shape already
-            fits = source.spans[0].shape == cast("Tensor", layer.experts.down_proj).shape
+            fits = source.all_spans[0].shape == cast("Tensor", layer.experts.down_proj).shape
             turned ^= not (operation.check_dims and fits)
         elif not (isinstance(operation, MergeModulelist) and operation.dim == 0):
             raise ModelError(
-                f"{source.spans[0].name} is loaded through {type(operation).__name__}, which cannot be done "
-                "on disk: merge in memory and save the model instead"
+                f"{source.all_spans[0].name} is loaded through {type(operation).__name__}, which cannot be "
+                "done on disk: merge in memory and save the model instead"
             )
     return turned

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from moe_patch.apply.weights.rounding import choose_on_keys
-from moe_patch.base.moe import MoELayer
 from moe_patch.checkpoint.grid import E2M1, E4M3, Grid
 from moe_patch.checkpoint.shards import Span, read_span
 from moe_patch.errors import ModelError
@@ -131,13 +130,30 @@ def is_scale(name: str, spans: Mapping[str, Span]) -> bool:
     return name.endswith("_scale_inv") and name.removesuffix("_scale_inv") in spans
 
 
+def has_scales(name: str, spans: Mapping[str, Span]) -> bool:
+    """Whether a tensor is multiplied by the scales of another one."""
+    return is_packed(name, spans) or f"{name}_scale_inv" in spans
+
+
+def meant_shape(span: Span) -> tuple[int, ...]:
+    """The shape of what codes mean: (out, in), or (E, out, in) of a stack."""
+    packed = span.dtype == "U8"  # (..., out, in / 32, 16)
+    return (*span.shape[:-2], span.shape[-2] * _MXFP4_BLOCK) if packed else span.shape
+
+
 def quantised_slot(
-    layer: MoELayer, span: Span, part: tuple[int, int], number: int, spans: Mapping[str, Span]
+    shape: tuple[int, int],
+    dtype: torch.dtype,
+    span: Span,
+    part: tuple[int, int],
+    number: int,
+    spans: Mapping[str, Span],
 ) -> QuantisedSlot:
-    """The slot of one expert.
+    """The slot of one matrix: an expert's, or a tensor's only one.
 
     Args:
-        layer: the expert's layer.
+        shape: (out, in) of the matrix.
+        dtype: of the weight in memory.
         span: the tensor with the codes.
         part: begin and end of the expert's codes, in bytes from the start of the file.
         number: of the expert.
@@ -146,7 +162,6 @@ def quantised_slot(
     Raises:
         ModelError: the scales are missing, or shapes or dtypes are not those of MXFP4 or FP8.
     """
-    shape = (layer.d_model, layer.d_key)
     mxfp4 = span.dtype == "U8"
     scales = spans.get(span.name.removesuffix(CODES) + SCALES if mxfp4 else f"{span.name}_scale_inv")
     if scales is None or scales.dtype not in _SCALES:
@@ -172,5 +187,5 @@ def quantised_slot(
         scale_end=end,
         scale=scales.dtype,
         scale_shape=(blocks[0], blocks[1]),
-        dtype=layer.dtype,
+        dtype=dtype,
     )

@@ -107,8 +107,22 @@ def read_span(path: Path, begin: int, end: int) -> bytearray:
         ModelError: the file is shorter.
     """
     raw = bytearray(end - begin)
+    fill_span(path, begin, memoryview(raw))
+    return raw
+
+
+def fill_span(path: Path, begin: int, raw: memoryview) -> None:
+    """Fill `raw` with the bytes of a file from `begin`.
+
+    Raises:
+        ModelError: the file is shorter.
+    """
     with path.open("rb", buffering=0) as file:
         file.seek(begin)
-        if file.readinto(raw) != len(raw):
-            raise ModelError(f"{path} ends before byte {end}: it changed while it was read")
-    return raw
+        filled = 0
+        while filled < len(raw):  # the system reads at most two gigabytes at a time
+            count = file.readinto(raw[filled:])
+            if not count:
+                end = begin + len(raw)
+                raise ModelError(f"{path} ends before byte {end}: it changed while it was read")
+            filled += count

@@ -113,9 +113,9 @@ def _base_of(patch: Patch, name: str | None) -> tuple[Base, Callable[[int, int],
     method = quantisation_scheme(model)
     if method is None:
         checkpoint = open_checkpoint(name)
-        check_base(patch, checkpoint.fingerprint(patch.layers))
+        check_base(patch, checkpoint.fingerprint_like(patch.base))
         return checkpoint.base, checkpoint.stored_name
-    found = model.fingerprint([])
+    found = model.outline([])
     if (found.model_type, found.index) != (patch.base.model_type, patch.base.index):
         raise WrongBase(f"the patch was built for another base: the MoE layers of {model.name} differ")
     click.echo(f"{model.name} is quantised ({method}): only its sizes could be checked.", err=True)

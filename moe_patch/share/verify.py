@@ -8,7 +8,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_patch.apply import apply, layers_of
+from moe_patch.apply import apply
 from moe_patch.base.model import Base
 from moe_patch.errors import BadSignature, HashMismatch, PatchError, Unsigned, WrongBase
 from moe_patch.evaluation.scoring import score_answers
@@ -108,13 +108,12 @@ def verify_patch(
             found["signed_by"] = _signer(path, patch, signers)
             found["checked"] += ("signature",) if found["signed_by"] else ()
         if checkpoint is not None:
-            stored = checkpoint()
-            check_base(patch, stored.fingerprint(layers_of(stored.base, patch)))
+            check_base(patch, checkpoint().fingerprint_like(patch.base))
             found["checked"] += ("base",)
         if base is None:
             return Verification(path, Verdict.SOUND, **found)
         opened = base()
-        check_base(patch, opened.fingerprint(layers_of(opened, patch)))
+        check_base(patch, opened.fingerprint_like(patch.base))
         found["checked"] = (*(done for done in found["checked"] if done != "base"), "base")
     except PatchError as error:
         return Verification(path, _OF_ERROR.get(type(error), Verdict.UNREADABLE), str(error), **found)

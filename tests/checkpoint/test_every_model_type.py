@@ -40,6 +40,19 @@ def test_the_folder_holds_what_a_merge_in_memory_gives(case: str, tmp_path: Path
     assert files(tmp_path / "back") == files(folder)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_the_folder_and_the_opened_model_are_one_base(case: str, tmp_path: Path) -> None:
+    model_type, overrides = CASES[case]
+    for dtype in (torch.float32, torch.bfloat16):
+        folder = saved(tmp_path / str(dtype), model_type, dtype, **overrides)
+        base = opened(folder, model_type)
+        found = base.fingerprint(base.layers)
+        assert open_checkpoint(folder).fingerprint(base.layers) == found
+        assert found.nodes.keys() >= {"embeddings", "head", *map(str, range(base.num_layers))}
+    base.model.float()  # the same numbers in a wider dtype
+    assert base.fingerprint(base.layers) == found
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("model_type", ["mixtral", "gpt_oss"])
 def test_in_every_float_dtype(model_type: str, dtype: torch.dtype, tmp_path: Path) -> None:

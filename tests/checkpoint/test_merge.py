@@ -7,15 +7,18 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import moe_patch.checkpoint.merge as merging
 from moe_patch.apply import apply
+from moe_patch.base.parts import Part
 from moe_patch.checkpoint import (
-    Checkpoint,
     MergePlan,
     open_checkpoint,
     plan_merge,
@@ -23,6 +26,7 @@ from moe_patch.checkpoint import (
     unmerge_checkpoint,
 )
 from moe_patch.checkpoint.companions import file_sha256
+from moe_patch.checkpoint.leaves import StoredLeaves
 from moe_patch.errors import ConfigError, HashMismatch, ModelError, OutputError, PatchError, WrongBase
 from moe_patch.patch import Patch
 from tests.checkpoint.folders import files, opened, same_bits, saved, state
@@ -100,18 +104,19 @@ def test_a_base_that_is_known_is_not_hashed_again_unless_asked_for(
     for path in own.iterdir():
         os.utime(path, (0, 0))  # long ago
     made: list[str] = []
-    real_sum, real_down = merging.file_sha256, Checkpoint.down_hash
+    real_sum, real_hash = merging.file_sha256, StoredLeaves.hash
 
     def sum_of(path: Path) -> str:
         made.append("file")
         return real_sum(path)
 
-    def down_of(checkpoint: Checkpoint, layer: int) -> str:
-        made.append(f"layer {layer}")
-        return real_down(checkpoint, layer)
+    def hash_of(leaves: StoredLeaves, parts: Iterable[Part], *rest: Any) -> dict[str, Tensor]:
+        parts = list(parts)
+        made.extend(part.name for part in parts)
+        return real_hash(leaves, parts, *rest)
 
     monkeypatch.setattr(merging, "file_sha256", sum_of)
-    monkeypatch.setattr(Checkpoint, "down_hash", down_of)
+    monkeypatch.setattr(StoredLeaves, "hash", hash_of)
     counts, records = [], []
     for number, recheck in enumerate((False, False, True)):
         plan = plan_merge(open_checkpoint(own), [patch], tmp_path / f"{number}", link="copy", recheck=recheck)
@@ -119,7 +124,7 @@ def test_a_base_that_is_known_is_not_hashed_again_unless_asked_for(
         counts.append(sorted(made))
         made.clear()
     assert counts[0] == counts[2]
-    assert {"layer 1", "file"} == set(counts[0])
+    assert {"layers.1.mlp.experts.down_proj", "embed_tokens.weight", "file"} < set(counts[0])
     assert counts[1] == []
     assert records[0] == records[1] == records[2]
 

@@ -96,7 +96,7 @@ def test_the_base_on_the_disk_is_held_against_the_patch(tmp_path: Path) -> None:
     assert (found.verdict, found.checked) == (Verdict.SOUND, ("file", "hash", "base"))
     found = verify_patch(wrong, checkpoint=lambda: open_checkpoint(folder), base=never)
     assert (found.verdict, found.checked) == (Verdict.WRONG_BASE, ("file", "hash"))
-    assert "the expert weights of layers 0, 1 differ" in found.reason
+    assert "the expert weights of layers 0-1 differ" in found.reason
 
 
 def test_another_model_is_the_wrong_base_also_where_it_lacks_the_layers(path: Path) -> None:

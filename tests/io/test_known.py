@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from moe_patch.checkpoint.known import known_hash
+from moe_patch.io.known import known_hash
 
 HASH = "ab" * 32
 

@@ -1,0 +1,121 @@
+"""Hashing the values of tensors, whatever their storage, on all cores.
+
+A tensor is hashed in pieces: a stack of expert matrices in its experts, any other tensor in runs of elements.
+A piece is hashed in the narrowest dtype that holds its numbers exactly, so a bf16 checkpoint and its copy in
+fp32 have the same hashes. What is remembered of a tensor are its pieces' hashes, from which its own follows:
+after one expert has changed, only that expert is hashed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from moe_patch.progress import Progress
+
+RUN = 2**21  # elements in a piece of a tensor that is not a stack of experts
+
+_AHEAD = 4  # pieces that each thread has waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """Consecutive pieces of one tensor, to be read and hashed together."""
+
+    name: str  # of the tensor
+    first: int  # the number of the first piece
+    size: int  # bytes to read
+    read: Callable[[], Iterable[Tensor]]  # the pieces, on the CPU; may use one buffer for all
+
+
+def runs(values: Tensor) -> Iterator[Tensor]:
+    """The pieces of a tensor that is not a stack of experts."""
+    return iter(values.reshape(-1).split(RUN) if values.numel() else (values,))
+
+
+def run_count(shape: Sequence[int]) -> int:
+    """The number of runs that a tensor of this shape has."""
+    return max(1, -(-torch.Size(shape).numel() // RUN))
+
+
+def hash_pieces(
+    work: Iterable[Pieces], *, total: int = 0, progress: Progress | None = None
+) -> dict[str, Tensor]:
+    """The pieces' hashes by the tensors' names: (n, 32) uint8, row i that of piece i.
+
+    Args:
+        work: all pieces of each tensor, in the order in which they are best read.
+        total: bytes of all pieces, for the progress.
+        progress: called as progress("mebibytes hashed", done, total).
+    """
+    threads, done = os.cpu_count() or 1, 0
+    found: dict[str, dict[int, bytes]] = {}
+    waiting: deque[tuple[Pieces, Future[list[bytes]]]] = deque()
+
+    def settle() -> None:
+        nonlocal done
+        pieces, future = waiting.popleft()
+        found.setdefault(pieces.name, {}).update(enumerate(future.result(), pieces.first))
+        done += pieces.size
+        if progress is not None:
+            progress("mebibytes hashed", done >> 20, total >> 20)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for pieces in work:
+            waiting.append((pieces, pool.submit(_read_and_hash, pieces)))
+            if len(waiting) > threads * _AHEAD:
+                settle()
+        while waiting:
+            settle()
+    return {name: _rows([rows[number] for number in range(len(rows))]) for name, rows in found.items()}
+
+
+def piece_hash(values: Tensor) -> bytes:
+    """The SHA-256 of a tensor's numbers in the narrowest dtype, 32 bytes."""
+    narrow = _narrowest(values.detach().reshape(-1))
+    digest = hashlib.sha256(f"{narrow.dtype} {len(narrow)}\n".encode())
+    digest.update(narrow.contiguous().view(torch.uint8).numpy().data)
+    return digest.digest()
+
+
+def leaf_hash(shape: Sequence[int], pieces: Tensor) -> str:
+    """The hash of a tensor, "sha256:...", by its shape and the hashes of its pieces, (n, 32) uint8."""
+    digest = hashlib.sha256(f"{list(shape)}\n".encode())
+    digest.update(pieces.contiguous().numpy().data)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _read_and_hash(pieces: Pieces) -> list[bytes]:
+    return [piece_hash(values) for values in pieces.read()]
+
+
+def _rows(digests: Sequence[bytes]) -> Tensor:
+    return torch.frombuffer(bytearray(b"".join(digests)), dtype=torch.uint8).view(-1, 32)
+
+
+def _narrowest(values: Tensor) -> Tensor:
+    """The same numbers (n,) in the narrowest of bf16, fp16 and fp32 that holds each of them to the bit."""
+    if values.dtype == torch.float64:
+        single = values.float()
+        if not _same_bits(single.double(), values):
+            return values
+        values = single
+    if values.dtype not in (torch.float16, torch.float32):
+        return values  # bf16 already, or no float
+    halves = values.float().view(torch.int16)  # (2n,) little-endian: the lower half of a number comes first
+    if not bool(halves[::2].any()):
+        return halves[1::2].clone(memory_format=torch.contiguous_format).view(torch.bfloat16)
+    if values.dtype == torch.float32 and _same_bits((half := values.half()).float(), values):
+        return half
+    return values
+
+
+def _same_bits(first: Tensor, second: Tensor) -> bool:
+    return torch.equal(first.view(torch.uint8), second.view(torch.uint8))
