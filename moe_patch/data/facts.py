@@ -14,10 +14,19 @@ SLOT = "{}"
 
 
 @dataclass(frozen=True, slots=True)
+class Implication:
+    """A complete prompt whose answer follows from a fact, and this answer."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
 class Fact:
     """One requested change: after `prompt` about `subject`, the model should say `target_new`.
 
-    In COUNTERFACT, `target_true` is the answer of the neighborhood prompts.
+    In COUNTERFACT, `target_true` is the answer of the neighborhood prompts. Other data sets give every such
+    prompt an answer of its own.
 
     Raises:
         FactError: a field is not as described here. The error names it.
@@ -31,6 +40,8 @@ class Fact:
     paraphrases: tuple[str, ...] = ()  # complete prompts that ask the same
     neighborhood: tuple[str, ...] = ()  # complete prompts about other subjects, whose answers must not change
     keep: tuple[str, ...] = ()  # prompts with one `{}` about the same subject, whose answers must not change
+    neighborhood_answers: tuple[str, ...] = ()  # one for each neighborhood prompt, or none at all
+    portability: tuple[Implication, ...] = ()  # what the model should say after the change too
 
     def __post_init__(self) -> None:
         for field in ("id", "subject"):
@@ -41,12 +52,22 @@ class Fact:
             _expect_target("target_true", self.target_true)
         for field in ("paraphrases", "neighborhood"):
             for number, prompt in enumerate(getattr(self, field)):
-                _expect_text(f"{field}.{number}", prompt)
-                if SLOT in prompt:
-                    problem = f"expected a complete prompt, but {prompt!r} still has a {SLOT}"
-                    raise FactError(problem, field=f"{field}.{number}")
+                _expect_complete(f"{field}.{number}", prompt)
         for number, prompt in enumerate(self.keep):
             _expect_slot(f"keep.{number}", prompt)
+        self._check_other_answers()
+
+    def _check_other_answers(self) -> None:
+        if self.neighborhood_answers and len(self.neighborhood_answers) != len(self.neighborhood):
+            problem = f"expected one for each of {len(self.neighborhood)} neighborhood prompts or none at all"
+            raise FactError(
+                f"{problem}, found {len(self.neighborhood_answers)}", field="neighborhood_answers"
+            )
+        for number, answer in enumerate(self.neighborhood_answers):
+            _expect_target(f"neighborhood_answers.{number}", answer)
+        for number, implied in enumerate(self.portability):
+            _expect_complete(f"portability.{number}.prompt", implied.prompt)
+            _expect_target(f"portability.{number}.answer", implied.answer)
 
     @property
     def text(self) -> str:
@@ -57,6 +78,13 @@ class Fact:
     def kept(self) -> tuple[str, ...]:
         """The prompts to keep, with the subject inserted."""
         return tuple(prompt.replace(SLOT, self.subject, 1) for prompt in self.keep)
+
+
+class ImplicationRecord(ClosedSchema):
+    """An implication as native JSON."""
+
+    prompt: str
+    answer: str
 
 
 class FactRecord(ClosedSchema):
@@ -70,6 +98,8 @@ class FactRecord(ClosedSchema):
     paraphrases: list[str] = Field(default_factory=list)
     neighborhood: list[str] = Field(default_factory=list)
     keep: list[str] = Field(default_factory=list)
+    neighborhood_answers: list[str] = Field(default_factory=list)
+    portability: list[ImplicationRecord] = Field(default_factory=list)
 
     def fact(self) -> Fact:
         """The fact of this record.
@@ -90,6 +120,8 @@ class FactRecord(ClosedSchema):
             paraphrases=tuple(self.paraphrases),
             neighborhood=tuple(self.neighborhood),
             keep=tuple(keep),
+            neighborhood_answers=tuple(answer.strip() for answer in self.neighborhood_answers),
+            portability=tuple(Implication(each.prompt, each.answer.strip()) for each in self.portability),
         )
 
 
@@ -126,10 +158,11 @@ def prompt_template(prompt: str, subject: str, field: str = "prompt") -> str:
 
 
 def fact_json(fact: Fact) -> dict[str, JsonValue]:
-    """A fact as a native JSON object with all fields. Only an empty `keep` is left out."""
+    """A fact as a native JSON object with all fields, but for the rare ones that are empty."""
     values = asdict(fact)
-    if not fact.keep:
-        del values["keep"]
+    for field in ("keep", "neighborhood_answers", "portability"):
+        if not values[field]:
+            del values[field]
     return {field: list(value) if isinstance(value, tuple) else value for field, value in values.items()}
 
 
@@ -147,6 +180,13 @@ def _expect_slot(field: str, prompt: str) -> None:
     _expect_text(field, prompt)
     if (slots := prompt.count(SLOT)) != 1:
         problem = f"expected one {SLOT} where the subject goes, found {slots} in {prompt!r}"
+        raise FactError(problem, field=field)
+
+
+def _expect_complete(field: str, prompt: str) -> None:
+    _expect_text(field, prompt)
+    if SLOT in prompt:
+        problem = f"expected a complete prompt, but {prompt!r} still has a {SLOT}"
         raise FactError(problem, field=field)
 
 
