@@ -17,10 +17,12 @@ from moe_patch.cli.options import (
     model_options,
     open_model,
     read_edits,
+    schema_option,
 )
 
 if TYPE_CHECKING:
     from moe_patch.base.model import Base
+    from moe_patch.data.schemas import ZsreSchema
     from moe_patch.evaluation.scoring import Encoded
 
 
@@ -34,6 +36,7 @@ Examples:
 @click.argument("prompts", nargs=-1)
 @click.option("--patch", "patch_path", type=FILE, required=True, help="The patch to try.")
 @click.option("--edits", type=FILE, help="Ask the prompts of this facts file too.")
+@schema_option
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -56,6 +59,7 @@ def ask(
     prompts: tuple[str, ...],
     patch_path: Path,
     edits: Path | None,
+    schema: ZsreSchema | None,
     limit: int,
     max_tokens: int,
     mode: Any,
@@ -70,10 +74,13 @@ def ask(
     from moe_patch.apply import apply
     from moe_patch.patch import load
 
-    asked = [(prompt, None) for prompt in prompts] + (_of_facts(edits, limit) if edits else [])
-    if not asked:
+    if not prompts and edits is None:
         raise click.UsageError("Give a prompt to ask, or a facts file with --edits.")
     patch = load(patch_path)
+    asked: list[tuple[str, str | None]] = [(prompt, None) for prompt in prompts]
+    if edits is not None:
+        read = read_edits(edits, schema=schema, built=patch)[:limit]
+        asked += [(fact.text, fact.target_new) for fact in read]
     base = open_model(**model, allow_dense=patch.kind == "bypass")
     texts = [prompt for prompt, _ in asked]
     chat = built_with_chat(patch, chat)
@@ -91,10 +98,6 @@ def ask(
     for row in rows:
         table.add_row(*(cell or "" for cell in row[: len(table.columns)]))
     print_tables(table)
-
-
-def _of_facts(path: Path, limit: int) -> list[tuple[str, str | None]]:
-    return [(fact.text, fact.target_new) for fact in read_edits(path).facts[:limit]]
 
 
 def _answers(base: Base, prompts: list[str], length: int, chat: bool, stage: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from moe_patch.cli.console import print_json, print_tables, progress_bars
-from moe_patch.cli.options import FILE, json_option, model_options, open_model, read_edits
+from moe_patch.cli.options import FILE, json_option, model_options, open_model, read_edits, schema_option
 from moe_patch.cli.output import check_writable
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from moe_patch.base.model import Base
     from moe_patch.data.fact_file import FactFile
+    from moe_patch.data.schemas import ZsreSchema
     from moe_patch.methods import Method
     from moe_patch.methods.earlier_edits import EarlierEdits
 
@@ -70,7 +72,14 @@ Options that are not given come from --recipe, or from the recipe that ships for
 method's defaults, in this order.
 """
 )
-@click.option("--edits", type=FILE, required=True, help="Facts: native JSONL, COUNTERFACT or ZsRE records.")
+@click.option(
+    "--edits",
+    type=FILE,
+    required=True,
+    help="Facts: native, or records of COUNTERFACT, ZsRE, KnowEdit, QAEdit, WikiBigEdit or KnowGIC, one to a "
+    "line or in one JSON array.",
+)
+@schema_option
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), help="The patch.  [default: EDITS.safetensors]"
 )
@@ -136,6 +145,7 @@ def build(
     lock_path: Path | None,
     recipe: str | None,
     settings: tuple[str, ...],
+    schema: ZsreSchema | None,
     skip_invalid: bool,
     model: str | None,
     dtype: str,
@@ -151,18 +161,20 @@ def build(
 
     chosen = get_method(method)
     out = check_writable(out or Path(f"{edits.stem}.safetensors"))
-    read_edits(edits, skip_invalid=skip_invalid)  # report mistakes in the facts before the model is loaded
+    read_file = partial(read_edits, edits, schema=schema, skip_invalid=skip_invalid)
+    read_file()  # report mistakes in the facts before the model is loaded
     earlier = _earlier_edits(lock_path) if lock_path else None
     base = open_model(model, dtype, device_map, offload_folder, allow_dense=chosen.edits_dense)
-    read = read_edits(edits, skip_invalid=skip_invalid, base=base)
+    read = read_file(base=base)
     _list_skipped(read)
+    _tell_convention(read, edits)
     options = _options(chosen, base, recipe, given, settings)
     started = time.monotonic()
     with progress_bars() as progress:
         if earlier is None:
-            patch = chosen.build(base, read.facts, options, progress)
+            patch = chosen.build(base, read, options, progress)
         else:
-            patch = chosen.build_on(base, read.facts, options, earlier, progress)
+            patch = chosen.build_on(base, read, options, earlier, progress)
     seconds = time.monotonic() - started
     save(patch, out)
     described = describe_patch(patch, out)
@@ -211,3 +223,12 @@ def _list_skipped(read: FactFile) -> None:
         click.echo(f"Skipped line {skipped.line}: {skipped.reason}", err=True)
     if read.skipped:
         click.echo(f"{len(read.skipped)} facts were skipped; {len(read.facts)} are left.", err=True)
+
+
+def _tell_convention(read: FactFile, path: Path) -> None:
+    """Say which answer ZsRE records edit to, since papers differ in it and the records do not tell."""
+    takes = {"zsre-alt": "alt", "zsre-answers": "the first of `answers`"}
+    if read.schema in takes:
+        other = next(schema for schema in takes if schema != read.schema)
+        told = f"{path}: ZsRE records, read as {read.schema}: the new answer is {takes[read.schema]}"
+        click.echo(f"{told}; --schema {other} takes {takes[other]}", err=True)

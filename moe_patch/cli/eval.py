@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,7 +18,11 @@ from moe_patch.cli.options import (
     model_options,
     open_model,
     read_edits,
+    schema_option,
 )
+
+if TYPE_CHECKING:
+    from moe_patch.data.schemas import ZsreSchema
 
 
 @click.command(
@@ -31,11 +35,12 @@ Examples:
 )
 @click.argument("patch_path", metavar="PATCH", type=FILE)
 @click.option("--edits", type=FILE, help="Facts to ask about.  [default: the patch's own]")
+@schema_option
 @click.option(
     "--rule",
     type=click.Choice(["counterfact", "zsre"]),
     help="Compare two answers' probabilities, or count greedy tokens.  "
-    "[default: zsre for ZsRE records, counterfact for other facts if each has a target_true]",
+    "[default: counterfact for COUNTERFACT's and native facts that all have a target_true, else zsre]",
 )
 @click.option(
     "--routing/--no-routing", default=True, show_default=True, help="Compare the router's choices too."
@@ -48,6 +53,7 @@ Examples:
 def evaluate(
     patch_path: Path,
     edits: Path | None,
+    schema: ZsreSchema | None,
     rule: Any,
     routing: bool,
     mode: Any,
@@ -59,20 +65,20 @@ def evaluate(
     """Measure PATCH: efficacy, generalization, specificity, utility, and the shift in routing.
 
     Scores are percentages with 95% intervals. The base is measured in the same run, before the patch is
-    applied.
+    applied. The report names the schema of the facts, the rule that follows from it unless --rule is given,
+    and what specificity compares with.
     """
     from moe_patch.evaluation import Setting
     from moe_patch.evaluation import evaluate as run
     from moe_patch.patch import load
 
-    read = read_edits(edits) if edits else None
-    if read is not None and read.schema == "zsre":
-        rule = rule or "zsre"  # its neighbourhood prompts do not ask for target_true
+    if schema is not None and edits is None:
+        raise click.UsageError("--schema says how to read --edits: give it a facts file.")
     patch = load(patch_path)
+    facts = read_edits(edits, schema=schema, built=patch) if edits else None
     base = open_model(**model, allow_dense=patch.kind == "bypass")
     with progress_bars() as progress:
         setting = Setting(batch_size, built_with_chat(patch, chat), progress)
-        facts = patch.facts if read is None else read.facts
         report = run(base, patch, facts, rule=rule, mode=mode, routing=routing, setting=setting)
     if as_json:
         print_json(report.to_json())

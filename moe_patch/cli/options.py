@@ -12,6 +12,7 @@ import click
 if TYPE_CHECKING:
     from moe_patch.base.model import Base
     from moe_patch.data.fact_file import FactFile
+    from moe_patch.data.schemas import ZsreSchema
     from moe_patch.patch import Patch
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -35,6 +36,13 @@ chat_option = click.option(
     "--chat/--no-chat",
     default=None,
     help="Format prompts with the tokenizer's chat template.  [default: as the patch was built]",
+)
+
+schema_option = click.option(
+    "--schema",
+    type=click.Choice(["zsre-answers", "zsre-alt"]),
+    help="What ZsRE records in EDITS edit to: the first of `answers`, scored by loc_ans, or `alt`, scored by "
+    "agreement with the base.",
 )
 
 mode_option = click.option(
@@ -128,15 +136,31 @@ def quiet_transformers() -> None:
         transformers_logging.disable_progress_bar()
 
 
-def read_edits(path: Path, *, skip_invalid: bool = False, base: Base | None = None) -> FactFile:
-    """Read a facts file. With a base, also refuse targets that its tokenizer turns into no tokens."""
+def read_edits(
+    path: Path,
+    *,
+    schema: ZsreSchema | None = None,
+    skip_invalid: bool = False,
+    base: Base | None = None,
+    built: Patch | None = None,
+) -> FactFile:
+    """Read a facts file. With a base, also refuse targets that its tokenizer turns into no tokens.
+
+    ZsRE records are read by `schema`, else as the facts that a patch was built from, else in the usual way.
+    """
     from moe_patch.data.fact_file import read_facts
+    from moe_patch.data.schemas import DEFAULT_ZSRE, ZSRE_SCHEMAS
 
     def tokenize(text: str) -> list[int]:
         assert base is not None
         return list(base.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    return read_facts(path, skip_invalid=skip_invalid, tokenize=tokenize if base else None)
+    as_built = next((known for known in ZSRE_SCHEMAS if built and known == built.schema), DEFAULT_ZSRE)
+    zsre = schema or as_built
+    read = read_facts(path, skip_invalid=skip_invalid, tokenize=tokenize if base else None, zsre=zsre)
+    if schema is not None and read.schema != schema:
+        raise click.UsageError(f"--schema {schema} is for ZsRE records, but {path} has {read.schema} records")
+    return read
 
 
 def built_with_chat(patch: Patch, chat: bool | None) -> bool:

@@ -19,6 +19,7 @@ def describe_patch(patch: Patch, path: Path) -> dict[str, Any]:
     return {
         "kind": patch.kind,
         "method": patch.method,
+        "schema": patch.schema,
         "facts": _facts(patch),
         "layers": [_layer(index, delta) for index, delta in sorted(patch.layers.items())],
         "experts": {str(index): delta.experts() for index, delta in sorted(patch.layers.items())},
@@ -45,7 +46,7 @@ def summary_tables(described: dict[str, Any]) -> list[Table]:
     whole.show_header = False
     touched = sum(len(experts) for experts in described["experts"].values())
     whole.add_row("method", f"{described['method']} ({described['kind']})")
-    whole.add_row("facts", str(len(described["facts"])))
+    whole.add_row("facts", f"{len(described['facts'])} ({described['schema']})")
     if described["bypass"]:
         whole.add_row("bypass", _bypass_line(described["bypass"]))
     else:

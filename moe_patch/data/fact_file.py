@@ -7,15 +7,24 @@ records only: the published data sets have more fields than are used here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import overload
 
 from pydantic import JsonValue, ValidationError
 
 from moe_patch.data.facts import Fact, FactRecord, as_continuation, fact_json
 from moe_patch.data.records import read_records
-from moe_patch.data.schemas import RECORDS, REPEATING, Schema, ZsreSchema, field_in_file, schema_of
+from moe_patch.data.schemas import (
+    DEFAULT_ZSRE,
+    RECORDS,
+    REPEATING,
+    FactSchema,
+    ZsreSchema,
+    field_in_file,
+    schema_of_record,
+)
 from moe_patch.errors import FactError
 from moe_patch.io import strict_json
 from moe_patch.io.files import write_text
@@ -32,12 +41,34 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
-class FactFile:
-    """The facts of a file, the records that were skipped, and the schema of its records."""
+class FactFile(Sequence[Fact]):
+    """The facts of a file, the records that were skipped, and the schema of its records.
+
+    It can be given wherever facts are asked for. Then their schema is known there, and so is in a patch that
+    is built from them.
+    """
 
     facts: tuple[Fact, ...]
     skipped: tuple[Skipped, ...]
-    schema: Schema
+    schema: FactSchema
+
+    def __len__(self) -> int:
+        return len(self.facts)
+
+    @overload
+    def __getitem__(self, place: int) -> Fact: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> FactFile: ...
+
+    def __getitem__(self, place: int | slice) -> Fact | FactFile:
+        """A fact; or some of them, with what is known of the file."""
+        return replace(self, facts=self.facts[place]) if isinstance(place, slice) else self.facts[place]
+
+
+def schema_of_facts(facts: Sequence[Fact]) -> FactSchema:
+    """The schema of the file that facts were read from; "native" for facts without a file."""
+    return facts.schema if isinstance(facts, FactFile) else "native"
 
 
 def read_facts(
@@ -45,7 +76,7 @@ def read_facts(
     *,
     skip_invalid: bool = False,
     tokenize: Tokenize | None = None,
-    zsre: ZsreSchema = "zsre-alt",
+    zsre: ZsreSchema = DEFAULT_ZSRE,
 ) -> FactFile:
     """Read a facts file of any of the schemas.
 
@@ -90,7 +121,7 @@ class _Reader:
 
     def __init__(self, tokenize: Tokenize | None, zsre: ZsreSchema) -> None:
         self.zsre = zsre
-        self.schema: Schema | None = None
+        self.schema: FactSchema | None = None
         self.tokenize = tokenize
         self.lines_of_ids: dict[str, int] = {}
         self.answers: dict[str, tuple[int, str]] = {}
@@ -102,7 +133,7 @@ class _Reader:
         Raises FactError, without file and line, if the record cannot be used.
         """
         record = _parse(raw)
-        schema = schema_of(record, self.zsre)
+        schema = schema_of_record(record, self.zsre)
         if schema != (self.schema or schema):
             raise FactError(f"expected a {self.schema} record like the ones before, found a {schema} record")
         try:

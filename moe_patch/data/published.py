@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from itertools import chain
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, TypedDict
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -278,7 +278,14 @@ class WikiBigEditRecord(Published):
         )
 
 
-def _sentence(sentence: str, subject: str) -> dict[str, str]:
+class _Asked(TypedDict):
+    """The fields of a fact that a sentence gives."""
+
+    prompt: str
+    subject: str
+
+
+def _sentence(sentence: str, subject: str) -> _Asked:
     prompt, spelled = cut_out_subject(sentence, subject)
     return {"prompt": prompt, "subject": spelled}
 

@@ -85,6 +85,7 @@ def _elements(file: BinaryIO, path: Path) -> Iterator[tuple[int, bytes]]:
                 return
         buffer, scanned = buffer[start:], scanned - start
         _check_length(len(buffer), path, line)
+    line += _newlines_before(buffer)
     raise FactError(f"{path}:{line}: the array has no end: expected a ]; is the file complete?")
 
 

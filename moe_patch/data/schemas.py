@@ -13,7 +13,7 @@ knowgic       a list with one requested_rewrite
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 
 from pydantic import JsonValue
@@ -33,11 +33,13 @@ from moe_patch.data.published import (
 ZsreSchema = Literal["zsre-answers", "zsre-alt"]
 """The two conventions for ZsRE: which answer an edit is to. The records are the same."""
 
-Schema = ZsreSchema | Literal["native", "counterfact", "knowedit", "qaedit", "wikibigedit", "knowgic"]
+FactSchema = Literal["native", "counterfact", ZsreSchema, "knowedit", "qaedit", "wikibigedit", "knowgic"]
+"""The schema of the records that facts come from. How they are scored follows from it."""
 
 ZSRE_SCHEMAS: tuple[ZsreSchema, ...] = get_args(ZsreSchema)
+DEFAULT_ZSRE: ZsreSchema = "zsre-alt"
 
-RECORDS: Mapping[Schema, type[FactRecord | Published]] = {
+RECORDS: Mapping[FactSchema, type[FactRecord | Published]] = {
     "native": FactRecord,
     "counterfact": CounterfactRecord,
     "zsre-answers": ZsreAnswersRecord,
@@ -48,11 +50,11 @@ RECORDS: Mapping[Schema, type[FactRecord | Published]] = {
     "knowgic": KnowgicRecord,
 }
 
-REPEATING: frozenset[Schema] = frozenset({"knowgic"})
+REPEATING: frozenset[FactSchema] = frozenset({"knowgic"})
 """Schemas that may have several records for one fact."""
 
 
-def schema_of(record: Mapping[str, JsonValue], zsre: ZsreSchema) -> Schema:
+def schema_of_record(record: Mapping[str, JsonValue], zsre: ZsreSchema) -> FactSchema:
     """The schema that a record follows by its fields; `zsre` if it is a ZsRE record."""
     if "requested_rewrite" in record:
         return "knowgic" if isinstance(record["requested_rewrite"], list) else "counterfact"
@@ -67,7 +69,13 @@ def schema_of(record: Mapping[str, JsonValue], zsre: ZsreSchema) -> Schema:
     return "native"
 
 
-def field_in_file(field: str, schema: Schema) -> str:
+def common_schema(schemas: Iterable[FactSchema]) -> FactSchema:
+    """The schema that facts from several places have in common; "native" if there are several."""
+    distinct = set(schemas)
+    return distinct.pop() if len(distinct) == 1 else "native"
+
+
+def field_in_file(field: str, schema: FactSchema) -> str:
     """The name that a schema gives to a field of Fact. The index of a list entry ("keep.2") is kept."""
     record = RECORDS[schema]
     names = record.names if issubclass(record, Published) else {}

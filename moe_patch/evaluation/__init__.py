@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from moe_patch.apply import Mode, apply
 from moe_patch.base.model import Base
 from moe_patch.base.occupied import find_occupant
+from moe_patch.data.fact_file import FactFile
 from moe_patch.data.facts import Fact
 from moe_patch.errors import EvaluationError
 from moe_patch.evaluation.metrics import (
-    RULES,
     Measurement,
+    Question,
     Questions,
-    Rule,
     Score,
     Scores,
     Setting,
@@ -27,6 +27,7 @@ from moe_patch.evaluation.metrics import (
 )
 from moe_patch.evaluation.report import EvaluationReport
 from moe_patch.evaluation.routing import Routing, RoutingShift, compare_routing, record_routing
+from moe_patch.evaluation.rules import RULES, Rule
 from moe_patch.evaluation.scoring import Encoded
 from moe_patch.patch import Patch
 
@@ -34,6 +35,7 @@ __all__ = [
     "RULES",
     "EvaluationReport",
     "Measurement",
+    "Question",
     "Questions",
     "RoutingShift",
     "Rule",
@@ -75,7 +77,8 @@ def evaluate(
         base: the model, without a patch.
         patch: the patch to measure.
         facts: the facts to ask about; the patch's own by default.
-        rule: "counterfact" or "zsre"; by default "counterfact" if every fact has a `target_true`.
+        rule: "counterfact" or "zsre"; by default the one that follows from the schema of the facts. Facts
+            without a file count as facts of the patch's schema.
         mode: how the patch is applied, as in `moe_patch.apply`.
         routing: whether to compare the routing too.
         setting: how prompts are run.
@@ -85,7 +88,8 @@ def evaluate(
         WrongBase: the patch was built for another base.
     """
     setting = setting or Setting()
-    questions = Questions.about(patch.facts if facts is None else facts, rule)
+    schema = facts.schema if isinstance(facts, FactFile) else patch.schema
+    questions = Questions.about(patch.facts if facts is None else facts, rule, schema=schema)
     if state := find_occupant(base):
         raise EvaluationError(f"{state}: remove it before the evaluation")
     routing = routing and bool(base.layers)  # a dense base has none
@@ -98,7 +102,7 @@ def evaluate(
         kept = unchanged_score(base, own_kept, setting, "patched: answers to keep")
     lowest = min(patch.base.experts, default=-1)
     return EvaluationReport(
-        rule=questions.rule,
+        scoring=questions.scoring,
         facts=len(questions.edited),
         patched=after.measurement,
         base=before.measurement,
@@ -113,7 +117,7 @@ def _observe(
     base: Base, questions: Questions, setting: Setting, stage: str, own: Sequence[Encoded], *, routing: bool
 ) -> _State:
     measurement = measure_scores(base, questions, setting, stage=stage, own=own)
-    edited, preserved = (_spread(prompts) for prompts in (questions.edited, questions.neighbours))
+    edited, preserved = (_spread(asked) for asked in (questions.edited, questions.neighbours))
     return _State(
         measurement,
         _routing(base, edited, setting) if routing else None,
@@ -125,9 +129,9 @@ def _routing(base: Base, prompts: Sequence[str], setting: Setting) -> Routing:
     return record_routing(base, prompts, batch_size=setting.batch_size, chat=setting.chat)
 
 
-def _spread(prompts: Sequence[tuple[str, Fact]]) -> list[str]:
+def _spread(asked: Sequence[Question]) -> list[str]:
     """Distinct prompts, evenly spaced, at most `ROUTED_PROMPTS` of them."""
-    distinct = list(dict.fromkeys(text for text, _ in prompts))
+    distinct = list(dict.fromkeys(question.prompt for question in asked))
     step = max(1, -(-len(distinct) // ROUTED_PROMPTS))
     return distinct[::step]
 

@@ -1,23 +1,19 @@
-"""Efficacy, generalization, specificity and utility, by two rules, each with a 95% interval.
+"""Efficacy, generalization, specificity and utility by either rule, each with a 95% interval.
 
-The COUNTERFACT rule (Meng et al., arXiv 2202.05262, section 3.4) compares two answers by their mean token
-log-probability: on the edited prompts (efficacy) and their paraphrases (generalization) the new answer must
-beat the true one, and on neighbourhood prompts (specificity) the true one must beat the new. The ZsRE rule
-(MEMIT, arXiv 2210.07229, section 5.2) counts the answer tokens that greedy decoding would choose; its
-specificity is the share of greedy tokens on neighbourhood prompts that are still the base's. Utility is the
-mean of the three.
+Utility is the mean of the other three. `moe_patch.evaluation.rules` says what the rules are.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
 
 from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
+from moe_patch.data.schemas import FactSchema
 from moe_patch.errors import EvaluationError
+from moe_patch.evaluation.rules import Rule, Scoring, scoring_of
 from moe_patch.evaluation.scoring import (
     AnswerScore,
     Encoded,
@@ -27,9 +23,6 @@ from moe_patch.evaluation.scoring import (
     score_encoded,
 )
 from moe_patch.progress import Progress
-
-Rule = Literal["counterfact", "zsre"]
-RULES: tuple[Rule, ...] = get_args(Rule)
 
 Z95 = 1.959963984540054  # the normal quantile that leaves 2.5% on either side
 
@@ -98,52 +91,68 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One model's scores by the chosen rule, and by greedy exact match.
+    """One model's scores by the chosen rule, by greedy exact match, and some that no rule has.
 
-    An exact match is the whole new answer on edited prompts and paraphrases. On neighbourhood prompts it is
-    the whole true answer or, under the ZsRE rule, the base's own answer.
+    An exact match is the whole new answer on edited prompts and paraphrases. On neighborhood prompts it is
+    the whole answer that the rule asks for there.
     """
 
     scores: Scores
     exact: Scores
+    answers: Score  # tokens of the neighborhood's own answers that greedy decoding chooses
+    agreement: Score  # tokens of the base's answers there that it chooses; measured by the ZsRE rule only
+    portability: Score  # tokens that it chooses of what follows from the facts
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prompt that a model is asked, the fact that it belongs to, and the answer if it has one."""
+
+    prompt: str
+    fact: Fact
+    answer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """The prompts that a model is asked before and after an edit, each with its fact."""
+    """What a model is asked before and after an edit."""
 
-    rule: Rule
-    edited: tuple[tuple[str, Fact], ...]
-    paraphrased: tuple[tuple[str, Fact], ...]
-    neighbours: tuple[tuple[str, Fact], ...]
-    kept: tuple[tuple[str, Fact], ...]  # `keep` prompts
+    scoring: Scoring
+    edited: tuple[Question, ...]
+    paraphrased: tuple[Question, ...]
+    neighbours: tuple[Question, ...]
+    kept: tuple[Question, ...]  # `keep` prompts
+    implied: tuple[Question, ...]  # portability
 
     @classmethod
-    def about(cls, facts: Sequence[Fact], rule: Rule | None = None) -> Questions:
+    def about(
+        cls, facts: Sequence[Fact], rule: Rule | None = None, *, schema: FactSchema = "native"
+    ) -> Questions:
         """All prompts of the facts.
 
         Args:
             facts: at least one.
-            rule: by default "counterfact" if every fact has a `target_true`, else "zsre".
+            rule: by default the one that follows from the schema.
+            schema: of the records that the facts came from.
 
         Raises:
             EvaluationError: there are no facts, or the rule is "counterfact" and one has no `target_true`.
         """
         if not facts:
             raise EvaluationError("there are no facts to evaluate: give at least one")
-        missing = next((fact.id for fact in facts if fact.target_true is None), None)
-        if rule == "counterfact" and missing is not None:
-            raise EvaluationError(
-                f"fact {missing} has no target_true, which the counterfact rule needs: add one, or use the "
-                "zsre rule"
-            )
         return cls(
-            rule or ("counterfact" if missing is None else "zsre"),
-            tuple((fact.text, fact) for fact in facts),
-            tuple((prompt, fact) for fact in facts for prompt in fact.paraphrases),
-            tuple((prompt, fact) for fact in facts for prompt in fact.neighborhood),
-            tuple((prompt, fact) for fact in facts for prompt in fact.kept),
+            scoring_of(facts, schema, rule),
+            tuple(Question(fact.text, fact, fact.target_new) for fact in facts),
+            tuple(Question(text, fact, fact.target_new) for fact in facts for text in fact.paraphrases),
+            tuple(question for fact in facts for question in _neighbours(fact)),
+            tuple(Question(text, fact) for fact in facts for text in fact.kept),
+            tuple(Question(each.prompt, fact, each.answer) for fact in facts for each in fact.portability),
         )
+
+
+def _neighbours(fact: Fact) -> list[Question]:
+    answers = fact.neighborhood_answers or (None,) * len(fact.neighborhood)
+    return [Question(text, fact, answer) for text, answer in zip(fact.neighborhood, answers, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,15 +164,16 @@ class Setting:
     progress: Progress | None = None
 
 
-def own_answers(base: Base, asked: Sequence[tuple[str, Fact]], setting: Setting, stage: str) -> list[Encoded]:
-    """The base's greedy continuation of each prompt, with as many tokens as the fact's answer has.
+def own_answers(base: Base, asked: Sequence[Question], setting: Setting, stage: str) -> list[Encoded]:
+    """The base's greedy continuation of each prompt, with as many tokens as the answer to it has.
 
-    Locality and the ZsRE rule's specificity compare with these. Call it before the patch is on.
+    For a prompt without an answer, the fact's answer counts. Locality and agreement compare with these. Call
+    it before the patch is on.
 
     Raises:
         EvaluationError: an answer has no token of its own.
     """
-    answers = [(prompt, fact.target_true or fact.target_new) for prompt, fact in asked]
+    answers = [(each.prompt, each.answer or each.fact.target_true or each.fact.target_new) for each in asked]
     encoded = [encode_answer(base, prompt, answer, chat=setting.chat) for prompt, answer in answers]
     return continue_greedily(
         base,
@@ -192,45 +202,64 @@ def measure_scores(
         questions: what to ask.
         setting: how prompts are run.
         stage: the name that progress is reported under.
-        own: the base's own answers on neighbourhood prompts, which the ZsRE rule needs.
+        own: the base's own answers on neighborhood prompts, which the ZsRE rule needs.
 
     Raises:
         EvaluationError: an answer has no token of its own.
     """
-    if questions.rule == "counterfact":
-        return _by_counterfact(base, questions, setting, stage)
-    return _by_zsre(base, questions, setting, stage, own)
+    known = [question for question in questions.neighbours if question.answer is not None]
+    others = _score(base, [*known, *questions.implied], setting, f"{stage}: other answers")
+    answered, implied = others[: len(known)], others[len(known) :]
+    if questions.scoring.rule == "counterfact":
+        agreed: list[AnswerScore] = []
+        scores, exact = _by_counterfact(base, questions, setting, stage)
+    else:
+        agreed = score_encoded(
+            base, own, batch_size=setting.batch_size, progress=setting.progress, stage=f"{stage}: locality"
+        )
+        kept = answered if questions.scoring.specificity_by == "answers" else agreed
+        scores, exact = _by_zsre(base, questions, setting, stage, kept)
+    return Measurement(scores, exact, *map(_accuracy, (answered, agreed, implied)))
 
 
-def _by_counterfact(base: Base, questions: Questions, setting: Setting, stage: str) -> Measurement:
-    prompts = (*questions.edited, *questions.paraphrased, *questions.neighbours)
-    pairs = [(prompt, fact.target_new) for prompt, fact in prompts]
-    pairs += [(prompt, str(fact.target_true)) for prompt, fact in prompts]
+def _by_counterfact(base: Base, questions: Questions, setting: Setting, stage: str) -> tuple[Scores, Scores]:
+    """The scores, and those of exact match."""
+    asked = (*questions.edited, *questions.paraphrased, *questions.neighbours)
+    pairs = [replace(each, answer=each.fact.target_new) for each in asked]
+    pairs += [replace(each, answer=each.fact.target_true) for each in asked]
     scores = _score(base, pairs, setting, stage)
-    new, true = scores[: len(prompts)], scores[len(prompts) :]
+    new, true = scores[: len(asked)], scores[len(asked) :]
     changed = len(questions.edited), len(questions.edited) + len(questions.paraphrased)
     won = [float(ours.logprob > theirs.logprob) for ours, theirs in zip(new, true, strict=True)]
     kept = [float(theirs.logprob > ours.logprob) for ours, theirs in zip(new, true, strict=True)]
     said, still = [float(score.exact) for score in new], [float(score.exact) for score in true]
-    return Measurement(_scores(won, kept, changed), _scores(said, still, changed))
+    return _scores(won, kept, changed), _scores(said, still, changed)
 
 
 def _by_zsre(
-    base: Base, questions: Questions, setting: Setting, stage: str, own: Sequence[Encoded]
-) -> Measurement:
-    prompts = (*questions.edited, *questions.paraphrased)
-    scores = _score(base, [(prompt, fact.target_new) for prompt, fact in prompts], setting, stage)
-    scores += score_encoded(
-        base, own, batch_size=setting.batch_size, progress=setting.progress, stage=f"{stage}: locality"
-    )
+    base: Base, questions: Questions, setting: Setting, stage: str, kept: Sequence[AnswerScore]
+) -> tuple[Scores, Scores]:
+    """The scores, and those of exact match; `kept` are the scores on neighborhood prompts."""
+    asked = (*questions.edited, *questions.paraphrased)
+    scores = [*_score(base, asked, setting, stage), *kept]
     accuracy, exact = [score.accuracy for score in scores], [float(score.exact) for score in scores]
-    changed = len(questions.edited), len(prompts)
-    return Measurement(_scores(accuracy, accuracy, changed), _scores(exact, exact, changed))
+    changed = len(questions.edited), len(asked)
+    return _scores(accuracy, accuracy, changed), _scores(exact, exact, changed)
 
 
-def _score(base: Base, pairs: list[tuple[str, str]], setting: Setting, stage: str) -> list[AnswerScore]:
+def _accuracy(scores: Sequence[AnswerScore]) -> Score:
+    return Score.of(score.accuracy for score in scores)
+
+
+def _score(base: Base, asked: Sequence[Question], setting: Setting, stage: str) -> list[AnswerScore]:
+    """The score of each question's answer, which it must have."""
     return score_answers(
-        base, pairs, batch_size=setting.batch_size, chat=setting.chat, progress=setting.progress, stage=stage
+        base,
+        [(question.prompt, str(question.answer)) for question in asked],
+        batch_size=setting.batch_size,
+        chat=setting.chat,
+        progress=setting.progress,
+        stage=stage,
     )
 
 

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.table import Table
 
 from moe_patch.evaluation.metrics import Measurement, Score, Scores
 from moe_patch.evaluation.routing import LayerShift, RoutingShift
+from moe_patch.evaluation.rules import Scoring
 
 _NAMES = ("efficacy", "generalization", "specificity", "utility")
+_OTHERS = {
+    "answers": "specificity by answers",
+    "agreement": "specificity by agreement",
+    "portability": "portability",
+}  # of a measurement, with their titles
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
     """What one patch does to one base: scores with and without the patch, and the change of routing."""
 
-    rule: str
+    scoring: Scoring
     facts: int  # how many
     patched: Measurement
     base: Measurement
-    locality: Score  # neighbourhood prompts on which the base's answer is unchanged
+    locality: Score  # neighborhood prompts on which the base's answer is unchanged
     kept: Score  # the same for the facts' `keep` prompts
     edited_routing: RoutingShift | None
-    preserved_routing: RoutingShift | None  # None if the facts have no neighbourhood prompts
+    preserved_routing: RoutingShift | None  # None if the facts have no neighborhood prompts
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: percentages from 0 to 100, divergences in nats, None for what could not be measured."""
         return {
-            "rule": self.rule,
+            **asdict(self.scoring),
             "facts": self.facts,
             **_measurement(self.patched),
             "locality": _score(self.locality),
@@ -47,7 +53,8 @@ class EvaluationReport:
 
 
 def _measurement(measurement: Measurement) -> dict[str, Any]:
-    return _scores(measurement.scores) | {"exact": _scores(measurement.exact)}
+    others = {name: _score(getattr(measurement, name)) for name in _OTHERS}
+    return _scores(measurement.scores) | others | {"exact": _scores(measurement.exact)}
 
 
 def _scores(scores: Scores) -> dict[str, Any]:
@@ -69,7 +76,7 @@ def _shift(shift: RoutingShift | None) -> dict[str, Any] | None:
 
 
 def _score_table(report: EvaluationReport) -> Table:
-    title = f"{report.facts} facts, {report.rule} rule: percent, with 95% interval and greedy exact match"
+    title = f"{report.facts} {report.scoring.describe()}: percent, with 95% interval and greedy exact match"
     table = Table(title=title, title_justify="left", header_style="bold")
     table.add_column("")
     for column in ("patched", "interval", "exact", "base", "interval", "exact", "prompts"):
@@ -78,15 +85,23 @@ def _score_table(report: EvaluationReport) -> Table:
         cells = (*_cells(report.patched, name), *_cells(report.base, name))
         prompts = getattr(report.patched.scores, name).n
         table.add_row(name, *cells, str(prompts), style="bold" if name == "utility" else None)
+    for name, title in _OTHERS.items():
+        patched, base = getattr(report.patched, name), getattr(report.base, name)
+        if patched.n:
+            table.add_row(title, *_value(patched), "", *_value(base), "", str(patched.n))
     for name, same in (("locality", report.locality), ("kept", report.kept)):
         if same.n or name == "locality":
-            table.add_row(name, _plain(same.value, 1), _interval(same), "", "", "", "", str(same.n))
+            table.add_row(name, *_value(same), "", "", "", "", str(same.n))
     return table
 
 
 def _cells(measurement: Measurement, name: str) -> tuple[str, str, str]:
-    score, exact = getattr(measurement.scores, name), getattr(measurement.exact, name)
-    return _plain(score.value, 1), _interval(score), _plain(exact.value, 1)
+    exact = getattr(measurement.exact, name)
+    return *_value(getattr(measurement.scores, name)), _plain(exact.value, 1)
+
+
+def _value(score: Score) -> tuple[str, str]:
+    return _plain(score.value, 1), _interval(score)
 
 
 def _interval(score: Score) -> str:

@@ -16,6 +16,7 @@ from moe_patch.apply import apply
 from moe_patch.base.model import Base
 from moe_patch.base.statistics import collect_moments
 from moe_patch.data.corpus import Corpus
+from moe_patch.data.fact_file import schema_of_facts
 from moe_patch.data.facts import Fact
 from moe_patch.errors import ConfigError, ModelError
 from moe_patch.methods.base import Method, MethodOptions
@@ -202,6 +203,7 @@ class DeltaMethod(Method[DeltaOptionsT]):
             facts=tuple(facts),
             results=tuple(results),
             layers=editor.deltas(),
+            schema=schema_of_facts(facts),
         )
         return self.finished(patch if earlier is None else earlier.finish(patch), options)
 

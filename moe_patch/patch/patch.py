@@ -15,6 +15,7 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from moe_patch.data.facts import Fact, fact_json
+from moe_patch.data.schemas import FactSchema
 from moe_patch.errors import WrongBase
 from moe_patch.patch.delta import LayerDelta, delta_from, delta_tensors
 from moe_patch.patch.fingerprint import (
@@ -25,7 +26,7 @@ from moe_patch.patch.fingerprint import (
     token_differences,
     touched_differences,
 )
-from moe_patch.patch.schema import FactSchema, Kind, Metadata, base_json, content_hash
+from moe_patch.patch.schema import Kind, Metadata, base_json, content_hash
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_va
 from torch import Tensor
 
 from moe_patch.data.facts import Fact, FactRecord
+from moe_patch.data.schemas import FactSchema
 from moe_patch.errors import FactError, MalformedMetadata, PatchError, UnknownFormat
 from moe_patch.io import strict_json
 from moe_patch.io.closed_schema import ClosedSchema
@@ -22,11 +23,6 @@ FORMATS = (1, 2)
 METADATA_KEY = "moe_patch"
 
 Kind = Literal["delta", "bypass"]
-
-FactSchema = Literal[
-    "native", "counterfact", "zsre-answers", "zsre-alt", "knowedit", "qaedit", "wikibigedit", "knowgic"
-]
-"""The schema of the file that a patch's facts were read from. How they are scored follows from it."""
 
 
 def _moment(text: str) -> str:

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from moe_patch.apply import apply
 from moe_patch.base.model import Base
+from moe_patch.data.facts import Fact
+from moe_patch.data.schemas import FactSchema
 from moe_patch.errors import BadSignature, HashMismatch, PatchError, Unsigned, WrongBase
+from moe_patch.evaluation.rules import scoring_of
 from moe_patch.evaluation.scoring import score_answers
 from moe_patch.patch import Patch, check_base, load
 from moe_patch.patch.signature import check_signature
@@ -92,8 +95,8 @@ def verify_patch(
         checkpoint: opens the base's checkpoint, to compare fingerprints; no weights are loaded.
         base: opens the model, to compare fingerprints and to ask about the facts. Neither this nor
             `checkpoint` is called before the file itself has passed.
-        at_least: the share of facts, 0 to 1, that the model must say. If a fact has a true answer, the model
-            must prefer the new one to it. Otherwise it must give the new answer word for word.
+        at_least: the share of facts, 0 to 1, that the model must say. By COUNTERFACT's rule the model must
+            prefer the new answer to the true one. By ZsRE's it must give the new answer word for word.
         chat: ask under the chat template; None asks as the patch was built.
 
     Raises:
@@ -138,17 +141,23 @@ def _signer(path: Path, patch: Patch, signers: Signers) -> str | None:
 
 def _missed(base: Base, patch: Patch, chat: bool, progress: Progress | None) -> tuple[str, ...]:
     """The ids of the facts that the patched model does not say."""
+    rivals = {fact: _rival(fact, patch.schema) for fact in patch.facts}
     new = [(fact.text, fact.target_new) for fact in patch.facts]
-    true = [(fact.text, fact.target_true) for fact in patch.facts if fact.target_true is not None]
+    true = [(fact.text, rival) for fact, rival in rivals.items() if rival is not None]
     with apply(base, patch, check=False):
         scores = score_answers(base, [*new, *true], chat=chat, progress=progress, stage="facts")
     said = dict(zip([*new, *true], scores, strict=True))
     return tuple(
         fact.id
-        for fact in patch.facts
+        for fact, rival in rivals.items()
         if not (
             said[fact.text, fact.target_new].exact
-            if fact.target_true is None
-            else said[fact.text, fact.target_new].logprob > said[fact.text, fact.target_true].logprob
+            if rival is None
+            else said[fact.text, fact.target_new].logprob > said[fact.text, rival].logprob
         )
     )
+
+
+def _rival(fact: Fact, schema: FactSchema) -> str | None:
+    """The answer that the new one must beat; None where it must be given word for word."""
+    return fact.target_true if scoring_of([fact], schema).rule == "counterfact" else None

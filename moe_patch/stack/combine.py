@@ -14,10 +14,10 @@ from functools import reduce
 import torch
 from pydantic import JsonValue
 
+from moe_patch.data.schemas import common_schema
 from moe_patch.errors import StackError
 from moe_patch.patch import Fingerprint, LayerDelta, Patch
 from moe_patch.patch.rows import Rows, concatenate_rows
-from moe_patch.patch.schema import FactSchema
 from moe_patch.solve.algebra import solve_jointly
 from moe_patch.stack.drop import drop_facts
 from moe_patch.stack.foundation import KEY
@@ -67,7 +67,7 @@ def combine_patches(stacked: Sequence[Stacked], how: Combine) -> Combined:
         results=_results(patches),
         layers={layer: join(_with_layer(patches, layer, base), layer) for layer in layers},
         parents=tuple(member.patch.hash for member in stacked),
-        schema=_schema(patches),
+        schema=common_schema(patch.schema for patch in patches),
     )
     return Combined(patch, tuple(notes + renaming))
 
@@ -153,12 +153,6 @@ def _base(patches: Sequence[Patch]) -> Fingerprint:
         experts |= patch.base.experts
         shapes |= patch.base.shapes
     return replace(patches[0].base, experts=experts, shapes=shapes)
-
-
-def _schema(patches: Sequence[Patch]) -> FactSchema:
-    """The schema that all patches' facts have in common; "native" if they come from files of several."""
-    schemas = {patch.schema for patch in patches}
-    return schemas.pop() if len(schemas) == 1 else "native"
 
 
 def _shared(patches: Sequence[Patch]) -> dict[str, JsonValue]:

@@ -52,7 +52,7 @@ class OtherRelations:
 
     def without(self, prompts: Collection[str]) -> OtherRelations:
         """The same without some prompts."""
-        left = [at for at, (prompt, _) in enumerate(self.questions.neighbours) if prompt not in prompts]
+        left = [at for at, asked in enumerate(self.questions.neighbours) if asked.prompt not in prompts]
         neighbours = tuple(self.questions.neighbours[at] for at in left)
         implied = tuple((prompt, answer) for prompt, answer in self.implied if prompt not in prompts)
         questions = replace(self.questions, neighbours=neighbours)
@@ -66,7 +66,7 @@ class OtherRelations:
         """The percentage of prompts on which it gives another answer that the edit implies."""
         scores = score_answers(base, self.implied, batch_size=setting.batch_size)
         said = {prompt for (prompt, _), score in zip(self.implied, scores, strict=True) if score.exact}
-        return Score.of(float(prompt in said) for prompt, _ in self.questions.neighbours).value
+        return Score.of(float(asked.prompt in said) for asked in self.questions.neighbours).value
 
 
 class _World:

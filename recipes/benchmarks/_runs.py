@@ -18,6 +18,7 @@ from moe_patch.base.model import Base
 from moe_patch.base.opening import open_base
 from moe_patch.data.fact_file import read_facts
 from moe_patch.data.facts import Fact
+from moe_patch.evaluation.rules import scoring_of
 from moe_patch.methods import MethodOptions, get_method
 from moe_patch.methods.overrides import merged_options, option_names, parse_setting
 from moe_patch.methods.recipes import Recipe, load_recipe, recipe_for
@@ -141,11 +142,13 @@ def benchmark_command(
         settings: tuple[str, ...],
         lines: Path | None,
     ) -> None:
-        base, facts = open_base(model, dtype=torch.float32), read_facts(facts_at).facts[:most]
+        base, facts = open_base(model, dtype=torch.float32), read_facts(facts_at)[:most]
         found = load_recipe(recipe) if recipe else recipe_for(base)
         chosen = {"targets.use_cache": False, **dict(map(parse_setting, settings)), "batch_size": together}
         wanted = [run for run in runs if not only or run.name in only]
         records = records_of(wanted, measure, base, facts, found, chosen, lines)
-        Console(width=200).print(table_of(records))
+        table = table_of(records)
+        table.caption = scoring_of(facts, facts.schema).describe()
+        Console(width=200).print(table)
 
     return main

@@ -13,8 +13,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,19 @@ from rich.table import Table
 
 from moe_patch.base.model import Base
 from moe_patch.base.opening import open_base
-from moe_patch.data.fact_file import read_facts
+from moe_patch.data.fact_file import FactFile, read_facts
 from moe_patch.data.facts import Fact
+from moe_patch.data.schemas import FactSchema
 from moe_patch.evaluation import Questions, Scores, Setting, compare_routing, measure_scores, record_routing
+from moe_patch.evaluation.metrics import own_answers
 from moe_patch.evaluation.routing import Routing
+from moe_patch.evaluation.rules import scoring_of
+from moe_patch.evaluation.scoring import Encoded
 from moe_patch.methods import get_method
 from moe_patch.methods.recipes import recipe_for
 
 FACTS = Path(__file__).parents[1] / "facts" / "1000.jsonl"
+SETTING = Setting(batch_size=512)
 SCORES = (
     "efficacy",
     "generalization",
@@ -42,16 +47,43 @@ SCORES = (
 )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """What the model is asked, with the bare base's answers on neighborhood prompts and its routing there."""
+
+    questions: Questions
+    own: list[Encoded]
+    routing: Routing
+
+    @classmethod
+    def of(cls, base: Base, facts: Sequence[Fact], schema: FactSchema) -> Asked:
+        """Ask a base without deltas."""
+        questions = Questions.about(facts, schema=schema)
+        return cls(questions, own_answers(base, questions.neighbours, SETTING, ""), _routing(base, questions))
+
+    def figures(self, base: Base, lowest: int) -> tuple[Scores, float | None]:
+        """The scores, and the similarity of the routing in percent."""
+        scores = measure_scores(base, self.questions, SETTING, stage="", own=self.own).scores
+        return scores, compare_routing(self.routing, _routing(base, self.questions), lowest).similarity
+
+
+def _routing(base: Base, questions: Questions) -> Routing:
+    return record_routing(base, [question.prompt for question in questions.neighbours])
+
+
 class Watcher:
     """Measures the model during a build, while its deltas are on, after some numbers of edited facts."""
 
-    def __init__(self, base: Base, facts: Sequence[Fact], at: Sequence[int], asked: int) -> None:
+    def __init__(self, base: Base, facts: FactFile, at: Sequence[int], asked: int) -> None:
         self._base = base
         self.lowest = min(base.layers)  # edited layer
-        self._asked = {count: _evenly(facts[:count], asked) for count in at}
-        self._untouched = {count: _untouched(self._asked[count], facts[:count]) for count in at}
-        self._before = {
-            count: (self._routing(self._asked[count]), self._routing(self._untouched[count])) for count in at
+        some = {count: _evenly(facts[:count], asked) for count in at}
+        self._asked = {
+            count: [
+                Asked.of(base, asking, facts.schema)
+                for asking in (some[count], _untouched(some[count], facts[:count]))
+            ]
+            for count in at
         }
         self.curve: list[dict[str, float | None]] = []
 
@@ -59,31 +91,31 @@ class Watcher:
         """Called as the methods' progress function."""
         if stage != "facts edited" or done not in self._asked:
             return
-        asked, untouched = self._asked[done], self._untouched[done]
-        scores, others = self._scores(asked), self._scores(untouched)
-        shifts = [
-            compare_routing(before, self._routing(some), self.lowest).similarity
-            for before, some in zip(self._before[done], (asked, untouched), strict=True)
-        ]
+        (scores, routing), (others, elsewhere) = (
+            asked.figures(self._base, self.lowest) for asked in self._asked[done]
+        )
         values = [scores.efficacy, scores.generalization, scores.specificity, others.specificity]
-        figures: list[float | None] = [*(value.value for value in values), *shifts]
+        figures: list[float | None] = [*(value.value for value in values), routing, elsewhere]
         self.curve.append({"facts": done, **dict(zip(SCORES, figures, strict=True))})
         click.echo(json.dumps(self.curve[-1]), err=True)
-
-    def _scores(self, facts: Sequence[Fact]) -> Scores:
-        return measure_scores(self._base, Questions.about(facts), Setting(batch_size=512), stage="").scores
-
-    def _routing(self, facts: Sequence[Fact]) -> Routing:
-        return record_routing(self._base, [prompt for fact in facts for prompt in fact.neighborhood])
 
 
 def _untouched(asked: Sequence[Fact], edited: Sequence[Fact]) -> list[Fact]:
     """The facts to ask about, with only those neighbours that do not mention an edited subject."""
     subjects = re.compile("|".join(rf"(?<!\w){re.escape(fact.subject)}(?!\w)" for fact in edited))
-    return [
-        replace(fact, neighborhood=tuple(text for text in fact.neighborhood if not subjects.search(text)))
-        for fact in asked
-    ]
+    return [_with_neighbours(fact, lambda text: not subjects.search(text)) for fact in asked]
+
+
+def _with_neighbours(fact: Fact, wanted: Callable[[str], object]) -> Fact:
+    """The fact with some of its neighborhood prompts, and their answers if they have any."""
+    kept = [number for number, text in enumerate(fact.neighborhood) if wanted(text)]
+    return replace(
+        fact,
+        neighborhood=tuple(fact.neighborhood[number] for number in kept),
+        neighborhood_answers=tuple(
+            fact.neighborhood_answers[number] for number in kept if fact.neighborhood_answers
+        ),
+    )
 
 
 def _evenly(facts: Sequence[Fact], count: int) -> list[Fact]:
@@ -130,7 +162,7 @@ def main(
     method: str, edits: Path, batch_size: int, at: str, asked: int, lines: Path | None, picture: Path | None
 ) -> None:
     """Run the four builds and report."""
-    base, facts = open_base(), read_facts(edits).facts
+    base, facts = open_base(), read_facts(edits)
     counts = [int(count) for count in at.split(",") if int(count) <= len(facts)]
     results: list[dict[str, Any]] = []
     table = Table("build", *(f"{score} at {counts[-1]}" for score in SCORES), "seconds")
@@ -146,6 +178,7 @@ def main(
             if lines:
                 with lines.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(results[-1]) + "\n")
+    table.caption = scoring_of(facts, facts.schema).describe()
     Console().print(table)
     if picture:
         plot_scores(results, picture)

@@ -110,7 +110,7 @@ def main(
 ) -> None:
     """Build, combine, measure and report."""
     bench = StackingBench(open_base(model), method)
-    facts = read_facts(edits).facts[:count]
+    facts = read_facts(edits)[:count]
     print_figures("stacks of patches", compare_combinations(bench, facts, patches, asked), as_json)
 
 

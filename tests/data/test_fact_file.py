@@ -12,8 +12,6 @@ from moe_patch.data.facts import Fact, as_continuation
 from moe_patch.errors import FactError
 from tests.data.records import COUNTERFACT, NATIVE, ZSRE, native, rewrite
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
-
 
 class TestSchemas:
     def test_native(self, read: Callable[..., FactFile]) -> None:
@@ -58,32 +56,18 @@ class TestSchemas:
 
     def test_zsre(self, read: Callable[..., FactFile]) -> None:
         file = read(ZSRE)
-        assert file.schema == "zsre"
+        assert file.schema == "zsre-alt"
         (fact,) = file.facts
         assert fact.prompt == "Which family does {} belong to?"
         assert fact.text == ZSRE["src"]
         assert (fact.target_new, fact.target_true) == ("Lamiinae", "Lecanorales")
         assert fact.paraphrases == ("What family are Ramalinaceae?",)
         assert fact.neighborhood == ("nq question: types of skiing in the winter olympics 2018",)
+        assert fact.neighborhood_answers == ("Downhill",)
 
     def test_one_file_holds_one_schema(self, read: Callable[..., FactFile]) -> None:
-        with pytest.raises(FactError, match=r"facts.jsonl:2: expected a native record.*found a zsre record"):
+        with pytest.raises(FactError, match=r":2: expected a native record.*found a zsre-alt record"):
             read(NATIVE, ZSRE)
-
-    @pytest.mark.parametrize(
-        ("name", "schema", "count"), [("counterfact", "counterfact", 910), ("zsre", "zsre", 900)]
-    )
-    def test_published_records(self, name: str, schema: str, count: int) -> None:
-        path = DATA / f"{name}.jsonl"
-        if not path.exists():
-            pytest.skip(f"the published data set {name} is not beside this checkout")
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        file = read_facts(path)
-        assert (file.schema, len(file.facts), file.skipped) == (schema, count, ())
-        for fact, record in zip(file.facts, records, strict=True):
-            stated = record.get("requested_rewrite", record)
-            assert fact.text == stated["prompt"].replace("{}", stated["subject"])
-            assert fact.paraphrases
 
 
 class TestNormalForm:
@@ -126,19 +110,14 @@ class TestNormalForm:
         assert read(text).facts[0].target_new == "a\u2028b\x85c"
 
 
-ARRAY = "is the file one JSON array?"
-
-
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        pytest.param("{", "expected one JSON object on the line: Expecting", id="broken JSON"),
-        pytest.param("[", ARRAY, id="array over lines"),
-        pytest.param("[1]", "expected one JSON object on the line, found an array", id="array"),
-        pytest.param("3", "expected one JSON object on the line, found a number", id="number"),
+        pytest.param("{", "expected one JSON object: Expecting", id="broken JSON"),
+        pytest.param("3", "expected one JSON object, found a number", id="number"),
         pytest.param('{"prompt": "{} is", "prompt": "{}"}', "'prompt' appears twice", id="repeated key"),
         pytest.param('{"prompt": NaN}', "NaN", id="NaN"),
-        pytest.param("[" * 10**5, "nested deeper", id="nesting"),
+        pytest.param('{"prompt": ' + "[" * 10**5, "nested deeper", id="nesting"),
         pytest.param(b'{"prompt": "caf\xe9 {}"}', "expected UTF-8, found byte 0xe9 at 15", id="Latin-1"),
         pytest.param(
             {"prompt": "{} is"}, "subject: expected a value, but the field is missing", id="missing"
@@ -215,7 +194,7 @@ ARRAY = "is the file one JSON array?"
         ),
         pytest.param({"src": "x"}, "subject: expected a value", id="zsre: no subject"),
         pytest.param(ZSRE | {"alt": ""}, "alt: expected a text that is not empty", id="zsre: empty"),
-        pytest.param(ZSRE | {"src": "Which?"}, "src: expected one {} or the subject", id="zsre: src"),
+        pytest.param(ZSRE | {"src": "Which?"}, "src: expected the subject 'Ramalinaceae' in", id="zsre: src"),
         pytest.param(ZSRE | {"answers": [""]}, "answers.0: expected a text", id="zsre: answer"),
         pytest.param(ZSRE | {"rephrase": ""}, "rephrase.0: expected a text", id="zsre: rephrase"),
         pytest.param(ZSRE | {"loc": " "}, "loc.0: expected a text", id="zsre: loc"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from moe_patch.data.fact_file import FactFile, read_facts, write_facts
-from moe_patch.data.facts import Fact, prompt_template
+from moe_patch.data.facts import Fact, Implication, prompt_template
 from moe_patch.errors import FactError, OutputError
 from tests.data.records import NATIVE
 
@@ -25,6 +26,10 @@ from tests.data.records import NATIVE
         ({"paraphrases": ("{}",)}, "paraphrases.0"),
         ({"id": ""}, "id"),
         ({"keep": ("{} is", "of it")}, "keep.1"),
+        ({"neighborhood": ("a", "b"), "neighborhood_answers": ("c",)}, "neighborhood_answers"),
+        ({"neighborhood": ("a",), "neighborhood_answers": (" c",)}, "neighborhood_answers.0"),
+        ({"portability": (Implication("{} is", "a"),)}, "portability.0.prompt"),
+        ({"portability": (Implication("a", ""),)}, "portability.0.answer"),
     ],
 )
 def test_no_fact_breaks_its_own_rules(changes: dict[str, Any], field: str) -> None:
@@ -40,6 +45,10 @@ def test_template() -> None:
         prompt_template("Is y red?", "x")
 
 
+def with_answers(fact: Fact, answer: str) -> Fact:
+    return replace(fact, neighborhood_answers=tuple(answer + text[0] for text in fact.neighborhood))
+
+
 words = st.text(min_size=1).map(str.strip).filter(lambda text: text != "" and "{}" not in text)
 fact_lists = st.lists(
     st.builds(
@@ -52,7 +61,8 @@ fact_lists = st.lists(
         paraphrases=st.lists(words, max_size=2).map(tuple),
         neighborhood=st.lists(words, max_size=2).map(tuple),
         keep=st.lists(words.map("~{{}} {}".format), max_size=2).map(tuple),
-    ),
+        portability=st.lists(st.builds(Implication, words, words), max_size=2).map(tuple),
+    ).flatmap(lambda fact: st.just(fact) | words.map(lambda answer: with_answers(fact, answer))),
     min_size=1,
     max_size=4,
     unique_by=(lambda fact: fact.id, lambda fact: fact.text),

@@ -63,9 +63,10 @@ def test_merged_and_hooked_patches_measure_the_same(base: Base, patch: Patch) ->
 def test_the_json_has_the_same_scores_for_patch_and_base(base: Base, patch: Patch) -> None:
     report = json.loads(json.dumps(evaluate(base, patch, FACTS).to_json()))
     names = {"efficacy", "generalization", "specificity", "utility"}
+    others = {"answers", "agreement", "portability"}
     assert names <= report.keys()
-    assert report["base"].keys() == names | {"exact"} == report.keys() & report["base"].keys()
-    assert (report["facts"], report["rule"]) == (4, "counterfact")
+    assert report["base"].keys() == names | {"exact", *others} == report.keys() & report["base"].keys()
+    assert (report["facts"], report["schema"], report["rule"]) == (4, "native", "counterfact")
     for scores in (report, report["base"]):
         assert [scores[name]["n"] for name in sorted(names)] == [4, 8, 12, 24]
         for name in names:
@@ -78,7 +79,7 @@ def test_the_json_has_the_same_scores_for_patch_and_base(base: Base, patch: Patc
 
 def test_a_patch_is_measured_on_its_own_facts_unless_others_are_given(base: Base, patch: Patch) -> None:
     report = evaluate(base, patch, routing=False)
-    assert (report.facts, report.rule) == (len(patch.facts), "zsre")
+    assert (report.facts, report.scoring.rule) == (len(patch.facts), "zsre")
     assert report.patched.scores.specificity.value is None
     assert report.edited_routing is None
 

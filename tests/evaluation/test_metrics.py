@@ -66,7 +66,7 @@ def test_a_tie_is_nobodys_win(base: Base) -> None:
 
 def test_the_zsre_rule_counts_tokens_and_the_base_agrees_with_itself(base: Base) -> None:
     questions = Questions.about([fact("Is", None)])
-    assert questions.rule == "zsre"
+    assert questions.scoring.rule == "zsre"
     own = own_answers(base, questions.neighbours, Setting(), "")
     assert [len(answer.ids) - answer.first for answer in own] == [len(" Is")] * 2
     measured = measure_scores(base, questions, Setting(), stage="", own=own)

@@ -19,8 +19,10 @@ from moe_patch.base.freezing import frozen_weights
 from moe_patch.base.model import Base
 from moe_patch.bypass import Bypass, BypassConfig, Routed, read_bypass, read_routed, write_bypass
 from moe_patch.data.corpus import Corpus
+from moe_patch.data.fact_file import schema_of_facts
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import Prompt, encode_fact, text_ids
+from moe_patch.data.schemas import FactSchema, common_schema
 from moe_patch.errors import ConfigError
 from moe_patch.methods.base import Method
 from moe_patch.methods.earlier_edits import EarlierEdits
@@ -89,7 +91,8 @@ class _Beginning:
     facts: tuple[Fact, ...]
     expert: Tensor  # (T0,) the expert of each fact
     gece: Tensor  # (T0,) its GECE
-    parents: tuple[str, ...]  # the hash of the patch it comes from, if there is one
+    parents: tuple[str, ...] = ()  # the hash of the patch it comes from, if there is one
+    schemas: tuple[FactSchema, ...] = ()  # the schema of its facts, if there are any
 
 
 class _Build:
@@ -114,6 +117,7 @@ class _Build:
         config = options.config(options.layer, base.hidden_size)
         self._start = self._beginning(config, facts)
         self._facts = (*self._start.facts, *facts)
+        self._schema = common_schema([*self._start.schemas, schema_of_facts(facts)])
         self._corpus = _corpus(options)
 
     def run(self, progress: Progress | None) -> Patch:
@@ -171,6 +175,7 @@ class _Build:
             layers={},
             parents=self._start.parents,
             bypass={name: tensor.cpu() for name, tensor in tensors.items()},
+            schema=self._schema,
         )
 
     def _beginning(self, config: BypassConfig, facts: Sequence[Fact]) -> _Beginning:
@@ -179,7 +184,7 @@ class _Build:
                 torch.manual_seed(self._options.seed)
                 bypass = Bypass(config)
             nobody = torch.zeros(0, dtype=torch.int64)
-            return _Beginning(bypass, (), nobody, torch.zeros(0), ())
+            return _Beginning(bypass, (), nobody, torch.zeros(0))
         patch = load(self._options.start)
         check_base(patch, self._fingerprint)
         bypass, routed = read_bypass(patch), read_routed(patch)
@@ -195,7 +200,8 @@ class _Build:
         bypass.load_state_dict(
             {name: tensor.clone() for name, tensor in bypass.state_dict().items()}, assign=True
         )
-        return _Beginning(bypass, patch.facts, routed.expert.long(), routed.gece, (patch.hash,))
+        known = patch.facts, routed.expert.long(), routed.gece
+        return _Beginning(bypass, *known, (patch.hash,), (patch.schema,))
 
     def _measured(self, new: Tensor, gradients: list[Tensor]) -> Tensor:
         """GECE (n,) of new facts; E[grad] is the mean over all facts of this build so far."""
