@@ -69,19 +69,56 @@ def test_eval_prints_one_json_object_and_nothing_else(
 def test_eval_without_edits_asks_the_patchs_own_facts(run: Run, patch_file: Path, model: Path) -> None:
     result = run("eval", patch_file, "--model", model, "--no-routing")
     assert result.exit_code == 0, result.stderr
-    assert f"{len(load(patch_file).facts)} facts, zsre rule" in result.stdout
+    assert f"{len(load(patch_file).facts)} native facts, zsre rule" in result.stdout
 
 
-def test_a_zsre_file_is_scored_by_its_own_rule(
-    run: Run, patch_file: Path, model: Path, tmp_path: Path
+@pytest.fixture
+def zsre(tmp_path: Path) -> Path:
+    path = tmp_path / "zsre.json"
+    record = {"subject": "Ys", "src": "Where is Ys?", "alt": "Kernow", "answers": ["Breizh"]}
+    path.write_text(json.dumps([record | {"loc": "nq question: who", "loc_ans": "Gradlon"}], indent=2))
+    return path
+
+
+def test_a_zsre_file_is_scored_by_its_own_rule(run: Run, patch_file: Path, model: Path, zsre: Path) -> None:
+    how = ("eval", patch_file, "--edits", zsre, "--model", model, "--no-routing", "--json")
+    report = json.loads(run(*how).stdout)
+    assert (report["schema"], report["rule"]) == ("zsre-alt", "zsre")
+    assert report["base"]["specificity"] == report["base"]["agreement"]
+    assert report["base"]["agreement"]["value"] == 100.0
+    report = json.loads(run(*how, "--schema", "zsre-answers").stdout)
+    assert (report["schema"], report["specificity_by"]) == ("zsre-answers", "answers")
+    assert report["specificity"] == report["answers"] != report["agreement"]
+
+
+@pytest.mark.parametrize(
+    ("given", "schema", "wanted"), [((), "zsre-alt", "Kernow"), (("zsre-answers",), "zsre-answers", "Breizh")]
+)
+def test_a_zsre_patch_is_scored_by_its_convention_without_its_file_and_with_it(
+    run: Run, model: Path, zsre: Path, tmp_path: Path, given: tuple[str, ...], schema: str, wanted: str
 ) -> None:
-    record = {"subject": "Ys", "src": "Where is Ys?", "alt": "Kernow", "answers": ["Breizh"], "loc": "Who?"}
-    edits = tmp_path / "zsre.jsonl"
-    edits.write_text(json.dumps(record))
-    result = run("eval", patch_file, "--edits", edits, "--model", model, "--no-routing", "--json")
-    report = json.loads(result.stdout)
-    assert report["rule"] == "zsre"
-    assert report["base"]["specificity"]["value"] == 100.0
+    out = tmp_path / "out.safetensors"
+    quick = ("--layers", "1", "--no-projection", "--set", "targets.steps=1", "--model", model, "--out", out)
+    built = run("build", "--edits", zsre, *quick, *(f"--schema={name}" for name in given))
+    assert built.exit_code == 0, built.stderr
+    assert f"{zsre}: ZsRE records, read as {schema}" in " ".join(built.stderr.split())
+    assert (load(out).schema, load(out).facts[0].target_new) == (schema, wanted)
+    how = ("eval", out, "--model", model, "--no-routing", "--json")
+    alone, with_file = run(*how), run(*how, "--edits", zsre)
+    assert alone.exit_code == 0, alone.stderr
+    assert json.loads(alone.stdout) == json.loads(with_file.stdout)
+    assert json.loads(alone.stdout)["schema"] == schema
+    overridden = run(*how, "--rule", "counterfact")
+    assert (overridden.exit_code == 0) == (schema == "zsre-alt")  # the other has no true answer
+    asked = run("ask", "--edits", zsre, "--patch", out, "--model", model, "--json")
+    assert json.loads(asked.stdout)["answers"][0]["wanted"] == wanted
+
+
+def test_the_convention_is_for_zsre_files(run: Run, patch_file: Path, edits: Path, model: Path) -> None:
+    for given in (("--edits", edits), ()):
+        result = run("eval", patch_file, *given, "--model", model, "--schema", "zsre-alt")
+        assert result.exit_code == 2
+        assert "--schema" in result.stderr
 
 
 def test_another_base_is_refused_in_one_line(run: Run, patch_file: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from moe_patch.apply import apply
 from moe_patch.base.model import Base
+from moe_patch.data.fact_file import FactFile
 from moe_patch.data.facts import Fact
 from moe_patch.errors import EvaluationError, WrongBase
 from moe_patch.evaluation import Questions, Setting, evaluate, measure_scores
@@ -82,6 +84,24 @@ def test_a_patch_is_measured_on_its_own_facts_unless_others_are_given(base: Base
     assert (report.facts, report.scoring.rule) == (len(patch.facts), "zsre")
     assert report.patched.scores.specificity.value is None
     assert report.edited_routing is None
+
+
+def test_the_rule_follows_from_the_schema_of_the_patch_or_of_the_file(base: Base, patch: Patch) -> None:
+    zsre = replace(patch, facts=tuple(FACTS), schema="zsre-alt")
+    scorings = [
+        evaluate(base, some, facts, routing=False).scoring
+        for some in (patch, zsre)
+        for facts in (FACTS, FactFile(tuple(FACTS), (), "counterfact"), FactFile(tuple(FACTS), (), "qaedit"))
+    ]
+    assert [scoring.rule for scoring in scorings] == [
+        *("counterfact", "counterfact", "zsre"),
+        *("zsre", "counterfact", "zsre"),
+    ]
+    assert [scoring.schema for scoring in scorings][1::3] == ["counterfact"] * 2
+    assert evaluate(base, zsre, routing=False).scoring.describe() == (
+        "zsre-alt facts, zsre rule, specificity by agreement"
+    )
+    assert evaluate(base, zsre, rule="counterfact", routing=False).scoring.rule == "counterfact"
 
 
 def test_a_patch_of_another_base_is_refused(patch: Patch) -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import mean
+from typing import Literal
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_patch.apply import apply
 from moe_patch.base.model import Base
-from moe_patch.data.facts import Fact
+from moe_patch.data.facts import Fact, Implication
+from moe_patch.data.schemas import FactSchema
 from moe_patch.errors import EvaluationError
 from moe_patch.evaluation.metrics import (
     Questions,
@@ -140,3 +144,75 @@ def test_the_mean_of_equal_parts_narrows_with_the_root_of_their_number() -> None
     mean = mean_score([part] * 4)
     assert part.interval is not None
     assert mean.interval == pytest.approx(tuple(50 + (limit - 50) / 2 for limit in part.interval))
+
+
+class TestOtherAnswers:
+    """The neighborhood's own answers and what follows from a fact, against a model asked token by token."""
+
+    FACTS = tuple(
+        Fact(
+            str(number),
+            "Town {} lies in",
+            f"{number}",
+            "Kernow",
+            "Breizh",
+            (f"One finds town {number} in",),
+            (f"Village {number} lies in", f"Hamlet {number} belongs to"),
+            neighborhood_answers=(f"Land {number}", "an isle"),
+            portability=(Implication(f"In town {number} they speak", "Cornish"),),
+        )
+        for number in range(4)
+    )
+
+    @pytest.mark.parametrize(
+        ("schema", "specificity_by"), [("zsre-answers", "answers"), ("zsre-alt", "agreement")]
+    )
+    def test_both_specificities(
+        self, base: Base, schema: FactSchema, specificity_by: Literal["answers", "agreement"]
+    ) -> None:
+        questions = Questions.about(self.FACTS, schema=schema)
+        own = own_answers(base, questions.neighbours, Setting(), "")
+        said = [greedy(base, each.prompt, len(f" {each.answer}")) for each in questions.neighbours]
+        with apply(base, tiny_patch(base, scale=1.5)):
+            measured = measure_scores(base, questions, Setting(batch_size=3), stage="", own=own)
+            answers = [hits(base, each.prompt, f" {each.answer}") for each in questions.neighbours]
+            agreement = [
+                hits(base, each.prompt, answer)
+                for each, answer in zip(questions.neighbours, said, strict=True)
+            ]
+            implied = [hits(base, each.prompt, f" {each.answer}") for each in questions.implied]
+        assert measured.answers.value == pytest.approx(100 * mean(map(mean, answers)))
+        assert measured.agreement.value == pytest.approx(100 * mean(map(mean, agreement)))
+        assert measured.portability.value == pytest.approx(100 * mean(map(mean, implied)))
+        assert measured.answers.value != measured.agreement.value
+        assert measured.scores.specificity == getattr(measured, specificity_by)
+        whole = {"answers": answers, "agreement": agreement}[specificity_by]
+        assert measured.exact.specificity.value == pytest.approx(100 * mean(map(all, whole)))
+
+    def test_the_counterfact_rule_tells_them_beside_its_own(self, base: Base) -> None:
+        questions = Questions.about(self.FACTS, "counterfact", schema="zsre-alt")
+        measured = measure_scores(base, questions, Setting(), stage="")
+        assert (measured.answers.n, measured.agreement.n, measured.portability.n) == (8, 0, 4)
+        assert measured.scores.specificity.n == 8
+
+
+def greedy(base: Base, prompt: str, length: int) -> list[int]:
+    """The ids that the model says, by as many passes."""
+    ids = list(base.tokenizer(prompt)["input_ids"])
+    start = len(ids)
+    for _ in range(length):
+        ids.append(int(base.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+    return ids[start:]
+
+
+def hits(base: Base, prompt: str, answer: str | list[int]) -> list[bool]:
+    """For each token of an answer, whether the model would choose it after those before it."""
+    ids = list(base.tokenizer(prompt)["input_ids"])
+    own = (
+        answer if isinstance(answer, list) else base.tokenizer(answer, add_special_tokens=False)["input_ids"]
+    )
+    found = []
+    for token in own:
+        found.append(int(base.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()) == token)
+        ids.append(token)
+    return found

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from moe_patch.base.model import Base
 from moe_patch.checkpoint import open_checkpoint
 from moe_patch.data.facts import Fact
+from moe_patch.data.schemas import FactSchema
 from moe_patch.methods import get_method
 from moe_patch.patch import Patch, save
 from moe_patch.patch.signature import key_id, sign_patch
@@ -54,6 +55,21 @@ def test_a_sound_patch_passes_every_check(path: Path, taught: Patch) -> None:
     assert (found.held, found.missed) == (1.0, ())
     at_most("largest loss of an edit", max(float(result["loss_edited"]) for result in taught.results), 0.3)
     assert not taught_base().layer(1).originals
+
+
+@pytest.mark.quality
+@pytest.mark.parametrize(
+    ("schema", "missed"), [("native", ()), ("counterfact", ()), ("zsre-alt", ("likelier",))]
+)
+def test_a_fact_holds_by_the_rule_of_the_patchs_schema(
+    taught: Patch, tmp_path: Path, schema: FactSchema, missed: tuple[str, ...]
+) -> None:
+    """The second new answer is likelier than the old one, but not what the model says."""
+    new = taught.facts[1].target_new
+    likelier = replace(taught.facts[1], id="likelier", target_new=f"{new} {new}", target_true="qqqq qqqq")
+    path = tmp_path / "p.safetensors"
+    save(replace(taught, schema=schema, facts=(taught.facts[0], likelier)), path)
+    assert verify_patch(path, base=taught_base, at_least=0.5).missed == missed
 
 
 def test_without_a_model_the_file_alone_is_checked(path: Path) -> None:
