@@ -18,6 +18,7 @@ from moe_patch.base.model import Base
 from moe_patch.base.opening import open_base
 from moe_patch.data.fact_file import read_facts
 from moe_patch.data.facts import Fact
+from moe_patch.data.schemas import DEFAULT_ZSRE, ZSRE_SCHEMAS, ZsreSchema
 from moe_patch.evaluation.rules import scoring_of
 from moe_patch.methods import MethodOptions, get_method
 from moe_patch.methods.overrides import merged_options, option_names, parse_setting
@@ -125,6 +126,13 @@ def benchmark_command(
         show_default=edits,
     )
     @click.option(
+        "--schema",
+        type=click.Choice(ZSRE_SCHEMAS),
+        default=DEFAULT_ZSRE,
+        show_default=True,
+        help="What ZsRE records edit to.",
+    )
+    @click.option(
         "--limit", "most", type=count, default=limit, show_default=True, help="Use this many facts."
     )
     @click.option("--batch-size", "together", type=count, default=batch_size, show_default=True)
@@ -135,6 +143,7 @@ def benchmark_command(
     def main(
         model: str | None,
         facts_at: Path,
+        schema: ZsreSchema,
         most: int | None,
         together: int | None,
         only: tuple[str, ...],
@@ -142,7 +151,7 @@ def benchmark_command(
         settings: tuple[str, ...],
         lines: Path | None,
     ) -> None:
-        base, facts = open_base(model, dtype=torch.float32), read_facts(facts_at)[:most]
+        base, facts = open_base(model, dtype=torch.float32), read_facts(facts_at, zsre=schema)[:most]
         found = load_recipe(recipe) if recipe else recipe_for(base)
         chosen = {"targets.use_cache": False, **dict(map(parse_setting, settings)), "batch_size": together}
         wanted = [run for run in runs if not only or run.name in only]
