@@ -57,8 +57,12 @@ class EvaluationError(MoePatchError):
     """A patch could not be evaluated on these facts."""
 
 
-class NoChatTemplate(TargetError, EvaluationError):
-    """A search or an evaluation asked for the chat template, but the tokenizer has none."""
+class PromptError(TargetError, EvaluationError):
+    """A text cannot be turned into tokens that mean it and that the model can read."""
+
+
+class NoChatTemplate(PromptError):
+    """The chat template was asked for, but the tokenizer has none."""
 
 
 class StackError(MoePatchError):

@@ -15,6 +15,7 @@ from moe_patch.base.leaves import live_pieces
 from moe_patch.base.moe import MoELayer
 from moe_patch.base.origin import Origin
 from moe_patch.base.parts import Part, hash_nodes, model_parts
+from moe_patch.data.reader import Reader
 from moe_patch.errors import ModelError
 from moe_patch.patch import Fingerprint
 from moe_patch.patch.fingerprint import in_ranges, sha256_json
@@ -52,6 +53,13 @@ class Base:
     def hidden_size(self) -> int:
         """d_m, the width of the residual stream."""
         return int(self.model.config.get_text_config().hidden_size)
+
+    @property
+    def reader(self) -> Reader:
+        """The tokenizer with the model's limits: its positions, and the rows of its embedding."""
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        rows = getattr(self.model.get_input_embeddings(), "num_embeddings", None)
+        return Reader(self.tokenizer, positions or None, rows)
 
     def layer(self, index: int) -> MoELayer:
         """The MoE layer at decoder index `index`.

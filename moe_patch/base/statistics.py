@@ -81,7 +81,7 @@ def collect_moments(
     if missing := [layer for layer in wanted if layer not in found]:
         if state := find_occupant(base):  # its keys differ and must not be cached as those of the base
             raise StatisticsError(f"{state}: remove it, then collect statistics")
-        sequences = list(corpus.sequences(base.tokenizer, max_tokens=max_tokens, length=length))
+        sequences = list(corpus.sequences(base.reader, max_tokens=max_tokens, length=length))
         found |= _collect(base, sequences, missing, batch_tokens, progress)
         for layer in missing if use_cache else ():
             moments = found[layer]
@@ -120,7 +120,7 @@ def _address(base: Base, corpus: Corpus, layer: int, max_tokens: int | None, len
     tokenizer.
     """
     below = [index for index in base.layers if index <= base.layer(layer).index]
-    first = base.tokenizer(list(corpus.texts[:16]), truncation=True, max_length=length)["input_ids"]
+    first = base.reader.sequences(list(corpus.texts[:16]), length)
     return {
         "version": 1,
         "base": asdict(base.fingerprint(below)),

@@ -153,7 +153,7 @@ def read_edits(
 
     def tokenize(text: str) -> list[int]:
         assert base is not None
-        return list(base.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return base.reader.read_fragment(text)
 
     as_built = next((known for known in ZSRE_SCHEMAS if built and known == built.schema), DEFAULT_ZSRE)
     zsre = schema or as_built

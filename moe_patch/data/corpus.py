@@ -7,11 +7,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from moe_patch.data.reader import Reader
+from moe_patch.data.text import composed
 from moe_patch.errors import StatisticsError
 
 _TEXTS_AT_ONCE = 1024  # texts tokenised in one call; after each call, the tokens so far are counted
@@ -45,7 +46,7 @@ class Corpus:
         for number, line in enumerate(lines, start=1):
             try:
                 content = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                text = parse(content) if content else ""
+                text = composed(parse(content)) if content else ""
             except ValueError as error:  # not UTF-8, not JSON, or no "text"
                 raise StatisticsError(f"{path}:{number}: {error}") from error
             if text:
@@ -64,17 +65,19 @@ class Corpus:
             digest.update(encoded)
         return f"sha256:{digest.hexdigest()}"
 
-    def sequences(self, tokenizer: Any, *, max_tokens: int | None, length: int) -> Iterator[list[int]]:
+    def sequences(self, reader: Reader, *, max_tokens: int | None, length: int) -> Iterator[list[int]]:
         """Token sequences in the order of the texts, cut off after `max_tokens` tokens.
 
-        A text longer than `length` tokens is split into several sequences, each with the tokenizer's special
-        tokens. Special tokens count towards `max_tokens`, since the model sees them too.
+        A text longer than `length` tokens is split into several sequences, each with the special tokens that
+        the tokenizer puts before a text. They count towards `max_tokens`, since the model sees them too.
+
+        Raises:
+            PromptError: a token has no row in the model's embedding.
         """
         left = max_tokens
         for start in range(0, len(self.texts), _TEXTS_AT_ONCE):
             some = list(self.texts[start : start + _TEXTS_AT_ONCE])
-            encoded = tokenizer(some, truncation=True, max_length=length, return_overflowing_tokens=True)
-            for sequence in encoded["input_ids"]:
+            for sequence in reader.sequences(some, length):
                 kept = sequence[:left]
                 if kept:
                     yield kept

@@ -25,6 +25,7 @@ from moe_patch.data.schemas import (
     field_in_file,
     schema_of_record,
 )
+from moe_patch.data.text import comparable
 from moe_patch.errors import FactError
 from moe_patch.io import strict_json
 from moe_patch.io.files import write_text
@@ -138,7 +139,7 @@ class _Reader:
             raise FactError(f"expected a {self.schema} record like the ones before, found a {schema} record")
         try:
             fact = RECORDS[schema].model_validate(record).fact()
-            if schema in REPEATING and self.answers.get(fact.text, (0, ""))[1] == fact.target_new:
+            if schema in REPEATING and self._is_known(fact):
                 return []
             self._check_targets(fact)
             self._check_new(line, fact)
@@ -149,6 +150,10 @@ class _Reader:
         self.schema = schema
         return [fact]
 
+    def _is_known(self, fact: Fact) -> bool:
+        _, answer = self.answers.get(comparable(fact.text), (0, ""))
+        return comparable(answer) == comparable(fact.target_new)
+
     def _check_targets(self, fact: Fact) -> None:
         for field, answer in _answers(fact):
             if self.tokenize and not self.tokenize(as_continuation(answer)):
@@ -157,9 +162,10 @@ class _Reader:
                 )
 
     def _check_new(self, line: int, fact: Fact) -> None:
-        if fact.text in self.answers:
-            earlier, answer = self.answers[fact.text]
-            if answer == fact.target_new:
+        asked = comparable(fact.text)
+        if asked in self.answers:
+            earlier, answer = self.answers[asked]
+            if comparable(answer) == comparable(fact.target_new):
                 problem = f"{fact.text!r} repeats line {earlier}; keep one of the two"
                 raise FactError(problem, field="prompt")
             problem = f"{fact.target_new!r} after {fact.text!r} contradicts line {earlier}, which says"
@@ -168,19 +174,21 @@ class _Reader:
             problem = f"{fact.id!r} is already the id of line {self.lines_of_ids[fact.id]}"
             raise FactError(problem, field="id")
         self._check_kept(line, fact)
-        self.answers[fact.text] = line, fact.target_new
+        self.answers[asked] = line, fact.target_new
         self.lines_of_ids[fact.id] = line
-        self.lines_of_kept |= dict.fromkeys(fact.kept, line)
+        self.lines_of_kept |= dict.fromkeys(map(comparable, fact.kept), line)
 
     def _check_kept(self, line: int, fact: Fact) -> None:
         """A prompt to keep must not be one that a fact changes."""
+        asked = comparable(fact.text)
         for number, text in enumerate(fact.kept):
-            changed = line if text == fact.text else self.answers.get(text, (0, ""))[0]
+            kept = comparable(text)
+            changed = line if kept == asked else self.answers.get(kept, (0, ""))[0]
             if changed:
                 problem = f"{text!r} is a prompt to keep, but line {changed} changes its answer"
                 raise FactError(f"{problem}; remove one of the two", field=f"keep.{number}")
-        if fact.text in self.lines_of_kept:
-            problem = f"line {self.lines_of_kept[fact.text]} asks to keep the answer of {fact.text!r}"
+        if asked in self.lines_of_kept:
+            problem = f"line {self.lines_of_kept[asked]} asks to keep the answer of {fact.text!r}"
             raise FactError(f"{problem}; remove one of the two", field="prompt")
 
 

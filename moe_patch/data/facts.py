@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from pydantic import Field, JsonValue
 
+from moe_patch.data.text import comparable, phrase_text, prompt_text
 from moe_patch.errors import FactError
 from moe_patch.io.closed_schema import ClosedSchema
 
@@ -71,13 +72,26 @@ class Fact:
 
     @property
     def text(self) -> str:
-        """The prompt with the subject inserted."""
-        return self.prompt.replace(SLOT, self.subject, 1)
+        """The prompt with the subject inserted, as a model reads it."""
+        return self._about(self.prompt)
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """The prompts to keep, with the subject inserted."""
-        return tuple(prompt.replace(SLOT, self.subject, 1) for prompt in self.keep)
+        """The prompts to keep, with the subject inserted, as a model reads them."""
+        return tuple(map(self._about, self.keep))
+
+    @property
+    def subject_text(self) -> str:
+        """The subject as a model reads it."""
+        return phrase_text(self.subject)
+
+    @property
+    def question(self) -> tuple[str, str]:
+        """Prompt and subject, equal for facts that ask the same in another spelling."""
+        return comparable(self.prompt), comparable(self.subject)
+
+    def _about(self, prompt: str) -> str:
+        return prompt_text(prompt.replace(SLOT, self.subject_text, 1))
 
 
 class ImplicationRecord(ClosedSchema):
@@ -147,6 +161,7 @@ def prompt_template(prompt: str, subject: str, field: str = "prompt") -> str:
     prompt = prompt.rstrip()
     if SLOT in prompt:
         return prompt
+    prompt, subject = prompt_text(prompt), phrase_text(subject)
     found = prompt.count(subject)
     if found == 1:
         return prompt.replace(subject, SLOT)

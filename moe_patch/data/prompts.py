@@ -13,8 +13,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from moe_patch.data.facts import SLOT, Fact, as_continuation
-from moe_patch.errors import NoChatTemplate, TargetError
+from moe_patch.data.facts import SLOT, Fact
+from moe_patch.data.reader import Reader, Reading
+from moe_patch.data.text import composed
+from moe_patch.errors import TargetError
 
 FactToken = Literal["subject-last", "last"]
 
@@ -37,35 +39,49 @@ class PromptStyle:
 
 
 def encode_fact(
-    tokenizer: Any, fact: Fact, style: PromptStyle, *, prefix: str = "", answer: bool = True
+    reader: Any, fact: Fact, style: PromptStyle, *, prefix: str = "", answer: bool = True
 ) -> Prompt:
     """The fact's prompt after `prefix`, followed by its new target unless `answer` is false.
 
+    Without the answer, the prompt has the same tokens and ends where the answer would start.
+
+    Args:
+        reader: the `Reader` of a base, or a tokenizer alone.
+        fact: the fact.
+        style: how it becomes text.
+        prefix: text before the prompt.
+        answer: whether the new target follows.
+
     Raises:
         NoChatTemplate: the style asks for a chat template, but the tokenizer has none.
-        TargetError: the tokenizer gives no offsets, or a text has no token for the subject or the target.
+        PromptError: as for `Reader.read_answer`.
+        TargetError: a text has no token for the subject or the target.
     """
-    text = f"{prefix}{fact.text}"
-    subject = len(prefix) + fact.prompt.index(SLOT)
-    target = as_continuation(fact.target_new) if answer else ""
-    if style.chat:
-        before, after = _chat_frame(tokenizer, text)
-        text, subject, target = before + text + after, subject + len(before), target.lstrip(" ")
-    return _encode(tokenizer, fact, text, (subject, subject + len(fact.subject)), target, style)
+    left, right = fact.prompt.split(SLOT)
+    left = prefix + left
+    reading = Reader.of(reader).read_answer(
+        f"{left}{fact.subject_text}{right}", fact.target_new, chat=style.chat, name=f"fact {fact.id}"
+    )
+    if not reading.answer:
+        raise TargetError(f"fact {fact.id}: the target {fact.target_new!r} tokenises to nothing")
+    subject_last = _subject_last(reading, fact, left)
+    edited = subject_last if style.fact_token == "subject-last" else reading.first - 1
+    return Prompt(reading.ids, edited, reading.first) if answer else Prompt(reading.prompt, edited)
 
 
-def encode_essence(tokenizer: Any, fact: Fact, template: str = "{} is a") -> Prompt:
+def encode_essence(reader: Any, fact: Fact, template: str = "{} is a") -> Prompt:
     """The prompt of MEMIT's KL term (arXiv 2210.07229), which keeps what the model says the subject is.
 
     Raises:
-        TargetError: the tokenizer gives no offsets, or the subject has no token.
+        PromptError: as for `Reader.read_answer`.
+        TargetError: the subject has no token.
     """
-    start = template.index(SLOT)
-    text = template.replace(SLOT, fact.subject)
-    return _encode(tokenizer, fact, text, (start, start + len(fact.subject)), "", PromptStyle())
+    left, right = template.split(SLOT)
+    reading = Reader.of(reader).read_text(f"{left}{fact.subject_text}{right}", name=f"fact {fact.id}")
+    return Prompt(reading.ids, _subject_last(reading, fact, left))
 
 
-def encode_kept(tokenizer: Any, fact: Fact, style: PromptStyle) -> list[Prompt]:
+def encode_kept(reader: Any, fact: Fact, style: PromptStyle) -> list[Prompt]:
     """The prompts whose answers the fact asks to keep.
 
     Raises:
@@ -79,74 +95,15 @@ def encode_kept(tokenizer: Any, fact: Fact, style: PromptStyle) -> list[Prompt]:
             "token of their prompts: build without --fact-token last, or without `keep`"
         )
     asked = [replace(fact, prompt=prompt, keep=()) for prompt in fact.keep]
-    return [encode_fact(tokenizer, other, style, answer=False) for other in asked]
+    return [encode_fact(reader, other, style, answer=False) for other in asked]
 
 
-def frame_prompt(tokenizer: Any, text: str, *, chat: bool) -> str:
-    """The text as it is, or with `chat` as a user's message in the tokenizer's chat template.
-
-    Raises:
-        NoChatTemplate: `chat` is true, but the tokenizer has no chat template.
-    """
-    if not chat:
-        return text
-    if not getattr(tokenizer, "chat_template", None):
-        raise NoChatTemplate(
-            "the tokenizer has no chat template: go without (--no-chat), or give the tokenizer one"
-        )
-    message = [{"role": "user", "content": text}]
-    return str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
-
-
-def text_ids(tokenizer: Any, text: str, *, chat: bool) -> tuple[int, ...]:
-    """The token ids of a prompt without an answer, in the chat template if `chat` is true.
-
-    Raises:
-        NoChatTemplate: `chat` is true, but the tokenizer has no chat template.
-    """
-    encoded = tokenizer(frame_prompt(tokenizer, text, chat=chat), add_special_tokens=not chat)
-    return tuple(encoded["input_ids"])
-
-
-def _chat_frame(tokenizer: Any, text: str) -> tuple[str, str]:
-    """What the chat template puts before and after a user's message."""
-    whole = frame_prompt(tokenizer, text, chat=True)
-    at = whole.rfind(text)
-    if at < 0:
-        raise TargetError(
-            f"the chat template changes the prompt {text!r}, so the subject cannot be found in it"
-        )
-    return whole[:at], whole[at + len(text) :]
-
-
-def _encode(
-    tokenizer: Any, fact: Fact, text: str, subject: tuple[int, int], target: str, style: PromptStyle
-) -> Prompt:
-    """Tokenise text + target. `subject` is the subject's start and end in the text, in characters.
-
-    A token that is partly in the target belongs to the target. One that is partly in the subject belongs to
-    the subject.
-    """
-    if not tokenizer.is_fast:
-        raise TargetError("a fast tokenizer is needed: slow ones do not say which characters a token covers")
-    encoded = tokenizer(
-        text + target,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-        add_special_tokens=not style.chat,  # a chat template already contains them
-    )
-    own = [i for i, special in enumerate(encoded["special_tokens_mask"]) if not special]
-    ids = encoded["input_ids"][: own[-1] + 1] if own else []  # an EOS at the end is not part of the answer
-    spans = encoded["offset_mapping"][: len(ids)]
-    answer = [i for i, (_, end) in enumerate(spans) if end > len(text)]
-    if target and not answer:
-        raise TargetError(f"fact {fact.id}: the target {fact.target_new!r} tokenises to nothing")
-    first = answer[0] if answer else len(ids)
-    inside = [i for i, (start, end) in enumerate(spans[:first]) if start < subject[1] and end > subject[0]]
-    if not inside:
-        raise TargetError(f"fact {fact.id}: no token of {text!r} covers the subject {fact.subject!r}")
-    edited = inside[-1] if style.fact_token == "subject-last" else first - 1
-    return Prompt(tuple(ids), edited, first if answer else None)
+def _subject_last(reading: Reading, fact: Fact, left: str) -> int:
+    """The last token of the fact's subject, which follows `left`."""
+    found = reading.last_token(len(composed(left)), len(composed(left + fact.subject_text)))
+    if found is None:
+        raise TargetError(f"fact {fact.id}: no token of {fact.text!r} covers the subject {fact.subject!r}")
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar, TypedDict
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from moe_patch.data.facts import SLOT, Fact, FactRecord, ImplicationRecord
+from moe_patch.data.text import phrase_text, prompt_text
 from moe_patch.errors import FactError
 
 
@@ -303,7 +304,7 @@ def cut_out_subject(sentence: str, subject: str) -> tuple[str, str]:
         raise FactError(f"expected a text that is not empty, found {subject!r}", field="subject")
     if SLOT in sentence:
         return sentence, subject
-    name = re.escape(subject.strip())
+    sentence, name = prompt_text(sentence), re.escape(phrase_text(subject))
     word = rf"(?<!\w){name}(?!\w)"
     for pattern, flags in ((word, 0), (word, re.IGNORECASE), (name, 0)):
         if found := list(re.finditer(pattern, sentence, flags)):

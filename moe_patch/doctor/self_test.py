@@ -130,7 +130,7 @@ def _logprobs(base: Base, facts: Sequence[Fact], answers: Sequence[str]) -> list
 @torch.no_grad()
 def _logits(base: Base, facts: Sequence[Fact]) -> Tensor:
     """The logits (B, S, V) of the facts' prompts."""
-    ids, mask = right_padded(base, [tuple(base.tokenizer(fact.text)["input_ids"]) for fact in facts])
+    ids, mask = right_padded(base, [base.reader.read_prompt(fact.text, chat=False) for fact in facts])
     logits: Tensor = base.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     return logits
 

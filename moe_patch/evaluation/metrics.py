@@ -17,7 +17,7 @@ from moe_patch.evaluation.rules import Rule, Scoring, scoring_of
 from moe_patch.evaluation.scoring import (
     AnswerScore,
     Encoded,
-    continue_greedily,
+    continue_tokens,
     encode_answer,
     score_answers,
     score_encoded,
@@ -165,7 +165,7 @@ class Setting:
 
 
 def own_answers(base: Base, asked: Sequence[Question], setting: Setting, stage: str) -> list[Encoded]:
-    """The base's greedy continuation of each prompt, with as many tokens as the answer to it has.
+    """What the base says in the place of each answer: greedily, as many tokens as the answer has.
 
     For a prompt without an answer, the fact's answer counts. Locality and agreement compare with these. Call
     it before the patch is on.
@@ -175,12 +175,11 @@ def own_answers(base: Base, asked: Sequence[Question], setting: Setting, stage: 
     """
     answers = [(each.prompt, each.answer or each.fact.target_true or each.fact.target_new) for each in asked]
     encoded = [encode_answer(base, prompt, answer, chat=setting.chat) for prompt, answer in answers]
-    return continue_greedily(
+    return continue_tokens(
         base,
-        [prompt for prompt, _ in answers],
+        [item.ids[: item.first] for item in encoded],
         [len(item.ids) - item.first for item in encoded],
         batch_size=setting.batch_size,
-        chat=setting.chat,
         progress=setting.progress,
         stage=stage,
     )

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from moe_patch.base.capture import ExpertCall, capture_routing
 from moe_patch.base.model import Base
-from moe_patch.data.prompts import text_ids
 from moe_patch.errors import EvaluationError
 from moe_patch.evaluation.scoring import right_padded, split_batches
 
@@ -65,8 +64,9 @@ def record_routing(
 
     Raises:
         EvaluationError: the batch size is below 1.
+        PromptError: as for `Reader.read_prompt`.
     """
-    rows = [text_ids(base.tokenizer, prompt, chat=chat) for prompt in prompts]
+    rows = [base.reader.read_prompt(prompt, chat=chat) for prompt in prompts]
     parts: dict[int, list[ExpertCall]] = {index: [] for index in base.layers}
     for batch in split_batches(rows, batch_size):
         for index, call in capture_routing(base, *right_padded(base, batch)).items():

@@ -13,10 +13,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from moe_patch.base.decoding import continue_rows
 from moe_patch.base.model import Base
 from moe_patch.bypass import prompt_lengths
-from moe_patch.data.facts import as_continuation
-from moe_patch.data.prompts import frame_prompt, pad_token, text_ids
+from moe_patch.data.prompts import pad_token
 from moe_patch.errors import EvaluationError
 from moe_patch.progress import Progress
 
@@ -56,14 +56,12 @@ def encode_answer(base: Base, prompt: str, answer: str, *, chat: bool = False) -
     Raises:
         EvaluationError: the answer has no token of its own.
         NoChatTemplate: `chat` is on, and the tokenizer has no chat template.
+        PromptError: as for `Reader.read_answer`.
     """
-    text = frame_prompt(base.tokenizer, prompt, chat=chat)
-    ending = answer if chat else as_continuation(answer)
-    encoded = base.tokenizer(text + ending, return_offsets_mapping=True, add_special_tokens=not chat)
-    inside = [i for i, (_, end) in enumerate(encoded["offset_mapping"]) if end > len(text)]
-    if not inside or inside[0] == 0:
+    reading = base.reader.read_answer(prompt, answer, chat=chat)
+    if not reading.answer or not reading.prompt:
         raise EvaluationError(f"the answer {answer!r} after {prompt!r} has no token that can be predicted")
-    return Encoded(tuple(encoded["input_ids"][: inside[-1] + 1]), inside[0])
+    return Encoded(reading.ids, reading.first)
 
 
 def score_answers(
@@ -80,6 +78,7 @@ def score_answers(
     Raises:
         EvaluationError: an answer has no token of its own, or the batch size is below 1.
         NoChatTemplate: `chat` is on, and the tokenizer has no chat template.
+        PromptError: as for `Reader.read_answer`.
     """
     unique = list(dict.fromkeys(answers))
     encoded = [encode_answer(base, prompt, answer, chat=chat) for prompt, answer in unique]
@@ -113,21 +112,42 @@ def continue_greedily(
     progress: Progress | None = None,
     stage: str = "answering",
 ) -> list[Encoded]:
-    """Each prompt's tokens followed by the model's greedy continuation of at most `lengths[i]` tokens.
+    """Each prompt's tokens followed by the model's own reply: greedily at most `lengths[i]` tokens.
 
     Raises:
         EvaluationError: the batch size is below 1.
         NoChatTemplate: `chat` is on, and the tokenizer has no chat template.
+        PromptError: as for `Reader.read_question`; or the model has no positions for a reply.
     """
-    encoded = [
-        (text_ids(base.tokenizer, prompt, chat=chat), length)
-        for prompt, length in zip(prompts, lengths, strict=True)
-    ]
+    rows = [base.reader.read_question(prompt, chat=chat) for prompt in prompts]
+    for prompt, row, length in zip(prompts, rows, lengths, strict=True):
+        base.reader.check_room(row, length, f"the prompt {prompt!r}")
+    return continue_tokens(base, rows, lengths, batch_size=batch_size, progress=progress, stage=stage)
+
+
+def continue_tokens(
+    base: Base,
+    rows: Sequence[tuple[int, ...]],
+    lengths: Sequence[int],
+    *,
+    batch_size: int = 64,
+    progress: Progress | None = None,
+    stage: str = "answering",
+) -> list[Encoded]:
+    """`continue_greedily` for prompts that are tokenised already.
+
+    Raises:
+        EvaluationError: the batch size is below 1.
+    """
 
     def run(batch: list[tuple[tuple[int, ...], int]]) -> list[Encoded]:
-        return _continue_batch(base, batch)
+        tails = continue_rows(base, [row for row, _ in batch], max(length for _, length in batch))
+        return [
+            Encoded(row + tail[:length], len(row)) for (row, length), tail in zip(batch, tails, strict=True)
+        ]
 
-    return _by_length(encoded, lambda item: len(item[0]), run, batch_size, progress, stage)
+    items = list(zip(rows, lengths, strict=True))
+    return _by_length(items, lambda item: len(item[0]), run, batch_size, progress, stage)
 
 
 def _by_length(
@@ -177,33 +197,6 @@ def _score_batch(base: Base, batch: list[Encoded]) -> list[AnswerScore]:
         mean = logprobs.gather(1, answer[:, None]).mean()
         scores.append(AnswerScore(float(mean), tuple(said.tolist())))
     return scores
-
-
-@torch.no_grad()
-def _continue_batch(base: Base, batch: list[tuple[tuple[int, ...], int]]) -> list[Encoded]:
-    longest = max(len(ids) for ids, _ in batch)
-    pad = pad_token(base.tokenizer)
-    ids = torch.tensor(
-        [(pad,) * (longest - len(row)) + row for row, _ in batch]
-    )  # (B, S), left padded to generate
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row, _ in batch])  # (B, S)
-    produced: Tensor = base.model.generate(
-        input_ids=ids.to(base.device),
-        attention_mask=mask.to(base.device),
-        max_new_tokens=max(length for _, length in batch),
-        do_sample=False,
-        pad_token_id=pad,
-    )
-    tails = [_until_end(base, tail) for tail in produced[:, longest:].tolist()]
-    return [Encoded(row + tail[:length], len(row)) for (row, length), tail in zip(batch, tails, strict=True)]
-
-
-def _until_end(base: Base, tail: list[int]) -> tuple[int, ...]:
-    """Generated tokens up to the first end-of-text token, which is included; padding follows it."""
-    ends = base.model.generation_config.eos_token_id
-    known = set(ends if isinstance(ends, list) else [ends])
-    stop = next((i + 1 for i, token in enumerate(tail) if token in known), len(tail))
-    return tuple(tail[:stop])
 
 
 def right_padded(base: Base, rows: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:

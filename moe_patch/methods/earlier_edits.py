@@ -76,9 +76,5 @@ class EarlierEdits:
         )
 
     def _staying(self, new: Sequence[Fact]) -> list[int]:
-        answered = {(fact.prompt, fact.subject) for fact in new}
-        return [
-            number
-            for number, fact in enumerate(self.patch.facts)
-            if (fact.prompt, fact.subject) not in answered
-        ]
+        answered = {fact.question for fact in new}
+        return [number for number, fact in enumerate(self.patch.facts) if fact.question not in answered]

@@ -104,7 +104,7 @@ class _Schedule:
             moved=moved,
             earlier=len(self._facts),
             prompts=[
-                encode_fact(base.tokenizer, fact, self._targets.style, prefix=prefix, answer=False)
+                encode_fact(base.reader, fact, self._targets.style, prefix=prefix, answer=False)
                 for fact in members
                 for prefix in prefixes
             ],

@@ -38,8 +38,8 @@ class PatchDifference:
 
 def compare_patches(first: Patch, second: Patch) -> PatchDifference:
     """Compare two patches. Facts are matched by their questions: prompt and subject."""
-    before = {(fact.prompt, fact.subject): fact for fact in first.facts}
-    after = {(fact.prompt, fact.subject): fact for fact in second.facts}
+    before = {fact.question: fact for fact in first.facts}
+    after = {fact.question: fact for fact in second.facts}
     both = [(before[question], after[question]) for question in before if question in after]
     settings = [{"method": patch.method, **patch.hyperparameters} for patch in (first, second)]
     return PatchDifference(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from moe_patch.data.facts import Fact
+from moe_patch.data.text import comparable
 from moe_patch.stack.members import Stacked
 
 
@@ -21,7 +22,7 @@ class Overlap:
     @property
     def contradicts(self) -> bool:
         """Whether the two answers differ."""
-        return self.fact.target_new != self.instead.target_new
+        return comparable(self.fact.target_new) != comparable(self.instead.target_new)
 
     def __str__(self) -> str:
         if self.contradicts:
@@ -38,7 +39,7 @@ def find_overlaps(stacked: Sequence[Stacked]) -> list[Overlap]:
     found = []
     for member in stacked:
         for fact in member.patch.facts:
-            question = (fact.prompt, fact.subject)
+            question = fact.question
             if question in answered:
                 earlier, other = answered[question]
                 found.append(Overlap(earlier, member.name, other, fact))
@@ -48,13 +49,9 @@ def find_overlaps(stacked: Sequence[Stacked]) -> list[Overlap]:
 
 def superseded_facts(stacked: Sequence[Stacked]) -> list[set[str]]:
     """For each patch, the ids of its facts that a later patch answers too."""
-    last = {
-        (fact.prompt, fact.subject): place
-        for place, member in enumerate(stacked)
-        for fact in member.patch.facts
-    }
+    last = {fact.question: place for place, member in enumerate(stacked) for fact in member.patch.facts}
     return [
-        {fact.id for fact in member.patch.facts if last[fact.prompt, fact.subject] != place}
+        {fact.id for fact in member.patch.facts if last[fact.question] != place}
         for place, member in enumerate(stacked)
     ]
 

@@ -82,7 +82,7 @@ def _address(
 ) -> dict[str, Any]:
     """Everything that target values depend on."""
     style, groups = options.style, facts_together(facts, options.fact_token)
-    rewrites = [encode_fact(base.tokenizer, fact, style, prefix=p) for fact in facts for p in prefixes]
+    rewrites = [encode_fact(base.reader, fact, style, prefix=p) for fact in facts for p in prefixes]
     together = ([facts[number] for number in group] for group in groups)
     held = [prompt for some in together for prompt, _ in held_prompts(base, some, options)]
     per_pass = options.facts_per_pass * len(prefixes)

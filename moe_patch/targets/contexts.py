@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from moe_patch.base.decoding import continue_rows
 from moe_patch.base.model import Base
-from moe_patch.data.prompts import pad_token
 
 _OPENINGS = ("The", "Therefore", "Because", "I", "You")
 
@@ -22,6 +22,9 @@ def generate_contexts(base: Base, count: int, tokens: int, seed: int) -> tuple[s
         count: how many.
         tokens: new tokens in each.
         seed: of the samples. The caller's random state does not change.
+
+    Raises:
+        PromptError: the model has no positions for so many tokens.
     """
     if count == 0:
         return ()
@@ -30,14 +33,9 @@ def generate_contexts(base: Base, count: int, tokens: int, seed: int) -> tuple[s
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         for number in range(count):
-            encoded = base.tokenizer(_OPENINGS[number % len(_OPENINGS)], return_tensors="pt").to(base.device)
-            written = base.model.generate(
-                input_ids=encoded["input_ids"],
-                attention_mask=encoded["attention_mask"],
-                max_new_tokens=tokens,
-                do_sample=True,
-                pad_token_id=pad_token(base.tokenizer),
-            )
-            text = base.tokenizer.decode(written[0], skip_special_tokens=True)
+            opening = base.reader.read_prompt(_OPENINGS[number % len(_OPENINGS)], chat=False)
+            base.reader.check_room(opening, tokens, "a generated context")
+            (written,) = continue_rows(base, [opening], tokens, sample=True)
+            text = base.tokenizer.decode([*opening, *written], skip_special_tokens=True)
             texts.append(f"{' '.join(text.split())}. ")
     return tuple(texts)

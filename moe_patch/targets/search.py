@@ -90,7 +90,7 @@ def facts_together(facts: Sequence[Fact], fact_token: FactToken) -> list[list[in
         return [[number] for number in range(len(facts))]
     by_subject: dict[str, list[int]] = {}
     for number, fact in enumerate(facts):
-        by_subject.setdefault(fact.subject, []).append(number)
+        by_subject.setdefault(fact.question[1], []).append(number)
     return list(by_subject.values())
 
 
@@ -100,8 +100,8 @@ def held_prompts(base: Base, facts: Sequence[Fact], options: TargetOptions) -> I
     Raises:
         TargetError: as for `encode_essence` and `encode_kept`.
     """
-    yield encode_essence(base.tokenizer, facts[0]), options.kl_weight
-    kept = [prompt for fact in facts for prompt in encode_kept(base.tokenizer, fact, options.style)]
+    yield encode_essence(base.reader, facts[0]), options.kl_weight
+    kept = [prompt for fact in facts for prompt in encode_kept(base.reader, fact, options.style)]
     for prompt in kept:
         yield prompt, options.keep_weight / len(kept)
 
@@ -144,7 +144,7 @@ def target_losses(base: Base, facts: Sequence[Fact], options: TargetOptions) -> 
     losses: list[float] = []
     for start in range(0, len(facts), options.facts_per_pass):
         some = facts[start : start + options.facts_per_pass]
-        prompts = [encode_fact(base.tokenizer, fact, options.style) for fact in some]
+        prompts = [encode_fact(base.reader, fact, options.style) for fact in some]
         answers = Answers.of(prompts)
         with torch.no_grad():
             losses += answers.nll(plain_logits(base, prompts, answers.reads)).tolist()
@@ -277,7 +277,7 @@ class _Search:
         first = 0
         for facts in groups:
             rewrites = tuple(
-                encode_fact(base.tokenizer, fact, options.style, prefix=prefix)
+                encode_fact(base.reader, fact, options.style, prefix=prefix)
                 for fact in facts
                 for prefix in prefixes
             )

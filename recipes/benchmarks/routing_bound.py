@@ -53,7 +53,7 @@ def neighbours(base: Base, facts: Sequence[Fact], count: int) -> list[Asked]:
     for text in texts[:: -(-len(texts) // count)]:
         subject = subjects[text]
         about = Fact(text, text.replace(subject, "{}", 1), subject, "anything")
-        asked.append(Asked(subject, encode_fact(base.tokenizer, about, PromptStyle(), answer=False)))
+        asked.append(Asked(subject, encode_fact(base.reader, about, PromptStyle(), answer=False)))
     return asked
 
 

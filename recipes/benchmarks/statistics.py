@@ -28,7 +28,7 @@ CORPUS = Path(__file__).parent.parent / "atlas" / "corpus.txt"
 
 def plain_pass(base: Base, corpus: Corpus, max_tokens: int) -> None:
     """Run the corpus through the model in the batches that the statistics use."""
-    sequences = list(corpus.sequences(base.tokenizer, max_tokens=max_tokens, length=DEFAULT_LENGTH))
+    sequences = list(corpus.sequences(base.reader, max_tokens=max_tokens, length=DEFAULT_LENGTH))
     with torch.no_grad():
         for ids, mask in padded_batches(sequences, DEFAULT_BATCH_TOKENS, pad_token(base.tokenizer)):
             base.model(input_ids=ids.to(base.device), attention_mask=mask.to(base.device), use_cache=False)

@@ -45,7 +45,7 @@ def logits_with(base: Base, prompt: Prompt, layer: int, change: Tensor) -> tuple
 
 def target_alone(base: Base, fact: Fact, layer: int, options: TargetOptions) -> Tensor:
     """z* (d_m,) of one fact."""
-    rewrite, essence = encode_fact(base.tokenizer, fact, options.style), encode_essence(base.tokenizer, fact)
+    rewrite, essence = encode_fact(base.reader, fact, options.style), encode_essence(base.reader, fact)
     assert rewrite.target is not None
     wanted = torch.tensor(rewrite.ids[rewrite.target :])
     with torch.no_grad():

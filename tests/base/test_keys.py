@@ -75,7 +75,7 @@ def test_the_first_tokens_of_a_call() -> None:
 def test_padding_and_passes_change_nothing() -> None:
     base = tiny_base("qwen3_moe")
     prompts = [
-        encode_fact(base.tokenizer, fact, PromptStyle(), answer=False, prefix="x" * i)
+        encode_fact(base.reader, fact, PromptStyle(), answer=False, prefix="x" * i)
         for i, fact in enumerate(facts(5))
     ]
     calls, present = measure_keys(base, prompts, [0, 1], 2, per_pass=2)

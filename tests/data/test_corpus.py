@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_patch.data.corpus import Corpus, padded_batches
+from moe_patch.data.reader import Reader
 from moe_patch.errors import StatisticsError
 from tests.tiny import tiny_tokenizer
 
@@ -64,9 +65,10 @@ def test_the_hash_is_of_the_texts_and_where_they_end() -> None:
 def test_long_texts_go_on_and_the_budget_is_exact() -> None:
     corpus = Corpus("letters", ("abcdefg", "hij"))
     tokenizer = tiny_tokenizer()
+    reader = Reader(tokenizer)
 
     def words(max_tokens: int | None) -> list[str]:
-        return [tokenizer.decode(ids) for ids in corpus.sequences(tokenizer, max_tokens=max_tokens, length=4)]
+        return [tokenizer.decode(ids) for ids in corpus.sequences(reader, max_tokens=max_tokens, length=4)]
 
     assert words(None) == ["abcd", "efg", "hij"]
     assert words(6) == ["abcd", "ef"]

@@ -20,11 +20,12 @@ from moe_patch.data.prompts import (
     pad_right,
     pad_token,
 )
+from moe_patch.data.reader import Reader
 from moe_patch.errors import TargetError
 from tests.tiny import tiny_tokenizer
 
 PLAIN, CHAT, LAST = PromptStyle(), PromptStyle(chat=True), PromptStyle(fact_token="last")
-TEMPLATE = "<user>{{ messages[0]['content'] }}</user>\n<bot>{{ '\n' }}"
+TEMPLATE = "<user>{{ messages[0]['content'] }}</user>\n<bot>\n{{ messages[1]['content'] }}"
 
 
 def fact(prompt: str, subject: str, target: str = "Rome") -> Fact:
@@ -57,14 +58,16 @@ def spelled(tokenizer: PreTrainedTokenizerFast, prompt: Prompt) -> tuple[str, st
 
 def test_the_last_token_of_the_subject_is_edited() -> None:
     tokenizer = tiny_tokenizer()
-    prompt = encode_fact(tokenizer, fact("The capital of {} is", "France"), PLAIN)
+    prompt = encode_fact(Reader(tokenizer), fact("The capital of {} is", "France"), PLAIN)
     assert spelled(tokenizer, prompt) == ("The capital of Franc", "e", " Rome")
 
 
 def test_without_an_answer_the_prompt_ends_where_the_answer_would_start() -> None:
     tokenizer = tiny_tokenizer()
     asked = fact("The capital of {} is", "France")
-    with_answer, without = (encode_fact(tokenizer, asked, PLAIN, answer=answer) for answer in (True, False))
+    with_answer, without = (
+        encode_fact(Reader(tokenizer), asked, PLAIN, answer=answer) for answer in (True, False)
+    )
     assert without.target is None
     assert without.ids == with_answer.ids[: with_answer.target]
     assert without.edited == with_answer.edited
@@ -82,44 +85,44 @@ def test_without_an_answer_the_prompt_ends_where_the_answer_would_start() -> Non
 )
 def test_subjects_that_merge_with_their_neighbours(merges: list[tuple[str, str]], edited: str) -> None:
     tokenizer = merging_tokenizer(*merges)
-    prompt = encode_fact(tokenizer, fact("({}) is in", "France"), PLAIN)
+    prompt = encode_fact(Reader(tokenizer), fact("({}) is in", "France"), PLAIN)
     assert spelled(tokenizer, prompt)[1:] == (edited, " Rome")
 
 
 def test_a_whole_subject_in_a_token_with_both_neighbours() -> None:
     tokenizer = merging_tokenizer(("(", "X"), ("(X", ")"))
-    prompt = encode_fact(tokenizer, fact("In ({}) is", "X"), PLAIN)
+    prompt = encode_fact(Reader(tokenizer), fact("In ({}) is", "X"), PLAIN)
     assert spelled(tokenizer, prompt) == ("In ", "(X)", " Rome")
 
 
 def test_bos_is_counted_and_eos_is_nobodys_answer() -> None:
     tokenizer = merging_tokenizer(ends=True)
-    prompt = encode_fact(tokenizer, fact("{} is", "X"), PLAIN)
+    prompt = encode_fact(Reader(tokenizer), fact("{} is", "X"), PLAIN)
     assert (prompt.ids[0], prompt.edited) == (tokenizer.bos_token_id, 1)
     assert spelled(tokenizer, prompt)[2] == " Rome"
-    essence = encode_essence(tokenizer, fact("{} is", "X"))
+    essence = encode_essence(Reader(tokenizer), fact("{} is", "X"))
     assert tokenizer.decode(list(essence.ids[1:])) == "X is a"
-    last = encode_fact(tokenizer, fact("{} is", "X"), LAST, answer=False)
+    last = encode_fact(Reader(tokenizer), fact("{} is", "X"), LAST, answer=False)
     assert spelled(tokenizer, last)[1] == "s"
 
 
 @pytest.mark.parametrize("trim", [False, True])
 def test_a_space_that_is_a_token_belongs_to_the_answer(trim: bool) -> None:
     tokenizer = merging_tokenizer(trim=trim)
-    prompt = encode_fact(tokenizer, fact("{} is", "X"), LAST)
+    prompt = encode_fact(Reader(tokenizer), fact("{} is", "X"), LAST)
     assert spelled(tokenizer, prompt) == ("X i", "s", " Rome")
 
 
 def test_a_token_across_the_border_belongs_to_the_answer() -> None:
     tokenizer = merging_tokenizer(("s", "Ġ"))
-    prompt = encode_fact(tokenizer, fact("{} is", "X"), PLAIN)
+    prompt = encode_fact(Reader(tokenizer), fact("{} is", "X"), PLAIN)
     assert spelled(tokenizer, prompt)[2] == "s Rome"
 
 
 @pytest.mark.parametrize("subject", ["Zürich", "東京", "🇫🇷", "ﬁ"])
 def test_subjects_beyond_ascii(subject: str) -> None:
     tokenizer = tiny_tokenizer()
-    prompt = encode_fact(tokenizer, fact("In {} is", subject, "日本"), PLAIN)
+    prompt = encode_fact(Reader(tokenizer), fact("In {} is", subject, "日本"), PLAIN)
     up_to_subject = prompt.ids[: prompt.edited + 1]
     assert tokenizer.decode(list(up_to_subject)) == f"In {subject}"
     assert spelled(tokenizer, prompt)[2] == " 日本"
@@ -128,20 +131,20 @@ def test_subjects_beyond_ascii(subject: str) -> None:
 @pytest.mark.parametrize("prompt", ["Paris said that {} is in", "{} is unlike Paris, being in"])
 def test_a_subject_that_occurs_twice(prompt: str) -> None:
     tokenizer = tiny_tokenizer()
-    encoded = encode_fact(tokenizer, fact(prompt, "Paris"), PLAIN)
+    encoded = encode_fact(Reader(tokenizer), fact(prompt, "Paris"), PLAIN)
     assert spelled(tokenizer, encoded)[0] == prompt.partition("{}")[0] + "Pari"
 
 
 def test_the_last_token_may_be_edited_instead() -> None:
     tokenizer = tiny_tokenizer()
-    prompt = encode_fact(tokenizer, fact("The capital of {} is", "France"), LAST)
+    prompt = encode_fact(Reader(tokenizer), fact("The capital of {} is", "France"), LAST)
     assert prompt.target == prompt.edited + 1
     assert spelled(tokenizer, prompt) == ("The capital of France i", "s", " Rome")
 
 
 def test_a_prefix_moves_everything() -> None:
     tokenizer = tiny_tokenizer()
-    prompt = encode_fact(tokenizer, fact("{} is", "France"), PLAIN, prefix="France {} is. ")
+    prompt = encode_fact(Reader(tokenizer), fact("{} is", "France"), PLAIN, prefix="France {} is. ")
     assert spelled(tokenizer, prompt) == ("France {} is. Franc", "e", " Rome")
 
 
@@ -149,22 +152,22 @@ def test_a_chat_template_frames_the_prompt() -> None:
     tokenizer = merging_tokenizer(trim=True, ends=True)
     tokenizer.chat_template = TEMPLATE
     asked = fact("The capital of {} is", "France")
-    prompt = encode_fact(tokenizer, asked, CHAT)
+    prompt = encode_fact(Reader(tokenizer), asked, CHAT)
     assert spelled(tokenizer, prompt) == ("<user>The capital of Franc", "e", "Rome")
-    last = encode_fact(tokenizer, asked, PromptStyle(chat=True, fact_token="last"))
+    last = encode_fact(Reader(tokenizer), asked, PromptStyle(chat=True, fact_token="last"))
     assert spelled(tokenizer, last)[:2] == ("<user>The capital of France is</user>\n<bot>", "\n")
 
 
 def test_chat_needs_a_template() -> None:
     with pytest.raises(TargetError, match="no chat template"):
-        encode_fact(tiny_tokenizer(), fact("{} is", "X"), CHAT)
+        encode_fact(Reader(tiny_tokenizer()), fact("{} is", "X"), CHAT)
 
 
 def test_a_template_may_not_change_the_prompt() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = "{{ messages[0]['content'] | upper }}"
-    with pytest.raises(TargetError, match="changes the prompt"):
-        encode_fact(tokenizer, fact("{} is", "x"), CHAT)
+    with pytest.raises(TargetError, match="the chat template changes the prompt"):
+        encode_fact(Reader(tokenizer), fact("{} is", "x"), CHAT)
 
 
 def test_a_target_that_vanishes() -> None:
@@ -172,24 +175,24 @@ def test_a_target_that_vanishes() -> None:
     vanish = [normalizers.Replace("\u200b", ""), normalizers.Strip()]
     tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(vanish)
     with pytest.raises(TargetError, match=r"fact f: the target .* tokenises to nothing"):
-        encode_fact(tokenizer, fact("{} is", "X", "\u200b"), PLAIN)
+        encode_fact(Reader(tokenizer), fact("{} is", "X", "\u200b"), PLAIN)
 
 
 def test_a_subject_that_vanishes() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
     with pytest.raises(TargetError, match=r"no token .* covers the subject"):
-        encode_fact(tokenizer, fact("{} is", "\u200b"), PLAIN)
+        encode_fact(Reader(tokenizer), fact("{} is", "\u200b"), PLAIN)
 
 
 def test_a_tokenizer_without_offsets() -> None:
     with pytest.raises(TargetError, match="fast tokenizer"):
-        encode_fact(SimpleNamespace(is_fast=False), fact("{} is", "X"), PLAIN)
+        encode_fact(Reader(SimpleNamespace(is_fast=False)), fact("{} is", "X"), PLAIN)
 
 
 def test_a_subject_with_braces_in_the_essence() -> None:
     tokenizer = tiny_tokenizer()
-    essence = encode_essence(tokenizer, fact("I say {}", "f({}) {0}"))
+    essence = encode_essence(Reader(tokenizer), fact("I say {}", "f({}) {0}"))
     assert tokenizer.decode(list(essence.ids)) == "f({}) {0} is a"
     assert spelled(tokenizer, essence)[0] == "f({}) {0"
 

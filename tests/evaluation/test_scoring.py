@@ -100,8 +100,8 @@ def test_chat_puts_the_prompt_under_the_template() -> None:
     base = tiny_base("qwen3_moe")
     base.tokenizer.chat_template = "{% for m in messages %}<{{ m.content }}>{% endfor %}:"
     encoded = encode_answer(base, "Ys", "Is", chat=True)
-    assert base.tokenizer.decode(encoded.ids) == "<Ys>:Is"
-    assert encoded.first == len("<Ys>:")
+    assert base.tokenizer.decode(encoded.ids) == "<Ys><Is"
+    assert encoded.first == len("<Ys><")
 
 
 def test_chat_without_a_template_is_refused() -> None:

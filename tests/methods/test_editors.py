@@ -26,7 +26,7 @@ def missing(method: str, base: Base) -> float:
     own: dict[str, Any] = {"mote": {"ranks": (1.0, 1.0, 1.0)}, "bcd-spread": {"passes": 100}}.get(method, {})
     patch = build(method, base, count=1, layers=(1,), ridge=1e-6, ridge_relative=True, targets=TARGETS, **own)
     found = find_targets(base, edits, 1, TARGETS)
-    prompt = encode_fact(base.tokenizer, fact, TARGETS.style)
+    prompt = encode_fact(base.reader, fact, TARGETS.style)
     with apply(base, patch, mode="hook"):
         _, stream = measure_keys(base, [prompt], [1], 1, 1)
     return float((found.value - stream).norm() / (found.value - found.start).norm())

@@ -153,7 +153,7 @@ def test_each_layer_is_one_dense_least_squares_problem(
     prefixes = context_prefixes(base, targets)
     value = find_targets(base, edits, layers[-1], targets).value.double()  # (T, d_m)
     prompts = [
-        [encode_fact(base.tokenizer, fact, targets.style, prefix=p, answer=False) for p in prefixes]
+        [encode_fact(base.reader, fact, targets.style, prefix=p, answer=False) for p in prefixes]
         for fact in edits
     ]
     for number, layer in enumerate(layers):

@@ -79,9 +79,9 @@ def memit(
     base: Base, fact: Fact, layer: int, options: TargetOptions, prefixes: tuple[str, ...] = ("",)
 ) -> tuple[Tensor, list[float]]:
     """MEMIT's search for one fact, written step by step: z*, and the NLL at each step."""
-    rewrites = [encode_fact(base.tokenizer, fact, options.style, prefix=prefix) for prefix in prefixes]
-    kept = encode_kept(base.tokenizer, fact, options.style)
-    held = [(encode_essence(base.tokenizer, fact), options.kl_weight)]
+    rewrites = [encode_fact(base.reader, fact, options.style, prefix=prefix) for prefix in prefixes]
+    kept = encode_kept(base.reader, fact, options.style)
+    held = [(encode_essence(base.reader, fact), options.kl_weight)]
     held += [(prompt, options.keep_weight / len(kept)) for prompt in kept]
     start = output_at(base, rewrites[0], layer)
     change = torch.zeros_like(start, requires_grad=True)
@@ -184,7 +184,7 @@ def test_the_model_says_every_token_of_the_target() -> None:
     base = taught_base()
     found = find_targets(base, EDITS, 0, EAGER)
     for number, fact in enumerate(EDITS):
-        prompt = encode_fact(base.tokenizer, fact, EAGER.style)
+        prompt = encode_fact(base.reader, fact, EAGER.style)
         assert prompt.target is not None
         with torch.no_grad():
             said = logits_with(base, prompt, found.value[number] - found.start[number], 0).argmax(-1)
@@ -198,7 +198,7 @@ def test_the_kl_term_holds_the_essence(base: Base) -> None:
     moved = []
     for weight in (0.0, 5.0):
         found = find_targets(base, FACTS[:1], LAYER, QUICK.model_copy(update={"kl_weight": weight}))
-        essence = encode_essence(base.tokenizer, FACTS[0])
+        essence = encode_essence(base.reader, FACTS[0])
         with torch.no_grad():
             before = logits_with(base, essence, torch.zeros(base.hidden_size), LAYER)[-1].log_softmax(-1)
             after = logits_with(base, essence, (found.value - found.start)[0], LAYER)[-1].log_softmax(-1)
@@ -277,7 +277,7 @@ def test_facts_about_one_subject_share_a_change_that_says_all_of_them() -> None:
     assert not torch.allclose(change[0], change[1])
     assert found.steps[0] == found.steps[2]
     for number, fact in enumerate(SAME_SUBJECT):
-        prompt = encode_fact(base.tokenizer, fact, EAGER.style)
+        prompt = encode_fact(base.reader, fact, EAGER.style)
         with torch.no_grad():
             loss = nll(base, prompt, change[number], 0).item()
         assert found.loss_after[number] == pytest.approx(loss, abs=1e-3)
@@ -312,7 +312,7 @@ def test_losses_are_those_of_the_model_as_it_is(base: Base) -> None:
         losses = target_losses(base, FACTS, QUICK.model_copy(update={"facts_per_pass": 3}))
         found = find_targets(base, FACTS, LAYER, QUICK.model_copy(update={"steps": 1}))
         with torch.no_grad():
-            prompts = [encode_fact(base.tokenizer, fact, QUICK.style) for fact in FACTS]
+            prompts = [encode_fact(base.reader, fact, QUICK.style) for fact in FACTS]
             expected = [nll(base, prompt, torch.zeros(base.hidden_size), LAYER).item() for prompt in prompts]
     assert losses == pytest.approx(expected, abs=1e-4)
     assert found.loss_before == pytest.approx(expected, abs=1e-4)

@@ -27,7 +27,7 @@ from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import Prompt, PromptStyle, encode_fact
 from moe_patch.errors import ConfigError
-from moe_patch.evaluation.scoring import Encoded, continue_greedily
+from moe_patch.evaluation.scoring import Encoded, continue_tokens
 from moe_patch.methods.memoe.meteor import meteor_score
 from moe_patch.methods.memoe.trunk import Trunk
 from moe_patch.targets.answers import Answers
@@ -82,8 +82,13 @@ def knowledge_of(
     """
     references = [fact.target_true or fact.target_new for fact in facts]
     asked = [replace(fact, target_new=answer) for fact, answer in zip(facts, references, strict=True)]
-    prompts = [encode_fact(base.tokenizer, fact, style) for fact in asked]
-    said = _answers(base, prompts, facts, style)
+    prompts = [encode_fact(base.reader, fact, style) for fact in asked]
+    places = [prompt.target or len(prompt.ids) for prompt in prompts]  # of the answers
+    said = continue_tokens(
+        base,
+        [prompt.ids[:place] for prompt, place in zip(prompts, places, strict=True)],
+        [len(prompt.ids) - place for prompt, place in zip(prompts, places, strict=True)],
+    )
     texts = [base.tokenizer.decode(one.ids[one.first :], skip_special_tokens=True) for one in said]
     pairs = zip(texts, references, strict=True)
     words = [f"{fact.text} {answer}" for fact, answer in zip(facts, references, strict=True)]
@@ -111,13 +116,6 @@ def word_frequency(text: str, language: str) -> float:
     except LookupError as error:
         raise ConfigError(f"there are no word frequencies for the language {language!r}") from error
     return max(_RAREST, sum(shares) / len(shares)) if shares else _RAREST
-
-
-def _answers(
-    base: Base, prompts: Sequence[Prompt], facts: Sequence[Fact], style: PromptStyle
-) -> list[Encoded]:
-    lengths = [len(prompt.ids) - (prompt.target or 0) for prompt in prompts]
-    return continue_greedily(base, [fact.text for fact in facts], lengths, chat=style.chat)
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from moe_patch.bypass import Bypass, BypassConfig, Routed, read_bypass, read_rou
 from moe_patch.data.corpus import Corpus
 from moe_patch.data.fact_file import schema_of_facts
 from moe_patch.data.facts import Fact
-from moe_patch.data.prompts import Prompt, encode_fact, text_ids
+from moe_patch.data.prompts import Prompt, encode_fact
 from moe_patch.data.schemas import FactSchema, common_schema
 from moe_patch.errors import ConfigError
 from moe_patch.methods.base import Method
@@ -222,8 +222,8 @@ class _Build:
 
     def _texts(self) -> Texts:
         """All texts, tokenised: facts with their answers, and the texts for the scope gate."""
-        tokenizer, options = self._base.tokenizer, self._options
-        everything = [encode_fact(tokenizer, fact, options.style) for fact in self._facts]
+        reader, options = self._base.reader, self._options
+        everything = [encode_fact(reader, fact, options.style) for fact in self._facts]
         count = len(everything)
         drawn = ScopeTexts((), ((),) * count, ((),) * count)
         if self._corpus is not None:
@@ -237,7 +237,7 @@ class _Build:
 
         def add(texts: Sequence[str]) -> Tensor:
             start = len(everything)
-            everything.extend(Prompt(text_ids(tokenizer, text, chat=options.chat), 0) for text in texts)
+            everything.extend(Prompt(reader.read_prompt(text, chat=options.chat), 0) for text in texts)
             return torch.arange(start, len(everything))
 
         preserved = add(drawn.preserved)

@@ -46,7 +46,7 @@ def scope_texts(
         seed: of the random choices.
     """
     source = random.Random(seed)
-    subjects = re.compile("|".join(rf"(?<!\w){re.escape(fact.subject)}(?!\w)" for fact in facts))
+    subjects = re.compile("|".join(rf"(?<!\w){re.escape(fact.subject_text)}(?!\w)" for fact in facts))
     kept = [text for text in texts if not subjects.search(text)]
     source.shuffle(kept)
     named = [(text, names) for text in kept if (names := list(_NAME.finditer(text)))]
@@ -65,7 +65,7 @@ def scope_texts(
 
 def _about(fact: Fact, text: str, names: Sequence[re.Match[str]], source: random.Random) -> str:
     name = source.choice(names)
-    return text[: name.start()] + fact.subject + _beginning(text[name.end() :], 1, source)
+    return text[: name.start()] + fact.subject_text + _beginning(text[name.end() :], 1, source)
 
 
 def _beginning(text: str, least: int, source: random.Random) -> str:

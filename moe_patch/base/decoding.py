@@ -1,0 +1,66 @@
+"""Continuing prompts by the model's logits alone.
+
+A checkpoint's `generation_config.json` may ask for sampling, penalties, beams, forced or forbidden tokens,
+and `generate()` fills every setting that a call leaves open from there. Only its end-of-text tokens are heard
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from moe_patch.base.model import Base
+from moe_patch.data.prompts import pad_token
+
+
+@torch.no_grad()
+def continue_rows(
+    base: Base, rows: Sequence[tuple[int, ...]], length: int, *, sample: bool = False
+) -> list[tuple[int, ...]]:
+    """What the model puts after each of B rows of tokens: at most `length` tokens.
+
+    A continuation ends with the first end-of-text token.
+
+    Args:
+        base: the model, with the patches that are on it.
+        rows: token ids, without padding.
+        length: of the longest continuation.
+        sample: draw from the 50 likeliest tokens, instead of taking the likeliest.
+    """
+    pad, longest = pad_token(base.tokenizer), max(map(len, rows))
+    padded = [(pad,) * (longest - len(row)) + row for row in rows]
+    mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+    ends = base.model.generation_config.eos_token_id
+    choice: dict[str, Any] = {"do_sample": True, "top_k": 50} if sample else {"do_sample": False}
+    config = GenerationConfig(max_new_tokens=length, pad_token_id=pad, eos_token_id=ends, **choice)
+    with _without_defaults(base.model):
+        produced: Tensor = base.model.generate(
+            input_ids=torch.tensor(padded, device=base.device),  # (B, S)
+            attention_mask=torch.tensor(mask, device=base.device),  # (B, S)
+            generation_config=config,
+        )
+    known = set(ends if isinstance(ends, list) else [ends])
+    return [_until_end(tail, known) for tail in produced[:, longest:].tolist()]
+
+
+@contextmanager
+def _without_defaults(model: Any) -> Iterator[None]:
+    """Hide the model's own generation settings, from which `generate()` takes what a call leaves open."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def _until_end(tail: list[int], ends: set[int | None]) -> tuple[int, ...]:
+    """Generated tokens up to the first end-of-text token, which is included; padding follows it."""
+    stop = next((i + 1 for i, token in enumerate(tail) if token in ends), len(tail))
+    return tuple(tail[:stop])
