@@ -90,6 +90,8 @@ class Coordinator:
             )
         await self.engine.name_weights(self.version)
         self._note(states)
+        if any(self.engine.sampling.values()):
+            logger.warning("not all requests are answered greedily: %s", self.engine.sampling)
 
     def alone(self) -> asyncio.Lock:
         """The lock to hold while a change is planned and made.

@@ -9,10 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from pydantic import JsonValue
+
 from moe_patch import errors
+from moe_patch.data.reader import Reader
 from moe_patch.errors import MoePatchError
+from moe_patch_serving.api.sampling import greedy, sampling_settings
 from moe_patch_serving.errors import NotDrained, PrefixesKept
 
 if TYPE_CHECKING:
@@ -43,9 +48,19 @@ class Engine:
         return self._client.renderer.get_tokenizer()
 
     @property
+    def reader(self) -> Reader:
+        """How the served model reads text; `room` is checked elsewhere."""
+        return Reader(self.tokenizer, rows=self._client.model_config.get_vocab_size())
+
+    @property
     def room(self) -> int:
         """The greatest number of tokens of a prompt and its answer together."""
         return self._client.model_config.max_model_len
+
+    @cached_property
+    def sampling(self) -> dict[str, JsonValue]:
+        """The server's settings that change what is said after a prompt."""
+        return sampling_settings(self._client.vllm_config)
 
     async def drain(self, seconds: float, *, insist: bool = False) -> None:
         """Wait for running requests, hold back new ones, and clear the prefix cache.
@@ -103,15 +118,9 @@ class Engine:
 
     async def decode(self, prompt: Sequence[int], length: int) -> list[int]:
         """The next `length` tokens after `prompt`, by greedy decoding."""
-        from vllm import SamplingParams  # noqa: PLC0415  slow; the server has imported it by now
-        from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
-
         self._requests += 1
-        sampling = SamplingParams(
-            temperature=0.0, max_tokens=length, output_kind=RequestOutputKind.FINAL_ONLY, detokenize=False
-        )
         request = f"moe-patch-self-test-{self._requests}"
-        outputs = self._client.generate({"prompt_token_ids": list(prompt)}, sampling, request)
+        outputs = self._client.generate({"prompt_token_ids": list(prompt)}, greedy(length), request)
         return [token async for output in outputs for token in output.outputs[0].token_ids]
 
 

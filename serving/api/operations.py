@@ -50,6 +50,7 @@ class Operations:
             "patches": [member_json(member) for member in live],
             "agree": self.coordinator.agree,
             "changes_to_roll_back": len(self.history),
+            "sampling": self.coordinator.engine.sampling,
         }
 
     async def add(self, reference: str, position: int | None, test: SelfTest) -> CompletedChange:
@@ -136,7 +137,7 @@ class Operations:
     def _questions(self, patches: Sequence[Patch], test: SelfTest) -> list[Question]:
         """The questions for patches; ConfigError if one is too long for the server."""
         engine = self.coordinator.engine
-        found = [question for patch in patches for question in test.questions(engine.tokenizer, patch)]
+        found = [question for patch in patches for question in test.questions(engine.reader, patch)]
         for question in found:
             length = len(question.prompt) + len(question.wanted)
             if length > engine.room:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import PromptStyle, encode_fact
+from moe_patch.data.reader import Reader
 from moe_patch.patch import Patch
 from moe_patch_serving.api.engine import Engine
 
@@ -42,16 +42,17 @@ class SelfTest:
     facts: int = 16
     share: float = 0.5
 
-    def questions(self, tokenizer: Any, patch: Patch) -> list[Question]:
+    def questions(self, reader: Reader, patch: Patch) -> list[Question]:
         """The questions for a patch, spread from its first fact to its last.
 
         Raises:
+            PromptError: as for `Reader.read_answer`.
             TargetError: a fact's answer has no tokens.
         """
         style = PromptStyle(chat=patch.chat)
         found = []
         for fact in _spread(patch.facts, self.facts):
-            whole = encode_fact(tokenizer, fact, style)
+            whole = encode_fact(reader, fact, style)
             assert whole.target is not None  # because the answer was encoded too
             found.append(Question(fact, whole.ids[: whole.target], whole.ids[whole.target :]))
         return found

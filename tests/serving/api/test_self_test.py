@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from moe_patch.data.reader import Reader
 from moe_patch.errors import TargetError
 from moe_patch_serving.api.self_test import Answer, SelfTest
 from tests.patch.patches import delta_patch
@@ -14,7 +15,7 @@ from tests.tiny import tiny_tokenizer
 
 def test_questions_are_the_facts_in_tokens() -> None:
     tokenizer = tiny_tokenizer()
-    (question,) = SelfTest().questions(tokenizer, delta_patch(1))
+    (question,) = SelfTest().questions(Reader(tokenizer), delta_patch(1))
     assert tokenizer.decode(question.prompt) == "The capital of Land 0 is"
     assert tokenizer.decode(question.wanted) == " Löwenburg"
 
@@ -22,7 +23,7 @@ def test_questions_are_the_facts_in_tokens() -> None:
 @pytest.mark.parametrize(("count", "asked"), [(3, [0, 1, 2]), (4, [0, 1, 2, 3]), (10, [0, 2, 5, 7])])
 def test_they_are_spread_over_the_patch(count: int, asked: list[int]) -> None:
     patch = delta_patch(count)
-    found = SelfTest(facts=4).questions(tiny_tokenizer(), patch)
+    found = SelfTest(facts=4).questions(Reader(tiny_tokenizer()), patch)
     assert [question.fact for question in found] == [patch.facts[number] for number in asked]
 
 
@@ -30,10 +31,10 @@ def test_a_patch_that_was_built_with_a_chat_template_is_asked_with_it() -> None:
     tokenizer = tiny_tokenizer()
     patch = delta_patch(1, hyperparameters={"targets": {"chat": True}})
     with pytest.raises(TargetError, match="no chat template"):
-        SelfTest().questions(tokenizer, patch)
+        SelfTest().questions(Reader(tokenizer), patch)
     tokenizer.chat_template = "{% for message in messages %}<{{ message.content }}>{% endfor %}"
-    (question,) = SelfTest().questions(tokenizer, patch)
-    assert tokenizer.decode(question.prompt) == "<The capital of Land 0 is>"
+    (question,) = SelfTest().questions(Reader(tokenizer), patch)
+    assert tokenizer.decode(question.prompt) == "<The capital of Land 0 is><"
 
 
 @pytest.mark.parametrize(
@@ -47,5 +48,8 @@ def test_enough_answers_have_to_be_right(share: float, right: int, passed: bool)
 
 
 def test_nothing_to_ask_is_nothing_to_fail() -> None:
-    assert SelfTest(share=1).questions(tiny_tokenizer(), replace(delta_patch(1), facts=(), results=())) == []
+    assert (
+        SelfTest(share=1).questions(Reader(tiny_tokenizer()), replace(delta_patch(1), facts=(), results=()))
+        == []
+    )
     assert SelfTest(share=1).passed([])

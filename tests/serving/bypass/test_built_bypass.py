@@ -34,7 +34,7 @@ def tokens_of(texts: list[str]) -> list[list[int]]:
 
 @pytest.mark.quality
 def test_each_prompt_gets_the_tokens_of_transformers(built: Patch, tmp_path: Path) -> None:
-    questions = DEFAULT.questions(base("atlas").tokenizer, built)
+    questions = DEFAULT.questions(base("atlas").reader, built)
     edited = [list(question.prompt) for question in questions]
     reworded = tokens_of([prompt for fact in FACTS for prompt in fact.paraphrases[:2]])
     outside = tokens_of([prompt for fact in FACTS for prompt in fact.neighborhood[:2]])
