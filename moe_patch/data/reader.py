@@ -17,6 +17,7 @@ from moe_patch.data.offsets import character_spans
 from moe_patch.data.text import composed, phrase_text, prompt_text
 from moe_patch.errors import PromptError
 
+_QUOTED = 80  # characters
 _STAND_IN = "Yes"  # an answer that shows where others would start
 
 
@@ -82,7 +83,7 @@ class Reader:
             frame, said, ending = chat_frame(self.tokenizer, prompt, answer)
             start = len(frame.before) - (len(prompt) - len(said))
             text = frame.before + said + frame.between
-        ids, spans = self._with_spans(text + ending, chat=chat, name=name or _quoted(prompt))
+        ids, spans = self._with_spans(text + ending, chat=chat, name=name or quoted(prompt))
         first = next((i for i, (_, end) in enumerate(spans) if end > len(text)), len(ids))
         return Reading(ids, spans, start, first)
 
@@ -93,7 +94,7 @@ class Reader:
             PromptError: as for `read_answer`.
         """
         prompt = prompt_text(prompt)
-        ids, spans = self._with_spans(prompt, chat=False, name=name or _quoted(prompt))
+        ids, spans = self._with_spans(prompt, chat=False, name=name or quoted(prompt))
         return Reading(ids, spans, 0, len(ids))
 
     def read_prompt(self, prompt: str, *, chat: bool) -> tuple[int, ...]:
@@ -105,7 +106,7 @@ class Reader:
         """
         if chat:
             return self.read_answer(prompt, _STAND_IN, chat=True).prompt
-        return self._tokens(prompt_text(prompt), chat=False, name=_quoted(prompt))
+        return self._tokens(prompt_text(prompt), chat=False, name=quoted(prompt))
 
     def read_question(self, prompt: str, *, chat: bool) -> tuple[int, ...]:
         """The tokens after which the model writes its own reply: with `chat`, the generation prompt.
@@ -116,7 +117,7 @@ class Reader:
         """
         prompt = prompt_text(prompt)
         text = generation_prompt(self.tokenizer, prompt) if chat else prompt
-        return self._tokens(text, chat=chat, name=_quoted(prompt))
+        return self._tokens(text, chat=chat, name=quoted(prompt))
 
     def read_fragment(self, text: str) -> list[int]:
         """The tokens of a part of a text, without any special tokens around it."""
@@ -202,5 +203,6 @@ class Reader:
         )
 
 
-def _quoted(prompt: str) -> str:
-    return f"the prompt {prompt!r}"
+def quoted(prompt: str) -> str:
+    """A prompt's name in errors: its text, or the beginning of it."""
+    return f"the prompt {prompt if len(prompt) <= _QUOTED else prompt[:_QUOTED] + '...'!r}"

@@ -17,6 +17,7 @@ from moe_patch.base.decoding import continue_rows
 from moe_patch.base.model import Base
 from moe_patch.bypass import prompt_lengths
 from moe_patch.data.prompts import pad_token
+from moe_patch.data.reader import quoted
 from moe_patch.errors import EvaluationError
 from moe_patch.progress import Progress
 
@@ -121,7 +122,7 @@ def continue_greedily(
     """
     rows = [base.reader.read_question(prompt, chat=chat) for prompt in prompts]
     for prompt, row, length in zip(prompts, rows, lengths, strict=True):
-        base.reader.check_room(row, length, f"the prompt {prompt!r}")
+        base.reader.check_room(row, length, quoted(prompt))
     return continue_tokens(base, rows, lengths, batch_size=batch_size, progress=progress, stage=stage)
 
 

@@ -27,7 +27,7 @@ from moe_patch.patch import Patch
 from moe_patch.progress import Progress
 from moe_patch.solve.moments import Moments
 from moe_patch.solve.nullspace import DEFAULT_MIN_TOKENS, DEFAULT_TAU, NullSpace, Unseen, null_space
-from moe_patch.targets.search import TargetOptions
+from moe_patch.targets.search import TargetOptions, check_readable
 
 logger = logging.getLogger(__name__)
 
@@ -176,6 +176,7 @@ class DeltaMethod(Method[DeltaOptionsT]):
                 "a build on top of a stack protects the stack's facts, but protect_earlier is off: turn it on"
             )
         layers = edit_layers(base, options)
+        check_readable(base, facts, options.targets)
         fingerprint = base.fingerprint(layers)
         moments, corpus_hash = preserved_moments(base, layers, options, progress)
         setup = EditSetup(base, layers, moments, null_space_projections(moments, options))

@@ -90,7 +90,7 @@ def facts_together(facts: Sequence[Fact], fact_token: FactToken) -> list[list[in
         return [[number] for number in range(len(facts))]
     by_subject: dict[str, list[int]] = {}
     for number, fact in enumerate(facts):
-        by_subject.setdefault(fact.question[1], []).append(number)
+        by_subject.setdefault(fact.subject_text, []).append(number)
     return list(by_subject.values())
 
 
@@ -104,6 +104,17 @@ def held_prompts(base: Base, facts: Sequence[Fact], options: TargetOptions) -> I
     kept = [prompt for fact in facts for prompt in encode_kept(base.reader, fact, options.style)]
     for prompt in kept:
         yield prompt, options.keep_weight / len(kept)
+
+
+def check_readable(base: Base, facts: Sequence[Fact], options: TargetOptions) -> None:
+    """Read all that a search reads of facts but for prefixes, so that a build refuses them at its start.
+
+    Raises:
+        TargetError: as for `encode_fact` and `held_prompts`.
+    """
+    for fact in facts:
+        encode_fact(base.reader, fact, options.style)
+        list(held_prompts(base, [fact], options))
 
 
 def find_targets(

@@ -17,8 +17,8 @@ from moe_patch.apply import apply
 from moe_patch.base.capture import capture_keys
 from moe_patch.base.model import Base
 from moe_patch.base.opening import open_base, wrap
-from moe_patch.errors import ModelError
-from tests.tiny import COMMON, auto_class, tiny_base, tiny_batch, tiny_model, tiny_patch
+from moe_patch.errors import ModelError, PromptError
+from tests.tiny import COMMON, VOCABULARY, auto_class, tiny_base, tiny_batch, tiny_model, tiny_patch
 
 
 def saved(base: Base, folder: Path) -> Path:
@@ -31,6 +31,15 @@ def bare(model_type: str, **overrides: Any) -> nn.Module:
     """A model without weights, of a type that the library refuses."""
     with torch.device("meta"):
         return auto_class(model_type).from_config(AutoConfig.for_model(model_type, **{**COMMON, **overrides}))
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_moe", "gemma4", "granitemoehybrid"])
+def test_texts_are_read_within_the_models_limits(model_type: str) -> None:
+    base = tiny_base(model_type)
+    assert (base.reader.positions, base.reader.rows) == (128, VOCABULARY)
+    assert base.reader.read_prompt("a" * 128, chat=False)
+    with pytest.raises(PromptError, match="129 tokens long, and the model has 128 positions"):
+        base.reader.read_prompt("a" * 129, chat=False)
 
 
 def test_layers_and_their_shapes() -> None:

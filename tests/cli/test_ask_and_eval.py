@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from moe_patch.apply import apply
+from moe_patch.data.fact_file import write_facts
 from moe_patch.evaluation.scoring import continue_greedily
 from moe_patch.patch import load
 from tests.cli.conftest import FACTS, Run
@@ -40,6 +42,24 @@ def test_facts_are_asked_with_what_was_asked_for(
     assert "Town 1 lies in" in result.stdout
     assert "Land 2" in result.stdout
     assert "Town 2 lies in" not in result.stdout
+
+
+def test_prompts_that_the_model_cannot_read_are_refused_in_one_line(
+    run: Run, patch_file: Path, model: Path, tmp_path: Path
+) -> None:
+    long = "a" * 121  # of 128 positions, and an answer takes eight
+    name = f"Error: the prompt '{long[:80]}...': it is"
+    asked = run("ask", long, "--patch", patch_file, "--model", model)
+    assert (asked.exit_code, asked.stderr.count("\n")) == (1, 1)
+    assert asked.stderr.startswith(f"{name} 121 tokens long, and 8 of its answer, and the model has 128")
+    write_facts(tmp_path / "facts.jsonl", [replace(FACTS[0], subject=long, neighborhood=(long + "b",))])
+    evaluated = run("eval", patch_file, "--edits", tmp_path / "facts.jsonl", "--model", model)
+    assert (evaluated.exit_code, evaluated.stderr.count("\n")) == (1, 1)
+    assert evaluated.stderr.startswith(f"{name} 129 tokens long, and the model has 128 positions")
+    into = ("--layers", "1", "--out", tmp_path / "patch.safetensors")
+    built = run("build", "--edits", tmp_path / "facts.jsonl", "--model", model, *into)
+    assert (built.exit_code, built.stderr.count("\n")) == (1, 1)
+    assert built.stderr.startswith("Error: fact 0: it is 136 tokens long, and the model has 128 positions")
 
 
 def test_prompts_that_look_like_markup_are_shown_as_they_are(run: Run, patch_file: Path, model: Path) -> None:

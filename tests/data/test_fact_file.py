@@ -229,6 +229,27 @@ class TestAcrossLines:
         with pytest.raises(FactError, match=message):
             read(NATIVE, native(target_new="Nice"))
 
+    @pytest.mark.parametrize(
+        "spelling",
+        [
+            {"subject": "Co\u0302te", "prompt": "The capital of {} is"},
+            {"subject": " C\u00f4te ", "prompt": "The capital  of {} is\u00a0"},
+            {"subject": "Co\u0302te", "prompt": "The capital of C\u00f4te is "},
+        ],
+    )
+    def test_two_spellings_of_a_prompt_are_one(
+        self, read: Callable[..., FactFile], spelling: dict[str, str]
+    ) -> None:
+        composed = native(subject="C\u00f4te")
+        with pytest.raises(FactError, match=r":2: target_new: 'Nice' after .* contradicts line 1"):
+            read(composed, native(target_new="Nice", **spelling))
+        with pytest.raises(FactError, match=r":2: prompt: .* repeats line 1"):
+            read(composed, native(**spelling))
+        with pytest.raises(FactError, match=r":2: prompt: line 1 asks to keep the answer"):
+            read(
+                native(subject="C\u00f4te", prompt="{} is", keep=["The capital of {} is"]), native(**spelling)
+            )
+
     @pytest.mark.parametrize("first", [0, 1])
     def test_what_is_kept_is_not_changed(self, read: Callable[..., FactFile], first: int) -> None:
         keeping = native(keep=["The head of {} is"])

@@ -38,7 +38,17 @@ def test_no_fact_breaks_its_own_rules(changes: dict[str, Any], field: str) -> No
     assert caught.value.field == field
 
 
+def test_a_fact_keeps_its_spelling_and_is_read_in_one() -> None:
+    spelled = Fact("a", "Is {}\u00a0 red? ", " Re\u0301mi ", "Ja", keep=("{} is \n",))
+    plain = Fact("a", "Is {}\u00a0 red?", "R\u00e9mi", "Ja", keep=("{} is",))
+    assert spelled.subject == " Re\u0301mi "
+    assert (spelled.text, spelled.kept, spelled.subject_text) == (plain.text, plain.kept, plain.subject)
+    assert plain.text == "Is R\u00e9mi\u00a0 red?"
+    assert spelled.question == plain.question != replace(plain, subject="Remi").question
+
+
 def test_template() -> None:
+    assert prompt_template("Is Re\u0301mi red? ", "R\u00e9mi ") == "Is {} red?"
     assert prompt_template("{} is ", "x") == "{} is"
     assert prompt_template("Is x red?", "x") == "Is {} red?"
     with pytest.raises(FactError, match="is not in it"):
