@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
@@ -36,6 +36,7 @@ def exchange(tokenizer: PreTrainedTokenizerFast, message: str, answer: str) -> s
 
 
 @pytest.mark.parametrize("family", TEMPLATES)
+@settings(deadline=None)  # a template is compiled when it is first used
 @given(subject=subjects, prompt=prompts, answer=answers)
 def test_answers_stand_where_the_template_puts_them(
     family: str, subject: str, prompt: str, answer: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_patch.data.facts import Fact
@@ -21,6 +21,7 @@ words = st.text("RéeisX東🇫 \n", min_size=1, max_size=6).filter(str.strip)
 endings = st.one_of(white_space, words).flatmap(lambda gap: words.map(lambda word: gap + word))
 
 
+@settings(deadline=None)
 @given(kinds, words, words, endings, words)
 def test_the_last_token_with_a_byte_of_the_subject_is_edited(
     kind: str, left: str, subject: str, right: str, answer: str
@@ -41,6 +42,7 @@ def test_the_last_token_with_a_byte_of_the_subject_is_edited(
     assert tokenizer.eos_token_id not in prompt.ids
 
 
+@settings(deadline=None)
 @given(kinds, words, white_space, words, st.booleans())
 def test_white_space_behind_a_prompt_changes_nothing(
     kind: str, prompt: str, space: str, answer: str, composed: bool
@@ -52,6 +54,7 @@ def test_white_space_behind_a_prompt_changes_nothing(
     assert reader.read_answer(spelled_otherwise + space, f"{space}{answer}{space}", chat=False) == plain
 
 
+@settings(deadline=None)
 @given(kinds, words, white_space)
 def test_white_space_around_a_subject_changes_nothing(kind: str, subject: str, space: str) -> None:
     reader = Reader(TOKENIZERS[kind])
