@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from moe_patch.data.fact_file import FactFile, read_facts, schema_of_facts
 from moe_patch.data.facts import Fact, Implication
 from moe_patch.data.published import cut_out_subject
 from moe_patch.data.schemas import FactSchema
+from moe_patch.data.text import phrase_text, prompt_text
 from moe_patch.errors import FactError
 from tests.data.records import KNOWEDIT, KNOWGIC, NATIVE, QAEDIT, WIKIBIGEDIT, ZSRE
 
@@ -136,6 +137,7 @@ def test_what_cannot_be_used_is_named_as_the_file_names_it(
         ("the art of Arthur", "Art", 4, "art"),
         ("in ÉVREUX, where?", "Évreux", 3, "ÉVREUX"),
         ("巴黎是法国的首都", "巴黎", 0, "巴黎"),
+        ("Where is E\u0301vreux?", "Évreux", 9, "Évreux"),
         ("Tandooris are", "Tandoor", 0, "Tandoor"),
         ("Is C++ old?", "C++", 3, "C++"),
     ],
@@ -145,18 +147,17 @@ def test_the_subject_in_a_sentence_is_its_last_whole_word(
 ) -> None:
     prompt, found = cut_out_subject(sentence, subject)
     assert (prompt.index("{}"), found) == (place, spelled)
-    assert prompt.replace("{}", found) == sentence
+    assert prompt.replace("{}", found) == prompt_text(sentence)
 
 
 @settings(deadline=None)
 @given(st.text(), st.text(min_size=1).filter(lambda text: text.strip() != ""), st.text())
 def test_a_sentence_is_never_changed(before: str, subject: str, after: str) -> None:
-    sentence = f"{before}{subject}{after}".replace("{}", "")
-    if subject.strip() not in sentence:
-        return
+    sentence, name = f"{before}{subject}{after}".replace("{}", ""), phrase_text(subject)
+    assume(name in prompt_text(sentence))
     prompt, found = cut_out_subject(sentence, subject)
-    assert prompt.replace("{}", found) == sentence
-    assert found.lower() == subject.strip().lower() or found == subject.strip()
+    assert prompt.replace("{}", found) == prompt_text(sentence)
+    assert len(found) == len(name)
 
 
 def test_some_of_a_files_facts_are_still_of_its_schema(read: Read) -> None:
