@@ -15,6 +15,7 @@ from moe_patch.base.leaves import live_pieces
 from moe_patch.base.moe import MoELayer
 from moe_patch.base.origin import Origin
 from moe_patch.base.parts import Part, hash_nodes, model_parts
+from moe_patch.base.tokens import token_hashes
 from moe_patch.data.reader import Reader
 from moe_patch.errors import ModelError
 from moe_patch.patch import Fingerprint
@@ -168,6 +169,7 @@ class Base:
             index=sha256_json(index),
             experts={},
             shapes={number: self.feed_forward(number).shape for number in layers},
+            tokens=token_hashes(self.tokenizer),
         )
 
     def _has(self, layer: int) -> bool:

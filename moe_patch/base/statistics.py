@@ -8,7 +8,6 @@ depend on how the text is batched. Padding never counts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -73,9 +72,7 @@ def collect_moments(
         StatisticsError: the corpus gives no tokens, or the model has a patch on or is being observed.
     """
     wanted = sorted(set(layers))
-    addresses = (
-        {layer: _address(base, corpus, layer, max_tokens, length) for layer in wanted} if use_cache else {}
-    )
+    addresses = _addresses(base, corpus, wanted, max_tokens, length) if use_cache else {}
     stored = {layer: _cached(layer, address) for layer, address in addresses.items()}
     found = {layer: moments for layer, moments in stored.items() if moments is not None}
     if missing := [layer for layer in wanted if layer not in found]:
@@ -113,23 +110,22 @@ def _collect(
     }
 
 
-def _address(base: Base, corpus: Corpus, layer: int, max_tokens: int | None, length: int) -> dict[str, Any]:
-    """Everything that a layer's moments depend on.
-
-    Keys depend on every layer below, so the experts of these are included. The first ids stand for the
-    tokenizer.
-    """
-    below = [index for index in base.layers if index <= base.layer(layer).index]
+def _addresses(
+    base: Base, corpus: Corpus, layers: Iterable[int], max_tokens: int | None, length: int
+) -> dict[int, dict[str, Any]]:
+    """Everything that each layer's moments depend on. The first ids stand for how text is made tokens."""
+    identity = base.fingerprint([])
     first = base.reader.sequences(list(corpus.texts[:16]), length)
+    shared = {"corpus": corpus.hash, "first_ids": first, "max_tokens": max_tokens, "length": length}
     return {
-        "version": 1,
-        "base": asdict(base.fingerprint(below)),
-        "layer": layer,
-        "dtype": str(base.layer(layer).dtype),
-        "corpus": corpus.hash,
-        "first_ids": first,
-        "max_tokens": max_tokens,
-        "length": length,
+        layer: {
+            "version": 2,
+            "base": identity.address(layer),
+            "layer": layer,
+            "dtype": str(base.layer(layer).dtype),
+            **shared,
+        }
+        for layer in layers
     }
 
 

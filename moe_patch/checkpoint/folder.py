@@ -23,6 +23,7 @@ from moe_patch.checkpoint.leaves import StoredLeaves
 from moe_patch.checkpoint.names import AnySlot, follow_loader, locate_experts
 from moe_patch.checkpoint.quantised import METHODS
 from moe_patch.checkpoint.shards import read_spans, weight_files
+from moe_patch.checkpoint.tokens import stored_tokens
 from moe_patch.errors import ModelError
 from moe_patch.io.shipped import demo_model
 from moe_patch.patch import Fingerprint
@@ -56,7 +57,9 @@ class Checkpoint:
             ModelError: the base does not have one of the layers, or a file cannot be read.
         """
         pieces = self.pieces(fresh=fresh, progress=progress)
-        return self.base.identity(layers, self._distinct(pieces), pieces)
+        return replace(
+            self.base.identity(layers, self._distinct(pieces), pieces), tokens=stored_tokens(self.folder)
+        )
 
     def fingerprint_like(
         self, known: Fingerprint, *, fresh: bool = False, progress: Progress | None = None

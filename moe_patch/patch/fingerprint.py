@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 EMBEDDINGS, HEAD, TOWERS = "embeddings", "head", "towers"
 """Nodes that are not decoder layers. The towers read images and sounds; a text model alone has none."""
@@ -51,14 +52,25 @@ class Fingerprint:
     @property
     def root(self) -> str:
         """The hash of all that the base computes text with. Towers do not count."""
-        nodes = {name: node for name, node in self.nodes.items() if name != TOWERS}
-        whole = {"model_type": self.model_type, "config": self.config, "index": self.index, "nodes": nodes}
-        return sha256_json(whole)
+        return sha256_json(self.address() | {"tokens": {}})
 
-    def below(self, layer: int) -> dict[str, str]:
-        """The nodes that what a layer computes depends on: the embeddings and the layers up to this one."""
-        wanted = {EMBEDDINGS, *map(str, range(layer + 1))}
-        return {name: node for name, node in self.nodes.items() if name in wanted}
+    def address(self, layer: int | None = None) -> dict[str, Any]:
+        """All that the base's own numbers depend on, as a JSON object: an address for what is kept of them.
+
+        Args:
+            layer: the numbers come from this layer, and so depend on the embeddings and the layers up to
+                this one; None for all layers and the head.
+        """
+        wanted = self.nodes.keys() - {TOWERS}
+        if layer is not None:
+            wanted &= {EMBEDDINGS, *map(str, range(layer + 1))}
+        return {
+            "model_type": self.model_type,
+            "config": self.config,
+            "index": self.index,
+            "nodes": {name: self.nodes[name] for name in wanted},
+            "tokens": {part: kept for part, kept in self.tokens.items() if part != TEMPLATE},
+        }
 
 
 def sha256_json(value: object) -> str:

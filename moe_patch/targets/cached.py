@@ -1,10 +1,10 @@
 """Target values in the cache, so that methods and settings that differ only in the solve share them.
 
-The address of an entry includes what the model computes for the batch's own prompts: the residual stream at
-the edited tokens after the layer, and the loss of every target. These depend on the weights below and above
-the layer and on every live delta, so a patched or fine-tuned model almost always has another address. The
-exception is a model that differs only in experts which the prompts reach after the edit but not before.
-Therefore a stored entry is also tested: with its values in place, the losses must be the stored ones.
+The address of an entry has the base's fingerprint, and what the model computes for the batch's own prompts:
+the residual stream at the edited tokens after the layer, and the loss of every target. These depend on every
+live delta, so a patched model almost always has another address. The exception is a patch in experts which
+the prompts reach after the edit but not before. Therefore a stored entry is also tested: with its values in
+place, the losses must be the stored ones.
 
 The test takes a few forward passes. A search takes one forward and one backward pass for every step. Another
 machine, or another number of threads, may differ in the last bits. It then searches again.
@@ -91,7 +91,8 @@ def _address(
     computed.update(repr(target_losses(base, facts, options)).encode())
     prompts = [[prompt.ids, prompt.edited, prompt.target] for prompt in (*rewrites, *held)]
     return {
-        "version": 1,
+        "version": 2,
+        "base": base.fingerprint([]).address(),
         "layer": layer,
         "options": options.model_dump(mode="json", exclude={"use_cache"}),
         "contexts": len(prefixes),

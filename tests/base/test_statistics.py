@@ -159,6 +159,13 @@ def test_whatever_changes_the_moments_changes_their_address() -> None:
     with torch.no_grad():
         below.layer(0).down(0).mul_(1.5)
     assert ran(below)
+    attending = tiny_base("qwen3_moe")
+    above = tiny_base("qwen3_moe")
+    with torch.no_grad():
+        attending.model.model.layers[0].self_attn.q_proj.weight.mul_(1.01)
+        above.model.model.layers[2].self_attn.q_proj.weight.mul_(1.01)
+    assert ran(attending)
+    assert not ran(above)
     coarse = tiny_base("qwen3_moe")
     coarse.model.bfloat16()
     assert ran(coarse)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AutoTokenizer
 
 from moe_patch.base.model import Base
 from moe_patch.base.opening import wrap
@@ -23,7 +24,8 @@ def saved(folder: Path, model_type: str, dtype: torch.dtype = torch.float32, **o
 
 
 def opened(folder: Path, model_type: str) -> Base:
-    return wrap(auto_class(model_type).from_pretrained(folder, dtype="auto").eval(), tokenizer=None)
+    model = auto_class(model_type).from_pretrained(folder, dtype="auto")
+    return wrap(model.eval(), AutoTokenizer.from_pretrained(folder))
 
 
 def state(base: Base) -> dict[str, Tensor]:

@@ -56,7 +56,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def test_the_text_model_and_the_whole_model_are_one_base(folder: Path) -> None:
     text = open_base(folder)
-    whole = wrap(AutoModelForImageTextToText.from_pretrained(folder), tiny_tokenizer())
+    whole = wrap(AutoModelForImageTextToText.from_pretrained(folder), text.tokenizer)
     seeing, alone = whole.fingerprint(whole.layers), text.fingerprint(text.layers)
     assert seeing.nodes.pop("towers")
     assert seeing == alone

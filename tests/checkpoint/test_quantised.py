@@ -10,7 +10,7 @@ import torch
 import transformers
 from packaging.version import Version
 from safetensors import safe_open
-from transformers import FineGrainedFP8Config, Mxfp4Config
+from transformers import AutoTokenizer, FineGrainedFP8Config, Mxfp4Config
 
 from moe_patch.base.model import Base
 from moe_patch.base.opening import wrap
@@ -46,7 +46,7 @@ def dequantised(folder: Path, kind: str) -> Base:
         pytest.skip("this transformers release fails to open FP8 experts in floats")
     config = {"mxfp4": Mxfp4Config, "fp8": FineGrainedFP8Config}[kind](dequantize=True)
     model = auto_class(TYPE[kind]).from_pretrained(folder, quantization_config=config, dtype=torch.bfloat16)
-    return wrap(model.eval(), tokenizer=None)
+    return wrap(model.eval(), AutoTokenizer.from_pretrained(folder))
 
 
 def patch_for(folder: Path, kind: str, scale: float = 0.05) -> Patch:

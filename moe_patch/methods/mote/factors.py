@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -92,8 +91,8 @@ def tucker_factors(
 def _address(base: Base, layer: int, whitening: Whitening) -> dict[str, Any]:
     """Everything that a layer's decomposition depends on."""
     return {
-        "version": 1,
-        "base": asdict(base.fingerprint([layer])),
+        "version": 2,
+        "experts": base.fingerprint([layer]).experts[layer],
         "layer": layer,
         "dtype": str(base.layer(layer).dtype),
         "whitening": {"in": _digest(whitening.inner), "out": _digest(whitening.out)},

@@ -1,0 +1,37 @@
+"""The hashes of what tokens mean in a checkpoint folder."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoTokenizer
+
+from moe_patch.base.tokens import token_hashes
+from moe_patch.io.known import Known
+
+logger = logging.getLogger(__name__)
+
+_TEXTS = {".jinja", ".json", ".model", ".txt"}  # among them are the files that tokenizers are made from
+
+
+def stored_tokens(folder: Path) -> dict[str, str]:
+    """As `token_hashes`, for the tokenizer in `folder`; nothing, and a line in the log, without one."""
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in _TEXTS and path.is_file()]
+    known = Known.of(["tokens", 1, transformers.__version__], files)
+    if (found := known.find()) is not None:
+        return {part: f"sha256:{bytes(digest.tolist()).hex()}" for part, digest in found.items()}
+    try:
+        hashes = token_hashes(AutoTokenizer.from_pretrained(folder))
+    except (ImportError, OSError, ValueError) as error:
+        logger.info("%s has no tokenizer to compare with a patch's: %s", folder, error)
+        return {}
+    known.store(
+        {
+            part: torch.tensor(list(bytes.fromhex(digest.removeprefix("sha256:"))), dtype=torch.uint8)
+            for part, digest in hashes.items()
+        }
+    )
+    return hashes
