@@ -45,6 +45,10 @@ class StatisticsError(MoePatchError):
     """Key statistics are missing, come from too few tokens, or do not belong to this base."""
 
 
+class NumericalError(MoePatchError):
+    """Something that was computed is NaN or infinite, so nothing that follows from it means anything."""
+
+
 class BypassError(MoePatchError):
     """A bypass cannot tell which expert a forward pass belongs to, or is run in a way it does not support."""
 
@@ -114,7 +118,7 @@ class MalformedTensor(PatchError):
 
 
 class NotFinite(PatchError):
-    """A tensor holds NaN or an infinity."""
+    """A tensor of a patch holds NaN or an infinity."""
 
 
 class HashMismatch(PatchError):

@@ -13,6 +13,7 @@ from torch import Tensor
 from moe_patch.base.experts import Handle, attach_delta, attach_tap
 from moe_patch.base.model import Base
 from moe_patch.errors import CaptureError
+from moe_patch.solve.finite import check_finite, check_scores, tokens_text
 
 __all__ = [
     "ExpertCall",
@@ -135,6 +136,7 @@ def capture_keys(
     Raises:
         CaptureError: a position is on padding or outside the batch, or no expert was reached.
         ModelError: a layer is dense or out of range.
+        NumericalError: a key or a gate is not finite.
     """
     rows, columns = _rows_and_columns(positions, *input_ids.shape)  # (N,) each
     if attention_mask is not None and not bool(attention_mask[rows, columns].all()):
@@ -144,7 +146,8 @@ def capture_keys(
     recorders = {index: _Recorder(chosen, base.layer(index).num_experts, with_keys=True) for index in layers}
     with observe_experts(base, recorders) as watch:
         watch.forward(input_ids, attention_mask, chosen)
-    return {index: recorder.at(rows, columns) for index, recorder in recorders.items()}
+    calls = {index: recorder.at(rows, columns) for index, recorder in recorders.items()}
+    return _checked(base, calls, input_ids[rows.to(input_ids.device)])
 
 
 def capture_routing(
@@ -158,6 +161,7 @@ def capture_routing(
     Raises:
         CaptureError: no expert was reached.
         ModelError: a layer is dense or out of range.
+        NumericalError: a gate or a score is not finite.
     """
     chosen = torch.ones(input_ids.shape, dtype=torch.bool)
     if attention_mask is not None:
@@ -169,7 +173,24 @@ def capture_routing(
         for index, recorder in recorders.items():
             stack.enter_context(_router_scores(base, index, recorder))
         stack.enter_context(observe_experts(base, recorders)).forward(input_ids, attention_mask, chosen)
-    return {index: recorder.at(rows, columns) for index, recorder in recorders.items()}
+    calls = {index: recorder.at(rows, columns) for index, recorder in recorders.items()}
+    return _checked(base, calls, input_ids[rows.to(input_ids.device)])
+
+
+def _checked(base: Base, calls: dict[int, ExpertCall], texts: Tensor) -> dict[int, ExpertCall]:
+    """The calls, once their numbers are known to be finite; (N, S) ids are the text of each token."""
+    for index, call in sorted(calls.items()):
+
+        def place(token: int, call: ExpertCall = call, index: int = index) -> str:
+            reached = ", ".join(str(expert) for expert in call.experts[token].tolist())
+            return f"at layer {index}, experts {reached}, in {tokens_text(base.tokenizer, texts[token])}"
+
+        if call.keys is not None:
+            check_finite(call.keys, "the keys", place)
+        check_finite(call.gates, "the gates", place)
+        if call.scores is not None:
+            check_scores(call.scores, "the router's scores", place)
+    return calls
 
 
 class _Recorder:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from moe_patch.base.logits import finite_logits
 from moe_patch.base.model import Base
 from moe_patch.data.prompts import pad_token
 
@@ -32,6 +33,9 @@ def continue_rows(
         rows: token ids, without padding.
         length: of the longest continuation.
         sample: draw from the 50 likeliest tokens, instead of taking the likeliest.
+
+    Raises:
+        NumericalError: the logits hold NaN or an infinity.
     """
     pad, longest = pad_token(base.tokenizer), max(map(len, rows))
     padded = [(pad,) * (longest - len(row)) + row for row in rows]
@@ -39,7 +43,7 @@ def continue_rows(
     ends = base.model.generation_config.eos_token_id
     choice: dict[str, Any] = {"do_sample": True, "top_k": 50} if sample else {"do_sample": False}
     config = GenerationConfig(max_new_tokens=length, pad_token_id=pad, eos_token_id=ends, **choice)
-    with _without_defaults(base.model):
+    with _without_defaults(base.model), finite_logits(base):
         produced: Tensor = base.model.generate(
             input_ids=torch.tensor(padded, device=base.device),  # (B, S)
             attention_mask=torch.tensor(mask, device=base.device),  # (B, S)

@@ -11,6 +11,7 @@ from moe_patch.base.capture import ExpertCall, capture_keys
 from moe_patch.base.model import Base
 from moe_patch.data.prompts import Batch, Prompt, pad_right, pad_token
 from moe_patch.patch.rows import Rows, sort_rows
+from moe_patch.solve.finite import check_finite, tokens_text
 from moe_patch.solve.nullspace import NullSpace
 
 
@@ -23,6 +24,9 @@ def measure_keys(
 
     Returns:
         the calls of the experts of `layers`, by layer, and the residual stream (N, d_m) fp32 after `last`.
+
+    Raises:
+        NumericalError: a key, a gate or the residual stream is not finite.
     """
     batches = [
         pad_right(prompts[start : start + per_pass], pad_token(base.tokenizer))
@@ -30,7 +34,13 @@ def measure_keys(
     ]
     parts = [_measure_batch(base, batch, {*layers, last}, last) for batch in batches]
     calls = {layer: _joined([calls[layer] for calls, _ in parts]) for layer in layers}
-    return calls, torch.cat([present for _, present in parts])
+    present = torch.cat([present for _, present in parts])  # (N, d_m)
+    check_finite(
+        present,
+        "hidden states",
+        lambda i: f"after layer {last} in {tokens_text(base.tokenizer, prompts[i].ids)}",
+    )
+    return calls, present
 
 
 def _measure_batch(

@@ -21,6 +21,7 @@ from moe_patch.data.corpus import Corpus, padded_batches
 from moe_patch.data.prompts import pad_token
 from moe_patch.errors import StatisticsError
 from moe_patch.io import cache
+from moe_patch.solve.finite import check_finite
 from moe_patch.solve.moments import Moments
 
 DEFAULT_LENGTH = 512
@@ -42,6 +43,14 @@ class _Accumulator:
         key = key.float()  # (n, d_k)
         self.second[expert].addmm_(key.T, key)
         self.tokens[expert] += len(key)
+
+    def moments(self, layer: int) -> Moments:
+        """What was summed, once it is known to be finite."""
+        squares = self.second.diagonal(dim1=1, dim2=2)  # (E, d_k); all of `second` is finite if these are
+        check_finite(
+            squares, "the second moments of keys", lambda expert: f"at layer {layer}, expert {expert},"
+        )
+        return Moments(layer, self.second.cpu(), torch.tensor(self.tokens))
 
 
 def collect_moments(
@@ -70,6 +79,7 @@ def collect_moments(
     Raises:
         ModelError: a layer is dense or out of range.
         StatisticsError: the corpus gives no tokens, or the model has a patch on or is being observed.
+        NumericalError: a moment is not finite.
     """
     wanted = sorted(set(layers))
     addresses = _addresses(base, corpus, wanted, max_tokens, length) if use_cache else {}
@@ -104,10 +114,7 @@ def _collect(
             done += int(mask.sum())
             if progress is not None:
                 progress(done, total)
-    return {
-        layer: Moments(layer, accumulator.second.cpu(), torch.tensor(accumulator.tokens))
-        for layer, accumulator in accumulators.items()
-    }
+    return {layer: accumulator.moments(layer) for layer, accumulator in accumulators.items()}
 
 
 def _addresses(

@@ -18,6 +18,7 @@ from moe_patch.base.capture import ExpertCall, capture_routing
 from moe_patch.base.model import Base
 from moe_patch.errors import EvaluationError
 from moe_patch.evaluation.scoring import right_padded, split_batches
+from moe_patch.solve.finite import check_finite
 
 Routing = Mapping[int, ExpertCall]
 """The routing of some prompts: by layer, all tokens without padding, in the order of the prompts."""
@@ -64,6 +65,7 @@ def record_routing(
 
     Raises:
         EvaluationError: the batch size is below 1.
+        NumericalError: a gate or a router's score is not finite.
         PromptError: as for `Reader.read_prompt`.
     """
     rows = [base.reader.read_prompt(prompt, chat=chat) for prompt in prompts]
@@ -79,6 +81,7 @@ def compare_routing(before: Routing, after: Routing, lowest_edited: int) -> Rout
 
     Raises:
         EvaluationError: the recordings have different layers or numbers of tokens.
+        NumericalError: a divergence is not finite.
     """
     if before.keys() != after.keys():
         raise EvaluationError(
@@ -113,7 +116,9 @@ def _layer_shift(index: int, before: ExpertCall, after: ExpertCall) -> LayerShif
     divergence = None
     if before.scores is not None and after.scores is not None:
         first, second = routing_distribution(before.scores), routing_distribution(after.scores)  # (N, E)
-        divergence = float((first.exp() * (first - second)).sum(-1).mean().clamp_min(0))
+        apart = torch.where(first > -torch.inf, first.exp() * (first - second), 0.0).sum(-1)  # (N,)
+        check_finite(apart, "the divergences of routing", f"at layer {index}")
+        divergence = float(apart.mean().clamp_min(0))
     similarity = 100 * float(jaccard_similarity(before.experts, after.experts).double().mean())
     return LayerShift(index, similarity, divergence, tokens)
 

@@ -20,6 +20,7 @@ from moe_patch.data.prompts import pad_token
 from moe_patch.data.reader import quoted
 from moe_patch.errors import EvaluationError
 from moe_patch.progress import Progress
+from moe_patch.solve.finite import check_finite, tokens_text
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -79,6 +80,7 @@ def score_answers(
     Raises:
         EvaluationError: an answer has no token of its own, or the batch size is below 1.
         NoChatTemplate: `chat` is on, and the tokenizer has no chat template.
+        NumericalError: the model finds an answer NaN or infinitely unlikely.
         PromptError: as for `Reader.read_answer`.
     """
     unique = list(dict.fromkeys(answers))
@@ -95,6 +97,7 @@ def score_encoded(
 
     Raises:
         EvaluationError: the batch size is below 1.
+        NumericalError: as for `score_answers`.
     """
 
     def run(batch: list[Encoded]) -> list[AnswerScore]:
@@ -118,6 +121,7 @@ def continue_greedily(
     Raises:
         EvaluationError: the batch size is below 1.
         NoChatTemplate: `chat` is on, and the tokenizer has no chat template.
+        NumericalError: the logits hold NaN or an infinity.
         PromptError: as for `Reader.read_question`; or the model has no positions for a reply.
     """
     rows = [base.reader.read_question(prompt, chat=chat) for prompt in prompts]
@@ -139,6 +143,7 @@ def continue_tokens(
 
     Raises:
         EvaluationError: the batch size is below 1.
+        NumericalError: the logits hold NaN or an infinity.
     """
 
     def run(batch: list[tuple[tuple[int, ...], int]]) -> list[Encoded]:
@@ -197,6 +202,11 @@ def _score_batch(base: Base, batch: list[Encoded]) -> list[AnswerScore]:
         said = logprobs.argmax(-1) == answer  # (A,)
         mean = logprobs.gather(1, answer[:, None]).mean()
         scores.append(AnswerScore(float(mean), tuple(said.tolist())))
+    check_finite(
+        torch.tensor([score.logprob for score in scores]),
+        "the log-probabilities of the answer",
+        lambda i: f"after {tokens_text(base.tokenizer, batch[i].ids[: batch[i].first])}",
+    )
     return scores
 
 

@@ -23,6 +23,7 @@ from moe_patch.methods.layer_edit import LayerEdit, LayerProblem, LayerSolution,
 from moe_patch.patch import LayerDelta
 from moe_patch.patch.rows import Rows
 from moe_patch.progress import Progress
+from moe_patch.solve.finite import check_finite
 from moe_patch.solve.nullspace import NullSpace
 
 logger = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ class DeltaEditor(ABC):
 
         Raises:
             TargetError: all experts that the facts reach in a layer are protected.
+            NumericalError: a key, the residual stream or a delta is not finite.
         """
 
     @abstractmethod
@@ -126,6 +128,7 @@ class DeltaEditor(ABC):
     def _solve(self, solver: LayerSolver, problem: LayerProblem) -> LayerSolution:
         """The solver's solution; its objectives are recorded."""
         solution = solver(problem)
+        check_finite(solution.left, "the deltas", f"of layer {problem.layer}")
         if solution.objectives:
             values = " -> ".join(map("{:.6g}".format, solution.objectives))
             logger.info("layer %d: objective %s", problem.layer, values)

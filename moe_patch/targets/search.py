@@ -33,6 +33,7 @@ from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import FactToken, Prompt, PromptStyle, encode_essence, encode_fact, encode_kept
 from moe_patch.progress import Progress
+from moe_patch.solve.finite import check_finite
 from moe_patch.targets.answers import Answers
 from moe_patch.targets.contexts import generate_contexts
 from moe_patch.targets.tail import Reads, open_pass, plain_logits
@@ -138,6 +139,7 @@ def find_targets(
 
     Raises:
         TargetError: a prompt cannot be tokenised as needed, or the layer has no single residual stream.
+        NumericalError: a loss is not finite.
     """
     prefixes = context_prefixes(base, options) if prefixes is None else prefixes
     groups = facts_together(facts, options.fact_token)
@@ -151,7 +153,11 @@ def find_targets(
 
 
 def target_losses(base: Base, facts: Sequence[Fact], options: TargetOptions) -> list[float]:
-    """Negative log-likelihood of each fact's new target, in nats per token, for the model as it is now."""
+    """Negative log-likelihood of each fact's new target, in nats per token, for the model as it is now.
+
+    Raises:
+        NumericalError: one is not finite.
+    """
     losses: list[float] = []
     for start in range(0, len(facts), options.facts_per_pass):
         some = facts[start : start + options.facts_per_pass]
@@ -159,6 +165,7 @@ def target_losses(base: Base, facts: Sequence[Fact], options: TargetOptions) -> 
         answers = Answers.of(prompts)
         with torch.no_grad():
             losses += answers.nll(plain_logits(base, prompts, answers.reads)).tolist()
+    check_finite(torch.tensor(losses), "the losses of the new answer", lambda i: f"of fact {facts[i].id}")
     return losses
 
 
@@ -284,6 +291,7 @@ class _Search:
         options: TargetOptions,
     ) -> None:
         self._base, self._layer, self._options, self._prefixes = base, layer, options, len(prefixes)
+        self._facts = [fact for facts in groups for fact in facts]
         self._groups: list[_Group] = []
         first = 0
         for facts in groups:
@@ -315,6 +323,7 @@ class _Search:
             rest = kl + options.weight_decay * size / norm[active] ** 2  # (active,)
             total = _per_group(nll, losses.group, "sum") + rest
             worst = _per_group(nll + rest[losses.group], losses.group, "amax").detach().cpu()
+            check_finite(worst, "the losses of the target value", self._place(active))
             open_ = ~done[active]  # (active,)
             open_facts = open_[losses.group]
             after[losses.facts[open_facts]] = nll.detach().cpu()[open_facts]
@@ -344,6 +353,15 @@ class _Search:
         first = [group.facts[0] for group in self._groups]
         nll, _ = losses((value.to(losses.start) - losses.start)[first])
         return nll.tolist()
+
+    def _place(self, active: Tensor) -> Callable[[int], str]:
+        """Names the facts of a group, given by its number among the active ones (active,)."""
+
+        def place(number: int) -> str:
+            ids = [self._facts[fact].id for fact in self._groups[int(active[number])].facts]
+            return f"of fact {' and '.join(ids)} at layer {self._layer}"
+
+        return place
 
     def _losses(self, active: Tensor, *, check: bool) -> _Losses:
         groups = [self._groups[number] for number in active.tolist()]

@@ -34,6 +34,7 @@ from moe_patch.methods.memoe.training import Texts, Training
 from moe_patch.methods.memoe.trunk import Trunk
 from moe_patch.patch import Patch, check_base, load
 from moe_patch.progress import Progress
+from moe_patch.solve.finite import check_finite
 
 
 class MEMoE(Method[MEMoEOptions]):
@@ -211,7 +212,9 @@ class _Build:
         facts = [self._facts[i] for i in new.tolist()]
         known = knowledge_of(self._base, self._block, facts, options.style, options.language)
         gradients.append(known.gradient)
-        return gece(known, torch.cat(gradients).mean(0))
+        found = gece(known, torch.cat(gradients).mean(0))
+        check_finite(found, "the frequencies of knowledge", lambda i: f"of fact {facts[i].id}")
+        return found
 
     def _division(self, found: Tensor, expert: Tensor) -> Tensor:
         """(n,) experts for the facts that have none yet; the others keep theirs."""

@@ -14,6 +14,7 @@ from moe_patch.bypass import Bypass, acting_tokens
 from moe_patch.data.prompts import Prompt
 from moe_patch.methods.memoe.losses import adaptive_weight, balance_coefficient, focal_loss, kl_divergence
 from moe_patch.methods.memoe.trunk import Trunk
+from moe_patch.solve.finite import check_finite
 from moe_patch.targets.answers import Answers
 from moe_patch.targets.tail import Reads
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from moe_patch.methods.memoe.options import MEMoEOptions
 
 _BETAS = (0.9, 0.95)
+_SLOWER = "train more slowly (--set learning_rate=...), or open the model in another type (--dtype float32)"
 _TEXTS = 64  # in a pass that only reads
 
 
@@ -56,6 +58,9 @@ class Training:
             expert: (T,) the expert of every fact so far.
             g: (T,) the rank of its GECE, from 0 to 1.
             report: called with the number of steps done.
+
+        Raises:
+            NumericalError: the loss is not finite.
         """
         options = self._options
         optimiser = torch.optim.AdamW(
@@ -68,6 +73,7 @@ class Training:
         for step in range(options.steps):
             facts = torch.cat([self._some(new, options.facts_per_step), self._some(earlier, options.replay)])
             loss = self._edit_loss(facts, expert, g) + self._router_loss(facts, expert)
+            check_finite(loss.detach(), "the losses of training", f"at step {step}", do=_SLOWER)
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             optimiser.step()
@@ -81,13 +87,18 @@ class Training:
         Args:
             facts: (n,) numbers of facts.
             expert: (T,) the expert that each fact's text goes through; None for the unedited model.
+
+        Raises:
+            NumericalError: one is not finite.
         """
         found = []
         for some in torch.split(facts, _TEXTS):
             answers = self._answers(some)
             route = None if expert is None else expert[some]
             found.append(answers.nll(self._logits(self._texts.facts[some], answers.reads, route)))
-        return torch.cat(found).cpu()
+        losses = torch.cat(found).cpu()
+        check_finite(losses, "the losses", lambda i: f"of fact number {int(facts[i])}")
+        return losses
 
     @torch.no_grad()
     def choices(self, facts: Tensor) -> Tensor:
