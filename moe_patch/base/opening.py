@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import CONFIG_NAME
 from transformers.utils.hub import cached_file
 
 from moe_patch.base.dense import dense_decoder
+from moe_patch.base.device import check_devices
 from moe_patch.base.model import Base
 from moe_patch.base.moe import MoELayer
 from moe_patch.base.origin import Origin
+from moe_patch.base.refusal import transformers_reads
 from moe_patch.errors import ModelError
 from moe_patch.io.shipped import demo_model
 from moe_patch.versions import norm_follows
@@ -64,20 +65,20 @@ def open_base(
         allow_dense: accept a model without experts, as for a bypass.
 
     Raises:
-        ModelError: the model cannot be found, lacks weights, is quantised, has experts that cannot be edited,
-            or is dense and `allow_dense` is false.
+        ModelError: the model cannot be found, lacks weights or has some of other shapes, is quantised, has
+            experts that cannot be edited, or is dense and `allow_dense` is false; there is no such device.
     """
     place = str(demo_model()) if name is None else str(name)
-    options: dict[str, Any] = {"dtype": dtype or "auto", "use_safetensors": True, "output_loading_info": True}
+    check_devices(device_map)
+    options: dict[str, Any] = {"dtype": dtype or "auto", "use_safetensors": True}
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # both are checked here
     if device_map is not None:
         options |= {"device_map": device_map, "offload_folder": offload_folder}
-    try:
+    with transformers_reads(f"the model {place!r}"):
         model, loading = _AutoModel.from_pretrained(place, **options)
+    _check_weights(place, loading)
+    with transformers_reads(f"the tokenizer of {place!r}"):
         tokenizer = AutoTokenizer.from_pretrained(place)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"cannot open the model {place!r}: {error}") from error
-    if absent := sorted(loading["missing_keys"]):  # transformers has filled them with random values
-        raise ModelError(f"the model {place!r} lacks {len(absent)} weights, the first of them {absent[0]}")
     base = wrap(model.eval(), tokenizer, "atlas" if name is None else place, allow_dense=allow_dense)
     base.origin = _origin(base, place, dtype)
     return base
@@ -90,6 +91,18 @@ def _origin(base: Base, place: str, dtype: torch.dtype | None) -> Origin | None:
     if config is None or (dtype and (own is None or torch.promote_types(dtype, own) != dtype)):
         return None
     return Origin.of(Path(config).parent, base.parts(), own_dtype=dtype in (None, own))
+
+
+def _check_weights(place: str, loading: Mapping[str, Any]) -> None:
+    """Refuse a model some of whose weights transformers has filled with random values."""
+    if misfits := sorted(loading["mismatched_keys"]):
+        name, stored, expected = misfits[0]
+        raise ModelError(
+            f"the model {place!r} has {len(misfits)} weights of other shapes than its config says, the first "
+            f"of them {name}: it is {tuple(stored)}, but should be {tuple(expected)}"
+        )
+    if absent := sorted(loading["missing_keys"]):
+        raise ModelError(f"the model {place!r} lacks {len(absent)} weights, the first of them {absent[0]}")
 
 
 def wrap(model: nn.Module, tokenizer: Any, name: str | None = None, *, allow_dense: bool = False) -> Base:

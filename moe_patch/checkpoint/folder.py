@@ -19,6 +19,7 @@ from moe_patch.base.model import Base
 from moe_patch.base.opening import wrap
 from moe_patch.base.origin import known_leaves
 from moe_patch.base.parts import Part
+from moe_patch.base.refusal import transformers_reads
 from moe_patch.checkpoint.leaves import StoredLeaves
 from moe_patch.checkpoint.names import AnySlot, follow_loader, locate_experts
 from moe_patch.checkpoint.quantised import METHODS
@@ -157,13 +158,12 @@ def open_meta(name: str | Path | None = None) -> tuple[Path, Base]:
         ModelError: there is no such checkpoint, its config cannot be read, or its experts cannot be edited.
     """
     folder = find_folder(name)
-    try:
+    with transformers_reads(f"the config of '{folder}'"):
         config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} has no config that transformers can read: {error}") from error
-    auto: Any = AutoModelForCausalLM if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else AutoModel
-    with torch.device("meta"):
-        model = auto.from_config(config)
+        causal = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        auto: Any = AutoModelForCausalLM if causal else AutoModel
+        with torch.device("meta"):
+            model = auto.from_config(config)
     return folder, wrap(model, tokenizer=None, name="atlas" if name is None else str(name))
 
 

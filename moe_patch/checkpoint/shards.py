@@ -38,13 +38,18 @@ class Span:
         return self.begin + number * size, self.begin + (number + 1) * size
 
 
+def is_sharded(folder: Path) -> bool:
+    """Whether the weights are read through an index. A single file comes first, as in transformers."""
+    return not (folder / SINGLE).exists()
+
+
 def weight_files(folder: Path) -> list[str]:
     """The safetensors files that transformers reads from `folder`: one, or those that its index names.
 
     Raises:
         ModelError: there are none, or the index is invalid or names a file that is missing.
     """
-    if (folder / SINGLE).exists():
+    if not is_sharded(folder):
         return [SINGLE]
     names = sorted(set(_weight_map(folder / INDEX).values()))
     for name in names:
@@ -60,7 +65,7 @@ def read_spans(folder: Path) -> dict[str, Span]:
         ModelError: safetensors cannot read a file, or a shard does not hold a tensor that the index expects.
     """
     spans = {span.name: span for name in weight_files(folder) for span in _header(folder, name)}
-    if not (folder / SINGLE).exists():
+    if is_sharded(folder):
         for name, file in _weight_map(folder / INDEX).items():
             if name not in spans or spans[name].file != file:
                 raise ModelError(f"{folder / INDEX} expects {name} in {file}, which does not hold it")
@@ -104,7 +109,7 @@ def read_span(path: Path, begin: int, end: int) -> bytearray:
     """The bytes of a file from `begin` to before `end`.
 
     Raises:
-        ModelError: the file is shorter.
+        ModelError: the file is shorter, or cannot be read.
     """
     raw = bytearray(end - begin)
     fill_span(path, begin, memoryview(raw))
@@ -115,14 +120,18 @@ def fill_span(path: Path, begin: int, raw: memoryview) -> None:
     """Fill `raw` with the bytes of a file from `begin`.
 
     Raises:
-        ModelError: the file is shorter.
+        ModelError: the file is shorter, or cannot be read.
     """
-    with path.open("rb", buffering=0) as file:
-        file.seek(begin)
-        filled = 0
-        while filled < len(raw):  # the system reads at most two gigabytes at a time
-            count = file.readinto(raw[filled:])
-            if not count:
-                end = begin + len(raw)
-                raise ModelError(f"{path} ends before byte {end}: it changed while it was read")
-            filled += count
+    filled = 0
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(begin)
+            while filled < len(raw):  # the system reads at most two gigabytes at a time
+                count = file.readinto(raw[filled:])
+                if not count:
+                    break
+                filled += count
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+    if filled != len(raw):
+        raise ModelError(f"{path} ends before byte {begin + len(raw)}: it changed while it was read")

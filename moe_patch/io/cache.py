@@ -4,6 +4,9 @@ An address is a JSON object with everything that the tensors depend on. Its SHA-
 entry is ever out of date, and entries can be deleted at any time. A file also contains its address and a
 checksum of its tensors. If these do not match, the file is reported, ignored and written again. Where every
 build adds entries, their total size is limited, and those unused for longest are deleted first.
+
+Nothing that happens to the folder ends the work: if it cannot be found, read or written, that is said once
+and everything is computed.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from moe_patch.errors import OutputError
+from moe_patch.errors import ConfigError, OutputError
 from moe_patch.io.files import replacing_file
 
 logger = logging.getLogger(__name__)
@@ -37,12 +41,18 @@ def cache_folder() -> Path:
 
     It is $MOE_PATCH_CACHE if set, else $XDG_CACHE_HOME/moe-patch if set, else ~/.cache/moe-patch. Inside
     `fresh_cache` it is a temporary folder.
+
+    Raises:
+        ConfigError: neither variable is set, and there is no home folder.
     """
     if fresh := _fresh.get():
         return fresh
     if chosen := os.environ.get("MOE_PATCH_CACHE"):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moe-patch"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moe-patch"
+    except RuntimeError as error:
+        raise ConfigError("there is no home folder for the cache: set MOE_PATCH_CACHE to a folder") from error
 
 
 @contextmanager
@@ -57,16 +67,19 @@ def fresh_cache() -> Iterator[None]:
 
 
 def load_tensors(kind: str, address: Mapping[str, Any]) -> dict[str, Tensor] | None:
-    """The tensors stored at `address`, or None. A damaged entry is logged and counts as none."""
-    path = _path(kind, address)
-    if not path.exists():
-        return None
+    """The tensors stored at `address`, or None. What cannot be read is logged and counts as none."""
     try:
+        path = _path(kind, address)
+        if not path.exists():
+            return None
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError) as error:
+    except SafetensorError as error:
         logger.warning("cache entry %s cannot be read and is computed again: %s", path, error)
+        return None
+    except (OSError, ConfigError) as error:
+        _warn_once(f"cached {kind} cannot be read, so they are computed: {_reason(error)}")
         return None
     if metadata.get("address") != _canonical(address) or metadata.get("checksum") != _checksum(tensors):
         logger.warning("cache entry %s is damaged and is computed again", path)
@@ -87,16 +100,29 @@ def store_tensors(
         tensors: CPU tensors by name.
         limit: most bytes that the other entries of this kind may take; None for no limit.
     """
-    path = _path(kind, address)
     metadata = {"address": _canonical(address), "checksum": _checksum(tensors)}
     try:
+        path = _path(kind, address)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing_file(path) as temporary:
             save_file(dict(tensors), temporary, metadata=metadata)
         if limit is not None:
             _bound(path, limit)
-    except (OSError, OutputError, SafetensorError) as error:
-        logger.warning("%s cannot be cached and will be computed again next time: %s", kind, error)
+    except (OSError, ConfigError, OutputError, SafetensorError) as error:
+        _warn_once(f"{kind} cannot be cached and will be computed again next time: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    """Why the folder cannot be used, without the name of the entry, which is a hash."""
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    if not isinstance(cause, OSError):
+        return str(cause)
+    return f"{cache_folder()}: {cause.strerror or cause}"
+
+
+@cache
+def _warn_once(text: str) -> None:
+    logger.warning("%s", text)
 
 
 def _bound(new: Path, limit: int) -> None:

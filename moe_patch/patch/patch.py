@@ -16,7 +16,7 @@ from torch import Tensor
 
 from moe_patch.data.facts import Fact, fact_json
 from moe_patch.data.schemas import FactSchema
-from moe_patch.errors import WrongBase
+from moe_patch.errors import ConfigError, WrongBase
 from moe_patch.patch.delta import LayerDelta, delta_from, delta_tensors
 from moe_patch.patch.fingerprint import (
     TEMPLATE,
@@ -45,9 +45,18 @@ def _tools() -> dict[str, str]:
 
 
 def _now() -> str:
-    """The present in UTC to the second; or SOURCE_DATE_EPOCH, for builds that can be repeated."""
+    """The present in UTC to the second; or SOURCE_DATE_EPOCH, for builds that can be repeated.
+
+    Raises:
+        ConfigError: SOURCE_DATE_EPOCH is no time.
+    """
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    moment = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
+    try:
+        moment = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise ConfigError(
+            f"SOURCE_DATE_EPOCH: expected a number of seconds since 1970, found {epoch!r}"
+        ) from error
     return moment.isoformat(timespec="seconds")
 
 

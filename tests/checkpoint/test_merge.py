@@ -79,6 +79,20 @@ def test_what_else_lies_in_the_folder_travels_but_other_weights_do_not(
     assert files(tmp_path / "out").keys() == files(base).keys() | {"templates/chat.jinja", "moe_patch.json"}
 
 
+def test_an_index_travels_only_with_the_shards_that_it_names(patch: Patch, tmp_path: Path) -> None:
+    own = saved(tmp_path / "own", "qwen3_moe")
+    whole = tiny_base("qwen3_moe").model
+    whole.save_pretrained(own, max_shard_size="1GB")  # one file, which transformers prefers to the index
+    index = json.dumps({"metadata": {}, "weight_map": {"x": "model-00001-of-00001.safetensors"}})
+    for stale in ("model.safetensors", "model.fp16.safetensors", "pytorch_model.bin"):
+        (own / f"{stale}.index.json").write_text(index)
+    plan_merge(open_checkpoint(own), [patch], tmp_path / "out").run()
+    assert [path.name for path in (tmp_path / "out").glob("*.index.json")] == []
+    merged, wanted = opened(tmp_path / "out", "qwen3_moe"), opened(own, "qwen3_moe")
+    apply(wanted, patch)
+    assert same_bits(state(merged), state(wanted))
+
+
 def test_the_record_names_patches_base_and_earlier_files(base: Path, patch: Patch, plan: MergePlan) -> None:
     record = plan.run()
     assert read_record(plan.out) == record
@@ -233,11 +247,25 @@ def test_broken_checkpoints_are_named(base: Path, tmp_path: Path) -> None:
     (own / name).unlink()
     with pytest.raises(ModelError, match=f"{name}.*not a file"):
         open_checkpoint(own)
+    (own / name).mkdir()
+    with pytest.raises(ModelError, match=f"{name}.*not a file"):
+        open_checkpoint(own)
+    (own / name).rmdir()
     (own / name).write_bytes(b"not tensors")
     with pytest.raises(ModelError, match=f"{name} cannot be read"):
         open_checkpoint(own)
     (own / "model.safetensors.index.json").unlink()
     with pytest.raises(ModelError, match="holds no checkpoint"):
+        open_checkpoint(own)
+
+
+def test_an_index_with_an_entry_too_many_is_refused(base: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(base, tmp_path / "own")
+    path = own / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"]["mtp.fc.weight"] = max(index["weight_map"].values())
+    path.write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"index.json expects mtp.fc.weight in .*which does not hold it"):
         open_checkpoint(own)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
 
+from moe_patch.errors import ConfigError
 from moe_patch.io import cache
 
 ADDRESS = {"layer": 3, "base": {"index": "sha256:0"}}
@@ -68,8 +71,46 @@ def test_an_entry_that_cannot_be_written_is_reported_and_does_not_stop_the_work(
     monkeypatch.setenv("MOE_PATCH_CACHE", str(folder / "file"))
     with caplog.at_level(logging.WARNING):
         cache.store_tensors("moments", ADDRESS, {"second": torch.ones(1)})
-    assert "cannot be cached" in caplog.text
+        for layer in (1, 2):
+            assert cache.load_tensors("moments", {"layer": layer}) is None
+    (warning,) = caplog.messages
+    assert warning.startswith("moments cannot be cached")
+    assert warning.endswith("/file: Not a directory")
+
+
+@pytest.mark.parametrize("refused", ["stat", "open"])
+def test_a_folder_that_may_not_be_read_is_said_once_and_does_not_stop_the_work(
+    folder: Path, refused: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored(folder)
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):
+        if refused == "stat":
+            patched.setattr(Path, "exists", refuse)
+        else:
+            patched.setattr(cache, "safe_open", refuse)
+        assert cache.load_tensors("moments", ADDRESS) is None
+        assert cache.load_tensors("moments", ADDRESS) is None
+    assert caplog.messages == [
+        f"cached moments cannot be read, so they are computed: {folder}: Permission denied"
+    ]
+    assert cache.load_tensors("moments", ADDRESS) is not None
+
+
+def test_without_a_home_nothing_is_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(_: type[Path]) -> NoReturn:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("MOE_PATCH_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", classmethod(nobody))
+    cache.store_tensors("moments", ADDRESS, {"second": torch.ones(1)})
     assert cache.load_tensors("moments", ADDRESS) is None
+    with pytest.raises(ConfigError, match="set MOE_PATCH_CACHE"):
+        cache.cache_folder()
 
 
 def test_the_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
