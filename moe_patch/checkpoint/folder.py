@@ -193,10 +193,10 @@ def find_folder(
     """
     if name is None:
         return demo_model()
-    if Path(name).is_dir():
-        return Path(name)
     ignored = list(_OTHER_WEIGHTS)
     try:
+        if Path(name).is_dir():
+            return Path(name)
         return Path(
             snapshot_download(str(name), revision=revision, cache_dir=cache_dir, ignore_patterns=ignored)
         )

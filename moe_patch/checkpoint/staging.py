@@ -102,11 +102,17 @@ def refuse_existing(out: Path) -> None:
     """Check that nothing would be overwritten.
 
     Raises:
-        OutputError: `out` exists and is not an empty folder, or its parent folder does not exist.
+        OutputError: `out` exists and is not an empty folder, its parent folder does not exist, or the system
+            does not say.
     """
-    if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
+    try:
+        there = out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir())))
+        placed = out.absolute().parent.is_dir()
+    except OSError as error:
+        raise OutputError(f"{out} cannot be made: {error.strerror or error}") from error
+    if there:
         raise OutputError(f"{out} exists already: choose another folder, or remove it first")
-    if not out.absolute().parent.is_dir():
+    if not placed:
         raise OutputError(f"{out} cannot be made: {out.absolute().parent} is not a folder; create it first")
 
 

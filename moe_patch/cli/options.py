@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import stat
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +21,28 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+class _RegularFile(click.Path):
+    """A path of a file that can be read more than once, and to its end: no pipe and no device."""
+
+    def __init__(self, *, exists: bool) -> None:
+        super().__init__(exists=exists, dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = Path(super().convert(value, param, ctx))  # type: ignore[arg-type]  # never bytes: see path_type
+        with suppress(OSError):  # whoever reads or writes it says what the matter is
+            if not stat.S_ISREG(path.stat().st_mode):
+                self.fail(
+                    f"{path} is a pipe or a device: write what it gives to a file, and name that", param, ctx
+                )
+        return path
+
+
+FILE = _RegularFile(exists=True)
+NEW_FILE = _RegularFile(exists=False)  # to be written, whether it is there or not
+STREAM = click.Path(
+    exists=True, dir_okay=False, path_type=Path
+)  # read once; a pipe keeps secrets off the disk
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")

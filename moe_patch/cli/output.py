@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-out_option = click.option(
-    "-o", "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The patch to write."
-)
+from moe_patch.cli.options import NEW_FILE
+
+out_option = click.option("-o", "--out", type=NEW_FILE, required=True, help="The patch to write.")
 
 
 def check_writable(path: Path) -> Path:

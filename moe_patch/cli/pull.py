@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from moe_patch.cli.console import print_json
-from moe_patch.cli.options import json_option
+from moe_patch.cli.options import NEW_FILE, json_option
 from moe_patch.cli.output import check_writable
 
 
@@ -19,9 +19,7 @@ Examples:
 """
 )
 @click.argument("reference", metavar="hf://ORG/NAME[@REVISION]")
-@click.option(
-    "-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="[default: NAME.safetensors]"
-)
+@click.option("-o", "--out", type=NEW_FILE, help="[default: NAME.safetensors]")
 @json_option
 def pull(reference: str, out: Path | None, as_json: bool) -> None:
     """Fetch a patch from the Hub, with its signature if it has one, and check it.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from moe_patch.cli.options import FILE
+from moe_patch.cli.options import FILE, STREAM
 
 
 @click.command(
@@ -38,7 +38,7 @@ Examples:
 )
 @click.option(
     "--token-file",
-    type=FILE,
+    type=STREAM,
     help="File with the bearer token for live changes.  [default: the token in $MOE_PATCH_TOKEN]",
 )
 @click.option("--show", is_flag=True, help="Print the command that would run, and stop.")

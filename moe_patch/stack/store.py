@@ -7,7 +7,8 @@ revision, and the revision before it is always there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
@@ -26,6 +27,7 @@ def create_lock(path: Path, lock: Lock | None = None) -> Lock:
 
     Raises:
         StackError: the file exists already, or its folder does not.
+        OutputError: the folder cannot be written to.
     """
     lock = lock or Lock()
     with _alone(path):
@@ -81,6 +83,7 @@ def undo_lock(path: Path) -> Lock:
 
     Raises:
         StackError: the stack is at its first revision.
+        OutputError: the folder cannot be written to.
     """
     with _alone(path):
         present = read_lock(path)
@@ -114,8 +117,13 @@ def _history(path: Path, revision: int) -> Path:
     return path.with_name(f"{path.name}.history") / f"{revision}.toml"
 
 
-def _alone(path: Path) -> FileLock:
-    """A lock to hold while a stack changes. The system releases it if the process dies."""
-    if not path.parent.is_dir():
-        raise StackError(f"there is no folder {path.parent}")
-    return FileLock(path.with_name(f".{path.name}.lock"))
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a lock while a stack changes. The system releases it if the process dies."""
+    try:
+        if not path.parent.is_dir():
+            raise StackError(f"there is no folder {path.parent}")
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            yield
+    except OSError as error:
+        raise OutputError(f"cannot change {path}: {error.strerror or error}") from error

@@ -20,6 +20,7 @@ WORKER = "moe_patch_serving.worker.PatchWorker"
 
 SHORTEST_TOKEN = 16
 _DRAIN_SECONDS = 600.0
+_MOST_READ = 4096  # characters of a token file; a device may have no end
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,8 @@ def read_token(environment: Mapping[str, str] = os.environ) -> str | None:
     token, file = environment.get(TOKEN), environment.get(TOKEN_FILE)
     if token is None and file is not None:
         try:
-            token = Path(file).read_text(encoding="utf-8").strip()
+            with Path(file).open(encoding="utf-8") as stream:
+                token = stream.read(_MOST_READ).strip()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{TOKEN_FILE}: {file} cannot be read: {error}") from error
     if token is None:

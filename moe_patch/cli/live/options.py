@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from moe_patch.cli.options import FILE
+from moe_patch.cli.options import STREAM
 
 if TYPE_CHECKING:
     from moe_patch.cli.live.client import LiveClient
@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def server_options(command: F) -> F:
     """Add the options that name the servers. `servers_of` takes their values."""
     for option in (
-        click.option("--token-file", type=FILE, help="File with the token.  [default: $MOE_PATCH_TOKEN]"),
+        click.option("--token-file", type=STREAM, help="File with the token.  [default: $MOE_PATCH_TOKEN]"),
         click.option(
             "--url",
             "urls",

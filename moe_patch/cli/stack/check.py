@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moe_patch.cli.console import plain_table, print_json, print_tables
-from moe_patch.cli.options import json_option
+from moe_patch.cli.options import NEW_FILE, json_option
 from moe_patch.cli.stack.options import conflict_options, limits_of, stack_option
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ Examples:
 @click.option("--all", "show_all", is_flag=True, help=f"Show every pair, not only the {SHOWN} worst.")
 @click.option(
     "--heatmap",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=NEW_FILE,
     help="Draw how far each patch moves the facts of the others (.png, .svg, .pdf); needs matplotlib.",
 )
 @stack_option

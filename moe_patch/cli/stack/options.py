@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from moe_patch.cli.options import NEW_FILE
+
 if TYPE_CHECKING:
     from moe_patch.stack import Lock
     from moe_patch.stack.check import ShiftLimits
@@ -17,7 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 stack_option = click.option(
     "--stack",
     "lock_path",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=NEW_FILE,
     default=Path("moe-patch.stack"),
     show_default=True,
     help="The stack's lock file.",
