@@ -76,7 +76,7 @@ def ask(
 
     if not prompts and edits is None:
         raise click.UsageError("Give a prompt to ask, or a facts file with --edits.")
-    if not all(prompt.strip() for prompt, _ in asked):
+    if not all(map(str.strip, prompts)):
         raise click.UsageError("A prompt is empty.")
     patch = load(patch_path)
     asked: list[tuple[str, str | None]] = [(prompt, None) for prompt in prompts]

@@ -12,7 +12,15 @@ import click
 from click.shell_completion import CompletionItem
 
 from moe_patch.cli.console import print_json, print_tables, progress_bars
-from moe_patch.cli.options import FILE, json_option, model_options, open_model, read_edits, schema_option
+from moe_patch.cli.options import (
+    FILE,
+    NEW_FILE,
+    json_option,
+    model_options,
+    open_model,
+    read_edits,
+    schema_option,
+)
 from moe_patch.cli.output import check_writable
 
 if TYPE_CHECKING:
@@ -66,7 +74,11 @@ Examples:
   moe-patch build --edits facts.jsonl
   moe-patch build --edits facts.jsonl --model ./Qwen3-30B-A3B --layers 4-6 --corpus wiki.txt --device-map auto
   moe-patch build --edits facts.jsonl --batch-size 50 --set targets.clamp=0.5 --out capitals.safetensors
-  moe-patch build --edits rivers.jsonl --on moe-patch.stack
+  moe-patch build --edits rivers.jsonl --on moe-patch.stack --require 0.95
+
+\b
+Exit codes:
+  0 built   15 built, but fewer facts took than --require asks
 
 Options that are not given come from --recipe, or from the recipe that ships for the model, or from the
 method's defaults, in this order.
@@ -80,9 +92,7 @@ method's defaults, in this order.
     "line or in one JSON array.",
 )
 @schema_option
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="The patch.  [default: EDITS.safetensors]"
-)
+@click.option("--out", type=NEW_FILE, help="The patch.  [default: EDITS.safetensors]")
 @click.option(
     "--method", default="moeedit", show_default=True, shell_complete=_method_names, help="Editing method."
 )
@@ -135,6 +145,12 @@ method's defaults, in this order.
     metavar="KEY=VALUE",
     help="Any other option of the method; repeatable.",
 )
+@click.option(
+    "--require",
+    type=click.FloatRange(min=0, max=1),
+    help="Share of the facts that must take, such as 0.95: with fewer, the exit code is 15. The patch is "
+    "written all the same.",
+)
 @click.option("--skip-invalid", is_flag=True, help="List facts that cannot be used, and build without them.")
 @model_options
 @json_option
@@ -146,6 +162,7 @@ def build(
     recipe: str | None,
     settings: tuple[str, ...],
     schema: ZsreSchema | None,
+    require: float | None,
     skip_invalid: bool,
     model: str | None,
     dtype: str,
@@ -180,9 +197,11 @@ def build(
     described = describe_patch(patch, out)
     if as_json:
         print_json(described | {"patch": str(out), "seconds": seconds})
-        return
-    print_tables(*summary_tables(described))
-    click.echo(f"\n{out}: {len(read.facts)} facts, built in {seconds:.1f} s")
+    else:
+        print_tables(*summary_tables(described))
+        click.echo(f"\n{out}: {len(read.facts)} facts, built in {seconds:.1f} s")
+    if require is not None:
+        _require(described["taken"], require)
 
 
 def _options(
@@ -216,6 +235,16 @@ def _earlier_edits(lock_path: Path) -> EarlierEdits:
     for note in resolved.notes:
         click.echo(note, err=True)
     return EarlierEdits(resolved.patch, resolved.patch.parents)
+
+
+def _require(taken: float | None, least: float) -> None:
+    """End with the exit code of a patch that does not hold, as `verify` has it, if too few facts took."""
+    from moe_patch.share.verify import Verdict
+
+    if taken is None or taken < least:
+        share = "an unknown share" if taken is None else f"{taken:.1%}"
+        click.echo(f"{share} of the facts took; {least:.1%} were required", err=True)
+        raise click.exceptions.Exit(int(Verdict.NOT_HELD))
 
 
 def _list_skipped(read: FactFile) -> None:

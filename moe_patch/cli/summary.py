@@ -12,15 +12,20 @@ from moe_patch.cli.console import plain_table
 
 if TYPE_CHECKING:
     from moe_patch.patch import LayerDelta, Patch
+    from moe_patch.stack.untaken import Untaken
 
 
 def describe_patch(patch: Patch, path: Path) -> dict[str, Any]:
     """The summary as plain data: facts, build results, layers with norms and sizes, experts, base, hash."""
+    from moe_patch.stack.untaken import share_taken, untaken_facts
+
     return {
         "kind": patch.kind,
         "method": patch.method,
         "schema": patch.schema,
         "facts": _facts(patch),
+        "taken": share_taken(patch),
+        "untaken": [_untaken(one) for one in untaken_facts(patch)],
         "layers": [_layer(index, delta) for index, delta in sorted(patch.layers.items())],
         "experts": {str(index): delta.experts() for index, delta in sorted(patch.layers.items())},
         "bypass": _bypass(patch) if patch.kind == "bypass" else None,
@@ -46,7 +51,7 @@ def summary_tables(described: dict[str, Any]) -> list[Table]:
     whole.show_header = False
     touched = sum(len(experts) for experts in described["experts"].values())
     whole.add_row("method", f"{described['method']} ({described['kind']})")
-    whole.add_row("facts", f"{len(described['facts'])} ({described['schema']})")
+    whole.add_row("facts", _facts_line(described))
     if described["bypass"]:
         whole.add_row("bypass", _bypass_line(described["bypass"]))
     else:
@@ -61,7 +66,16 @@ def summary_tables(described: dict[str, Any]) -> list[Table]:
         norms = (f"{layer['ridge']:.4g}", f"{layer['norm']:.4g}", f"{layer['largest_expert_norm']:.4g}")
         counts = (layer["layer"], layer["experts"], layer["rows"])
         layers.add_row(*map(str, counts), *norms, f"{layer['bytes']:,}")
-    return [whole, layers] if described["layers"] else [whole]
+    tables = [whole, layers] if described["layers"] else [whole]
+    return [*tables, _untaken_table(described["untaken"])] if described["untaken"] else tables
+
+
+def _untaken_table(untaken: list[dict[str, Any]]) -> Table:
+    columns = ("id", "prompt", "new answer", "says instead", "likely because")
+    table = plain_table(f"Facts that did not take ({len(untaken)})", columns)
+    for one in untaken:
+        table.add_row(one["id"], one["text"], one["target_new"], one["says"] or "", "; ".join(one["reasons"]))
+    return table
 
 
 def fact_table(described: dict[str, Any], limit: int | None = None) -> Table:
@@ -70,7 +84,7 @@ def fact_table(described: dict[str, Any], limit: int | None = None) -> Table:
     numbers = [
         name
         for name in (facts[0]["result"] if facts else {})
-        if all(isinstance(fact["result"].get(name), int | float) for fact in facts)
+        if all(type(fact["result"].get(name)) in (int, float) for fact in facts)
     ]
     headings = [name.replace("_", " ") for name in numbers]
     left = len(described["facts"]) - len(facts)
@@ -80,6 +94,25 @@ def fact_table(described: dict[str, Any], limit: int | None = None) -> Table:
         figures = (f"{fact['result'][name]:.4g}" for name in numbers)
         table.add_row(fact["id"], fact["text"], fact["target_new"], *figures)
     return table
+
+
+def _facts_line(described: dict[str, Any]) -> str:
+    count = len(described["facts"])
+    line = f"{count} ({described['schema']})"
+    if described["taken"] is None:
+        return line
+    return f"{line}, of which {count - len(described['untaken'])} took ({described['taken']:.1%})"
+
+
+def _untaken(one: Untaken) -> dict[str, Any]:
+    return {
+        "id": one.fact.id,
+        "text": one.fact.text,
+        "target_new": one.fact.target_new,
+        "says": one.says,
+        "loss": one.loss,
+        "reasons": list(one.reasons),
+    }
 
 
 def _facts(patch: Patch) -> list[dict[str, Any]]:

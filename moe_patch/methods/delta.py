@@ -22,6 +22,7 @@ from moe_patch.errors import ConfigError, ModelError
 from moe_patch.methods.base import Method, MethodOptions
 from moe_patch.methods.earlier_edits import EarlierEdits
 from moe_patch.methods.editors import DeltaEditor
+from moe_patch.methods.outcome import with_outcomes
 from moe_patch.methods.schedule import run_schedule
 from moe_patch.patch import Patch
 from moe_patch.progress import Progress
@@ -193,20 +194,26 @@ class DeltaMethod(Method[DeltaOptionsT]):
                 earlier=() if earlier is None else earlier.facts(facts),
                 progress=progress,
             )
-        parameters: dict[str, JsonValue] = options.model_dump(mode="json", exclude={"corpus"})
-        parameters |= {"layers": list(layers), "corpus_hash": corpus_hash}
-        parameters["protection"] = [space.summary() for space in setup.projections.values()]
-        patch = Patch(
-            kind="delta",
-            method=self.name,
-            hyperparameters=parameters | editor.findings(),
-            base=fingerprint,
-            facts=tuple(facts),
-            results=tuple(results),
-            layers=editor.deltas(),
-            schema=schema_of_facts(facts),
-        )
-        return self.finished(patch if earlier is None else earlier.finish(patch), options)
+            patch = Patch(
+                kind="delta",
+                method=self.name,
+                hyperparameters=_parameters(options, setup, corpus_hash) | editor.findings(),
+                base=fingerprint,
+                facts=tuple(facts),
+                results=tuple(results),
+                layers=editor.deltas(),
+                schema=schema_of_facts(facts),
+            )
+            finished = self.finished(patch if earlier is None else earlier.finish(patch), options)
+            return with_outcomes(base, finished, progress)
+
+
+def _parameters(options: DeltaOptions, setup: EditSetup, corpus_hash: str | None) -> dict[str, JsonValue]:
+    """The options, as a patch records them, and what the projections protect."""
+    parameters: dict[str, JsonValue] = options.model_dump(mode="json", exclude={"corpus"})
+    parameters |= {"layers": list(setup.layers), "corpus_hash": corpus_hash}
+    parameters["protection"] = [space.summary() for space in setup.projections.values()]
+    return parameters
 
 
 def preserved_moments(

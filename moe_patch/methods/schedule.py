@@ -22,7 +22,7 @@ from moe_patch.errors import ConfigError
 from moe_patch.methods.editors import DeltaEditor, EditRequest
 from moe_patch.progress import Progress
 from moe_patch.targets.cached import shared_targets
-from moe_patch.targets.search import TargetOptions, Targets, context_prefixes, facts_together, target_losses
+from moe_patch.targets.search import TargetOptions, Targets, context_prefixes, facts_together
 
 Results = list[dict[str, JsonValue]]
 
@@ -49,9 +49,9 @@ def run_schedule(
         progress: called with stages.
 
     Returns:
-        one result per fact: the loss of its answer in nats a token before the edit, with the target value in
-        place (both measured in its batch) and with the finished patch; the steps of the search; and the ids
-        of the facts that share its value.
+        one result per fact: the loss of its answer in nats a token before the edit and with the target value
+        in place, both measured in its batch; the steps of the search; and the ids of the facts that share its
+        value.
 
     Raises:
         ConfigError: there are no facts.
@@ -66,12 +66,9 @@ def run_schedule(
             schedule.edit(facts[start : start + size])
             if progress is not None:
                 progress("facts edited", min(start + size, len(facts)), len(facts))
-        results = schedule.results[len(earlier) :]
-        for result, loss in zip(results, target_losses(base, facts, targets), strict=True):
-            result["loss_edited"] = round(loss, 4)
     finally:
         editor.off()
-    return results
+    return schedule.results[len(earlier) :]
 
 
 class _Schedule:

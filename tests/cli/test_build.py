@@ -115,6 +115,25 @@ def test_wrong_options_are_named(
     assert not out.exists()
 
 
+def test_facts_that_did_not_take_are_listed_and_may_be_required_to(
+    run: Run, edits: Path, model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.safetensors"  # two steps are too few for a random model
+    result = run("build", "--edits", edits, "--model", model, "--out", out, *QUICK, "--require", "0.95")
+    assert result.exit_code == 15
+    assert result.stderr == "0.0% of the facts took; 95.0% were required\n"
+    for shown in (result.stdout, run("inspect", out).stdout):
+        assert "3, of which 0 took (0.0%)" in shown
+        assert "Facts that did not take (3)" in shown
+        assert "no target value was found" in shown
+    described = json.loads(run("inspect", out, "--json").stdout)
+    assert described["taken"] == 0.0
+    assert [one["id"] for one in described["untaken"]] == [fact.id for fact in FACTS]
+    assert all(one["loss"] > 0 and one["reasons"] for one in described["untaken"])
+    again = run("build", "--edits", edits, "--model", model, "--out", out, *QUICK, "--require", "0")
+    assert again.exit_code == 0, again.stderr
+
+
 @pytest.mark.parametrize("layers", ["", "a", "1-", "1,,2", "-1"])
 def test_layers_that_are_none_are_an_error_of_use(run: Run, edits: Path, layers: str) -> None:
     result = run("build", "--edits", edits, f"--layers={layers}")

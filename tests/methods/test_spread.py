@@ -107,4 +107,4 @@ def test_progress_tells_of_every_stage_once_it_is_done() -> None:
     options = method.options(layers=(0, 1), projection=False, batch_size=2, targets={"steps": 2})
     method.build(tiny_base("qwen3_moe"), facts(4), options, lambda *stage: told.append(stage))
     batch = [("targets", 2, 4), ("targets", 4, 4), ("keys", 2, 2), ("solve", 1, 2), ("solve", 2, 2)]
-    assert told == [*batch, ("facts edited", 2, 4), *batch, ("facts edited", 4, 4)]
+    assert told == [*batch, ("facts edited", 2, 4), *batch, ("facts edited", 4, 4), ("facts asked", 4, 4)]

@@ -32,6 +32,7 @@ from moe_patch.methods.memoe.options import MEMoEOptions
 from moe_patch.methods.memoe.scope import ScopeTexts, scope_texts
 from moe_patch.methods.memoe.training import Texts, Training
 from moe_patch.methods.memoe.trunk import Trunk
+from moe_patch.methods.outcome import with_outcomes
 from moe_patch.patch import Patch, check_base, load
 from moe_patch.progress import Progress
 from moe_patch.solve.finite import check_finite
@@ -147,7 +148,7 @@ class _Build:
                 training.learn(new, torch.arange(start), expert, ranks, report)
         if not options.router_loss:  # the router has chosen the experts itself
             expert = training.choices(torch.arange(len(self._facts)))
-        return self._packed(training, bypass, Routed(expert, found))
+        return with_outcomes(self._base, self._packed(training, bypass, Routed(expert, found)), progress)
 
     def _packed(self, training: Training, bypass: Bypass, routed: Routed) -> Patch:
         everyone = torch.arange(len(self._facts))
@@ -156,7 +157,7 @@ class _Build:
         results: list[dict[str, JsonValue]] = [
             {
                 "loss_before": float(before[i]),
-                "loss_edited": float(after[i]),
+                "loss_expert": float(after[i]),
                 "expert": int(routed.expert[i]),
                 "gece": float(routed.gece[i]),
                 "rarity": float(ranks[i]),

@@ -60,7 +60,7 @@ def holds(base: Base, subjects: tuple[str, ...] = EDITED) -> bool:
 
 def loss_left(patch: Patch) -> float:
     """The largest share of its loss that a fact still has."""
-    return max(result["loss_edited"] / result["loss_before"] for result in patch.results)
+    return max(result["loss_expert"] / result["loss_before"] for result in patch.results)
 
 
 def surest(bypass: Bypass, prompts: Sequence[str]) -> tuple[list[int], float]:
