@@ -142,6 +142,7 @@ class _Reader:
             if schema in REPEATING and self._is_known(fact):
                 return []
             self._check_targets(fact)
+            _check_change(fact)
             self._check_new(line, fact)
         except ValidationError as error:
             raise FactError(_explain(error)) from error
@@ -201,6 +202,13 @@ def _answers(fact: Fact) -> Iterator[tuple[str, str]]:
         yield f"neighborhood_answers.{number}", answer
     for number, implied in enumerate(fact.portability):
         yield f"portability.{number}.answer", implied.answer
+
+
+def _check_change(fact: Fact) -> None:
+    """Refuse a new answer that is the true one: neither can be likelier, so the fact would count as missed."""
+    if fact.changes_nothing:
+        problem = f"{fact.target_new!r} is target_true as well, so nothing would change; leave the fact out"
+        raise FactError(problem, field="target_new")
 
 
 def _parse(raw: bytes) -> dict[str, JsonValue]:

@@ -76,6 +76,11 @@ class Fact:
         return self._about(self.prompt)
 
     @property
+    def changes_nothing(self) -> bool:
+        """Whether the new answer is the true one, but for white space and the spelling of its characters."""
+        return self.target_true is not None and comparable(self.target_new) == comparable(self.target_true)
+
+    @property
     def kept(self) -> tuple[str, ...]:
         """The prompts to keep, with the subject inserted, as a model reads them."""
         return tuple(map(self._about, self.keep))

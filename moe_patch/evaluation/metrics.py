@@ -136,7 +136,8 @@ class Questions:
             schema: of the records that the facts came from.
 
         Raises:
-            EvaluationError: there are no facts, or the rule is "counterfact" and one has no `target_true`.
+            EvaluationError: there are no facts, or the rule is "counterfact" and one has no `target_true` or
+                has its new answer as the true one.
         """
         if not facts:
             raise EvaluationError("there are no facts to evaluate: give at least one")

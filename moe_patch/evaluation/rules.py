@@ -51,7 +51,8 @@ def scoring_of(facts: Sequence[Fact], schema: FactSchema, rule: Rule | None = No
     answers of the neighborhood's own, and ZsRE's rule for the others.
 
     Raises:
-        EvaluationError: the rule is "counterfact" and a fact has no `target_true`.
+        EvaluationError: the rule is "counterfact" and a fact has no `target_true`, or has its new answer as
+            the true one.
     """
     without = next((fact.id for fact in facts if fact.target_true is None), None)
     if rule == "counterfact" and without is not None:
@@ -64,5 +65,11 @@ def scoring_of(facts: Sequence[Fact], schema: FactSchema, rule: Rule | None = No
         shared = schema in _TRUTH_SHARED and without is None and not answered
         rule = "counterfact" if shared else "zsre"
     if rule == "counterfact":
+        same = next((fact.id for fact in facts if fact.changes_nothing), None)
+        if same is not None:
+            raise EvaluationError(
+                f"fact {same} has the same target_new and target_true, and neither can be likelier: leave it "
+                "out, or use the zsre rule"
+            )
         return Scoring(schema, rule, "target_true")
     return Scoring(schema, rule, "answers" if answered and schema in _SCORED_BY_ANSWERS else "agreement")

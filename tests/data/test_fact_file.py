@@ -282,6 +282,18 @@ class TestTokenize:
     def tokenize(text: str) -> list[int]:
         return [ord(letter) for letter in text if letter.isascii() and letter != " "]
 
+    @pytest.mark.parametrize(
+        ("new", "true"), [("Köln", "Ko\u0308ln"), ("New  York", " New York "), ("Ys", "Ys")]
+    )
+    def test_a_new_answer_that_is_the_true_one(
+        self, read: Callable[..., FactFile], new: str, true: str
+    ) -> None:
+        same = native(target_new=new, target_true=true)
+        with pytest.raises(FactError, match=r"facts.jsonl:1: target_new: .* is target_true as well"):
+            read(same)
+        kept = read(same, native(prompt="{} lies in", target_true="paris"), skip_invalid=True)
+        assert [skipped.line for skipped in kept.skipped] == [1]
+
     def test_targets_that_tokenise_to_nothing(self, read: Callable[..., FactFile]) -> None:
         with pytest.raises(
             FactError, match=r":1: target_new: expected at least one token, but 'é' tokenises"

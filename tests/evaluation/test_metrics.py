@@ -63,8 +63,10 @@ def test_the_likelier_answer_wins_by_the_counterfact_rule(base: Base) -> None:
     assert (forward.efficacy.n, forward.generalization.n, forward.specificity.n) == (1, 1, 2)
 
 
-def test_a_tie_is_nobodys_win(base: Base) -> None:
-    scores = measure_scores(base, Questions.about([fact("Is", "Is")]), Setting(), stage="").scores
+def test_a_tie_is_nobodys_win() -> None:
+    base = tiny_base("qwen3_moe")
+    torch.nn.init.zeros_(base.model.lm_head.weight)  # every token is as likely as any other
+    scores = measure_scores(base, Questions.about([fact("Is", "Ys")]), Setting(), stage="").scores
     assert (scores.efficacy.value, scores.specificity.value) == (0.0, 0.0)
 
 
@@ -105,6 +107,10 @@ def test_a_score_without_prompts_has_no_value_and_no_utility(base: Base) -> None
 def test_questions_need_facts_and_the_counterfact_rule_a_true_answer() -> None:
     with pytest.raises(EvaluationError, match="no facts"):
         Questions.about([])
+    same = fact("Kêr-Is", "Ke\u0302r-Is")
+    with pytest.raises(EvaluationError, match="same target_new and target_true"):
+        Questions.about([same])
+    assert Questions.about([same], "zsre").rule == "zsre"
     with pytest.raises(EvaluationError, match="fact 1 has no target_true"):
         Questions.about([fact("Is", None)], "counterfact")
 
