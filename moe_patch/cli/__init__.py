@@ -10,6 +10,7 @@ Nothing imports this package. It may import everything else.
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import click
 
@@ -20,6 +21,7 @@ from moe_patch.cli.doctor import doctor
 from moe_patch.cli.drop import drop
 from moe_patch.cli.eval import evaluate
 from moe_patch.cli.export import export
+from moe_patch.cli.failure import out_of_memory
 from moe_patch.cli.inspect import inspect
 from moe_patch.cli.live import live
 from moe_patch.cli.log import log
@@ -37,13 +39,17 @@ INTERRUPTED = 130  # what shells expect of a program that Ctrl-C ended: 128 + SI
 
 
 class _Commands(click.Group):
-    """A group that prints an expected error as one line, and no traceback after Ctrl-C."""
+    """A group that prints expected errors and exhausted memory as one line; Ctrl-C leaves no traceback."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
         except MoePatchError as error:
             raise click.ClickException(" ".join(str(error).split())) from error
+        except (MemoryError, RuntimeError) as error:
+            if (said := out_of_memory(error)) is None:
+                raise
+            raise click.ClickException(said) from error
         except KeyboardInterrupt:
             click.echo(
                 "\nInterrupted. Files are written whole or not at all: nothing is half done.", err=True
@@ -76,6 +82,12 @@ def main(verbose: int, quiet: bool) -> None:
     """
     from moe_patch.cli.console import log_to_stderr
 
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise click.ClickException(
+            f"the working folder is gone ({error.strerror}): change to another"
+        ) from error
     steps = [logging.WARNING, logging.INFO, logging.DEBUG]
     log_to_stderr(logging.ERROR if quiet else steps[min(verbose, 2)])
 

@@ -15,6 +15,7 @@ from moe_patch.cli.console import print_json, print_tables, progress_bars
 from moe_patch.cli.options import (
     FILE,
     NEW_FILE,
+    NumberRange,
     json_option,
     model_options,
     open_model,
@@ -114,7 +115,7 @@ method's defaults, in this order.
 )
 @click.option(
     "--ridge",
-    type=click.FloatRange(min=0, min_open=True),
+    type=NumberRange(min=0, min_open=True),
     help="lambda, the penalty on the size of the deltas.",
 )
 @click.option(
@@ -147,7 +148,7 @@ method's defaults, in this order.
 )
 @click.option(
     "--require",
-    type=click.FloatRange(min=0, max=1),
+    type=NumberRange(min=0, max=1),
     help="Share of the facts that must take, such as 0.95: with fewer, the exit code is 15. The patch is "
     "written all the same.",
 )

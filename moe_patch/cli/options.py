@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import stat
 import sys
 from collections.abc import Callable
@@ -36,6 +37,17 @@ class _RegularFile(click.Path):
                     f"{path} is a pipe or a device: write what it gives to a file, and name that", param, ctx
                 )
         return path
+
+
+class NumberRange(click.FloatRange):
+    """A number in a range. NaN, which no comparison finds outside of one, and infinities are refused."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
 
 
 FILE = _RegularFile(exists=True)

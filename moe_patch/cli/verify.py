@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moe_patch.cli.console import print_json, progress_bars
-from moe_patch.cli.options import FILE, chat_option, json_option, open_model, opening_options
+from moe_patch.cli.options import FILE, NumberRange, chat_option, json_option, open_model, opening_options
 
 if TYPE_CHECKING:
     from moe_patch.share.verify import Verification
@@ -43,7 +43,7 @@ Exit codes:
 )
 @click.option(
     "--at-least",
-    type=click.FloatRange(min=0, max=100),
+    type=NumberRange(min=0, max=100),
     default=90,
     show_default=True,
     help="Percentage of facts that the model must say.",

@@ -205,7 +205,7 @@ def _answers(fact: Fact) -> Iterator[tuple[str, str]]:
 
 
 def _check_change(fact: Fact) -> None:
-    """Refuse a new answer that is the true one: neither can be likelier, so the fact would count as missed."""
+    """Refuse a new answer that is the true one: neither can be likelier, so it would count as missed."""
     if fact.changes_nothing:
         problem = f"{fact.target_new!r} is target_true as well, so nothing would change; leave the fact out"
         raise FactError(problem, field="target_new")

@@ -33,7 +33,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {text}: expected key=value, such as targets.clamp=0.5")
     try:
         return name.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none, endless brackets
         raise ConfigError(f"--set {text}: the value is not YAML: {error}") from error
 
 
@@ -61,6 +61,8 @@ def merged_options(
         inner = values
         for parent in parents:
             inner = inner.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"{place}: {parent}: expected options by name, found {inner!r}")
         inner[last] = value
     try:
         return options.model_validate(values)

@@ -79,7 +79,7 @@ def _read_recipe(path: Path) -> Recipe:
         raise ConfigError(f"cannot read the recipe {path}: {error.strerror}") from error
     except ValidationError as error:
         raise ConfigError(f"{path} is not a recipe: {strict_json.first_complaint(error)}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path} is not a recipe: it is not YAML in UTF-8: {' '.join(str(error).split())}"
         ) from error

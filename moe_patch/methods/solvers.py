@@ -14,7 +14,7 @@ class DescentOptions(DeltaOptions):
     """Options of methods that can solve by block coordinate descent."""
 
     passes: int = Field(4, ge=1, description="Passes of the block coordinate descent over all experts.")
-    seed: int = Field(0, description="Seed of the order of its blocks.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the order of its blocks.")
 
 
 def exact_solver(options: DeltaOptions) -> LayerSolver:

@@ -90,10 +90,10 @@ def parse_lock(text: str) -> Lock:
     """
     try:
         return Lock.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise StackError(f"is not TOML: {error}") from error
     except ValidationError as error:
         raise StackError(f"is not a stack: {strict_json.first_complaint(error)}") from error
+    except (ValueError, RecursionError) as error:  # also numbers and nesting that Python's parser gives up on
+        raise StackError(f"is not TOML: {error}") from error
 
 
 def lock_text(lock: Lock) -> str:

@@ -60,7 +60,7 @@ class TargetOptions(BaseModel):
     facts_per_pass: int = Field(
         64, ge=1, description="Facts optimised together; memory grows with it, results do not change."
     )
-    seed: int = Field(0, description="Seed of the generated prefixes.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the generated prefixes.")
     use_cache: bool = Field(True, description="Keep target values in the cache, and take them from there.")
 
     @property

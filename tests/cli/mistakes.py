@@ -86,7 +86,10 @@ _NEEDED = {
 #: What a command would need minutes, or an answer, for; and what excludes what is above.
 _LEFT_OUT = {("doctor", "tested"), ("sign", "passphrase"), ("merge", "stack")}
 
-_NONSENSE = ("", "-1", "nope", "nan", "1e400", "∞", "../..", "./gone/away", "a" * 300, "hf://", "=", "9" * 40)
+_NONSENSE = (
+    *("", "-1", "nope", "nan", "1e400", "∞", "9" * 40, "../..", "./gone/away", "a" * 300),
+    *("hf://", "=", "ridge=2020-13-45", "targets={"),
+)
 _VALUES = st.sampled_from([None, -1, 10**12, 1.5, "", "x", [], {}, [[]], True])
 
 

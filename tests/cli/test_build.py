@@ -102,6 +102,9 @@ def test_a_folder_that_is_not_there_is_refused_before_the_build(
         (["--set", "clamp=1"], "unknown option 'clamp': expected one of batch_size, "),
         (["--set", "targets.clamp=-1"], "targets.clamp: Input should be greater than 0, not -1"),
         (["--set", "clamp"], "--set clamp: expected key=value"),
+        (["--set", "ridge=2020-13-45"], "--set ridge=2020-13-45: the value is not YAML"),
+        (["--set", "ridge=" + 5000 * "["], "--set ridge=[["),
+        (["--seed", "9" * 30], "targets.seed: Input should be less than"),
         (["--recipe", "nothing"], "unknown recipe 'nothing'"),
     ],
 )

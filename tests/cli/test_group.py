@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 
 from moe_patch.cli import INTERRUPTED, main
 from moe_patch.errors import FactError
@@ -126,6 +128,55 @@ def test_an_expected_error_is_one_line_and_exit_code_one(run: Run, failing: list
 def test_a_defect_is_not_dressed_up_as_an_expected_error(run: Run, failing: list[BaseException]) -> None:
     failing.append(RuntimeError("a defect"))
     assert isinstance(run("fail").exception, RuntimeError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_exhausted_memory_is_one_line_with_what_to_do(
+    run: Run, failing: list[BaseException], error: BaseException
+) -> None:
+    failing.append(error)
+    result = run("fail")
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: there is not enough memory: take smaller batches")
+
+
+def test_a_working_folder_that_is_gone_is_one_line(
+    run: Run, failing: list[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here").rmdir()
+    result = run("fail")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "Error: the working folder is gone" in result.stderr
+    monkeypatch.chdir(tmp_path)  # the folder that pytest wants to come back from
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "1e400"])
+def test_shares_and_bounds_are_finite_numbers(run: Run, tmp_path: Path, number: str) -> None:
+    result = run("verify", tmp_path / "none", "--at-least", number)
+    assert result.exit_code == 2
+    assert "Invalid value for '--at-least'" in result.stderr
+
+
+def test_a_pipe_or_a_device_is_no_file_to_read_or_write(run: Run, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for words in (
+        ("inspect", tmp_path / "pipe"),
+        ("stack", "list", "--stack", tmp_path / "pipe"),
+        ("stack", "resolve", "--out", "/dev/null"),
+    ):
+        result = run(*words)
+        assert result.exit_code == 2
+        assert "is a pipe or a device" in result.stderr
 
 
 def test_ctrl_c_ends_with_the_code_that_shells_expect(run: Run, failing: list[BaseException]) -> None:

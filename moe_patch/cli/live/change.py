@@ -10,7 +10,7 @@ import click
 
 from moe_patch.cli.console import plain_table, print_json, print_tables
 from moe_patch.cli.live.options import server_options, servers_of
-from moe_patch.cli.options import json_option
+from moe_patch.cli.options import NumberRange, json_option
 
 if TYPE_CHECKING:
     from moe_patch.cli.live.client import LiveClient
@@ -34,7 +34,7 @@ Examples:
 )
 @click.option(
     "--share",
-    type=click.FloatRange(0, 1),
+    type=NumberRange(0, 1),
     default=0.5,
     show_default=True,
     help="Share of these facts that the server must say.",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from moe_patch.cli.options import NEW_FILE
+from moe_patch.cli.options import NEW_FILE, NumberRange
 
 if TYPE_CHECKING:
     from moe_patch.stack import Lock
@@ -44,12 +44,10 @@ def conflict_options(command: F) -> F:
         allow_option,
         click.option(
             "--refuse",
-            type=click.FloatRange(min=0),
+            type=NumberRange(min=0),
             help="Refuse if a fact is moved by this share of its own edit.  [default: 1.0]",
         ),
-        click.option(
-            "--warn", type=click.FloatRange(min=0), help="Warn from this share on.  [default: 0.25]"
-        ),
+        click.option("--warn", type=NumberRange(min=0), help="Warn from this share on.  [default: 0.25]"),
     ):
         command = option(command)
     return command

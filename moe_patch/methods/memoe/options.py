@@ -60,7 +60,7 @@ class MEMoEOptions(MethodOptions):
     language: str = Field("en", description="Language of the facts, for word frequencies and stems.")
     chat: bool = Field(False, description="Put prompts under the tokenizer's chat template.")
     start: Path | None = Field(None, description="A MEMoE patch to continue from; its facts are replayed.")
-    seed: int = Field(0, description="Seed of all random choices.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of all random choices.")
     single: bool = Field(False, description="Ablation: one adapter as wide as all experts together.")
     division: bool = Field(True, description="Divide facts by knowledge frequency; off: in turn.")
     router: RouterKind = Field("dual-attention", description="The router; mlp is an ablation.")
