@@ -110,7 +110,7 @@ def test_questions_need_facts_and_the_counterfact_rule_a_true_answer() -> None:
     same = fact("Kêr-Is", "Ke\u0302r-Is")
     with pytest.raises(EvaluationError, match="same target_new and target_true"):
         Questions.about([same])
-    assert Questions.about([same], "zsre").rule == "zsre"
+    assert Questions.about([same], "zsre").scoring.rule == "zsre"
     with pytest.raises(EvaluationError, match="fact 1 has no target_true"):
         Questions.about([fact("Is", None)], "counterfact")
 
