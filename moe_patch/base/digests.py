@@ -48,10 +48,10 @@ def run_count(shape: Sequence[int]) -> int:
 def hash_pieces(
     work: Iterable[Pieces], *, total: int = 0, progress: Progress | None = None
 ) -> dict[str, Tensor]:
-    """The pieces' hashes by the tensors' names: (n, 32) uint8, row i that of piece i.
+    """The pieces' hashes by the tensors' names: (n, 32) uint8, in the order of their numbers.
 
     Args:
-        work: all pieces of each tensor, in the order in which they are best read.
+        work: pieces, in the order in which they are best read.
         total: bytes of all pieces, for the progress.
         progress: called as progress("mebibytes hashed", done, total).
     """
@@ -74,7 +74,7 @@ def hash_pieces(
                 settle()
         while waiting:
             settle()
-    return {name: _rows([rows[number] for number in range(len(rows))]) for name, rows in found.items()}
+    return {name: _rows([rows[number] for number in sorted(rows)]) for name, rows in found.items()}
 
 
 def piece_hash(values: Tensor) -> bytes:

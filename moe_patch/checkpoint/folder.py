@@ -57,10 +57,17 @@ class Checkpoint:
         Raises:
             ModelError: the base does not have one of the layers, or a file cannot be read.
         """
-        pieces = self.pieces(fresh=fresh, progress=progress)
-        return replace(
-            self.base.identity(layers, self._distinct(pieces), pieces), tokens=stored_tokens(self.folder)
-        )
+        return self.identity(layers, self.pieces(fresh=fresh, progress=progress))
+
+    def known_fingerprint(self, layers: Iterable[int]) -> Fingerprint | None:
+        """As `fingerprint`, from known hashes alone; None if they are not known.
+
+        Raises:
+            ModelError: the base does not have one of the layers, or the files do not hold all of the model.
+        """
+        found = known_leaves(self.folder).find() or {}
+        known = all(part.name in found for part in self.leaves.stored(self.base.parts()))
+        return self.identity(layers, found) if known else None
 
     def fingerprint_like(
         self, known: Fingerprint, *, fresh: bool = False, progress: Progress | None = None
@@ -77,6 +84,15 @@ class Checkpoint:
             return self.fingerprint(layers, fresh=fresh, progress=progress)
         hashes = {layer: self.down_hash(layer) for layer in layers}
         return replace(self.base.outline(layers), experts=hashes, tokens={})
+
+    def identity(self, layers: Iterable[int], pieces: Mapping[str, Tensor]) -> Fingerprint:
+        """The fingerprint that follows from the hashes (n, 32) of all tensors' pieces, by their names.
+
+        Raises:
+            ModelError: the base does not have one of the layers.
+        """
+        found = self.base.identity(layers, self._distinct(pieces), pieces)
+        return replace(found, tokens=stored_tokens(self.folder))
 
     def pieces(self, *, fresh: bool = False, progress: Progress | None = None) -> dict[str, Tensor]:
         """The hashes (n, 32) uint8 of the pieces of all tensors, by their names; see `moe_patch.base.parts`.

@@ -8,7 +8,7 @@ operations. Where the dtype of the opened model does not hold a stored number, i
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -58,7 +58,7 @@ class StoredLeaves:
             sources: as `follow_loader` gives them.
             spans: the checkpoint's tensors by name.
         """
-        self._folder, self._model, self._sources = folder, model, sources
+        self._folder, self._model, self._sources, self._spans = folder, model, sources, spans
         self._reader = SpanReader(folder, spans)
         wide = model._get_dtype_plan(model.dtype)  # what stays in fp32 in a model of half precision
         self._wide = build_glob_alternation(list(wide))[0] if wide else None
@@ -84,7 +84,29 @@ class StoredLeaves:
             ModelError: a file changed while it was read, or a tensor is not of the model's shape or is stored
                 in an unknown way.
         """
-        work = sorted((item for part in parts for item in self._work(part)), key=lambda item: item.places)
+        return self._hash((item for part in parts for item in self._work(part)), progress)
+
+    def hash_again(self, part: Part, experts: Collection[int], folder: Path, before: Tensor) -> Tensor:
+        """The hashes (n, 32) of a stack's pieces in a copy of the checkpoint where some experts changed.
+
+        Args:
+            part: the stack, which is stored.
+            experts: those that may have changed.
+            folder: the copy, whose files have the layout of this checkpoint's.
+            before: the hashes (n, 32) in this checkpoint.
+
+        Raises:
+            ModelError: a file changed while it was read.
+        """
+        copy = StoredLeaves(folder, self._model, self._sources, self._spans)
+        after = before.clone()
+        after[sorted(experts)] = copy._hash(
+            (item for item in copy._work(part) if item.pieces.first in experts), None
+        )[part.name]
+        return after
+
+    def _hash(self, items: Iterable[_Work], progress: Progress | None) -> dict[str, Tensor]:
+        work = sorted(items, key=lambda item: item.places)
         total = sum(item.pieces.size for item in work)
         with ExitStack() as stack:
             return hash_pieces(self._announced(work, stack), total=total, progress=progress)

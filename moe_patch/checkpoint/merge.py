@@ -10,16 +10,18 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
 from pydantic import JsonValue
+from torch import Tensor
 
 from moe_patch.apply.weights.rounding import Rounding
 from moe_patch.apply.weights.survival import STATED_LOSS
+from moe_patch.base.origin import known_leaves
 from moe_patch.checkpoint.companions import companion_files, file_sha256, file_stamps
 from moe_patch.checkpoint.edit import CheckpointEditor, ExpertChange, one_thread_each
 from moe_patch.checkpoint.folder import Checkpoint
@@ -41,6 +43,14 @@ QUANTISED_LOSS = 0.1
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """The base that a merge has checked: what its record says, and the hashes (n, 32) of its pieces."""
+
+    record: BaseRecord
+    pieces: dict[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +101,7 @@ class MergePlan:
         self._check_space()
         staging = Staging(self.out, self._identity())
         with staging.opened(), one_thread_each(), ThreadPoolExecutor(max_workers=2) as pool:
-            base = pool.submit(self._check_base)
+            base = pool.submit(self._check_base, progress)
             sums = {name: pool.submit(self._sum, name) for name in self.changes}
             editor = CheckpointEditor(self.checkpoint.folder, self.patches, self.rounding)
             for number, name in enumerate(self.checkpoint.weights):
@@ -101,9 +111,14 @@ class MergePlan:
                     staging.bring(self.checkpoint.folder / name, name, self.linked)
                 if progress is not None:
                     progress("files", number + 1, len(self.checkpoint.weights))
-            record = self._record(base.result(), sums, editor)
+            merged = self._merged_pieces(base.result().pieces, staging.folder)
+            root = self.checkpoint.identity([], merged).root
+            record = self._record(base.result().record, root, sums, editor)
             self._refuse_losses(record)
             self._finish(staging, record)
+        shared = {self.out / name for name in self.untouched if self.linked == "hard"}
+        known = known_leaves(self.out)
+        known.store(merged, own=set(known.files) - shared)
         self._warn_of_losses(record)
         return record
 
@@ -112,18 +127,30 @@ class MergePlan:
         path = self.checkpoint.folder / name
         return known_hash("file", [path], lambda: file_sha256(path), fresh=self.recheck)
 
-    def _check_base(self) -> BaseRecord:
-        """The base by the hashes of the checkpoint's experts, after every patch is checked against it."""
+    def _check_base(self, progress: Progress | None) -> _Base:
+        """The base by the hashes of the checkpoint's tensors, after every patch is checked against it."""
         layers = {layer for patch in self.patches for layer in patch.layers}
-        found = self.checkpoint.fingerprint(layers, fresh=self.recheck)
+        pieces = self.checkpoint.pieces(fresh=self.recheck, progress=progress)
+        found = self.checkpoint.identity(layers, pieces)
         for patch in self.patches:
             same_format = patch.base.format == found.format
             check_base(patch, found if same_format else self.checkpoint.fingerprint_like(patch.base))
-        return BaseRecord.of(found)
+        return _Base(BaseRecord.of(found), pieces)
 
-    def _rewrite(
-        self, staging: Staging, name: str, base: Future[BaseRecord], editor: CheckpointEditor
-    ) -> None:
+    def _merged_pieces(self, pieces: Mapping[str, Tensor], written: Path) -> dict[str, Tensor]:
+        """The hashes (n, 32) of the result's pieces: the base's, but for touched experts, which are read."""
+        touched: dict[int, set[int]] = defaultdict(set)
+        for changes in self.changes.values():
+            for change in changes:
+                touched[change.layer].add(change.expert)
+        merged, leaves = dict(pieces), self.checkpoint.leaves
+        parts = self.checkpoint.base.parts()
+        for layer, experts in touched.items():
+            (part,) = leaves.stored([self.checkpoint.base.down_part(parts, layer)])
+            merged[part.name] = leaves.hash_again(part, experts, written, pieces[part.name])
+        return merged
+
+    def _rewrite(self, staging: Staging, name: str, base: Future[_Base], editor: CheckpointEditor) -> None:
         """Write a shard with its touched experts changed, or measure it if an earlier run has written it."""
         if staging.done(name):
             editor.measure(self.changes[name], staging.folder / name)
@@ -134,7 +161,9 @@ class MergePlan:
             )
             base.result()  # raises if the check of the base, which ran meanwhile, has failed
 
-    def _record(self, base: BaseRecord, sums: dict[str, Future[str]], editor: CheckpointEditor) -> Record:
+    def _record(
+        self, base: BaseRecord, result: str, sums: dict[str, Future[str]], editor: CheckpointEditor
+    ) -> Record:
         folder = self.checkpoint.folder
         before = folder / RECORD
         identity = self.patches[-1].hash.removeprefix("sha256:")[:16]
@@ -146,6 +175,7 @@ class MergePlan:
                 name: FileRecord(bytes=(folder / name).stat().st_size, sha256=digest.result())
                 for name, digest in sums.items()
             },
+            result=result,
             originals=f"moe_patch/originals-{identity}.safetensors" if self.keep_originals else None,
             before=before.read_text(encoding="utf-8") if before.exists() else None,
         )

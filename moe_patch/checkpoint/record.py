@@ -39,12 +39,13 @@ class FileRecord(ClosedSchema):
 class Record(ClosedSchema):
     """A merged checkpoint."""
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2
     base: BaseRecord
     base_name: str  # as it was given to the merge
     patches: list[PatchRecord]  # in the order in which they were added
     rewritten: dict[str, FileRecord]  # by name
     originals: str | None  # the file that keeps the original bytes of patched experts, if they were kept
+    result: Sha256 | None = None  # the root of the result's fingerprint; none in format 1
     before: str | None  # the text of the base's own record, if the base was a merged checkpoint itself
 
     def text(self) -> str:
@@ -62,6 +63,15 @@ def patch_record(patch: Patch, survival: Survival) -> PatchRecord:
         facts=[fact.id for fact in patch.facts],
         lost=survival.lost(),
     )
+
+
+def find_record(folder: Path) -> Record | None:
+    """The record of a merged folder, or None for another folder.
+
+    Raises:
+        ModelError: the record does not follow the schema.
+    """
+    return read_record(folder) if (folder / RECORD).exists() else None
 
 
 def read_record(folder: Path) -> Record:

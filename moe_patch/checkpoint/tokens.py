@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 from moe_patch.base.tokens import token_hashes
 from moe_patch.io.known import Known
+from moe_patch.patch.fingerprint import TOKEN_PARTS
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ def stored_tokens(folder: Path) -> dict[str, str]:
     files = [path for path in sorted(folder.iterdir()) if path.suffix in _TEXTS and path.is_file()]
     known = Known.of(["tokens", 1, transformers.__version__], files)
     if (found := known.find()) is not None:
-        return {part: f"sha256:{bytes(digest.tolist()).hex()}" for part, digest in found.items()}
+        return {part: f"sha256:{bytes(found[part].tolist()).hex()}" for part in TOKEN_PARTS}
     try:
         hashes = token_hashes(AutoTokenizer.from_pretrained(folder))
     except (ImportError, OSError, ValueError) as error:

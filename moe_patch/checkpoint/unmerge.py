@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from pydantic import JsonValue
 from safetensors import SafetensorError, safe_open
 
 from moe_patch.checkpoint.companions import companion_files, file_sha256, file_stamps
-from moe_patch.checkpoint.folder import find_folder
+from moe_patch.checkpoint.folder import find_folder, open_checkpoint
 from moe_patch.checkpoint.link import Link, choose_link, place_file
 from moe_patch.checkpoint.originals import kept_originals
 from moe_patch.checkpoint.record import RECORD, Record, read_record
 from moe_patch.checkpoint.shards import weight_files
 from moe_patch.checkpoint.staging import LAST, Staging, refuse_existing
 from moe_patch.errors import HashMismatch, ModelError
+
+logger = logging.getLogger(__name__)
 
 
 def unmerge_checkpoint(
@@ -73,7 +76,19 @@ def unmerge_checkpoint(
             with staging.making(RECORD) as path:
                 path.write_text(record.before, encoding="utf-8", newline="\n")
         staging.bring(folder / LAST, LAST, "copy")
+    _warn_of_change(folder, record)
     return record
+
+
+def _warn_of_change(folder: Path, record: Record) -> None:
+    """Warn if the folder is known not to be what the merge wrote; nothing is hashed for it."""
+    found = open_checkpoint(folder, quantised=True).known_fingerprint([])
+    if record.result is not None and found is not None and found.root != record.result:
+        logger.warning(
+            "%s has changed since the merge, and not only in the merged experts: what was written is not "
+            "the base of the record",
+            folder,
+        )
 
 
 def _restore(clone: Path, name: str, originals: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,14 +49,15 @@ class Known:
         """What was stored about the same files; None if nothing was."""
         return cache.load_tensors(_KIND, self._address())
 
-    def store(self, hashes: dict[str, Tensor], *, own: bool = False) -> None:
+    def store(self, hashes: dict[str, Tensor], *, own: Collection[Path] = ()) -> None:
         """Store hashes, unless the files are too new or have changed since `of`.
 
         Args:
             hashes: CPU tensors by name.
-            own: this process alone has written the files, so that nobody else changes them.
+            own: files that this process has just written, so that nobody else is changing them.
         """
-        settled = own or all(time.time_ns() - path.stat().st_mtime_ns > _SETTLED for path in self.files)
+        others = [path for path in self.files if path not in own]
+        settled = all(time.time_ns() - path.stat().st_mtime_ns > _SETTLED for path in others)
         if settled and [_identity(path) for path in self.files] == self.identity:
             cache.store_tensors(_KIND, self._address(), hashes, limit=_LIMIT)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_patch.apply import apply
 from moe_patch.base.model import Base
+from moe_patch.checkpoint.record import find_record
 from moe_patch.data.facts import Fact
 from moe_patch.data.schemas import FactSchema
 from moe_patch.errors import BadSignature, HashMismatch, PatchError, Unsigned, WrongBase
@@ -111,7 +112,7 @@ def verify_patch(
             found["signed_by"] = _signer(path, patch, signers)
             found["checked"] += ("signature",) if found["signed_by"] else ()
         if checkpoint is not None:
-            check_base(patch, checkpoint().fingerprint_like(patch.base))
+            _check_stored(patch, checkpoint(), progress)
             found["checked"] += ("base",)
         if base is None:
             return Verification(path, Verdict.SOUND, **found)
@@ -137,6 +138,22 @@ def _signer(path: Path, patch: Patch, signers: Signers) -> str | None:
         if signers.required:
             raise
         return None
+
+
+def _check_stored(patch: Patch, stored: Checkpoint, progress: Progress | None) -> None:
+    """Raise WrongBase unless the checkpoint is the patch's base; it says so if it is the base, but merged."""
+    found = stored.fingerprint_like(patch.base, progress=progress)
+    try:
+        check_base(patch, found)
+    except WrongBase as error:
+        record = find_record(stored.folder)
+        if record is None or (record.base.fingerprint().root, record.result) != (patch.base.root, found.root):
+            raise
+        this = ", this one among them" if patch.hash in {merged.hash for merged in record.patches} else ""
+        raise WrongBase(
+            f"{stored.name} is the patch's base with patches merged into it{this}, as its hashes prove: take "
+            "them out with moe-patch unmerge, or name the base itself"
+        ) from error
 
 
 def _missed(base: Base, patch: Patch, chat: bool, progress: Progress | None) -> tuple[str, ...]:

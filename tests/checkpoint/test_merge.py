@@ -97,6 +97,7 @@ def test_the_record_names_patches_base_and_earlier_files(base: Path, patch: Patc
     record = plan.run()
     assert read_record(plan.out) == record
     assert [one.hash for one in record.patches] == [patch.hash]
+    assert record.result == open_checkpoint(plan.out).fingerprint([], fresh=True).root
     assert record.base.model_dump() == patch.body()["base"]
     assert {name: one.sha256 for name, one in record.rewritten.items()} == {
         name: file_sha256(base / name) for name in plan.changes
@@ -141,6 +142,38 @@ def test_a_base_that_is_known_is_not_hashed_again_unless_asked_for(
     assert {"layers.1.mlp.experts.down_proj", "embed_tokens.weight", "file"} < set(counts[0])
     assert counts[1] == []
     assert records[0] == records[1] == records[2]
+
+
+def test_the_result_is_proven_by_what_was_touched_and_is_known(
+    base: Path, patch: Patch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = shutil.copytree(base, tmp_path / "own")
+    for path in own.iterdir():
+        os.utime(path, (0, 0))
+    open_checkpoint(own).fingerprint([])
+    monkeypatch.setattr(StoredLeaves, "hash", None)  # nothing is hashed as a whole from here
+    record = plan_merge(open_checkpoint(own), [patch], tmp_path / "out").run()
+    found = open_checkpoint(tmp_path / "out").fingerprint([1])
+    assert found.root == record.result != record.base.fingerprint().root
+    assert found.experts != patch.base.experts
+
+
+def test_what_changed_after_the_merge_is_said_when_it_is_taken_out(
+    base: Path, patch: Patch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = plan_merge(open_checkpoint(base), [patch], tmp_path / "out", link="copy")
+    plan.run()
+    unmerge_checkpoint(plan.out, tmp_path / "quiet", base=base)
+    assert "has changed" not in caplog.text
+    file = plan.out / plan.untouched[0]
+    with file.open("r+b") as opened_file:
+        opened_file.seek(-1, os.SEEK_END)
+        opened_file.write(b"x")
+    for path in plan.out.iterdir():
+        os.utime(path, (0, 0))
+    open_checkpoint(plan.out).fingerprint([])
+    unmerge_checkpoint(plan.out, tmp_path / "said", base=base)
+    assert "has changed since the merge" in caplog.text
 
 
 def test_a_base_that_changed_since_is_seen(base: Path, patch: Patch, tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from moe_patch.base.model import Base
-from moe_patch.checkpoint import open_checkpoint
+from moe_patch.checkpoint import open_checkpoint, plan_merge
 from moe_patch.data.facts import Fact
 from moe_patch.data.schemas import FactSchema
 from moe_patch.methods import get_method
-from moe_patch.patch import Patch, save
+from moe_patch.patch import Patch, load, save
 from moe_patch.patch.signature import key_id, sign_patch
 from moe_patch.share.verify import Signers, Verdict, verify_patch
 from tests.checkpoint.folders import saved
@@ -113,6 +113,10 @@ def test_the_base_on_the_disk_is_held_against_the_patch(tmp_path: Path) -> None:
     found = verify_patch(wrong, checkpoint=lambda: open_checkpoint(folder), base=never)
     assert (found.verdict, found.checked) == (Verdict.WRONG_BASE, ("file", "hash"))
     assert "the expert weights of layers 0-1 differ" in found.reason
+    plan_merge(open_checkpoint(folder), [load(right)], tmp_path / "merged").run()
+    found = verify_patch(right, checkpoint=lambda: open_checkpoint(tmp_path / "merged"))
+    assert found.verdict is Verdict.WRONG_BASE
+    assert "base with patches merged into it, this one among them" in found.reason
 
 
 def test_another_model_is_the_wrong_base_also_where_it_lacks_the_layers(path: Path) -> None:
