@@ -46,7 +46,11 @@ def run_count(shape: Sequence[int]) -> int:
 
 
 def hash_pieces(
-    work: Iterable[Pieces], *, total: int = 0, progress: Progress | None = None
+    work: Iterable[Pieces],
+    *,
+    total: int = 0,
+    progress: Progress | None = None,
+    threads: int | None = None,
 ) -> dict[str, Tensor]:
     """The pieces' hashes by the tensors' names: (n, 32) uint8, in the order of their numbers.
 
@@ -54,8 +58,9 @@ def hash_pieces(
         work: pieces, in the order in which they are best read.
         total: bytes of all pieces, for the progress.
         progress: called as progress("mebibytes hashed", done, total).
+        threads: how many hash at a time; None for as many as there are cores.
     """
-    threads, done = os.cpu_count() or 1, 0
+    threads, done = threads or os.cpu_count() or 1, 0
     found: dict[str, dict[int, bytes]] = {}
     waiting: deque[tuple[Pieces, Future[list[bytes]]]] = deque()
 

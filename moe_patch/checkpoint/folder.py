@@ -59,15 +59,22 @@ class Checkpoint:
         """
         return self.identity(layers, self.pieces(fresh=fresh, progress=progress))
 
-    def known_fingerprint(self, layers: Iterable[int]) -> Fingerprint | None:
-        """As `fingerprint`, from known hashes alone; None if they are not known.
+    def touched_fingerprint(self, layers: Iterable[int], known: Mapping[int, str]) -> Fingerprint:
+        """The fingerprint without nodes: of the weights, only the experts of `layers` are hashed.
+
+        Args:
+            layers: the edited layers. Those that this base does not have are left out.
+            known: the hashes of layers that need not be hashed again.
 
         Raises:
-            ModelError: the base does not have one of the layers, or the files do not hold all of the model.
+            ModelError: a file cannot be read.
         """
-        found = known_leaves(self.folder).find() or {}
-        known = all(part.name in found for part in self.leaves.stored(self.base.parts()))
-        return self.identity(layers, found) if known else None
+        parts, numbers = self.base.parts(), sorted(set(layers) & self.base.layers.keys())
+        fresh = {number: self.base.down_part(parts, number) for number in numbers if number not in known}
+        pieces = self.leaves.hash(self.leaves.stored(fresh.values()))
+        hashes = {**known, **{number: part.leaf(pieces) for number, part in fresh.items()}}
+        experts = {number: hashes[number] for number in numbers}
+        return replace(self.base.outline(numbers), experts=experts, tokens=stored_tokens(self.folder))
 
     def fingerprint_like(
         self, known: Fingerprint, *, fresh: bool = False, progress: Progress | None = None
@@ -94,12 +101,25 @@ class Checkpoint:
         found = self.base.identity(layers, self._distinct(pieces), pieces)
         return replace(found, tokens=stored_tokens(self.folder))
 
-    def pieces(self, *, fresh: bool = False, progress: Progress | None = None) -> dict[str, Tensor]:
+    def known_pieces(self) -> dict[str, Tensor] | None:
+        """As `pieces`, from known hashes alone; None if they are not known.
+
+        Raises:
+            ModelError: the files do not hold all of the model.
+        """
+        found = known_leaves(self.folder).find() or {}
+        known = all(part.name in found for part in self.leaves.stored(self.base.parts()))
+        return found if known else None
+
+    def pieces(
+        self, *, fresh: bool = False, progress: Progress | None = None, threads: int | None = None
+    ) -> dict[str, Tensor]:
         """The hashes (n, 32) uint8 of the pieces of all tensors, by their names; see `moe_patch.base.parts`.
 
         Args:
             fresh: hash the files; otherwise hashes known from earlier calls on the same files are used.
             progress: called while files are hashed.
+            threads: how many hash at a time; None for as many as there are cores.
 
         Raises:
             ModelError: the files do not hold all of the model, or cannot be read.
@@ -108,7 +128,7 @@ class Checkpoint:
         found = {} if fresh else known.find() or {}
         missing = [part for part in self.leaves.stored(self.base.parts()) if part.name not in found]
         if missing:
-            found |= self.leaves.hash(missing, progress)
+            found |= self.leaves.hash(missing, progress, threads)
             known.store(found)
         return found
 

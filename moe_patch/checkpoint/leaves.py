@@ -77,14 +77,21 @@ class StoredLeaves:
             found += [replace(part, path=there[0].path), *there[1:]]
         return found
 
-    def hash(self, parts: Iterable[Part], progress: Progress | None = None) -> dict[str, Tensor]:
+    def hash(
+        self, parts: Iterable[Part], progress: Progress | None = None, threads: int | None = None
+    ) -> dict[str, Tensor]:
         """The hashes (n, 32) uint8 of the pieces of stored parts, by their names.
+
+        Args:
+            parts: as `stored` gives them.
+            progress: as for `hash_pieces`.
+            threads: as for `hash_pieces`.
 
         Raises:
             ModelError: a file changed while it was read, or a tensor is not of the model's shape or is stored
                 in an unknown way.
         """
-        return self._hash((item for part in parts for item in self._work(part)), progress)
+        return self._hash((item for part in parts for item in self._work(part)), progress, threads)
 
     def hash_again(self, part: Part, experts: Collection[int], folder: Path, before: Tensor) -> Tensor:
         """The hashes (n, 32) of a stack's pieces in a copy of the checkpoint where some experts changed.
@@ -101,15 +108,18 @@ class StoredLeaves:
         copy = StoredLeaves(folder, self._model, self._sources, self._spans)
         after = before.clone()
         after[sorted(experts)] = copy._hash(
-            (item for item in copy._work(part) if item.pieces.first in experts), None
+            item for item in copy._work(part) if item.pieces.first in experts
         )[part.name]
         return after
 
-    def _hash(self, items: Iterable[_Work], progress: Progress | None) -> dict[str, Tensor]:
+    def _hash(
+        self, items: Iterable[_Work], progress: Progress | None = None, threads: int | None = None
+    ) -> dict[str, Tensor]:
         work = sorted(items, key=lambda item: item.places)
         total = sum(item.pieces.size for item in work)
         with ExitStack() as stack:
-            return hash_pieces(self._announced(work, stack), total=total, progress=progress)
+            announced = self._announced(work, stack)
+            return hash_pieces(announced, total=total, progress=progress, threads=threads)
 
     def _announced(self, work: Iterable[_Work], stack: ExitStack) -> Iterator[Pieces]:
         """The work in its order. The system is told of each place a little before it is read."""

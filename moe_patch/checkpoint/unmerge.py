@@ -82,8 +82,11 @@ def unmerge_checkpoint(
 
 def _warn_of_change(folder: Path, record: Record) -> None:
     """Warn if the folder is known not to be what the merge wrote; nothing is hashed for it."""
-    found = open_checkpoint(folder, quantised=True).known_fingerprint([])
-    if record.result is not None and found is not None and found.root != record.result:
+    checkpoint = open_checkpoint(folder, quantised=True)
+    pieces = checkpoint.known_pieces()
+    if pieces is None or record.result is None:
+        return
+    if checkpoint.identity([], pieces).root != record.result:
         logger.warning(
             "%s has changed since the merge, and not only in the merged experts: what was written is not "
             "the base of the record",

@@ -163,17 +163,22 @@ def check_base(patch: Patch, found: Fingerprint) -> None:
             "and not its attention, norms, routers, embeddings or tokens",
             patch.hash,
         )
+    _check_tokens(patch, found)
+
+
+def check_touched(patch: Patch, found: Fingerprint) -> None:
+    """As `check_base`, for a fingerprint without nodes: of the weights, only touched experts are compared."""
+    _refuse(touched_differences(patch.base, found, patch.base.experts))
+    _check_tokens(patch, found)
+
+
+def _check_tokens(patch: Patch, found: Fingerprint) -> None:
     unlike = token_differences(patch.base.tokens, found.tokens)
     if TEMPLATE in unlike and patch.chat:
         _refuse(["its chat template differs, and the patch was built under it"])
     if unlike:
         parts = ", ".join(TOKEN_PARTS[part] for part in unlike)
         logger.warning("patch %s was built with a tokenizer that differs in: %s", patch.hash, parts)
-
-
-def check_touched(patch: Patch, found: Fingerprint) -> None:
-    """As `check_base`, for a fingerprint that covers nothing but the experts of the patch's layers."""
-    _refuse(touched_differences(patch.base, found, patch.base.experts))
 
 
 def _refuse(differs: list[str]) -> None:

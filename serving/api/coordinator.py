@@ -16,7 +16,7 @@ from time import perf_counter
 
 from pydantic import JsonValue
 
-from moe_patch_serving.api.engine import Engine, WorkerState
+from moe_patch_serving.api.engine import BaseState, Engine, WorkerState
 from moe_patch_serving.api.members import Members, member_hashes
 from moe_patch_serving.api.metrics import Metrics
 from moe_patch_serving.api.self_test import DEFAULT, Answer, Question, SelfTest, ask_questions
@@ -26,6 +26,8 @@ from moe_patch_serving.errors import Busy, SelfTestFailed, WorkersDisagree
 logger = logging.getLogger("vllm.moe_patch")  # below vLLM's own, and so with its handlers
 
 _SELF_TEST_SECONDS = 120.0
+_VIEWS = ("unasked", "touched", "checked", "checking", "differs")  # of the base, as `ServedBase` has them
+_UNSETTLED = ("touched", "checking")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class Coordinator:
         """Begin with the loaded patches. Call `start` before any other method."""
         self.engine, self.loaded = engine, loaded
         self.members: Members = ()
+        self.base = BaseState("unasked")
         self.agree = True  # all workers hold the same, known weights
         self.metrics, self._drain_seconds = metrics, drain_seconds
         self._weights: dict[str, tuple[str, ...]] = {}  # digests of all workers, by version
@@ -225,7 +228,13 @@ class Coordinator:
         if self._weights.setdefault(version, found) != found:
             raise WorkersDisagree(f"the weights are not those that {version} had before")
 
+    async def look(self) -> None:
+        """Ask the workers how far they are, if they are still hashing the base."""
+        if self.base.state in _UNSETTLED:
+            self._note(await self.engine.call("moe_patch_state"))
+
     def _note(self, states: Sequence[WorkerState]) -> None:
+        self.base = max((state.base for state in states), key=_weight, default=self.base)
         self.metrics.stands(
             loaded=len(self.loaded.hashes),
             live=len(self.members),
@@ -237,6 +246,11 @@ class Coordinator:
         self.agree = False
         self._note([])
         logger.critical("workers hold different weights: the engine stays paused, start the server again")
+
+
+def _weight(base: BaseState) -> int:
+    """Which worker's view of the base counts: a difference before all, then that of the one that hashes."""
+    return _VIEWS.index(base.state)
 
 
 def _without(members: Members, others: Members) -> Iterable[str]:

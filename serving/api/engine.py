@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class BaseState:
+    """What a worker knows of the base; `moe_patch_serving.served_base` describes the fields."""
+
+    state: str
+    share: float = 0.0
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerState:
     """The state of one worker; `moe_patch_serving.worker.extension` describes the fields."""
 
@@ -33,6 +42,7 @@ class WorkerState:
     bytes_kept: int
     layers: tuple[int, ...]
     weights: str
+    base: BaseState
 
 
 class Engine:
@@ -140,4 +150,5 @@ def _state(answer: dict[str, Any]) -> WorkerState:
         bytes_kept=answer["bytes_kept"],
         layers=tuple(answer["layers"]),
         weights=answer["weights"],
+        base=BaseState(**answer["base"]),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from pydantic import JsonValue
 
@@ -49,6 +49,7 @@ class Operations:
             "loaded": {"combine": loaded.combine, "patches": list(loaded.hashes)},
             "patches": [member_json(member) for member in live],
             "agree": self.coordinator.agree,
+            "base": asdict(self.coordinator.base),
             "changes_to_roll_back": len(self.history),
             "sampling": self.coordinator.engine.sampling,
         }

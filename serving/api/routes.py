@@ -42,7 +42,9 @@ public = APIRouter(prefix=PREFIX, tags=["moe_patch"])
 @guarded.get("/stack")
 async def report_stack(request: Request) -> JSONResponse:
     """The server's patches."""
-    return JSONResponse(_operations(request).report())
+    operations = _operations(request)
+    await operations.coordinator.look()
+    return JSONResponse(operations.report())
 
 
 @guarded.post("/patches")

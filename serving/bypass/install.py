@@ -13,10 +13,11 @@ from vllm.model_executor.models.utils import extract_layer_index
 from moe_patch.base.blocks import with_added
 from moe_patch.bypass import Bypass, read_bypass
 from moe_patch.errors import ConfigError, ModelError, PatchError
-from moe_patch.patch import Patch, check_base
+from moe_patch.patch import Patch
 from moe_patch_serving.bypass import model_state, operator, runner
 from moe_patch_serving.bypass.limits import check_limits
 from moe_patch_serving.bypass.served_bypass import ServedBypass
+from moe_patch_serving.served_base import served_base
 from moe_patch_serving.source import served_checkpoint
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def prepare_bypass(patch: Patch, vllm_config: VllmConfig) -> Bypass:
     check_limits(config, vllm_config)
     checkpoint = served_checkpoint(vllm_config.model_config, vllm_config.load_config)
     width = checkpoint.base.layer(config.layer).d_model
-    check_base(patch, checkpoint.fingerprint([config.layer]))
+    served_base(checkpoint).check(patch)
     if width != config.width:
         raise PatchError(f"the bypass is {config.width} wide, {checkpoint.name} is {width} wide")
     _mark_compiled_code(config.layer, vllm_config)

@@ -12,7 +12,8 @@ from moe_patch.apply.weights.summed import patched_weight
 from moe_patch.checkpoint import Checkpoint
 from moe_patch.checkpoint.slot import Slot
 from moe_patch.errors import ModelError
-from moe_patch.patch import Patch, check_base
+from moe_patch.patch import Patch
+from moe_patch_serving.served_base import served_base
 
 
 class PatchedStream:
@@ -33,7 +34,7 @@ class PatchedStream:
         Raises:
             WrongBase: the checkpoint is not the base that the patch was built for.
         """
-        check_base(patch, checkpoint.fingerprint(patch.layers))
+        served_base(checkpoint).check(patch)
         self._patch, self._dtype, self._folder = patch, dtype, checkpoint.folder
         self._due: dict[str, dict[int, tuple[int, Slot]]] = defaultdict(dict)  # by tensor, then expert
         for layer, delta in patch.layers.items():

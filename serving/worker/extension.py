@@ -25,6 +25,7 @@ class PatchWorker:
     layers: the decoder layers of the touched experts in this worker.
     experts: the number of touched experts in this worker.
     weights: SHA-256 of the present weights of these experts in this worker.
+    base: whether the served checkpoint is the patches' base, see `ServedBase.state`.
 
     After an expected error a method returns {"error": {"type": CLASS, "message": TEXT}}, where the class is
     one of `moe_patch.errors`. Other errors are raised. After any error the worker is as it was before.

@@ -11,7 +11,6 @@ freed with the last of them. It never exceeds the down projections of this worke
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import weakref
@@ -24,9 +23,10 @@ from torch import Tensor, nn
 
 from moe_patch.checkpoint import Checkpoint
 from moe_patch.errors import ConfigError, HashMismatch, ModelError, PatchError, StackError
-from moe_patch.patch import LayerDelta, Patch, check_base, load
+from moe_patch.patch import LayerDelta, Patch, load
 from moe_patch.versions import check_vllm
 from moe_patch_serving.load.loader import loaded_patches
+from moe_patch_serving.served_base import served_base
 from moe_patch_serving.source import served_checkpoint
 from moe_patch_serving.worker.experts import ServedExperts, ServedLayer
 
@@ -62,7 +62,7 @@ class LivePatches:
         self._on: tuple[Patch, ...] = ()
         self._places_of: weakref.WeakKeyDictionary[Patch, frozenset[_Place]] = weakref.WeakKeyDictionary()
         self._originals: dict[_Place, Tensor] = {}
-        self._hashes: dict[int, str] = {}  # of the base's layers, as far as they were needed
+        self._base = served_base(checkpoint)
 
     @property
     def hashes(self) -> list[str]:
@@ -90,7 +90,7 @@ class LivePatches:
         position = len(self._on) + 1 if position is None else position
         if not 1 <= position <= len(self._on) + 1:
             raise StackError(f"the stack has room at positions 1 to {len(self._on) + 1}, not at {position}")
-        self._check_base(patch)
+        self._base.check(patch)
         below, above = self._on[: position - 1], self._on[position - 1 :]
         self._become((*below, patch, *above))
 
@@ -134,6 +134,7 @@ class LivePatches:
             "layers": sorted({layer for layer, _ in self._originals}),
             "experts": len(self._originals),
             "weights": self._digest(),
+            "base": self._base.state(),
         }
 
     def _find(self, digest: str) -> Patch:
@@ -143,12 +144,6 @@ class LivePatches:
         if digest in self._loaded:
             raise StackError(f"the patch {digest} was loaded with the weights: it cannot be taken off")
         raise StackError(f"the patch {digest} is not on this model")
-
-    def _check_base(self, patch: Patch) -> None:
-        """Compare the patch with the files of the base. Each layer is read only once."""
-        found = self._checkpoint.fingerprint(patch.layers.keys() - self._hashes.keys())
-        self._hashes |= found.experts
-        check_base(patch, dataclasses.replace(found, experts=self._hashes))
 
     def _places(self, patch: Patch) -> frozenset[_Place]:
         """The experts that the patch changes and this worker holds."""

@@ -62,7 +62,9 @@ def saved(path: Path, layers: list[int], seed: int) -> ServedMember:
 
 
 async def states(client: AsyncLLM) -> list[dict[str, Any]]:
-    return await client.collective_rpc("moe_patch_state")
+    """The workers' states, but for what one of them is still finding out about the base."""
+    answers = await client.collective_rpc("moe_patch_state")
+    return [{name: value for name, value in answer.items() if name != "base"} for answer in answers]
 
 
 async def have(coordinator: Coordinator, *members: ServedMember) -> CompletedChange:
