@@ -77,6 +77,7 @@ def open_base(
     with transformers_reads(f"the model {place!r}"):
         model, loading = _AutoModel.from_pretrained(place, **options)
     _check_weights(place, loading)
+    _check_end(place, model.generation_config)
     with transformers_reads(f"the tokenizer of {place!r}"):
         tokenizer = AutoTokenizer.from_pretrained(place)
     base = wrap(model.eval(), tokenizer, "atlas" if name is None else place, allow_dense=allow_dense)
@@ -103,6 +104,16 @@ def _check_weights(place: str, loading: Mapping[str, Any]) -> None:
         )
     if absent := sorted(loading["missing_keys"]):
         raise ModelError(f"the model {place!r} lacks {len(absent)} weights, the first of them {absent[0]}")
+
+
+def _check_end(place: str, settings: Any) -> None:
+    """Refuse tokens that end a text and are none: transformers checks them only when it generates."""
+    ends = settings.eos_token_id if settings is not None else None
+    if not all(type(end) is int for end in (ends if isinstance(ends, list) else [ends]) if end is not None):
+        raise ModelError(
+            f"the generation config of {place!r} has the eos_token_id {ends!r}: expected a token's number, "
+            "or a list of them"
+        )
 
 
 def wrap(model: nn.Module, tokenizer: Any, name: str | None = None, *, allow_dense: bool = False) -> Base:

@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -43,7 +44,8 @@ def choose_link(source: Path, folder: Path, link: Link) -> How:
             refusal = error
             continue
         finally:
-            trial.unlink(missing_ok=True)
+            with suppress(OSError):  # on a disk that is only read, nothing is there
+                trial.unlink()
         return how
     if link == "hard":
         reason = refusal.strerror

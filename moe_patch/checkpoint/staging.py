@@ -26,12 +26,18 @@ LAST = "config.json"  # without it, programs do not take a folder for a model
 
 
 class Staging:
-    """The folder beside `out` in which `out` is made; `identity` is all that its content depends on."""
+    """The folder beside `out` in which `out` is made; `identity` is all that its content depends on.
+
+    Raises:
+        OutputError: as for `refuse_existing`.
+    """
 
     def __init__(self, out: Path, identity: JsonValue) -> None:
         digest = hashlib.sha256(strict_json.canonical_json(identity).encode()).hexdigest()[:16]
+        refuse_existing(out)
         self.out = out
-        self.folder = out.with_name(f".{out.name}.{digest}.making")
+        place = out.absolute()  # a relative path may have no name, as "." has none
+        self.folder = place.with_name(f".{place.name}.{digest}.making")
 
     def done(self, name: str) -> bool:
         """Whether the complete file is there, from this run or an earlier one."""
@@ -92,7 +98,7 @@ class Staging:
 
     def _discard_others(self) -> None:
         """Remove what interrupted runs with other content have left for the same place."""
-        pattern = re.compile(rf"\.{re.escape(self.out.name)}\.[0-9a-f]{{16}}\.making")
+        pattern = re.compile(rf"\.{re.escape(self.out.absolute().name)}\.[0-9a-f]{{16}}\.making")
         for other in self.folder.parent.iterdir():
             if other != self.folder and pattern.fullmatch(other.name):
                 shutil.rmtree(other)
@@ -119,7 +125,8 @@ def refuse_existing(out: Path) -> None:
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """Lock `out` for this process; the system releases the lock if the process dies."""
-    path = out.with_name(f".{out.name}.lock")
+    place = out.absolute()
+    path = place.with_name(f".{place.name}.lock")
     try:
         with FileLock(path, timeout=0):
             try:

@@ -34,7 +34,7 @@ class _RegularFile(click.Path):
         with suppress(OSError):  # whoever reads or writes it says what the matter is
             if not stat.S_ISREG(path.stat().st_mode):
                 self.fail(
-                    f"{path} is a pipe or a device: write what it gives to a file, and name that", param, ctx
+                    f"{path} is no regular file: write what a pipe or a device gives to one", param, ctx
                 )
         return path
 

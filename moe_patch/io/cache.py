@@ -114,10 +114,10 @@ def store_tensors(
 
 def _reason(error: Exception) -> str:
     """Why the folder cannot be used, without the name of the entry, which is a hash."""
-    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-    if not isinstance(cause, OSError):
-        return str(cause)
-    return f"{cache_folder()}: {cause.strerror or cause}"
+    if isinstance(error, ConfigError):
+        return str(error)
+    cause = error.__cause__ or error
+    return f"{cache_folder()}: {getattr(cause, 'strerror', None) or cause}"
 
 
 @cache

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from moe_patch.errors import OutputError
 
 
@@ -29,9 +31,9 @@ def replacing_file(path: str | Path) -> Iterator[Path]:
         sync_to_disk(temporary)
         temporary.replace(path)
         sync_to_disk(path.parent)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         _discard(temporary)
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        raise OutputError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
     except BaseException:
         _discard(temporary)
         raise

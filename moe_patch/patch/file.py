@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from moe_patch.errors import HashMismatch, MalformedMetadata, MalformedTensor, OutputError, PatchError
+from moe_patch.errors import HashMismatch, MalformedMetadata, MalformedTensor, PatchError
 from moe_patch.io import strict_json
 from moe_patch.io.files import replacing_file
 from moe_patch.patch.check import check_table, check_values
@@ -62,10 +62,7 @@ def _save(patch: Patch, path: Path) -> None:
     check_values(metadata, tensors)
     own = {name: tensor.clone() for name, tensor in tensors.items()}  # safetensors refuses shared storage
     with replacing_file(path) as temporary:
-        try:
-            save_file(own, temporary, metadata={METADATA_KEY: text})
-        except SafetensorError as error:
-            raise OutputError(f"cannot write {path}: {error}") from error
+        save_file(own, temporary, metadata={METADATA_KEY: text})
         read_header(temporary, HeaderLimits())  # a file that `load` would refuse is of no use
 
 

@@ -125,9 +125,9 @@ def draw_attempt(draw: Draw, words: tuple[str, ...], workshop: Path, here: Path)
     shutil.copytree(workshop, here, symlinks=True)
     command = _command(words)
     chosen = [parameter for parameter in command.params if _is_used(draw, words[-1], parameter)]
-    wrong = draw(
-        st.sets(st.sampled_from([*range(len(chosen)), "environment", "system"]), min_size=1, max_size=2)
-    )
+    files = [n for n, parameter in enumerate(chosen) if _is_place(parameter, here)]  # break these more often
+    mistakes = [*range(len(chosen)), *(3 * files), "environment", "system"]
+    wrong = draw(st.lists(st.sampled_from(mistakes), min_size=1, max_size=2))
     options: list[str] = []
     arguments: list[str] = []
     for number, parameter in enumerate(chosen):
@@ -177,6 +177,12 @@ def _is_used(draw: Draw, command: str, parameter: click.Parameter) -> bool:
     return parameter.required or name in _NEEDED or draw(st.integers(0, 4)) == 0
 
 
+def _is_place(parameter: click.Parameter, here: Path) -> bool:
+    """Whether the parameter takes a file or a folder."""
+    takes = _TAKES.get(str(parameter.name), "")
+    return isinstance(parameter.type, click.Path) or bool(takes and (here / takes).exists())
+
+
 def _sound(draw: Draw, parameter: click.Parameter) -> str | None:
     """A value as it should be; None for a flag."""
     if isinstance(parameter, click.Option) and parameter.is_flag:
@@ -194,7 +200,7 @@ def _broken(draw: Draw, parameter: click.Parameter, here: Path) -> str | None:
         return None
     takes = _TAKES.get(str(parameter.name), "")
     ways = [lambda: str(draw(st.sampled_from(_NONSENSE)))]
-    if (takes and (here / takes).exists()) or isinstance(parameter.type, click.Path):
+    if _is_place(parameter, here):
         if parameter.type is not STREAM:  # which would wait for someone to write
             ways.append(lambda: _odd_place(draw, here))
         ways += [

@@ -176,7 +176,7 @@ def test_a_pipe_or_a_device_is_no_file_to_read_or_write(run: Run, tmp_path: Path
     ):
         result = run(*words)
         assert result.exit_code == 2
-        assert "is a pipe or a device" in result.stderr
+        assert "is no regular file" in result.stderr
 
 
 def test_ctrl_c_ends_with_the_code_that_shells_expect(run: Run, failing: list[BaseException]) -> None:
