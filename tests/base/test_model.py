@@ -170,6 +170,39 @@ def test_a_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
         open_base(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("file", "field", "value", "message"),
+    [
+        ("config.json", "hidden_size", 64, r"weights of other shapes.*lm_head.weight: it is \(260, 32\)"),
+        ("config.json", "num_attention_heads", 0, "cannot open the model .*ZeroDivisionError"),
+        ("config.json", "hidden_act", "what", "cannot open the model .*KeyError: 'what'"),
+        ("tokenizer.json", "model", {"type": "BPE"}, "cannot open the tokenizer of .*Missing vocab"),
+        ("tokenizer.json", "added_tokens", 3, "cannot open the tokenizer of .*TypeError"),
+        (
+            "generation_config.json",
+            "eos_token_id",
+            "x",
+            "the eos_token_id 'x': expected a token's number",
+        ),
+    ],
+)
+def test_a_value_that_no_model_can_have_is_one_clear_error(
+    tmp_path: Path, file: str, field: str, value: object, message: str
+) -> None:
+    path = saved(tiny_base("qwen3_moe"), tmp_path) / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(ModelError, match=message):
+        open_base(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["meta", "nonsense", "cpu:x", "xla:7", ""])
+def test_a_device_that_is_not_there_is_named_with_those_that_are(name: str) -> None:
+    with pytest.raises(ModelError, match=f"there is no device '{name}' here: this machine has cpu"):
+        open_base(device_map=name)
+    with pytest.raises(ModelError, match=f"there is no device '{name}' here"):
+        open_base(device_map={"model": "cpu", "lm_head": name})
+
+
 @pytest.mark.parametrize("model_type", ["qwen3_moe", "gpt_oss"])
 def test_a_base_partly_on_disk(model_type: str, tmp_path: Path) -> None:
     base = tiny_base(model_type)

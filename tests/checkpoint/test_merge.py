@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import logging
 import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from moe_patch.checkpoint import (
 )
 from moe_patch.checkpoint.companions import file_sha256
 from moe_patch.checkpoint.leaves import StoredLeaves
+from moe_patch.checkpoint.link import choose_link
 from moe_patch.errors import ConfigError, HashMismatch, ModelError, OutputError, PatchError, WrongBase
 from moe_patch.patch import Patch
 from tests.checkpoint.folders import files, opened, same_bits, saved, state
@@ -64,6 +66,19 @@ def test_what_is_shared_is_what_was_asked_for(base: Path, patch: Patch, tmp_path
     for path in plan.out.iterdir():
         shared = (base / path.name).exists() and path.samefile(base / path.name)
         assert shared == (link == "hard" and path.name in plan.untouched)
+
+
+def test_a_folder_that_is_only_read_is_no_traceback(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", refuse)  # also of what is not there
+    monkeypatch.setattr("moe_patch.checkpoint.link.place_file", refuse)
+    assert choose_link(base / "config.json", tmp_path, "auto") == "copy"
+    with pytest.raises(OutputError, match=r"cannot be linked into .*Read-only file system"):
+        choose_link(base / "config.json", tmp_path, "hard")
 
 
 def test_what_else_lies_in_the_folder_travels_but_other_weights_do_not(
