@@ -28,6 +28,7 @@ from moe_patch.base.model import Base
 from moe_patch.base.playback import playing_back
 from moe_patch.data.prompts import Batch, Prompt, align_prompts, pad_right, pad_token
 from moe_patch.errors import TargetError
+from moe_patch.targets.states import saving_states
 from moe_patch.versions import cache_name, returned_cache
 
 logger = logging.getLogger(__name__)
@@ -170,14 +171,15 @@ class Tail(ChangedPass):
     def _run(self, module: Callable[..., Any], **arguments: Any) -> Any:
         batch, tail = self._batch, slice(self._column, None)
         own = copy.deepcopy(self._cache)  # a pass appends to it
-        return module(
-            input_ids=batch.ids[:, tail],
-            attention_mask=batch.mask,
-            position_ids=batch.positions[:, tail],
-            use_cache=self._cache is not None,
-            **{cache_name(getattr(module, "forward", module)): own},
-            **arguments,
-        )
+        with saving_states(own):
+            return module(
+                input_ids=batch.ids[:, tail],
+                attention_mask=batch.mask,
+                position_ids=batch.positions[:, tail],
+                use_cache=self._cache is not None,
+                **{cache_name(getattr(module, "forward", module)): own},
+                **arguments,
+            )
 
 
 def _recorded(base: Base, layer: int, run: Callable[[], object]) -> tuple[Tensor, tuple[Any, ...] | None]:
