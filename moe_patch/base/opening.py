@@ -12,16 +12,18 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils import CONFIG_NAME
 from transformers.utils.hub import cached_file
 
+from moe_patch.base.classes import read_config, text_class
 from moe_patch.base.dense import dense_decoder
 from moe_patch.base.device import check_devices
+from moe_patch.base.editable import check_editable, is_dense
 from moe_patch.base.model import Base
 from moe_patch.base.moe import MoELayer
 from moe_patch.base.origin import Origin
@@ -32,17 +34,7 @@ from moe_patch.versions import norm_follows
 
 logger = logging.getLogger(__name__)
 
-_AutoModel: Any = AutoModelForCausalLM  # its annotations ignore what `output_loading_info` adds
-
 _INTERFACE_FLAGS = ("is_transposed", "is_concatenated", "has_bias", "has_gate", "_apply_gate")
-
-_NOT_EDITABLE = {  # families that cannot be edited, with a more precise reason than the general one
-    "llama4": "its routing weights multiply the experts' inputs and not their outputs",
-    "dbrx": "its experts are stacked in one matrix and do not run through the experts interface",
-    "jetmoe": "its experts share one bias and do not run through the experts interface",
-    "longcat_flash": "some of its experts are identities, and none run through the experts interface",
-    "doge": "its experts are rank-one rows of an embedding and have no down projection",
-}
 
 _AFTER_EXPERTS = re.compile(r"post_(mlp|feedforward|feed_forward|ffn|moe)_")
 
@@ -74,21 +66,22 @@ def open_base(
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # both are checked here
     if device_map is not None:
         options |= {"device_map": device_map, "offload_folder": offload_folder}
+    config = read_config(place)
+    auto = text_class(config)
     with transformers_reads(f"the model {place!r}"):
-        model, loading = _AutoModel.from_pretrained(place, **options)
+        model, loading = auto.from_pretrained(place, **options)
     _check_weights(place, loading)
     _check_end(place, model.generation_config)
     with transformers_reads(f"the tokenizer of {place!r}"):
         tokenizer = AutoTokenizer.from_pretrained(place)
     base = wrap(model.eval(), tokenizer, "atlas" if name is None else place, allow_dense=allow_dense)
-    base.origin = _origin(base, place, dtype)
+    base.origin = _origin(base, place, cast("torch.dtype | None", config.dtype), dtype)
     return base
 
 
-def _origin(base: Base, place: str, dtype: torch.dtype | None) -> Origin | None:
+def _origin(base: Base, place: str, own: torch.dtype | None, dtype: torch.dtype | None) -> Origin | None:
     """The files that a model was opened from; None if `dtype` does not hold their numbers exactly."""
     config = cached_file(place, CONFIG_NAME)
-    own = AutoConfig.from_pretrained(place).dtype
     if config is None or (dtype and (own is None or torch.promote_types(dtype, own) != dtype)):
         return None
     return Origin.of(Path(config).parent, base.parts(), own_dtype=dtype in (None, own))
@@ -134,10 +127,9 @@ def wrap(model: nn.Module, tokenizer: Any, name: str | None = None, *, allow_den
     config = model.config.get_text_config()
     found = {path: module for path, module in model.named_modules() if _runs_through_interface(module)}
     known_as = name or config.name_or_path or config.model_type
-    if not found and allow_dense and _is_dense(model):
+    if not found and allow_dense and is_dense(model):
         return Base(model, tokenizer, known_as, {}, dense_decoder(model))
-    if not found:
-        raise ModelError(_why_not(model, config.model_type))
+    check_editable(model, has_experts=bool(found))
     blocks, decoder = _decoder(model, found)
     layers: dict[int, MoELayer] = {}
     for path, module in found.items():
@@ -146,10 +138,17 @@ def wrap(model: nn.Module, tokenizer: Any, name: str | None = None, *, allow_den
             continue
         index = int(match[1])
         if index in layers:
+            first, second = (found_at[match.end() :] for found_at in (layers[index].name, path))
             raise ModelError(
-                f"layer {index} has two sets of experts ({layers[index].name}, {path}): not supported"
+                f"{config.model_type} cannot be edited: its layers have two sets of experts each ({first}, "
+                f"{second})"
             )
-        layers[index] = _describe(index, path, module, decoder[index], config.hidden_size)
+        layers[index] = _describe(index, path, module, decoder[index])
+        if layers[index].d_model != config.hidden_size:
+            raise ModelError(
+                f"{config.model_type} cannot be edited: a projection follows its experts, which are "
+                f"{layers[index].d_model} wide, and the residual stream is {config.hidden_size}"
+            )
     for warning in sorted({layer.warning for layer in layers.values() if layer.warning}):
         logger.warning("%s: %s", config.model_type, warning)
     return Base(model, tokenizer, known_as, layers, decoder)
@@ -178,7 +177,7 @@ def _decoder(model: Any, found: Iterable[str]) -> tuple[str, nn.ModuleList]:
     return next(iter(text.items()))
 
 
-def _describe(index: int, path: str, experts: Any, block: nn.Module, hidden_size: int) -> MoELayer:
+def _describe(index: int, path: str, experts: Any, block: nn.Module) -> MoELayer:
     weight = experts.down_proj
     if type(weight) is not nn.Parameter or not weight.is_floating_point() or weight.element_size() < 2:
         kind = getattr(weight, "dtype", type(weight).__name__)
@@ -196,36 +195,16 @@ def _describe(index: int, path: str, experts: Any, block: nn.Module, hidden_size
         d_model=d_model,
         d_key=d_key,
         layout="in_out" if transposed else "out_in",
-        warning=_inexact(experts, d_model, block, hidden_size),
+        warning=_inexact(experts, block),
     )
 
 
-def _inexact(experts: Any, d_model: int, block: nn.Module, hidden_size: int) -> str | None:
+def _inexact(experts: Any, block: nn.Module) -> str | None:
     """Why adding to the experts' output does not add the same to the residual stream; None if it does."""
     if norm_follows(experts):
         return "a norm follows every expert, so the closed form is not exact"
-    if d_model != hidden_size:
-        return "a projection follows the experts, so the closed form is not exact in the residual stream"
-    for path, module in block.named_modules():
+    for path, _ in block.named_modules():
         leaf = path.rpartition(".")[2]
         if _AFTER_EXPERTS.match(leaf):
             return f"{leaf} follows the experts, so the closed form is not exact"
-        if "HyperConnection" in type(module).__name__:
-            return "hyper-connections mix several residual streams, so the closed form is not exact"
     return None
-
-
-def _is_dense(model: PreTrainedModel) -> bool:
-    return not any(re.search("moe|expert", type(part).__name__, re.IGNORECASE) for part in model.modules())
-
-
-def _why_not(model: PreTrainedModel, model_type: str) -> str:
-    """Why a model cannot be edited, if none of its modules runs through the experts interface."""
-    if _is_dense(model):
-        return f"{model_type} is a dense model: it has no experts to edit"
-    if getattr(model.config, "quantization_config", None) is not None:
-        return f"{model_type} is quantised: its experts' weights must be floats, so open it dequantised"
-    for family, reason in _NOT_EDITABLE.items():
-        if model_type.startswith(family):
-            return f"{model_type} cannot be edited: {reason}"
-    return f"{model_type} cannot be edited: its experts do not run through transformers' experts interface"

@@ -6,15 +6,13 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from moe_patch.base.classes import read_config, text_class
 from moe_patch.base.model import Base
 from moe_patch.base.opening import wrap
 from moe_patch.base.origin import known_leaves
@@ -194,12 +192,10 @@ def open_meta(name: str | Path | None = None) -> tuple[Path, Base]:
         ModelError: there is no such checkpoint, its config cannot be read, or its experts cannot be edited.
     """
     folder = find_folder(name)
-    with transformers_reads(f"the config of '{folder}'"):
-        config = AutoConfig.from_pretrained(folder)
-        causal = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-        auto: Any = AutoModelForCausalLM if causal else AutoModel
-        with torch.device("meta"):
-            model = auto.from_config(config)
+    config = read_config(folder)
+    auto = text_class(config)
+    with transformers_reads(f"the config of '{folder}'"), torch.device("meta"):
+        model = auto.from_config(config)
     return folder, wrap(model, tokenizer=None, name="atlas" if name is None else str(name))
 
 

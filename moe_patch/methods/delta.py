@@ -18,7 +18,7 @@ from moe_patch.base.statistics import collect_moments
 from moe_patch.data.corpus import Corpus
 from moe_patch.data.fact_file import schema_of_facts
 from moe_patch.data.facts import Fact
-from moe_patch.errors import ConfigError, ModelError
+from moe_patch.errors import ConfigError
 from moe_patch.methods.base import Method, MethodOptions
 from moe_patch.methods.earlier_edits import EarlierEdits
 from moe_patch.methods.editors import DeltaEditor
@@ -79,22 +79,14 @@ def edit_layers(base: Base, options: DeltaOptions) -> list[int]:
 
     Raises:
         ConfigError: none are given.
-        ModelError: one is dense or out of range, or its experts' output is not as wide as the residual
-            stream, where target values are set.
+        ModelError: one is dense or out of range.
     """
     if not options.layers:
         known = ", ".join(map(str, base.layers))
         raise ConfigError(
             f"no edit layers for {base.name}: name some with --layers; the layers with experts are {known}"
         )
-    layers = [base.layer(index) for index in sorted(set(options.layers))]
-    for layer in layers:
-        if layer.d_model != base.hidden_size:
-            raise ModelError(
-                f"{layer.name} has an output of width {layer.d_model}, but the residual stream has "
-                f"{base.hidden_size}: this method cannot edit it, choose another layer"
-            )
-    return [layer.index for layer in layers]
+    return [base.layer(index).index for index in sorted(set(options.layers))]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

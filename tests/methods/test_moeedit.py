@@ -29,7 +29,7 @@ from moe_patch.targets.search import TargetOptions, context_prefixes, find_targe
 from tests.margins import at_least, at_most
 from tests.methods.builds import corpus, facts, snapshot, unchanged
 from tests.taught import ANSWERS, STRONG, answer, edit, said, taught_base
-from tests.tiny import CONFIGS, dense_delta, tiny_base
+from tests.tiny import dense_delta, tiny_base
 
 WEAK = {"steps": 4, "learning_rate": 0.5}
 EDITS = [edit("Ann"), edit("Bob", "{} is in"), edit("Carl", "At home, {} eats")]
@@ -251,13 +251,6 @@ def test_what_cannot_be_built() -> None:
         build(base, facts(1), layers=(7,))
     with pytest.raises(ModelError, match=r"layer 0 .* is dense"):
         build(tiny_base("deepseek_v3"), facts(1), layers=(0, 1))
-
-
-@pytest.mark.parametrize("model_type", sorted(CONFIGS.keys() & {"muse_spark_text", "deepseek_v4"}))
-def test_models_without_one_residual_stream_of_the_experts_width(model_type: str) -> None:
-    message = r"an output of width 16, but the residual stream has 32|expected one residual stream"
-    with pytest.raises((ModelError, TargetError), match=message):
-        build(tiny_base(model_type), facts(1))
 
 
 def test_a_layer_that_is_wholly_protected(tmp_path: Path) -> None:
