@@ -15,6 +15,8 @@
 #   make test-engines                    merged checkpoints in an older transformers, as GGUF, and in llama.cpp
 #   make lint-serving                    the types of serving/, checked against those of vLLM
 #   make margins                         docs/margins.md: how far values are from the bounds in tests
+#   make models                          every model type of transformers, end to end; writes the README's table;
+#                                        MODELS="qwen3_moe llava" for some of them
 #   make graph                           figures of the import graph: floors, back arrows, files in the root
 #   make lock                            renew all locks and the upper bounds in pyproject.toml; with LOCK_ARGS=--keep
 #                                        only what has to change
@@ -36,6 +38,7 @@ UV ?= uv==0.13.9
 LOCK_ARGS ?=
 SERVING_ARGS ?= -m "not slow"
 PYTEST_ARGS ?=
+MODELS ?=
 OUT ?= build/demo
 
 BIN := $(VENV)/bin
@@ -52,7 +55,7 @@ BENCHMARKS = $(filter-out $(SERVED),$(patsubst recipes/benchmarks/%.py,%,$(wildc
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-oldest oldest-env test-newest test-quality vllm-env test-serving test-engines bench-serving lint lint-serving graph bench lock margins clean help
+.PHONY: demo test test-oldest oldest-env test-newest test-quality vllm-env test-serving test-engines bench-serving lint lint-serving graph bench lock margins models clean help
 .DELETE_ON_ERROR:
 
 help:
@@ -163,3 +166,6 @@ clean:
 # How far values are from the bounds in tests, under several settings of the processor.
 margins: $(VENV)/.installed
 	$(BIN)/python -m tests.margins
+
+models: $(VENV)/.installed
+	$(BIN)/python -m tests.architectures $(MODELS)

@@ -8,23 +8,13 @@ from pathlib import Path
 
 import click
 
-from moe_patch.base.opening import _NOT_EDITABLE
 from moe_patch.cli import main
-from tests.tiny import _CONFIGS
 
 ROOT = Path(__file__).parent.parent
 
 
 def readme() -> str:
     return (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def test_the_readme_lists_the_model_types_that_are_tested() -> None:
-    section = readme().partition("## Supported models")[2].partition("\n## ")[0]
-    table = "\n".join(line for line in section.splitlines() if line.startswith("|"))
-    assert set(re.findall(r"`(\w+)`", table)) == _CONFIGS.keys()  # of every transformers release
-    behind = section.rpartition("|")[2]
-    assert set(re.findall(r"`(\w+)`", behind)) == _NOT_EDITABLE.keys()
 
 
 def test_the_readme_uses_commands_and_options_that_exist() -> None:

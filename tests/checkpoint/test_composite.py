@@ -14,8 +14,9 @@ from transformers import AutoModelForImageTextToText, Qwen3_5MoeConfig, Qwen3_5M
 from moe_patch.apply import apply
 from moe_patch.base.opening import open_base, wrap
 from moe_patch.checkpoint import open_checkpoint, plan_merge
+from tests.architectures.configs import COMMON
 from tests.checkpoint.folders import same_bits, state
-from tests.tiny import COMMON, CONFIGS, tiny_patch, tiny_tokenizer
+from tests.tiny import CONFIGS, tiny_patch, tiny_tokenizer
 
 VISION = {
     "depth": 1,

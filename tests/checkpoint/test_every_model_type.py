@@ -11,13 +11,17 @@ from safetensors.torch import save_file
 
 from moe_patch.apply import apply
 from moe_patch.checkpoint import open_checkpoint, plan_merge, unmerge_checkpoint
+from tests.architectures.configs import COMMON, NOT_ALONE
 from tests.checkpoint.folders import files, opened, same_bits, saved, state
 from tests.tiny import CONFIGS, tiny_patch
 
 SQUARE: dict[str, tuple[str, dict[str, Any]]] = {
     "square-qwen3_moe": ("qwen3_moe", {"moe_intermediate_size": 32}),
     "square-aria_text": ("aria_text", {"intermediate_size": 32}),
-    "square-qwen3_vl_moe_text": ("qwen3_vl_moe_text", {"moe_intermediate_size": 32}),
+    "square-qwen3_vl_moe": (
+        "qwen3_vl_moe",
+        {"text_config": {**COMMON, **NOT_ALONE["qwen3_vl_moe_text"], "moe_intermediate_size": 32}},
+    ),
     "oblong-gpt_oss": ("gpt_oss", {"intermediate_size": 48}),
 }
 CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in CONFIGS} | {

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from transformers import AutoConfig
 
+from moe_patch.data.facts import Fact
 from moe_patch.methods import get_method
 from moe_patch.methods.recipes import load_recipe, recipe_for
+from tests.tiny import tiny_base
 
 CONFIGS: dict[str, dict[str, Any]] = {  # what the models' config.json say of their size
     "qwen3-30b-a3b": {
@@ -89,3 +92,23 @@ def test_recipes_hold_the_figures_of_the_papers(name: str) -> None:
     for options in (moeedit, mote):
         assert (options.tau, options.projection, options.batch_size) == (0.02, True, 50)
         assert options.corpus_tokens == 100_000 * 1024
+
+
+@pytest.mark.parametrize("method", ["moeedit", "mote"])
+def test_a_recipe_builds_between_linear_and_full_attention(method: str, tmp_path: Path) -> None:
+    """Qwen3.6's edit layers, with linear attention below and above them."""
+    kinds = [*["linear_attention"] * 3, "full_attention"]
+    base = tiny_base("qwen3_5_moe_text", num_hidden_layers=8, layer_types=kinds * 2)
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("A house stands by the sea, and the sun is warm. " * 16)
+    options = load_recipe("qwen3.6-35b-a3b").method_options(method)
+    smaller = {"corpus": corpus, "corpus_tokens": 256, "unseen": "edit"}
+    targets = {**options["targets"], "steps": 3}
+    chosen = get_method(method)
+    patch = chosen.build(
+        base,
+        [Fact("sea", "A ship sails on the {}", "Baltic", "Nile")],
+        chosen.options(**{**options, **smaller, "targets": targets}),
+    )
+    assert list(patch.layers) == [3, 4, 5, 6]
+    assert patch.results[0]["loss_target"] < patch.results[0]["loss_before"]
