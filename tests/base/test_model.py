@@ -18,8 +18,8 @@ from moe_patch.base.capture import capture_keys
 from moe_patch.base.model import Base
 from moe_patch.base.opening import open_base, wrap
 from moe_patch.errors import ModelError, PromptError
-from tests.architectures.configs import COMMON
-from tests.tiny import VOCABULARY, auto_class, tiny_base, tiny_batch, tiny_model, tiny_patch
+from tests.architectures.configs import COMMON, VOCABULARY
+from tests.tiny import auto_class, tiny_base, tiny_batch, tiny_model, tiny_patch
 
 
 def saved(base: Base, folder: Path) -> Path:

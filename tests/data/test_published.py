@@ -180,7 +180,7 @@ def test_some_of_a_files_facts_are_still_of_its_schema(read: Read) -> None:
     ],
 )
 def test_the_published_records(name: str, schema: FactSchema, usable: int) -> None:
-    """KnowEdit repeats 11 prompts, asks for 6 true answers and leaves 3 empty. KnowGIC has chains of 26 edits."""
+    """KnowEdit repeats 11 prompts, asks for 6 true answers and leaves 3 empty. KnowGIC chains 26 edits."""
     path = DATA / f"{name}.jsonl"
     if not path.exists():
         pytest.skip(f"the published data set {name} is not beside this checkout")
