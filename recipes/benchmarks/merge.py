@@ -3,9 +3,10 @@
     python -m recipes.benchmarks.merge --json
 
 The checkpoint is synthetic: bf16, every expert stored by itself, eight shards of five layers, all edited
-layers in one shard. `cold` is the time from the opened patch and checkpoint to the finished folder, with the
-base checked, the touched shard hashed and everything on disk. `warm` is the same after an earlier merge has
-hashed the same base. `open` is separate because most of it is the start of transformers, once per process.
+layers in one shard. `cold` is the time from the opened patch and checkpoint to the finished folder, with all
+of the base hashed and checked, the touched shard hashed and everything on disk. `warm` is the same after an
+earlier merge has hashed the same base. `open` is separate because most of it is the start of transformers,
+once per process.
 `cp` copies that shard, and `cp_sync` waits for the disk as well, as a merge does. Each figure is the best of
 several turns, in which all are run one after the other. Memory is the peak of the merging process, libraries
 included. The kills hit a small checkpoint at random moments. After each, no unfinished folder may look
@@ -30,7 +31,7 @@ from pathlib import Path
 import click
 import torch
 from safetensors.torch import save_file
-from transformers import Qwen3MoeConfig
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from moe_patch.checkpoint import open_checkpoint, plan_merge
 from moe_patch.checkpoint.staging import LAST
@@ -71,7 +72,8 @@ def synthesize(folder: Path, shape: LayerShape) -> None:
     weight_map: dict[str, str] = {}
     for shard in range(SHARDS):
         name = f"model-{shard + 1:05}-of-{SHARDS:05}.safetensors"
-        tensors = _layers(range(shard * LAYERS_IN_ONE, (shard + 1) * LAYERS_IN_ONE), shape)
+        layers = range(shard * LAYERS_IN_ONE, (shard + 1) * LAYERS_IN_ONE)
+        tensors = _layers(layers, shape) | _beside_experts(config, layers)
         save_file(tensors, folder / name, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, name)
     index = {"metadata": {}, "weight_map": weight_map}
@@ -90,6 +92,19 @@ def _layers(layers: range, shape: LayerShape) -> dict[str, torch.Tensor]:
             tensors[f"{prefix}.up_proj.weight"] = turned.clone()
             tensors[f"{prefix}.down_proj.weight"] = turned.T.contiguous()
     return tensors
+
+
+def _beside_experts(config: Qwen3MoeConfig, layers: range) -> dict[str, torch.Tensor]:
+    """The other tensors of some layers; those of no layer are with the first ones."""
+    with torch.device("meta"):
+        wanted = Qwen3MoeForCausalLM(config).state_dict()
+    prefixes = tuple(f"model.layers.{layer}." for layer in layers)
+    return {
+        name: torch.randn(tensor.shape).mul(0.02).bfloat16()
+        for name, tensor in wanted.items()
+        if ".experts." not in name
+        and (name.startswith(prefixes) or (0 in layers and not name.startswith("model.layers.")))
+    }
 
 
 def synthesize_patch(folder: Path, shape: LayerShape, facts: int, path: Path) -> None:
