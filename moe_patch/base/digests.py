@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,7 @@ from moe_patch.progress import Progress
 RUN = 2**21  # elements in a piece of a tensor that is not a stack of experts
 
 _AHEAD = 4  # pieces that each thread has waiting
+_PATIENCE = 2.0  # seconds before progress is worth a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,20 @@ class Pieces:
 def runs(values: Tensor) -> Iterator[Tensor]:
     """The pieces of a tensor that is not a stack of experts."""
     return iter(values.reshape(-1).split(RUN) if values.numel() else (values,))
+
+
+class HashProgress:
+    """Counts hashed bytes, and reports them if hashing takes more than two seconds."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self._total, self._progress = total, progress
+        self._done, self._began = 0, time.monotonic()
+
+    def add(self, size: int) -> None:
+        """`size` more bytes are hashed."""
+        self._done += size
+        if self._progress is not None and time.monotonic() - self._began > _PATIENCE:
+            self._progress("mebibytes hashed", self._done >> 20, self._total >> 20)
 
 
 def run_count(shape: Sequence[int]) -> int:
@@ -57,20 +73,17 @@ def hash_pieces(
     Args:
         work: pieces, in the order in which they are best read.
         total: bytes of all pieces, for the progress.
-        progress: called as progress("mebibytes hashed", done, total).
+        progress: called as progress("mebibytes hashed", done, total), if it takes more than two seconds.
         threads: how many hash at a time; None for as many as there are cores.
     """
-    threads, done = threads or os.cpu_count() or 1, 0
+    threads, report = threads or os.cpu_count() or 1, HashProgress(total, progress)
     found: dict[str, dict[int, bytes]] = {}
     waiting: deque[tuple[Pieces, Future[list[bytes]]]] = deque()
 
     def settle() -> None:
-        nonlocal done
         pieces, future = waiting.popleft()
         found.setdefault(pieces.name, {}).update(enumerate(future.result(), pieces.first))
-        done += pieces.size
-        if progress is not None:
-            progress("mebibytes hashed", done >> 20, total >> 20)
+        report.add(pieces.size)
 
     with ThreadPoolExecutor(threads) as pool:
         for pieces in work:

@@ -17,9 +17,10 @@ import torch
 from accelerate.utils import align_module_device
 from torch import Tensor, nn
 
-from moe_patch.base.digests import Pieces, hash_pieces, runs
+from moe_patch.base.digests import HashProgress, Pieces, hash_pieces, runs
 from moe_patch.base.parts import Part
 from moe_patch.errors import ModelError
+from moe_patch.progress import Progress
 
 if TYPE_CHECKING:
     from moe_patch.base.moe import MoELayer
@@ -39,17 +40,23 @@ class _Seen:
 _seen: weakref.WeakKeyDictionary[nn.Module, dict[str, _Seen]] = weakref.WeakKeyDictionary()
 
 
-def live_pieces(parts: list[Part], originals: Mapping[str, Mapping[int, Tensor]]) -> dict[str, Tensor]:
+def live_pieces(
+    parts: list[Part],
+    originals: Mapping[str, Mapping[int, Tensor]],
+    progress: Progress | None = None,
+) -> dict[str, Tensor]:
     """The hashes (n, 32) of the pieces of a live model's tensors, by their names.
 
     Args:
         parts: the tensors.
         originals: by the name of a stack, the matrices (d_m, d_k) that stand for what a merge has changed.
+        progress: as for `hash_pieces`.
 
     Raises:
         ModelError: a tensor has no data.
     """
     found: dict[str, Tensor] = {}
+    report = HashProgress(sum(part.tensor.nbytes for part in parts), progress)
     for part in parts:
         seen = _seen.get(part.owner, {}).get(part.attribute)
         if seen is None or seen.state != state_of(part.tensor):
@@ -57,6 +64,7 @@ def live_pieces(parts: list[Part], originals: Mapping[str, Mapping[int, Tensor]]
             if seen.state[0] >= 0:
                 _seen.setdefault(part.owner, {})[part.attribute] = seen
         found[part.name] = seen.pieces
+        report.add(part.tensor.nbytes)
     return found
 
 

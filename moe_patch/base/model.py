@@ -20,6 +20,7 @@ from moe_patch.data.reader import Reader
 from moe_patch.errors import ModelError
 from moe_patch.patch import Fingerprint
 from moe_patch.patch.fingerprint import in_ranges, sha256_json
+from moe_patch.progress import Progress
 
 
 @dataclass(slots=True)
@@ -88,14 +89,18 @@ class Base:
             return self.layer(index)
         return dense_layer(index, self.decoder_layers[index])
 
-    def fingerprint(self, layers: Iterable[int]) -> Fingerprint:
+    def fingerprint(self, layers: Iterable[int], progress: Progress | None = None) -> Fingerprint:
         """The identity of this base for a patch that edits `layers`. Merged patches do not change it.
+
+        Args:
+            layers: the edited layers.
+            progress: called while weights are hashed.
 
         Raises:
             ModelError: as for `feed_forward`, or a tensor has no data.
         """
         parts = self.parts()
-        return self.identity(layers, parts, self.pieces(parts))
+        return self.identity(layers, parts, self.pieces(parts, progress))
 
     def fingerprint_like(self, known: Fingerprint) -> Fingerprint:
         """The identity of this base to be compared with `known`: in its format, for its layers.
@@ -128,14 +133,14 @@ class Base:
         """All tensors that this base computes with; no values are read."""
         return model_parts(self.model, self.decoder_layers, self.layers.values())
 
-    def pieces(self, parts: list[Part]) -> dict[str, Tensor]:
+    def pieces(self, parts: list[Part], progress: Progress | None = None) -> dict[str, Tensor]:
         """The hashes (n, 32) of the pieces of `parts` by their names; those of the base where a patch is on.
 
         Raises:
             ModelError: a tensor has no data.
         """
         kept = {self.down_part(parts, number).name: layer.originals for number, layer in self.layers.items()}
-        found = live_pieces(parts, kept)
+        found = live_pieces(parts, kept, progress)
         if self.origin is not None:
             self.origin.remember(parts, found)
         return found

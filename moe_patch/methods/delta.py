@@ -170,7 +170,7 @@ class DeltaMethod(Method[DeltaOptionsT]):
             )
         layers = edit_layers(base, options)
         check_readable(base, facts, options.targets)
-        fingerprint = base.fingerprint(layers)
+        fingerprint = base.fingerprint(layers, progress)
         moments, corpus_hash = preserved_moments(base, layers, options, progress)
         setup = EditSetup(base, layers, moments, null_space_projections(moments, options))
         editor = self.editor(setup, options, progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,9 @@ from moe_patch.apply import apply
 from moe_patch.base import leaves as leaves_module
 from moe_patch.base.digests import RUN, Pieces, hash_pieces, leaf_hash, piece_hash, run_count, runs
 from moe_patch.base.model import Base
-from moe_patch.base.opening import wrap
+from moe_patch.base.opening import open_base, wrap
 from moe_patch.checkpoint import open_checkpoint
+from moe_patch.checkpoint.leaves import StoredLeaves
 from moe_patch.errors import WrongBase
 from moe_patch.patch import check_base
 from moe_patch.patch.fingerprint import differences
@@ -95,6 +97,42 @@ def test_the_part_that_changed_has_a_name() -> None:
         "its last norm or its head differs",
     ]
     assert first.address(0)["nodes"].keys() == {"embeddings", "0"}
+
+
+class TestRecord:
+    """The hashes of a folder are computed once, whoever comes first."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        base = tiny_base("qwen3_moe")
+        base.model.bfloat16().save_pretrained(tmp_path)
+        base.tokenizer.save_pretrained(tmp_path)
+        for path in tmp_path.iterdir():
+            os.utime(path, (0, 0))
+        return tmp_path
+
+    def test_a_model_that_is_opened_knows_what_was_read_from_the_files(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        known = open_checkpoint(folder).fingerprint([1])
+        half, single = open_base(folder), open_base(folder, dtype=torch.float32)
+        coarse = open_base(folder, dtype=torch.float16)  # does not hold all numbers
+        assert coarse.fingerprint([1]).root != known.root
+        monkeypatch.setattr(leaves_module, "_hash", None)
+        assert half.fingerprint([1]) == single.fingerprint([1]) == known
+
+    def test_the_files_are_known_by_what_a_model_has_hashed(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        changed = open_base(folder)
+        with torch.no_grad():
+            changed.model.model.norm.weight.add_(1)
+        other = changed.fingerprint([1])
+        assert open_checkpoint(folder).known_pieces() is None
+        known = open_base(folder).fingerprint([1])
+        monkeypatch.setattr(StoredLeaves, "_hash", None)
+        assert open_checkpoint(folder).fingerprint([1]) == known
+        assert other.root != known.root
 
 
 class TestMemory:
