@@ -12,10 +12,13 @@ from moe_patch.apply.weights.survival import Survival
 from moe_patch.errors import ModelError
 from moe_patch.io import strict_json
 from moe_patch.io.closed_schema import ClosedSchema
+from moe_patch.io.reading import read_text
 from moe_patch.patch import Patch
 from moe_patch.patch.schema import BaseRecord, Kind, Sha256
 
 RECORD = "moe_patch.json"
+
+_MAX_BYTES = 256 * 2**20  # ids of all facts, and the records of earlier merges
 
 
 class PatchRecord(ClosedSchema):
@@ -82,7 +85,7 @@ def read_record(folder: Path) -> Record:
     """
     path = folder / RECORD
     try:
-        value: JsonValue = strict_json.parse_json(path.read_text(encoding="utf-8"))
+        value: JsonValue = strict_json.parse_json(read_text(path, _MAX_BYTES))
         return Record.model_validate(value)
     except FileNotFoundError:
         raise ModelError(f"{folder} has no {RECORD}: it is not a merged checkpoint") from None

@@ -13,12 +13,15 @@ from safetensors import SafetensorError, safe_open
 
 from moe_patch.errors import ModelError
 from moe_patch.io import strict_json
+from moe_patch.io.reading import opened_file, read_text
 
 if TYPE_CHECKING:
     pass
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+
+_MAX_INDEX = 256 * 2**20  # bytes; those of the largest models have 10 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ def read_spans(folder: Path) -> dict[str, Span]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        value = strict_json.parse_json(index.read_text(encoding="utf-8"))
+        value = strict_json.parse_json(read_text(index, _MAX_INDEX))
     except FileNotFoundError:
         raise ModelError(f"{index.parent} holds no checkpoint: expected {SINGLE} or {INDEX}") from None
     except (OSError, ValueError) as error:
@@ -94,7 +97,7 @@ def _text(index: Path, value: JsonValue) -> str:
 def _header(folder: Path, name: str) -> Iterator[Span]:
     """The tensors of one file. The library checks the file, but does not give the place of a tensor."""
     try:
-        with safe_open(folder / name, framework="pt"), (folder / name).open("rb") as file:
+        with opened_file(folder / name) as (file, _), safe_open(folder / name, framework="pt"):
             length = int.from_bytes(file.read(8), "little")
             entries: dict[str, Any] = json.loads(file.read(length))
     except (OSError, SafetensorError) as error:

@@ -14,7 +14,9 @@ from torch import Tensor
 from moe_patch.data.reader import Reader
 from moe_patch.data.text import composed
 from moe_patch.errors import StatisticsError
+from moe_patch.io.reading import read_file
 
+_MAX_BYTES = 4 * 2**30  # all texts are in memory at once
 _TEXTS_AT_ONCE = 1024  # texts tokenised in one call; after each call, the tokens so far are counted
 
 
@@ -38,7 +40,7 @@ class Corpus:
         """
         path = Path(path)
         try:
-            lines = path.read_bytes().splitlines()
+            lines = read_file(path, _MAX_BYTES).splitlines()
         except OSError as error:
             raise StatisticsError(f"cannot read the corpus {path}: {error.strerror}") from error
         parse = _json_text if path.suffix == ".jsonl" else str.strip

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from io import BufferedReader
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
 from moe_patch.errors import FactError
+from moe_patch.io.reading import opened_file
+
+MAX_FILE = 1 << 30
+"""The greatest size of a file in bytes. COUNTERFACT has 45 million."""
 
 MAX_RECORD = 1 << 24
 """The greatest size of one record in bytes. The published ones have a few thousand."""
@@ -32,11 +37,13 @@ def read_records(path: Path) -> Iterator[tuple[int, bytes]]:
     are ignored. A byte order mark at the start is removed.
 
     Raises:
-        FactError: the file cannot be read, a record is longer than `MAX_RECORD`, or an array has no end or
-            something behind it.
+        FactError: the file cannot be read or is longer than `MAX_FILE`, a record is longer than `MAX_RECORD`,
+            or an array has no end or something behind it.
     """
     try:
-        with path.open("rb") as file:
+        with opened_file(path) as (raw, size), BufferedReader(raw) as file:
+            if size > MAX_FILE:
+                raise FactError(f"{path}: expected at most {MAX_FILE >> 30} GiB of facts: split the file")
             is_array = _first_character(file) == b"["
             file.seek(len(_BOM) if file.read(len(_BOM)) == _BOM else 0)
             yield from _elements(file, path) if is_array else _lines(file, path)

@@ -21,8 +21,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from moe_patch.base.model import Base
 from moe_patch.errors import ConfigError
 from moe_patch.io import strict_json
+from moe_patch.io.reading import read_text
 from moe_patch.io.shipped import shipped_folder
 
+_MAX_BYTES = 2**20
 _SUFFIXES = {".yaml", ".yml"}
 
 
@@ -74,7 +76,7 @@ def recipe_for(base: Base) -> Recipe | None:
 
 def _read_recipe(path: Path) -> Recipe:
     try:
-        recipe = Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        recipe = Recipe.model_validate(yaml.safe_load(read_text(path, _MAX_BYTES)))
     except OSError as error:
         raise ConfigError(f"cannot read the recipe {path}: {error.strerror}") from error
     except ValidationError as error:

@@ -8,17 +8,15 @@ first: against our own limits, with a separate error for each fault, and also wh
 from __future__ import annotations
 
 import math
-import os
-import stat
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
+from io import FileIO
 
 import torch
 from pydantic import JsonValue
 
-from moe_patch.errors import MalformedHeader, MalformedLayout, PatchError, PatchTooLarge, TruncatedPatch
+from moe_patch.errors import MalformedHeader, MalformedLayout, PatchTooLarge, TruncatedPatch
 from moe_patch.io import strict_json
+from moe_patch.io.reading import read_exactly
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -49,10 +47,16 @@ class HeaderLimits:
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """A tensor's declared dtype, by its safetensors name, and shape."""
+    """A tensor's declared dtype, by its safetensors name, its shape, and its place in the data."""
 
     dtype: str
     shape: tuple[int, ...]
+    begin: int  # bytes from the end of the header
+
+    @property
+    def end(self) -> int:
+        """The byte after its last one."""
+        return self.begin + self.nbytes
 
     @property
     def nbytes(self) -> int:
@@ -62,65 +66,55 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The tensors that a safetensors file declares, by name, and its text metadata."""
+    """The tensors that a safetensors file declares, by name, its text metadata, and the bytes of its data."""
 
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str]
+    data_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """A tensor's place in the data: bytes from `begin` up to, but not including, `end`."""
+def read_header(file: FileIO, size: int, limits: HeaderLimits) -> Header:
+    """Read and check the header of an opened safetensors file, up to where its data begins.
 
-    name: str
-    info: TensorInfo
-    begin: int
-    end: int
-
-
-def read_header(path: Path, limits: HeaderLimits) -> Header:
-    """Read and check the header of the safetensors file at `path`.
+    Args:
+        file: at its start.
+        size: bytes of the whole file.
+        limits: the most to accept.
 
     Raises:
-        PatchError: the file cannot be opened.
+        OSError: the system refuses to read.
         PatchTooLarge: it declares more than `limits` allow.
         TruncatedPatch: it ends before the data that the header declares.
         MalformedHeader: the header is not the JSON that the safetensors format requires.
         MalformedLayout: the tensors overlap, leave gaps, are not aligned, or do not fill the file exactly.
     """
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would block forever
-            raise PatchError("is not a file")
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            raw = _read_json(file, size, limits)
-    except OSError as error:
-        raise PatchError(f"cannot be read: {error.strerror}") from error
+    raw = _read_json(file, size, limits)
     entries = _parse(raw)
     metadata = _metadata(entries.pop("__metadata__", {}))
     if len(entries) > limits.tensors:
         raise PatchTooLarge(f"declares {len(entries)} tensors; the limit is {limits.tensors}")
-    spans = [_span(name, entry, limits) for name, entry in entries.items()]
-    _check_layout(spans, size - _LENGTH - len(raw))
-    return Header({span.name: span.info for span in spans}, metadata)
+    tensors = {name: _tensor(name, entry, limits) for name, entry in entries.items()}
+    header = Header(tensors, metadata, size - _LENGTH - len(raw))
+    _check_layout(header)
+    return header
 
 
-def _read_json(file: BinaryIO, size: int, limits: HeaderLimits) -> bytes:
+def _read_json(file: FileIO, size: int, limits: HeaderLimits) -> bytearray:
     if size > limits.file_bytes:
         raise PatchTooLarge(f"is {size} bytes long; the limit is {limits.file_bytes}")
     if size < _LENGTH:
         raise TruncatedPatch(f"is {size} bytes long; a safetensors file has at least {_LENGTH}")
-    length = int.from_bytes(file.read(_LENGTH), "little")
+    length = int.from_bytes(read_exactly(file, _LENGTH), "little")
     if length > limits.header_bytes:
         raise PatchTooLarge(f"declares a header of {length} bytes; the limit is {limits.header_bytes}")
     if _LENGTH + length > size:
         raise TruncatedPatch(f"ends after {size} bytes, within its header of {length}")
     if length % _ALIGNMENT:
         raise MalformedLayout(f"expected a header padded to a multiple of {_ALIGNMENT} bytes, found {length}")
-    return file.read(length)
+    return read_exactly(file, length)
 
 
-def _parse(raw: bytes) -> dict[str, JsonValue]:
+def _parse(raw: bytearray) -> dict[str, JsonValue]:
     if raw[:1] != b"{" or raw.rstrip(b" ")[-1:] != b"}":
         raise MalformedHeader("expected a header from { to }, padded only with spaces and only at its end")
     try:
@@ -147,7 +141,7 @@ def _metadata(value: JsonValue) -> dict[str, str]:
     return texts
 
 
-def _span(name: str, entry: JsonValue, limits: HeaderLimits) -> _Span:
+def _tensor(name: str, entry: JsonValue, limits: HeaderLimits) -> TensorInfo:
     """The tensor that one entry of the header declares, after the checks that need only this entry."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise MalformedHeader(f"{name}: expected an object of dtype, shape and data_offsets")
@@ -163,14 +157,15 @@ def _span(name: str, entry: JsonValue, limits: HeaderLimits) -> _Span:
         raise MalformedHeader(
             f"{name}.data_offsets: expected a begin and an end, found {len(offsets)} numbers"
         )
-    info, (begin, end) = TensorInfo(dtype, shape), offsets
-    if end - begin != info.nbytes:
+    begin, end = offsets
+    info = TensorInfo(dtype, shape, begin)
+    if end != info.end:
         raise MalformedLayout(
             f"{name}: {dtype} of shape {shape} takes {info.nbytes} bytes, but its offsets span {end - begin}"
         )
     if begin % DTYPES[dtype].itemsize:
         raise MalformedLayout(f"{name}: {dtype} begins at byte {begin}, which is not aligned to it")
-    return _Span(name, info, begin, end)
+    return info
 
 
 def _counts(place: str, value: JsonValue) -> tuple[int, ...]:
@@ -183,18 +178,18 @@ def _counts(place: str, value: JsonValue) -> tuple[int, ...]:
     return tuple(counts)
 
 
-def _check_layout(spans: list[_Span], data_bytes: int) -> None:
+def _check_layout(header: Header) -> None:
     """Check that the tensors, ordered by offset, fill the data without gap or overlap."""
     reached, before = 0, "the header"
-    for span in sorted(spans, key=lambda span: (span.begin, span.end)):
-        if span.begin < reached:
-            raise MalformedLayout(f"{span.name} overlaps {before}: begins at {span.begin}, before {reached}")
-        if span.begin > reached:
+    for name, info in sorted(header.tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if info.begin < reached:
+            raise MalformedLayout(f"{name} overlaps {before}: begins at {info.begin}, before {reached}")
+        if info.begin > reached:
             raise MalformedLayout(
-                f"{span.begin - reached} bytes between {before} and {span.name} belong to no tensor"
+                f"{info.begin - reached} bytes between {before} and {name} belong to no tensor"
             )
-        reached, before = span.end, span.name
-    if reached > data_bytes:
-        raise TruncatedPatch(f"declares {reached} bytes of tensors, but only {data_bytes} are there")
-    if reached < data_bytes:
-        raise MalformedLayout(f"{data_bytes - reached} bytes after {before} belong to no tensor")
+        reached, before = info.end, name
+    if reached > header.data_bytes:
+        raise TruncatedPatch(f"declares {reached} bytes of tensors, but only {header.data_bytes} are there")
+    if reached < header.data_bytes:
+        raise MalformedLayout(f"{header.data_bytes - reached} bytes after {before} belong to no tensor")

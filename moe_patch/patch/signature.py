@@ -26,6 +26,7 @@ from moe_patch.errors import BadSignature, ConfigError, Unsigned
 from moe_patch.io import strict_json
 from moe_patch.io.closed_schema import ClosedSchema
 from moe_patch.io.files import write_text
+from moe_patch.io.reading import read_file
 from moe_patch.patch.schema import Sha256
 
 SUFFIX = ".sig"
@@ -135,25 +136,21 @@ def _message(content_hash: str) -> bytes:
 
 def _raw_key(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            return file.read(_MAX_BYTES)
+        return read_file(path, _MAX_BYTES)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _read_signature(path: Path) -> SignatureRecord:
-    if not path.is_file():  # opening a pipe would block forever
-        raise Unsigned(f"{path}: there is no signature")
     try:
-        with path.open("rb") as file:
-            raw = file.read(_MAX_BYTES + 1)
-        if len(raw) > _MAX_BYTES:
-            raise BadSignature(f"{path}: is longer than {_MAX_BYTES} bytes, the limit of a signature file")
+        raw = read_file(path, _MAX_BYTES)
         record = SignatureRecord.model_validate(strict_json.parse_json(raw.decode()))
     except ValidationError as error:
         raise BadSignature(f"{path}: {strict_json.first_complaint(error)}") from error
     except ValueError as error:  # not UTF-8, or not strict JSON
         raise BadSignature(f"{path}: is no signature: {error}") from error
+    except FileNotFoundError:
+        raise Unsigned(f"{path}: there is no signature") from None
     except OSError as error:
         raise BadSignature(f"{path}: cannot be read: {error.strerror}") from error
     if raw.decode() != _text(record):

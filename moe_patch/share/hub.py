@@ -30,6 +30,7 @@ from moe_patch.errors import ConfigError, HubError, PatchTooLarge
 from moe_patch.io import strict_json
 from moe_patch.io.closed_schema import ClosedSchema
 from moe_patch.io.files import replacing_file, write_text
+from moe_patch.io.reading import read_text
 from moe_patch.patch import HeaderLimits, Patch, load
 from moe_patch.patch.schema import Sha256
 from moe_patch.patch.signature import signature_path
@@ -37,6 +38,8 @@ from moe_patch.patch.signature import signature_path
 SCHEME = "hf://"
 FILE = "patch.safetensors"
 ORIGIN_SUFFIX = ".origin.json"
+
+_MAX_ORIGIN = 4096  # bytes
 
 _REFERENCE = re.compile(
     r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?P<file>(/[\w-][\w.-]*)+\.safetensors)?(@(?P<revision>[\w./-]+))?",
@@ -205,7 +208,7 @@ def read_origin(path: Path) -> Origin:
     """
     file = origin_path(path)
     try:
-        return Origin.model_validate(strict_json.parse_json(file.read_text(encoding="utf-8")))
+        return Origin.model_validate(strict_json.parse_json(read_text(file, _MAX_ORIGIN)))
     except ValidationError as error:
         raise HubError(f"{file}: {strict_json.first_complaint(error)}") from error
     except (OSError, ValueError) as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moe_patch.errors import PatchError
+from moe_patch.io.reading import opened_file
 from moe_patch.patch import HeaderLimits
 from moe_patch.patch.header import read_header
 from moe_patch.patch.schema import Metadata, parse_metadata
@@ -29,7 +30,10 @@ def read_metadata(path: Path) -> Metadata:
         PatchError: the header or the metadata is malformed, as for `moe_patch.load`.
     """
     try:
-        return parse_metadata(read_header(path, HeaderLimits()).metadata)
+        with opened_file(path) as (file, size):
+            return parse_metadata(read_header(file, size, HeaderLimits()).metadata)
+    except OSError as error:
+        raise PatchError(f"{path}: cannot be read: {error.strerror}") from error
     except PatchError as error:
         raise type(error)(f"{path}: {error}") from error
 

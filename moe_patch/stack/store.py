@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from moe_patch.errors import OutputError, StackError
 from moe_patch.io.files import write_text
+from moe_patch.io.reading import read_text
 from moe_patch.stack.lockfile import Lock, lock_text, parse_lock
 
 DEFAULT_NAME = "moe-patch.stack"
@@ -44,16 +45,11 @@ def read_lock(path: Path) -> Lock:
         StackError: there is no stack, or the file is not a valid one.
     """
     try:
-        with path.open("rb") as file:
-            raw = file.read(_MAX_BYTES + 1)
+        return parse_lock(read_text(path, _MAX_BYTES))
     except FileNotFoundError as error:
         raise StackError(f"there is no stack {path}: make one with `moe-patch stack init`") from error
     except OSError as error:
         raise StackError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(raw) > _MAX_BYTES:
-        raise StackError(f"{path}: is longer than {_MAX_BYTES} bytes, the limit for a stack")
-    try:
-        return parse_lock(raw.decode())
     except UnicodeDecodeError as error:
         raise StackError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from error
     except StackError as error:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -343,6 +344,24 @@ class TestWhatIsNotWritten:
         assert type(caught.value) is error
         assert str(folder / "p.safetensors") in str(caught.value)
         assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("patch", [delta_patch(), bypass_patch()], ids=["delta", "bypass"])
+@pytest.mark.parametrize("fate", ["rewritten", "truncated", "deleted"])
+def test_nothing_that_happens_to_the_file_changes_what_was_loaded(
+    patch: Patch, fate: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "p.safetensors"
+    save(patch, path)
+    loaded = load(path)
+    if fate == "rewritten":
+        with path.open("r+b") as file:
+            file.write(b"\xff" * path.stat().st_size)
+    elif fate == "truncated":
+        os.truncate(path, 0)
+    else:
+        path.unlink()
+    assert patch_module.content_hash(loaded.body(), loaded.tensors()) == patch.hash
 
 
 def test_an_older_file_stays_when_writing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

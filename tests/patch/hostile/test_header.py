@@ -202,7 +202,7 @@ def test_nothing_is_allocated_for_what_is_only_declared(good: Path) -> None:
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
 def test_not_a_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "p.safetensors")
-    refused(tmp_path / "p.safetensors", PatchError, "is not a file")
+    refused(tmp_path / "p.safetensors", PatchError, "is not an ordinary file")
 
 
 def test_no_file(tmp_path: Path) -> None:

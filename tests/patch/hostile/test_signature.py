@@ -114,5 +114,5 @@ def test_what_is_no_signature_file(signed: Path, raw: bytes, message: str) -> No
 def test_a_pipe_is_not_waited_for(signed: Path) -> None:
     signature_path(signed).unlink()
     os.mkfifo(signature_path(signed))
-    with pytest.raises(Unsigned):
+    with pytest.raises(BadSignature, match="not an ordinary file"):
         check_signature(signed, HASH, [KEY.public_key()])
