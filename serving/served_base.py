@@ -18,7 +18,7 @@ from torch import Tensor
 
 from moe_patch.checkpoint import Checkpoint
 from moe_patch.errors import ModelError, WrongBase
-from moe_patch.patch import Patch, check_base, check_touched
+from moe_patch.patch import Patch, check_base, check_shapes, check_touched
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,8 @@ class ServedBase:
     def _check(self, patch: Patch) -> None:
         if self._problem:
             raise WrongBase(self._problem)
+        if patch.kind == "delta":  # a bypass may be beside a dense layer, which has no such shape
+            check_shapes(patch, self._checkpoint.base.shapes)
         if patch.base.format == 1:
             check_base(patch, self._checkpoint.fingerprint_like(patch.base))
             return

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from moe_patch.apply.weights.finite import require_finite
 from moe_patch.apply.weights.rounding import Rounding, round_on_keys
 from moe_patch.apply.weights.summed import patched_weight
 from moe_patch.apply.weights.survival import Survival
@@ -45,6 +46,7 @@ def merge_deltas(base: Base, patch: Patch, rounding: Rounding = "nearest") -> tu
     Raises:
         ModelError: the base does not have a layer of the patch, or keeps its weights offloaded.
         CaptureError: a layer has other widths than the patch.
+        NotFinite: a weight would overflow its dtype; no weight is changed.
     """
     survival = Survival(patch)
     with ExitStack() as stack:
@@ -78,7 +80,9 @@ def _rewrite(layer: MoELayer, changed: LayerDelta) -> None:
             if exact is None:
                 weight.copy_(layer.originals.pop(expert))
             else:
-                weight.copy_(round_on_keys(exact, weight.dtype, _compensated_keys(layer, expert)))
+                rounded = round_on_keys(exact, weight.dtype, _compensated_keys(layer, expert))
+                require_finite(rounded, layer.index, expert)
+                weight.copy_(rounded)
 
 
 def _exact(layer: MoELayer, expert: int, original: Tensor) -> Tensor | None:

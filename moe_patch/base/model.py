@@ -63,6 +63,11 @@ class Base:
         rows = getattr(self.model.get_input_embeddings(), "num_embeddings", None)
         return Reader(self.tokenizer, positions or None, rows)
 
+    @property
+    def shapes(self) -> dict[int, tuple[int, int, int]]:
+        """(E, d_m, d_k) of the MoE layers, by decoder index."""
+        return {index: layer.shape for index, layer in self.layers.items()}
+
     def layer(self, index: int) -> MoELayer:
         """The MoE layer at decoder index `index`.
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from moe_patch.apply.weights.finite import require_finite
 from moe_patch.apply.weights.rounding import Rounding
 from moe_patch.apply.weights.summed import patched_weight
 from moe_patch.apply.weights.survival import ExpertContribution, Survival
@@ -61,7 +62,9 @@ class CheckpointEditor:
     def _edited(self, change: ExpertChange) -> tuple[memoryview, list[ExpertContribution | None]]:
         slot, deltas = change.slot, self._deltas(change)
         exact = self._summed(change, deltas)
+        require_finite(exact, change.layer, change.expert)  # codes of few bits would hide what is not
         raw, rounded = slot.write(self._folder, exact, self._keys(change, deltas))
+        require_finite(rounded, change.layer, change.expert)
         missing = exact.sub_(rounded.to(exact.dtype))  # in place: allocating takes as long as subtracting
         return raw, self._parts(change, deltas, missing)
 

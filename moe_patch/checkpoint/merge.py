@@ -34,7 +34,7 @@ from moe_patch.checkpoint.rewrite import write_changed
 from moe_patch.checkpoint.staging import LAST, Staging, refuse_existing
 from moe_patch.errors import ConfigError, OutputError, PatchError
 from moe_patch.io.known import known_hash
-from moe_patch.patch import Patch, check_base
+from moe_patch.patch import Patch, check_base, check_shapes
 from moe_patch.patch.schema import BaseRecord
 
 QUANTISED_LOSS = 0.1
@@ -94,6 +94,7 @@ class MergePlan:
 
         Raises:
             WrongBase: a patch was built for another base.
+            NotFinite: a weight would overflow its dtype.
             PatchError: the experts are quantised, and more than `QUANTISED_LOSS` of the median fact's edit
                 would be lost although that is not allowed.
             OutputError: `out` exists, there is too little space, or the system refuses to write.
@@ -265,9 +266,8 @@ def plan_merge(
 
     Raises:
         ConfigError: `link` or `rounding` is unknown.
-        PatchError: there are no patches, one is given twice, or one does not change weights or has other
-            widths than the base.
-        ModelError: the base does not have a layer of a patch.
+        PatchError: there are no patches, one is given twice, or one does not change weights.
+        WrongBase: the base does not have the layers of a patch in its sizes.
         OutputError: `out` exists, or hard links are asked for but not possible.
     """
     if rounding not in get_args(Rounding):
@@ -282,6 +282,7 @@ def plan_merge(
             raise PatchError(
                 f"patch {patch.hash} cannot be merged: it is of kind {patch.kind!r} and changes no weights"
             )
+        check_shapes(patch, checkpoint.base.shapes)
     out = Path(out)
     refuse_existing(out)
     first = checkpoint.folder / checkpoint.weights[0]
@@ -307,11 +308,6 @@ def _changes(checkpoint: Checkpoint, patches: Sequence[Patch]) -> Iterator[Exper
     touched: dict[int, set[int]] = defaultdict(set)
     for patch in patches:
         for layer, delta in patch.layers.items():
-            shape = checkpoint.base.layer(layer).shape
-            if (delta.left.shape[1], delta.rows.value.shape[1]) != shape[1:]:
-                raise PatchError(
-                    f"layer {layer}: the patch has other widths than the base's (d_m, d_k) = {shape[1:]}"
-                )
             touched[layer] |= set(delta.experts())
     for layer, experts in touched.items():
         for expert in experts:

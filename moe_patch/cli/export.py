@@ -107,11 +107,12 @@ def _base_of(patch: Patch, name: str | None) -> tuple[Base, Callable[[int, int],
     """
     from moe_patch.checkpoint.folder import open_checkpoint, open_meta, quantisation_scheme
     from moe_patch.errors import WrongBase
-    from moe_patch.patch import check_base
+    from moe_patch.patch import check_base, check_shapes
 
     _, model = open_meta(name)
     method = quantisation_scheme(model)
     if method is None:
+        check_shapes(patch, model.shapes)
         checkpoint = open_checkpoint(name)
         check_base(patch, checkpoint.fingerprint_like(patch.base))
         return checkpoint.base, checkpoint.stored_name

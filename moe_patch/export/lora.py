@@ -19,12 +19,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from moe_patch.apply.weights.finite import require_finite
 from moe_patch.apply.weights.survival import Survival
 from moe_patch.base.model import Base
 from moe_patch.checkpoint.staging import Staging
 from moe_patch.errors import PatchError
 from moe_patch.export.lora_forms import Factors, Form, Naming, Packed
-from moe_patch.patch import LayerDelta, Patch
+from moe_patch.patch import LayerDelta, Patch, check_shapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +89,16 @@ def to_lora(
     Raises:
         PatchError: the patch does not change expert weights, or needs a higher rank than is allowed; the
             message has that rank, and what the best truncation would lose.
-        ModelError: the base does not have a layer of the patch.
+        WrongBase: the base does not have the patch's layers in its sizes.
+        NotFinite: an expert's delta overflows fp32.
     """
     form = form or Packed()
     require_weights(patch)
-    needed = max(_needed(delta, expert) for delta in patch.layers.values() for expert in delta.experts())
+    check_shapes(patch, base.shapes)
+    places = [(delta, expert) for delta in patch.layers.values() for expert in delta.experts()]
+    if not places:
+        raise PatchError("the patch changes no expert: there is nothing to export")
+    needed = max(_needed(delta, expert) for delta, expert in places)
     rank = needed if max_rank is None else min(needed, max_rank)
     room = form.room(rank)
     factors = {
@@ -100,6 +106,8 @@ def to_lora(
         for layer, delta in patch.layers.items()
         for expert in delta.experts()
     }
+    for (index, expert), (left, right) in factors.items():
+        require_finite(left @ right, index, expert)
     lost = _lost(patch, factors) if rank < needed else {"worst": 0.0, "median": 0.0}
     if rank < needed and not truncate:
         raise PatchError(
@@ -111,7 +119,7 @@ def to_lora(
     layers = [base.layer(index) for index in patch.layers]
     tensors: dict[str, Tensor] = {}
     for layer in layers:
-        own = {expert: pair for (index, expert), pair in factors.items() if index == layer.index}
+        own = {expert: pair for (place, expert), pair in factors.items() if place == layer.index}
         tensors |= form.tensors(layer, own, rank, names)
     config = _config(base, rank) | form.targets(layers, names)
     return Adapter(patch, rank, needed, room, lost, config, tensors)

@@ -9,7 +9,7 @@ from moe_patch.patch.delta import LayerDelta
 from moe_patch.patch.file import load, save
 from moe_patch.patch.fingerprint import Fingerprint
 from moe_patch.patch.header import HeaderLimits
-from moe_patch.patch.patch import Patch, check_base, check_touched
+from moe_patch.patch.patch import Patch, check_base, check_shapes, check_touched
 from moe_patch.patch.schema import content_hash
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "LayerDelta",
     "Patch",
     "check_base",
+    "check_shapes",
     "check_touched",
     "content_hash",
     "load",

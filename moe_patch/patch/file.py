@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from pydantic import JsonValue
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 

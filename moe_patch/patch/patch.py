@@ -30,6 +30,9 @@ from moe_patch.patch.schema import Kind, Metadata, base_json, content_hash
 
 logger = logging.getLogger(__name__)
 
+Shape = tuple[int, int, int]
+"""(E, d_m, d_k) of one layer."""
+
 _TOOLS = ("moe-patch", "torch", "transformers")
 
 
@@ -152,11 +155,12 @@ def assemble_patch(metadata: Metadata, tensors: Mapping[str, Tensor]) -> Patch:
 def check_base(patch: Patch, found: Fingerprint) -> None:
     """Raise WrongBase unless `found` fingerprints the base that the patch was built for.
 
-    The message names everything that differs: architecture, config, sizes, and the parts whose weights are
-    others. `found` has to be of the patch's format, and to cover the layers that the patch edits. Where what
-    tokens mean differs, that is logged, or refused for a patch that was built under another chat template.
+    The message names everything that differs: architecture, config, sizes, the parts whose weights are
+    others, and layers that the base does not have in the patch's sizes. `found` has to be of the patch's
+    format, and to cover the layers that the patch edits. Where what tokens mean differs, that is logged, or
+    refused for a patch that was built under another chat template.
     """
-    _refuse(differences(patch.base, found, patch.base.experts))
+    _refuse([*differences(patch.base, found, patch.base.experts), *_misfits(patch, found.shapes)])
     if patch.base.format == 1:
         logger.warning(
             "patch %s is of format 1: only the down projections of its layers were compared with the model, "
@@ -168,7 +172,7 @@ def check_base(patch: Patch, found: Fingerprint) -> None:
 
 def check_touched(patch: Patch, found: Fingerprint) -> None:
     """As `check_base`, for a fingerprint without nodes: of the weights, only touched experts are compared."""
-    _refuse(touched_differences(patch.base, found, patch.base.experts))
+    _refuse([*touched_differences(patch.base, found, patch.base.experts), *_misfits(patch, found.shapes)])
     _check_tokens(patch, found)
 
 
@@ -179,6 +183,40 @@ def _check_tokens(patch: Patch, found: Fingerprint) -> None:
     if unlike:
         parts = ", ".join(TOKEN_PARTS[part] for part in unlike)
         logger.warning("patch %s was built with a tokenizer that differs in: %s", patch.hash, parts)
+
+
+def check_shapes(patch: Patch, shapes: Mapping[int, Shape]) -> None:
+    """The part of `check_base` that needs no weights: the base has the patch's layers, in the patch's sizes.
+
+    Args:
+        shapes: (E, d_m, d_k) by decoder index.
+
+    Raises:
+        WrongBase: a layer is missing or dense, or has other sizes or fewer experts than the patch changes.
+    """
+    _refuse(_misfits(patch, shapes))
+
+
+def _misfits(patch: Patch, shapes: Mapping[int, Shape]) -> list[str]:
+    """How the layers of the patch do not fit those of a base; what it says of them, and its own tensors."""
+    found = []
+    for layer in sorted(patch.base.experts.keys() | patch.layers.keys()):
+        expected, delta = patch.base.shapes.get(layer), patch.layers.get(layer)
+        if layer not in shapes:
+            found.append(f"it has no experts in layer {layer}")
+        elif expected not in (None, shapes[layer]):
+            found.append(f"layer {layer} has the sizes (E, d_m, d_k) {shapes[layer]}, not {expected}")
+        elif delta is not None and not _fits(delta, shapes[layer]):
+            found.append(f"the tensors of layer {layer} do not fit its sizes {shapes[layer]}")
+    return found
+
+
+def _fits(delta: LayerDelta, shape: Shape) -> bool:
+    num_experts, *widths = shape
+    named = delta.rows.expert  # in ascending order
+    return [delta.left.shape[1], delta.rows.value.shape[1]] == widths and (
+        not len(named) or 0 <= int(named[0]) <= int(named[-1]) < num_experts
+    )
 
 
 def _refuse(differs: list[str]) -> None:

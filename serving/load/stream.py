@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 import torch
 from torch import Tensor
 
+from moe_patch.apply.weights.finite import require_finite
 from moe_patch.apply.weights.summed import patched_weight
 from moe_patch.checkpoint import Checkpoint
 from moe_patch.checkpoint.slot import Slot
@@ -44,7 +45,11 @@ class PatchedStream:
                 self._due[slot.name][expert] = (layer, slot)
 
     def apply(self, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """The same tensors. Touched ones are copies with the deltas added in fp32 and rounded once."""
+        """The same tensors. Touched ones are copies with the deltas added in fp32 and rounded once.
+
+        Raises:
+            NotFinite: a weight overflows the engine's dtype.
+        """
         for name, tensor in tensors:
             due = self._due.pop(name, None)
             yield name, tensor if due is None else self._edited(name, tensor, due)
@@ -77,4 +82,5 @@ class PatchedStream:
             if tuple(weight.shape) != slot.shape:
                 raise ModelError(f"{name} was read as {tuple(tensor.shape)}; expected {slot.shape} an expert")
             weight.copy_(patched_weight(weight, expert, [self._patch.layers[layer]]))
+            require_finite(weight.to(self._dtype), layer, expert)
         return edited

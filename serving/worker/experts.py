@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.model_executor.models.utils import extract_layer_index
 
+from moe_patch.apply.weights.finite import require_finite
 from moe_patch.apply.weights.summed import patched_weight
 from moe_patch.base.moe import MoELayer
 from moe_patch.errors import ModelError
@@ -71,13 +71,12 @@ class ServedLayer:
             stored: the expert without the deltas, in the kernel's layout, on any device.
 
         Raises:
-            ModelError: the sum exceeds the range of the weights' dtype.
+            NotFinite: the sum exceeds the range of the weights' dtype.
         """
         plain = self.layout.unpack(stored.to(self.weight.device))
         inner = plain[: self.d_model, : self.columns.stop - self.columns.start]  # without padding
         inner.copy_(patched_weight(inner, expert, deltas, columns=self.columns))
-        if not bool(torch.isfinite(inner).all()):
-            raise ModelError(f"layer {self.index}, expert {expert}: the edit overflows {inner.dtype}")
+        require_finite(inner, self.index, expert)
         return self.layout.pack(plain)
 
 

@@ -13,7 +13,7 @@ import moe_patch
 from moe_patch.base.model import Base
 from moe_patch.base.statistics import collect_moments
 from moe_patch.data.corpus import Corpus
-from moe_patch.errors import NumericalError
+from moe_patch.errors import NotFinite, NumericalError
 from moe_patch.evaluation.routing import record_routing
 from moe_patch.evaluation.scoring import continue_greedily, score_answers
 from moe_patch.methods import get_method
@@ -64,7 +64,7 @@ def test_what_overflows_in_the_weights_type_is_not_put_there() -> None:
     base = tiny_base("qwen3_moe")
     patch = tiny_patch(base, [0], scale=1e6)
     base.model.half()
-    with pytest.raises(NumericalError, match="the patched weights of layer 0, expert 0, are"):
+    with pytest.raises(NotFinite, match="layer 0, expert 0: with the patch, the weight overflows"):
         moe_patch.apply(base, patch, check=False)
 
 

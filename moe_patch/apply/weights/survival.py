@@ -10,11 +10,6 @@ from torch import Tensor
 
 from moe_patch.base.experts import Delta
 from moe_patch.patch import LayerDelta, Patch
-from moe_patch.solve.finite import check_finite
-
-_WIDER = (
-    "the base's weights are NaN, or the sum is beyond the range of their type: use a base in a wider type"
-)
 
 STATED_LOSS = 0.1
 """A warning is logged if rounding loses more than this share of a fact's edit."""
@@ -49,12 +44,7 @@ class Survival:
     def contribution(
         self, layer: int, expert: int, wanted: Iterable[Delta], missing: Tensor
     ) -> ExpertContribution | None:
-        """What `add` would record, without recording it: this much may be done in several threads.
-
-        Raises:
-            NumericalError: the weight with the deltas is not finite, before or after it was rounded.
-        """
-        check_finite(missing.sum(), "the patched weights", f"of layer {layer}, expert {expert},", do=_WIDER)
+        """What `add` would record, without recording it: this much may be done in several threads."""
         if layer not in self._layers:
             return None
         key, fact = self._layers[layer].fact_rows.of(expert)  # (n, d_k) and (n,)

@@ -13,7 +13,7 @@ import torch
 
 import moe_patch
 from moe_patch.base.opening import wrap
-from moe_patch.errors import ModelError, PatchError, StackError, WrongBase
+from moe_patch.errors import ModelError, NotFinite, PatchError, StackError, WrongBase
 from moe_patch.patch import Patch, save
 from moe_patch_serving.source import served_checkpoint
 from moe_patch_serving.worker.experts import ServedExperts
@@ -152,7 +152,7 @@ def test_a_failed_add_leaves_everything_as_it_was(
     live.add(first)
     weights, state = engine.weights(), own(live.state())
     for position in (1, 2):
-        with pytest.raises(ModelError, match="layer 2, expert 6: the edit overflows"):
+        with pytest.raises(NotFinite, match="layer 2, expert 6: with the patch, the weight overflows"):
             live.add(too_large(second), position)
         assert engine.weights() == weights
         assert own(live.state()) == state
