@@ -34,6 +34,7 @@ from moe_patch.cli.stack import stack
 from moe_patch.cli.unmerge import unmerge
 from moe_patch.cli.verify import verify
 from moe_patch.errors import MoePatchError
+from moe_patch.io.plain_text import plain_text
 
 INTERRUPTED = 130  # what shells expect of a program that Ctrl-C ended: 128 + SIGINT
 
@@ -45,11 +46,15 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except MoePatchError as error:
-            raise click.ClickException(" ".join(str(error).split())) from error
+            raise click.ClickException(plain_text(" ".join(str(error).split()))) from error
         except (MemoryError, RuntimeError) as error:
             if (said := out_of_memory(error)) is None:
                 raise
             raise click.ClickException(said) from error
+        except click.exceptions.NoArgsIsHelpError:  # is the help, in many lines
+            raise
+        except click.UsageError as error:  # may quote a path
+            raise click.UsageError(plain_text(error.format_message()), error.ctx) from error
         except KeyboardInterrupt:
             click.echo(
                 "\nInterrupted. Files are written whole or not at all: nothing is half done.", err=True

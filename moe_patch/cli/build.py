@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from moe_patch.cli.console import print_json, print_tables, progress_bars
+from moe_patch.cli.console import print_json, print_tables, progress_bars, say
 from moe_patch.cli.options import (
     FILE,
     NEW_FILE,
@@ -200,7 +200,7 @@ def build(
         print_json(described | {"patch": str(out), "seconds": seconds})
     else:
         print_tables(*summary_tables(described))
-        click.echo(f"\n{out}: {len(read.facts)} facts, built in {seconds:.1f} s")
+        say("", f"{out}: {len(read.facts)} facts, built in {seconds:.1f} s")
     if require is not None:
         _require(described["taken"], require)
 
@@ -234,7 +234,7 @@ def _earlier_edits(lock_path: Path) -> EarlierEdits:
 
     resolved = resolve_stack(lock_path)
     for note in resolved.notes:
-        click.echo(note, err=True)
+        say(note, err=True)
     return EarlierEdits(resolved.patch, resolved.patch.parents)
 
 
@@ -250,9 +250,9 @@ def _require(taken: float | None, least: float) -> None:
 
 def _list_skipped(read: FactFile) -> None:
     for skipped in read.skipped:
-        click.echo(f"Skipped line {skipped.line}: {skipped.reason}", err=True)
+        say(f"Skipped line {skipped.line}: {skipped.reason}", err=True)
     if read.skipped:
-        click.echo(f"{len(read.skipped)} facts were skipped; {len(read.facts)} are left.", err=True)
+        say(f"{len(read.skipped)} facts were skipped; {len(read.facts)} are left.", err=True)
 
 
 def _tell_convention(read: FactFile, path: Path) -> None:
@@ -261,4 +261,4 @@ def _tell_convention(read: FactFile, path: Path) -> None:
     if read.schema in takes:
         other = next(schema for schema in takes if schema != read.schema)
         told = f"{path}: ZsRE records, read as {read.schema}: the new answer is {takes[read.schema]}"
-        click.echo(f"{told}; --schema {other} takes {takes[other]}", err=True)
+        say(f"{told}; --schema {other} takes {takes[other]}", err=True)

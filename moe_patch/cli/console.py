@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from moe_patch.io.plain_text import plain_json, plain_text
 
 if TYPE_CHECKING:
     from moe_patch.progress import Progress as Report
@@ -25,6 +26,7 @@ def log_to_stderr(level: int) -> None:
     """
     logger = logging.getLogger("moe_patch")
     handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
+    handler.setFormatter(_PlainFormatter())
     logger.handlers = [handler]
     logger.setLevel(level)
     logging.captureWarnings(True)
@@ -32,6 +34,16 @@ def log_to_stderr(level: int) -> None:
     warned.handlers, warned.propagate = [handler], False
     warned.setLevel(level)
     warned.filters = [_NoNotices()] if level > logging.INFO else []
+
+
+class _PlainFormatter(logging.Formatter):
+    """Shows a message in one line, since it may quote a file; only a traceback has several."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (named so by its base)
+        return plain_text(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 (as above)
+        return "\n".join(map(plain_text, super().formatException(ei).split("\n")))
 
 
 class _NoNotices(logging.Filter):
@@ -51,7 +63,13 @@ def hide_notices(library: str) -> None:
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object to standard output."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(plain_json(dict(value)))
+
+
+def say(*lines: str, err: bool = False) -> None:
+    """Print lines to standard output or to standard error. What they quote of files is text and no more."""
+    for line in lines:
+        click.echo(plain_text(line), err=err)
 
 
 def print_tables(*tables: Table) -> None:
@@ -65,11 +83,19 @@ def print_tables(*tables: Table) -> None:
         console.print(table)
 
 
+class _PlainTable(Table):
+    """A table whose title and cells are text and no more, whatever they quote of files."""
+
+    def add_row(self, *cells: str, **options: Any) -> None:  # type: ignore[override]
+        """Add a row of texts."""
+        super().add_row(*map(plain_text, cells), **options)
+
+
 def plain_table(title: str, columns: Sequence[str], right: Sequence[str] = ()) -> Table:
     """An empty table; the columns named in `right` are right-aligned, for numbers."""
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = _PlainTable(title=plain_text(title), title_justify="left", header_style="bold")
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        table.add_column(plain_text(column), justify="right" if column in right else "left", overflow="fold")
     return table
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moe_patch.cli.console import plain_table, print_json, print_tables
+from moe_patch.cli.console import plain_table, print_json, print_tables, say
 from moe_patch.cli.options import FILE, json_option
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def diff(first_path: Path, second_path: Path, as_json: bool) -> None:
 
     first, second = load(first_path), load(second_path)
     if first.hash == second.hash:
-        print_json({"same": True}) if as_json else click.echo(f"The same patch: {first.hash}")
+        print_json({"same": True}) if as_json else say(f"The same patch: {first.hash}")
         return
     found = compare_patches(first, second)
     if as_json:
@@ -36,7 +36,7 @@ def diff(first_path: Path, second_path: Path, as_json: bool) -> None:
         return
     print_tables(*_tables(found))
     if not found.same_base:
-        click.echo("The two patches belong to different bases.")
+        say("The two patches belong to different bases.")
 
 
 def _json(found: PatchDifference) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moe_patch.cli.console import plain_table, print_json, print_tables, progress_bars
+from moe_patch.cli.console import plain_table, print_json, print_tables, progress_bars, say
 from moe_patch.cli.options import json_option, quiet_transformers
 
 if TYPE_CHECKING:
@@ -72,10 +72,10 @@ def doctor(names: tuple[str, ...], tested: bool, as_json: bool) -> None:
     else:
         print_tables(*_tables(report))
     for warning in report.warnings:
-        click.echo(f"Warning: {warning}", err=True)
+        say(f"Warning: {warning}", err=True)
     for test in report.self_tests:
         for failure in test.failures:
-            click.echo(f"Failed on {test.device}: {failure}", err=True)
+            say(f"Failed on {test.device}: {failure}", err=True)
     if not report.passed:
         raise click.exceptions.Exit(1)
 

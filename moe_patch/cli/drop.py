@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from moe_patch.cli.console import print_json, print_tables
+from moe_patch.cli.console import print_json, print_tables, say
 from moe_patch.cli.options import FILE, json_option
 from moe_patch.cli.output import check_writable, out_option
 
@@ -38,4 +38,4 @@ def drop(patch_path: Path, ids: Sequence[str], out: Path, as_json: bool) -> None
         print_json(described | {"patch": str(out), "dropped": list(ids)})
         return
     print_tables(*summary_tables(described))
-    click.echo(f"\n{out}: {len(patch.facts)} facts, without {', '.join(ids)}")
+    say("", f"{out}: {len(patch.facts)} facts, without {', '.join(ids)}")

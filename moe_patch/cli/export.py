@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moe_patch.cli.console import plain_table, print_json, print_tables
+from moe_patch.cli.console import plain_table, print_json, print_tables, say
 from moe_patch.cli.options import FILE, json_option, out_folder_option
 
 if TYPE_CHECKING:
@@ -119,5 +119,5 @@ def _base_of(patch: Patch, name: str | None) -> tuple[Base, Callable[[int, int],
     found = model.outline([])
     if (found.model_type, found.index) != (patch.base.model_type, patch.base.index):
         raise WrongBase(f"the patch was built for another base: the MoE layers of {model.name} differ")
-    click.echo(f"{model.name} is quantised ({method}): only its sizes could be checked.", err=True)
+    say(f"{model.name} is quantised ({method}): only its sizes could be checked.", err=True)
     return model, None

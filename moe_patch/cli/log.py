@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moe_patch.cli.console import print_json
+from moe_patch.cli.console import print_json, say
 from moe_patch.cli.options import FILE, json_option
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def log(patch_path: Path, folders: tuple[Path, ...], as_json: bool) -> None:
     if as_json:
         print_json({"log": [_json(ancestor) for ancestor in found]})
     else:
-        click.echo("\n\n".join(_text(ancestor) for ancestor in found))
+        for number, ancestor in enumerate(found):
+            say(*[""] * min(number, 1), *_lines(ancestor))
 
 
 def _json(ancestor: Ancestor) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def _json(ancestor: Ancestor) -> dict[str, Any]:
     }
 
 
-def _text(ancestor: Ancestor) -> str:
+def _lines(ancestor: Ancestor) -> list[str]:
     known, indent = ancestor.metadata, "  " * ancestor.depth
     lines = [ancestor.hash]
     if known is None:
@@ -78,7 +79,7 @@ def _text(ancestor: Ancestor) -> str:
         ]
         if means := _means(known):
             lines.append("    mean " + ", ".join(f"{name} {mean:.4g}" for name, mean in means.items()))
-    return "\n".join(indent + line for line in lines)
+    return [indent + line for line in lines]
 
 
 def _means(known: Metadata) -> dict[str, float]:

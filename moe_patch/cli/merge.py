@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moe_patch.cli.console import plain_table, print_json, print_tables, progress_bars
+from moe_patch.cli.console import plain_table, print_json, print_tables, progress_bars, say
 from moe_patch.cli.options import FILE, json_option, link_option, out_folder_option
 from moe_patch.cli.stack.options import allow_option
 
@@ -95,9 +95,7 @@ def merge(
     if dry_run:
         print_json(planned) if as_json else print_tables(_table("Would write", planned))
         return
-    click.echo(
-        f"Writing {out}: {plan.disk_bytes:,} bytes on disk, both at the peak and at the end.", err=True
-    )
+    say(f"Writing {out}: {plan.disk_bytes:,} bytes on disk, both at the peak and at the end.", err=True)
     with progress_bars() as progress:
         record = plan.run(progress)
     if as_json:
@@ -116,7 +114,7 @@ def _patches(paths: tuple[Path, ...], stack: Path | None, allow_conflicts: bool)
         return [load(path) for path in paths]
     resolved = resolve_stack(stack, allow_conflicts=allow_conflicts)
     for note in resolved.notes:
-        click.echo(note, err=True)
+        say(note, err=True)
     return [resolved.patch]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from moe_patch.cli.console import print_json
+from moe_patch.cli.console import print_json, say
 from moe_patch.cli.options import NEW_FILE, json_option
 from moe_patch.cli.output import check_writable
 
@@ -35,4 +35,4 @@ def pull(reference: str, out: Path | None, as_json: bool) -> None:
     if as_json:
         print_json({"patch": str(path), **origin.model_dump(exclude={"format"})})
     else:
-        click.echo(f"{path}: {origin.hash} from {origin.pinned}")
+        say(f"{path}: {origin.hash} from {origin.pinned}")

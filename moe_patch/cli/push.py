@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from moe_patch.cli.console import print_json
+from moe_patch.cli.console import print_json, say
 from moe_patch.cli.options import FILE, json_option
 
 
@@ -33,4 +33,4 @@ def push(patch_path: Path, reference: str, base_model: str | None, public: bool,
     if as_json:
         print_json({"patch": str(patch_path), "pinned": str(pushed)})
     else:
-        click.echo(f"{patch_path}: published as {pushed}")
+        say(f"{patch_path}: published as {pushed}")

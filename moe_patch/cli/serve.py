@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from moe_patch.cli.console import say
 from moe_patch.cli.options import FILE, STREAM
 
 
@@ -66,12 +67,12 @@ def serve(
     serving = Serving(model, stack, _adapters(adapters), allow, token_file, arguments)
     command, environment = serving.command(), serving.environment()
     if show:
-        click.echo(shlex.join(command))
+        say(shlex.join(command))
         return
     if read_settings(environment).token is None:
-        click.echo("Live changes are off: neither --token-file nor $MOE_PATCH_TOKEN was given.", err=True)
+        say("Live changes are off: neither --token-file nor $MOE_PATCH_TOKEN was given.", err=True)
     loaded = Loaded() if stack is None else loaded_from(stack)
-    click.echo(f"The weights will be {weight_version(loaded, ())}.", err=True)
+    say(f"The weights will be {weight_version(loaded, ())}.", err=True)
     os.execve(command[0], command, environment)  # so that signals and the exit code are vLLM's own
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from moe_patch.cli.console import print_json
+from moe_patch.cli.console import print_json, say
 from moe_patch.cli.options import FILE, json_option
 
 
@@ -38,4 +38,4 @@ def sign(patch_path: Path, key_path: Path, passphrase: bool, as_json: bool) -> N
     if as_json:
         print_json({"signature": str(signature_path(patch_path)), "hash": record.hash, "key": record.key})
     else:
-        click.echo(f"{signature_path(patch_path)}: {record.hash} by the key {record.key}")
+        say(f"{signature_path(patch_path)}: {record.hash} by the key {record.key}")

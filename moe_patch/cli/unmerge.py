@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from moe_patch.cli.console import print_json
+from moe_patch.cli.console import print_json, say
 from moe_patch.cli.options import FOLDER, json_option, link_option, out_folder_option
 
 
@@ -38,6 +38,4 @@ def unmerge(merged: Path, base: str | None, out: Path, link: Any, as_json: bool)
         print_json({"out": str(out), "removed": [patch.hash for patch in record.patches]})
     else:
         files = len(record.rewritten)
-        click.echo(
-            f"{out}: removed {len(record.patches)} patches; {files} files restored, equal to the byte."
-        )
+        say(f"{out}: removed {len(record.patches)} patches; {files} files restored, equal to the byte.")

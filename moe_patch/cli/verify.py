@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moe_patch.cli.console import print_json, progress_bars
+from moe_patch.cli.console import print_json, progress_bars, say
 from moe_patch.cli.options import FILE, NumberRange, chat_option, json_option, open_model, opening_options
 
 if TYPE_CHECKING:
@@ -99,11 +99,11 @@ def _report(found: Verification, as_json: bool) -> None:
         print_json(found.to_json())
         return
     verdict = found.verdict.name.lower().replace("_", " ")
-    click.echo(f"{found.path}: {verdict}" + (f": {found.reason}" if found.reason else ""))
+    say(f"{found.path}: {verdict}" + (f": {found.reason}" if found.reason else ""))
     if found.checked:
-        click.echo(f"checked: {', '.join(found.checked)}")
+        say(f"checked: {', '.join(found.checked)}")
     if found.signed_by:
-        click.echo(f"signed by {found.signed_by}")
+        say(f"signed by {found.signed_by}")
     if found.held is not None:
         missed = f"; not: {', '.join(found.missed)}" if found.missed else ""
-        click.echo(f"facts that the model says: {found.held:.1%}{missed}")
+        say(f"facts that the model says: {found.held:.1%}{missed}")

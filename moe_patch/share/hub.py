@@ -30,6 +30,7 @@ from moe_patch.errors import ConfigError, HubError, PatchTooLarge
 from moe_patch.io import strict_json
 from moe_patch.io.closed_schema import ClosedSchema
 from moe_patch.io.files import replacing_file, write_text
+from moe_patch.io.plain_text import plain_markdown
 from moe_patch.io.reading import read_text
 from moe_patch.patch import HeaderLimits, Patch, load
 from moe_patch.patch.schema import Sha256
@@ -183,9 +184,9 @@ def model_card(patch: Patch, reference: HubReference, base_model: str | None = N
         "hash": patch.hash,
         "built": patch.created,
     }
-    table = "\n".join(f"| {name} | `{_plain(value)}` |" for name, value in rows.items())
+    table = "\n".join(f"| {name} | {plain_markdown(value, 200)} |" for name, value in rows.items())
     return (
-        f"---\n{data.to_yaml()}\n---\n\n# {reference.repo.partition('/')[2]}\n\n"
+        f"---\n{data.to_yaml()}\n---\n\n# {plain_markdown(reference.repo.partition('/')[2])}\n\n"
         "A patch that changes what a mixture-of-experts language model says about a set of facts.\n\n"
         f"| | |\n|---|---|\n{table}\n\n"
         "```\n"
@@ -258,8 +259,3 @@ def _explained(reference: HubReference) -> Iterator[None]:
     except (HfHubHTTPError, HFValidationError, _HttpError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise HubError(f"{reference}: {reason}") from error
-
-
-def _plain(text: str) -> str:
-    """Text from a patch as one table cell. A stranger's text must not become markup of the page."""
-    return re.sub(r"[`|\s<>\[\]]+", " ", text)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from moe_patch.errors import ConfigError
 from moe_patch.io.files import replacing_file
+from moe_patch.io.plain_text import plain_text
 from moe_patch.stack.conflicts import Disturbance
 
 _ENDINGS = (".png", ".svg", ".pdf")
@@ -34,8 +35,9 @@ def draw_heatmap(disturbances: Sequence[Disturbance], path: Path) -> None:
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow([[100 * share for share in row] for row in shares], cmap="magma_r", vmin=0)
-    axes.set_xticks(range(len(names)), names, rotation=90)
-    axes.set_yticks(range(len(names)), names)
+    labels = [plain_text(name, 80).replace("$", r"\$") for name in names]  # a pair of $ would begin a formula
+    axes.set_xticks(range(len(names)), labels, rotation=90)
+    axes.set_yticks(range(len(names)), labels)
     axes.set_xlabel("moves")
     axes.set_ylabel("facts of")
     figure.colorbar(image, label="% of the most disturbed fact's own edit, at the worst layer")

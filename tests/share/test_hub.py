@@ -197,10 +197,10 @@ def test_the_card_says_what_it_is_and_nothing_in_a_patch_becomes_markup(patch: P
     card = ModelCard(text)
     assert card.data.base_model == "Qwen/Qwen3-30B-A3B"
     assert card.data.tags == ["moe-patch", "knowledge-editing", "delta"]
-    for said in ("`3`", "sha256:", "Qwen/Qwen3-30B-A3B", "`1, 10`"):
+    for said in ("| 3 |", "sha256:", "Qwen/Qwen3-30B-A3B", "| 1, 10 |"):
         assert said in card.text
     row = next(line for line in card.text.splitlines() if line.startswith("| method"))
-    assert row == "| method | `a b (http://c) # d (delta)` |"
+    assert row == r"| method | a\` \| \[b\](http\://c)\\n\# d (delta) |"
 
 
 def test_the_commands(hub: Hub, path: Path, patch: Patch, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moe_patch.cli.console import plain_table, print_json, print_tables
+from moe_patch.cli.console import plain_table, print_json, print_tables, say
 from moe_patch.cli.live.options import server_options, servers_of
 from moe_patch.cli.options import NumberRange, json_option
 
@@ -100,7 +100,7 @@ def _change(
         except ServerError as error:
             for before, _ in reversed(done if undo else []):
                 before.rollback()
-                click.echo(f"{before.url} was changed back.", err=True)
+                say(f"{before.url} was changed back.", err=True)
             raise error
     _report(done, as_json)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from moe_patch.cli.console import plain_table, print_json, print_tables
+from moe_patch.cli.console import plain_table, print_json, print_tables, say
 from moe_patch.cli.live.options import server_options, servers_of
 from moe_patch.cli.options import FILE, json_option
 
@@ -44,4 +44,4 @@ def version(stack: Path, as_json: bool) -> None:
     if as_json:
         print_json({"stack": str(stack), "version": found})
     else:
-        click.echo(found)
+        say(found)

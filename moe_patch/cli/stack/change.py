@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moe_patch.cli.console import say
 from moe_patch.cli.options import FILE
 from moe_patch.cli.stack.options import HOW, allow_option, combine_option, stack_option
 
@@ -156,4 +157,4 @@ def _numbers(lock: Lock, names: Sequence[str]) -> set[int]:
 def _say(lock_path: Path, lock: Lock) -> None:
     on = sum(entry.enabled for entry in lock.patch)
     count = f"{len(lock.patch)} {'patch' if len(lock.patch) == 1 else 'patches'}"
-    click.echo(f"{lock_path}: {count}, {on} on, revision {lock.revision}")
+    say(f"{lock_path}: {count}, {on} on, revision {lock.revision}")

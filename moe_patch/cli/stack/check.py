@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moe_patch.cli.console import plain_table, print_json, print_tables
+from moe_patch.cli.console import plain_table, print_json, print_tables, say
 from moe_patch.cli.options import NEW_FILE, json_option
 from moe_patch.cli.stack.options import conflict_options, limits_of, stack_option
 
@@ -62,7 +62,7 @@ def check(
         from moe_patch.stack.heatmap import draw_heatmap
 
         draw_heatmap(found.disturbances, heatmap)
-        click.echo(f"Drawn: {heatmap}", err=True)
+        say(f"Drawn: {heatmap}", err=True)
     if found.refused:
         raise click.exceptions.Exit(1)
 
@@ -79,9 +79,9 @@ def _json(found: StackCheck) -> dict[str, Any]:
 def _show(found: StackCheck, limit: int | None) -> None:
     print_tables(*_tables(found, limit))
     for finding in found.findings:
-        click.echo(f"{finding.level}: {finding.text}")
+        say(f"{finding.level}: {finding.text}")
     if not found.findings:
-        click.echo("The patches go together.")
+        say("The patches go together.")
 
 
 def _tables(found: StackCheck, limit: int | None) -> list[Table]:

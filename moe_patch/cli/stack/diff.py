@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from moe_patch.cli.console import print_json
+from moe_patch.cli.console import print_json, say
 from moe_patch.cli.options import FILE, json_option
 from moe_patch.cli.stack.options import stack_option
 
@@ -33,4 +33,4 @@ def diff(other: Path | None, lock_path: Path, as_json: bool) -> None:
     if as_json:
         print_json({"changes": changes})
     else:
-        click.echo("\n".join(changes) or "No difference.")
+        say(*changes or ["No difference."])

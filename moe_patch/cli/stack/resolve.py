@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from moe_patch.cli.console import print_json, print_tables
+from moe_patch.cli.console import print_json, print_tables, say
 from moe_patch.cli.options import json_option
 from moe_patch.cli.output import check_writable, out_option
 from moe_patch.cli.stack.options import (
@@ -57,5 +57,5 @@ def resolve(
         return
     print_tables(*summary_tables(described))
     for note in combined.notes:
-        click.echo(f"note: {note}")
-    click.echo(f"\n{out}: {len(combined.patch.facts)} facts")
+        say(f"note: {note}")
+    say("", f"{out}: {len(combined.patch.facts)} facts")
