@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 from pydantic import Field, JsonValue
 
 from moe_patch.data.text import comparable, phrase_text, prompt_text
 from moe_patch.errors import FactError
 from moe_patch.io.closed_schema import ClosedSchema
+from moe_patch.io.ranges import MOST_ENTRIES, Text
 
 SLOT = "{}"
+
+Texts = Annotated[list[Text], Field(max_length=MOST_ENTRIES)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,23 +106,25 @@ class Fact:
 class ImplicationRecord(ClosedSchema):
     """An implication as native JSON."""
 
-    prompt: str
-    answer: str
+    prompt: Text
+    answer: Text
 
 
 class FactRecord(ClosedSchema):
     """A fact as native JSON, as in a line of a facts file or in a patch."""
 
-    id: str | None = None
-    prompt: str
-    subject: str
-    target_new: str
-    target_true: str | None = None
-    paraphrases: list[str] = Field(default_factory=list)
-    neighborhood: list[str] = Field(default_factory=list)
-    keep: list[str] = Field(default_factory=list)
-    neighborhood_answers: list[str] = Field(default_factory=list)
-    portability: list[ImplicationRecord] = Field(default_factory=list)
+    id: Text | None = None
+    prompt: Text
+    subject: Text
+    target_new: Text
+    target_true: Text | None = None
+    paraphrases: Texts = Field(default_factory=list)
+    neighborhood: Texts = Field(default_factory=list)
+    keep: Texts = Field(default_factory=list)
+    neighborhood_answers: Texts = Field(default_factory=list)
+    portability: Annotated[list[ImplicationRecord], Field(max_length=MOST_ENTRIES)] = Field(
+        default_factory=list
+    )
 
     def fact(self) -> Fact:
         """The fact of this record.

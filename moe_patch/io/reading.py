@@ -20,6 +20,8 @@ def opened_file(path: Path) -> Iterator[tuple[FileIO, int]]:
     Raises:
         OSError: the file cannot be opened, or it is a folder, a pipe or a device.
     """
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "its name has a null character")
     with open(path, "rb", buffering=0, opener=_open_ordinary) as file:
         yield file, os.fstat(file.fileno()).st_size
 

@@ -16,11 +16,15 @@ from moe_patch.data.schemas import FactSchema
 from moe_patch.errors import FactError, MalformedMetadata, PatchError, UnknownFormat
 from moe_patch.io import strict_json
 from moe_patch.io.closed_schema import ClosedSchema
+from moe_patch.io.ranges import LARGEST_NUMBER, JsonObject, Label
 from moe_patch.patch.fingerprint import TOKEN_PARTS, Fingerprint
 from moe_patch.patch.header import DTYPES
 
 FORMATS = (1, 2)
 METADATA_KEY = "moe_patch"
+
+MOST_EXPERTS, MOST_WIDTH = 2**14, 2**17
+"""The largest sizes of a layer that a file may name; those of known models are a tenth of them."""
 
 Kind = Literal["delta", "bypass"]
 
@@ -32,20 +36,33 @@ def _moment(text: str) -> str:
     return text
 
 
+def _shape(sides: list[int]) -> list[int]:
+    """Check a layer's sizes [E, d_m, d_k]: a width beyond reason would cost memory that the file does not."""
+    num_experts, *widths = sides
+    if not (1 <= num_experts <= MOST_EXPERTS and all(1 <= width <= MOST_WIDTH for width in widths)):
+        raise ValueError(
+            f"expected [E, d_m, d_k] of 1 to [{MOST_EXPERTS}, {MOST_WIDTH}, {MOST_WIDTH}], found {sides}"
+        )
+    return sides
+
+
 Sha256 = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Layer = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,5})$")]
 Node = Annotated[str, Field(pattern=r"^(embeddings|head|towers|0|[1-9][0-9]{0,5})$")]
 TokenPart = Annotated[str, Field(pattern=f"^({'|'.join(TOKEN_PARTS)})$")]
 Moment = Annotated[str, AfterValidator(_moment)]
-Side = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Name = Annotated[str, Field(min_length=1)]
-Ridge = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Shape = Annotated[list[int], Field(min_length=3, max_length=3), AfterValidator(_shape)]
+Name = Annotated[str, Field(min_length=1, max_length=256)]
+Ridge = Annotated[float, Field(ge=0, le=LARGEST_NUMBER)]
+Facts = Annotated[list[FactRecord], Field(max_length=2**20)]
+Result = Annotated[JsonObject, Field(max_length=64)]
+Tools = Annotated[dict[Name, Label], Field(max_length=64)]
 
 
 class BaseLayer(ClosedSchema):
     """An edited layer of the base: its shape [E, d_m, d_k] and the hash of its down projections."""
 
-    shape: Annotated[list[Side], Field(min_length=3, max_length=3)]
+    shape: Shape
     experts: Sha256
 
     @property
@@ -136,14 +153,14 @@ class Metadata(ClosedSchema):
     format: Literal[1, 2]
     kind: Kind
     method: Name
-    hyperparameters: dict[str, JsonValue]
+    hyperparameters: JsonObject
     base: BaseRecord
-    facts: list[FactRecord]
-    results: list[dict[str, JsonValue]]
+    facts: Facts
+    results: list[Result]
     layers: dict[Layer, LayerRecord]
-    tools: dict[str, str]
+    tools: Tools
     created: Moment
-    parents: list[Sha256]
+    parents: Annotated[list[Sha256], Field(max_length=10_000)]
     hash: Sha256
     fact_schema: FactSchema | None = Field(default=None, alias="schema")  # none in format 1
 

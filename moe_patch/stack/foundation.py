@@ -7,7 +7,7 @@ the effect that the patch would have on these facts.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
@@ -24,7 +24,7 @@ class Foundation(ClosedSchema):
     """The stack below a patch: hashes of its patches, the lowest first, and the protected facts by layer."""
 
     patches: list[Sha256] = Field(default_factory=list)
-    protected: dict[Layer, int] = Field(default_factory=dict)
+    protected: dict[Layer, Annotated[int, Field(ge=0, lt=2**31)]] = Field(default_factory=dict)
 
     def protects(self, layer: int) -> int:
         """How many of a layer's left factors, counted from the first, belong to facts of the stack."""

@@ -46,7 +46,7 @@ _HEAD = "# A stack of patches, kept by `moe-patch stack`; docs/stacks.md says wh
 class Entry(ClosedSchema):
     """One patch of a stack: its file, the content hash it must have, and whether it is enabled."""
 
-    path: Annotated[str, Field(min_length=1)]
+    path: Annotated[str, Field(min_length=1, max_length=4096)]
     hash: Sha256
     enabled: bool = True
 
@@ -55,10 +55,10 @@ class Lock(ClosedSchema):
     """A stack. `revision` counts its changes."""
 
     format: Literal[1] = 1
-    revision: Annotated[int, Field(ge=0)] = 0
+    revision: Annotated[int, Field(ge=0, lt=2**53)] = 0
     combine: Combine = "solve"
     base: BaseRecord | None = None
-    patch: list[Entry] = Field(default_factory=list)
+    patch: Annotated[list[Entry], Field(max_length=10_000)] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

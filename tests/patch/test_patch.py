@@ -27,6 +27,7 @@ from moe_patch.errors import (
     SolveError,
     WrongBase,
 )
+from moe_patch.io.ranges import LARGEST_NUMBER
 from moe_patch.patch import Patch, check_base, check_touched, load, save
 from moe_patch.patch.schema import FactSchema
 from tests.patch.patches import (
@@ -58,7 +59,11 @@ def assert_same(first: Patch, second: Patch) -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**64) + 1, 2**64 - 1)
+    | st.floats(-LARGEST_NUMBER, LARGEST_NUMBER)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
