@@ -17,6 +17,7 @@
 #   make margins                         docs/margins.md: how far values are from the bounds in tests
 #   make models                          every model type of transformers, end to end; writes the README's table;
 #                                        MODELS="qwen3_moe llava" for some of them
+#   make fuzz                            100,000 mutated files, and every command that takes one; FUZZ_ARGS="--seed 1"
 #   make graph                           figures of the import graph: floors, back arrows, files in the root
 #   make lock                            renew all locks and the upper bounds in pyproject.toml; with LOCK_ARGS=--keep
 #                                        only what has to change
@@ -39,6 +40,7 @@ LOCK_ARGS ?=
 SERVING_ARGS ?= -m "not slow"
 PYTEST_ARGS ?=
 MODELS ?=
+FUZZ_ARGS ?=
 OUT ?= build/demo
 
 BIN := $(VENV)/bin
@@ -55,7 +57,7 @@ BENCHMARKS = $(filter-out $(SERVED),$(patsubst recipes/benchmarks/%.py,%,$(wildc
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-oldest oldest-env test-newest test-quality vllm-env test-serving test-engines bench-serving lint lint-serving graph bench lock margins models clean help
+.PHONY: demo test test-oldest oldest-env test-newest test-quality vllm-env test-serving test-engines bench-serving lint lint-serving graph bench fuzz lock margins models clean help
 .DELETE_ON_ERROR:
 
 help:
@@ -162,6 +164,10 @@ lock:
 
 clean:
 	rm -rf $(VENV) $(VENV)-oldest $(NEWEST_VENV) $(VLLM_VENV) $(ENGINES_VENV) $(LOCK_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# Mutated files of every kind, and every command that takes one; the seed is printed.
+fuzz: $(VENV)/.installed
+	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 # How far values are from the bounds in tests, under several settings of the processor.
 margins: $(VENV)/.installed

@@ -55,8 +55,9 @@ def weight_files(folder: Path) -> list[str]:
     if not is_sharded(folder):
         return [SINGLE]
     names = sorted(set(_weight_map(folder / INDEX).values()))
+    there = {path.name for path in folder.iterdir() if path.is_file()}
     for name in names:
-        if Path(name).name != name or not (folder / name).is_file():
+        if name not in there:
             raise ModelError(f"{folder / INDEX} names {name!r}, which is not a file in this folder")
     return names
 

@@ -16,6 +16,7 @@ from moe_patch.io.ranges import MOST_ENTRIES, Text
 SLOT = "{}"
 
 Texts = Annotated[list[Text], Field(max_length=MOST_ENTRIES)]
+Implications = Annotated[list["ImplicationRecord"], Field(max_length=MOST_ENTRIES)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -28,6 +29,7 @@ def show(lock_path: Path, as_json: bool) -> None:
         f"{lock_path}: {lock.combine}{base}, revision {lock.revision}", ("", "patch", "on", "hash")
     )
     for number, entry in enumerate(lock.patch, start=1):
-        there = "" if patch_path(entry, lock_path).is_file() else " (missing)"
+        found = os.path.isfile(patch_path(entry, lock_path))  # noqa: PTH113 (for it, an impossible path is none)
+        there = "" if found else " (missing)"
         table.add_row(str(number), entry.path + there, "yes" if entry.enabled else "no", entry.hash)
     print_tables(table)
