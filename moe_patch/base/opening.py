@@ -29,7 +29,7 @@ from moe_patch.base.moe import MoELayer
 from moe_patch.base.origin import Origin
 from moe_patch.base.refusal import transformers_reads
 from moe_patch.errors import ModelError
-from moe_patch.io.shipped import demo_model
+from moe_patch.io.shipped import DEMO, demo_model, is_demo
 from moe_patch.versions import norm_follows
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def open_base(
         ModelError: the model cannot be found, lacks weights or has some of other shapes, is quantised, has
             experts that cannot be edited, or is dense and `allow_dense` is false; there is no such device.
     """
-    place = str(demo_model()) if name is None else str(name)
+    place = str(demo_model()) if is_demo(name) else str(name)
     check_devices(device_map)
     options: dict[str, Any] = {"dtype": dtype or "auto", "use_safetensors": True}
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # both are checked here
@@ -74,7 +74,7 @@ def open_base(
     _check_end(place, model.generation_config)
     with transformers_reads(f"the tokenizer of {place!r}"):
         tokenizer = AutoTokenizer.from_pretrained(place)
-    base = wrap(model.eval(), tokenizer, "atlas" if name is None else place, allow_dense=allow_dense)
+    base = wrap(model.eval(), tokenizer, DEMO if is_demo(name) else place, allow_dense=allow_dense)
     base.origin = _origin(base, place, cast("torch.dtype | None", config.dtype), dtype)
     return base
 

@@ -24,7 +24,7 @@ from moe_patch.checkpoint.quantised import METHODS
 from moe_patch.checkpoint.shards import read_spans, weight_files
 from moe_patch.checkpoint.tokens import stored_tokens
 from moe_patch.errors import ModelError
-from moe_patch.io.shipped import demo_model
+from moe_patch.io.shipped import DEMO, demo_model, is_demo
 from moe_patch.patch import Fingerprint
 from moe_patch.progress import Progress
 
@@ -196,7 +196,7 @@ def open_meta(name: str | Path | None = None) -> tuple[Path, Base]:
     auto = text_class(config)
     with transformers_reads(f"the config of '{folder}'"), torch.device("meta"):
         model = auto.from_config(config)
-    return folder, wrap(model, tokenizer=None, name="atlas" if name is None else str(name))
+    return folder, wrap(model, tokenizer=None, name=DEMO if is_demo(name) else str(name))
 
 
 def quantisation_scheme(base: Base) -> str | None:
@@ -223,7 +223,7 @@ def find_folder(
     Raises:
         ModelError: `name` is not a folder, and cannot be fetched.
     """
-    if name is None:
+    if name is None or is_demo(name):
         return demo_model()
     ignored = list(_OTHER_WEIGHTS)
     try:

@@ -12,6 +12,7 @@ from moe_patch.apply.weights.survival import Survival
 from moe_patch.errors import ModelError
 from moe_patch.io import strict_json
 from moe_patch.io.closed_schema import ClosedSchema
+from moe_patch.io.ranges import Label, Text
 from moe_patch.io.reading import read_text
 from moe_patch.patch import Patch
 from moe_patch.patch.schema import BaseRecord, Kind, Sha256
@@ -21,14 +22,20 @@ RECORD = "moe_patch.json"
 _MAX_BYTES = 256 * 2**20  # ids of all facts, and the records of earlier merges
 
 
+FileName = Annotated[str, Field(pattern=r"^[^/\\\x00]{1,251}\.safetensors$")]
+"""A file in the folder itself, and no path: the record may come from a stranger."""
+
+OriginalsName = Annotated[str, Field(pattern=r"^moe_patch/originals-[0-9a-f]{16}\.safetensors$")]
+
+
 class PatchRecord(ClosedSchema):
     """A patch that is merged into the weights."""
 
     hash: Sha256
     kind: Kind
-    method: str
-    created: str
-    facts: list[str]  # their ids
+    method: Label
+    created: Label
+    facts: list[Text]  # their ids
     lost: dict[str, float]  # share of the edit that rounding lost, of the worst and of the median fact
 
 
@@ -44,10 +51,10 @@ class Record(ClosedSchema):
 
     format: Literal[1, 2] = 2
     base: BaseRecord
-    base_name: str  # as it was given to the merge
+    base_name: Text  # as it was given to the merge
     patches: list[PatchRecord]  # in the order in which they were added
-    rewritten: dict[str, FileRecord]  # by name
-    originals: str | None  # the file that keeps the original bytes of patched experts, if they were kept
+    rewritten: dict[FileName, FileRecord]
+    originals: OriginalsName | None  # the file with the original bytes of patched experts, if they were kept
     result: Sha256 | None = None  # the root of the result's fingerprint; none in format 1
     before: str | None  # the text of the base's own record, if the base was a merged checkpoint itself
 

@@ -6,12 +6,11 @@ import logging
 from pathlib import Path
 
 from pydantic import JsonValue
-from safetensors import SafetensorError, safe_open
 
 from moe_patch.checkpoint.companions import companion_files, file_sha256, file_stamps
 from moe_patch.checkpoint.folder import find_folder, open_checkpoint
 from moe_patch.checkpoint.link import Link, choose_link, place_file
-from moe_patch.checkpoint.originals import kept_originals
+from moe_patch.checkpoint.originals import kept_originals, restore_originals
 from moe_patch.checkpoint.record import RECORD, Record, read_record
 from moe_patch.checkpoint.shards import weight_files
 from moe_patch.checkpoint.staging import LAST, Staging, refuse_existing
@@ -49,11 +48,15 @@ def unmerge_checkpoint(
     originals = None if record.originals is None else folder / record.originals
     source = folder if originals is not None and base is None else find_folder(base or record.base_name)
     weights, others = weight_files(folder), [*companion_files(folder), *kept_originals(folder)]
-    linked, cloned = (choose_link(folder / weights[0], out.absolute().parent, how) for how in (link, "copy"))
+    parent = out.absolute().parent
+    linked, cloned = (choose_link(folder / weights[0], parent, how) for how in (link, "copy"))
+    from_base = linked  # unless the base is elsewhere, perhaps on another file system
+    if source != folder:
+        from_base = choose_link(_present(source / weights[0]), parent, link)
     identity: JsonValue = {
         "unmerge": [str(folder.resolve()), *file_stamps(folder, [*weights, *others])],
         "from": str(source.resolve()),
-        "how": [linked, cloned],
+        "how": [linked, from_base, cloned],
     }
     staging = Staging(out, identity)
     with staging.opened():
@@ -62,12 +65,12 @@ def unmerge_checkpoint(
                 staging.bring(folder / name, name, linked)
             elif source != folder:
                 _check(source / name, record.rewritten[name].sha256)
-                staging.bring(source / name, name, linked)
+                staging.bring(source / name, name, from_base)
             elif not staging.done(name):
                 with staging.making(name) as clone:
                     place_file(folder / name, clone, cloned)
                     assert originals is not None
-                    _restore(clone, name, originals)
+                    restore_originals(clone, name, originals)
                     _check(clone, record.rewritten[name].sha256)
         for name in others:
             if name not in (LAST, record.originals):
@@ -94,25 +97,16 @@ def _warn_of_change(folder: Path, record: Record) -> None:
         )
 
 
-def _restore(clone: Path, name: str, originals: Path) -> None:
-    """Put the kept bytes back to their place in the file `name`."""
-    try:
-        with safe_open(originals, framework="np") as kept, clone.open("r+b") as file:
-            for key in kept.keys():  # noqa: SIM118 (not a mapping)
-                place_of, _, begin = key.rpartition("@")
-                if place_of == name:
-                    file.seek(int(begin))
-                    file.write(kept.get_tensor(key).tobytes())
-    except (SafetensorError, ValueError) as error:
-        raise ModelError(f"{originals} cannot be read: {error}; name the base with --base instead") from error
-
-
 def _check(path: Path, wanted: str) -> None:
-    if not path.is_file():
-        raise ModelError(f"{path} is missing: name with --base the base that the patches were merged into")
-    found = file_sha256(path)
+    found = file_sha256(_present(path))
     if found != wanted:
         raise HashMismatch(
             f"{path} has the SHA-256 {found}, but it was {wanted} before the merge: name with --base the "
             "base that the patches were merged into"
         )
+
+
+def _present(path: Path) -> Path:
+    if not path.is_file():
+        raise ModelError(f"{path} is missing: name with --base the base that the patches were merged into")
+    return path

@@ -79,19 +79,14 @@ def verify(
         found = run(
             patch_path,
             signers=Signers(trusted, require_signature) if trusted else None,
-            checkpoint=(lambda: open_checkpoint(_name(base), quantised=True)) if base else None,
-            base=(lambda: open_model(_name(model), **opening)) if model else None,
+            checkpoint=(lambda: open_checkpoint(base, quantised=True)) if base else None,
+            base=(lambda: open_model(model, **opening)) if model else None,
             at_least=at_least / 100,
             chat=chat,
             progress=progress,
         )
     _report(found, as_json)
     raise click.exceptions.Exit(int(found.verdict))
-
-
-def _name(given: str | None) -> str | None:
-    """The library's name for a model: None instead of `atlas`. On this command line None means no model."""
-    return None if given == "atlas" else given
 
 
 def _report(found: Verification, as_json: bool) -> None:

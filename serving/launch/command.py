@@ -14,6 +14,7 @@ from typing import Any
 from moe_patch.checkpoint.folder import find_folder
 from moe_patch.errors import ConfigError
 from moe_patch.export.lora_forms import form_for
+from moe_patch.io.shipped import DEMO, is_demo
 from moe_patch.versions import check_vllm
 from moe_patch_serving import NAME
 from moe_patch_serving.api.settings import ALLOW, TOKEN_FILE, WORKER, read_settings
@@ -59,9 +60,9 @@ class Serving:
 
     def _model(self) -> list[str]:
         """The model for vLLM. The demo model is in our package; without --dtype, vLLM would round it."""
-        if self.model is not None and (self.model != "atlas" or Path(self.model).is_dir()):
+        if self.model is not None and not is_demo(self.model):
             return [self.model]
-        return [str(find_folder(None)), "--served-model-name", "atlas", "--dtype", "float32"]
+        return [str(find_folder(None)), "--served-model-name", DEMO, "--dtype", "float32"]
 
     def environment(self, present: Mapping[str, str] = os.environ) -> dict[str, str]:
         """The environment: the plugins to load, and the settings of `moe_patch_serving.api.settings`.
