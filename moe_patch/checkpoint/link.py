@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import sys
 from contextlib import suppress
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from moe_patch.errors import ConfigError, OutputError
+from moe_patch.io.temporary import remove_abandoned, temporary_beside
 
 Link = Literal["auto", "hard", "copy"]
 How = Literal["reflink", "hard", "copy"]
@@ -36,7 +36,8 @@ def choose_link(source: Path, folder: Path, link: Link) -> How:
     """
     if link not in get_args(Link):
         raise ConfigError(f"link {link!r} is unknown; choose from {', '.join(get_args(Link))}")
-    trial = folder / f".{secrets.token_hex(8)}.link.tmp"
+    remove_abandoned(folder)
+    trial = temporary_beside(folder / "link")
     for how in _BEFORE_COPYING[link]:
         try:
             place_file(source, trial, how)

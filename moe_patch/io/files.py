@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from moe_patch.errors import OutputError
+from moe_patch.io.temporary import remove_abandoned, temporary_beside
 
 
 @contextmanager
@@ -19,13 +19,14 @@ def replacing_file(path: str | Path) -> Iterator[Path]:
 
     The data and then the folder entry are synced to disk before this returns. So after a crash, `path` is
     the old file or the new one, never a part of it. On any exception, including Ctrl-C, the temporary file is
-    removed and `path` stays as it was.
+    removed and `path` stays as it was. What a killed process has left in the folder is removed first.
 
     Raises:
         OutputError: the operating system refuses to write.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_beside(path)
+    remove_abandoned(path.parent)
     try:
         yield temporary
         sync_to_disk(temporary)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_patch.io.strict_json import canonical_json
-from tests.fuzz.values import mutate_bytes, mutate_json
+from tests.fuzz.values import KNOWN, LEAVES, mutate_bytes, mutate_json
 
 NUMBERS = [0.0, -0.0, 1.0, 1e-38, 1e18, 1e30, 3.4e38, -3.4e38, float("inf"), float("nan")]
 INDICES = [0, 1, -1, 3, 7, 8, 4_999, 2**31 - 1, -(2**31)]
@@ -66,13 +66,25 @@ def mutate_patch(raw: bytes, chance: random.Random) -> bytes:
     parts = copy.deepcopy(take_apart(raw))
     for _ in range(chance.choice([1, 1, 2, 3])):
         how = chance.random()
-        if how < 0.55:
+        if how < 0.3:
             parts.metadata = mutate_json(parts.metadata, chance)
-        elif how < 0.65:
+        elif how < 0.5:
+            _say(parts, chance)
+        elif how < 0.6:
             _drop_facts(parts, chance)
         else:
             chance.choice([_numbers, _indices, _no_rows, _rename, _reshape, _remove])(parts, chance)
     return put_together(parts)
+
+
+def _say(parts: Parts, chance: random.Random) -> None:
+    """A hyper-parameter or a result that the commands read, of its type or of any."""
+    if isinstance(parts.metadata, dict):
+        objects = [parts.metadata.get("hyperparameters"), *(parts.metadata.get("results") or [])]
+        where = chance.choice([one for one in objects if isinstance(one, dict)] or [{}])
+        where[chance.choice([*KNOWN, *where, "loss"])] = chance.choice(
+            chance.choice([LEAVES, *KNOWN.values()])
+        )
 
 
 def _pick(parts: Parts, chance: random.Random, kind: str = "") -> str | None:

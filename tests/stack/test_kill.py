@@ -67,6 +67,8 @@ def test_a_killed_stack_is_one_whole_revision_with_one_to_go_back_to(tmp_path: P
         order = [paths[(place + found.revision) % 3] for place in range(3)]
         assert [entry.path for entry in found.patch] == order
         seen.add(found.revision)
+    main(["stack", "move", "1", "3", "--stack", str(lock)], standalone_mode=False)
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the system has no kill -9")
