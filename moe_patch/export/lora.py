@@ -95,19 +95,10 @@ def to_lora(
     form = form or Packed()
     require_weights(patch)
     check_shapes(patch, base.shapes)
-    places = [(delta, expert) for delta in patch.layers.values() for expert in delta.experts()]
-    if not places:
-        raise PatchError("the patch changes no expert: there is nothing to export")
-    needed = max(_needed(delta, expert) for delta, expert in places)
+    needed = _rank_needed(patch)
     rank = needed if max_rank is None else min(needed, max_rank)
     room = form.room(rank)
-    factors = {
-        (layer, expert): _factors(delta, expert, rank)
-        for layer, delta in patch.layers.items()
-        for expert in delta.experts()
-    }
-    for (index, expert), (left, right) in factors.items():
-        require_finite(left @ right, index, expert)
+    factors = _all_factors(patch, rank)
     lost = _lost(patch, factors) if rank < needed else {"worst": 0.0, "median": 0.0}
     if rank < needed and not truncate:
         raise PatchError(
@@ -119,10 +110,27 @@ def to_lora(
     layers = [base.layer(index) for index in patch.layers]
     tensors: dict[str, Tensor] = {}
     for layer in layers:
-        own = {expert: pair for (place, expert), pair in factors.items() if place == layer.index}
+        own = {expert: pair for (index, expert), pair in factors.items() if index == layer.index}
         tensors |= form.tensors(layer, own, rank, names)
     config = _config(base, rank) | form.targets(layers, names)
     return Adapter(patch, rank, needed, room, lost, config, tensors)
+
+
+def _rank_needed(patch: Patch) -> int:
+    ranks = [_needed(delta, expert) for delta in patch.layers.values() for expert in delta.experts()]
+    if not ranks:
+        raise PatchError("the patch changes no expert: there is nothing to export")
+    return max(ranks)
+
+
+def _all_factors(patch: Patch, rank: int) -> dict[tuple[int, int], Factors]:
+    """The factors of every changed expert, by layer and expert; NotFinite if their product overflows."""
+    factors = {}
+    for layer, delta in patch.layers.items():
+        for expert in delta.experts():
+            left, right = factors[layer, expert] = _factors(delta, expert, rank)
+            require_finite(left @ right, layer, expert)
+    return factors
 
 
 def _needed(delta: LayerDelta, expert: int) -> int:

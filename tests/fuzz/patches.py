@@ -80,7 +80,8 @@ def mutate_patch(raw: bytes, chance: random.Random) -> bytes:
 def _say(parts: Parts, chance: random.Random) -> None:
     """A hyper-parameter or a result that the commands read, of its type or of any."""
     if isinstance(parts.metadata, dict):
-        objects = [parts.metadata.get("hyperparameters"), *(parts.metadata.get("results") or [])]
+        results = parts.metadata.get("results")
+        objects = [parts.metadata.get("hyperparameters"), *(results if isinstance(results, list) else [])]
         where = chance.choice([one for one in objects if isinstance(one, dict)] or [{}])
         where[chance.choice([*KNOWN, *where, "loss"])] = chance.choice(
             chance.choice([LEAVES, *KNOWN.values()])
