@@ -79,8 +79,14 @@ class PatchRefused(LiveError):
     code, status = "patch_refused", 422
 
 
+class Unproved(LiveError):
+    """The patch has no facts by which it could prove itself. Nothing was changed."""
+
+    code, status = "unproved", 422
+
+
 class SelfTestFailed(LiveError):
-    """The server did not say the patch's facts, and the change was undone."""
+    """The server did not say the patch's facts, and the change was undone before any client was answered."""
 
     code, status = "self_test_failed", 422
 

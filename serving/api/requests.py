@@ -20,14 +20,18 @@ Text = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
 class SelfTestRequest(ClosedSchema):
-    """The self-test of a change: how many facts to ask, and the share that must be answered correctly."""
+    """The self-test of a change: how many facts to ask, and the share that must be answered correctly.
+
+    With `unproved`, none need to be: the patch may have no facts at all.
+    """
 
     facts: Annotated[int, Field(ge=1, le=1024)] = DEFAULT.facts
-    share: Annotated[float, Field(ge=0, le=1)] = DEFAULT.share
+    share: Annotated[float, Field(gt=0, le=1)] = DEFAULT.share
+    unproved: bool = False
 
     def test(self) -> SelfTest:
         """The self-test that this describes."""
-        return SelfTest(self.facts, self.share)
+        return SelfTest(self.facts, self.share, self.unproved)
 
 
 class AddRequest(ClosedSchema):

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import PromptStyle, encode_fact
 from moe_patch.data.reader import Reader
+from moe_patch.data.text import comparable
 from moe_patch.patch import Patch
 from moe_patch_serving.api.engine import Engine
+from moe_patch_serving.errors import Unproved
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,30 +38,41 @@ class Answer:
 class SelfTest:
     """The greatest number of facts to ask, and the share of them that must be answered correctly.
 
-    A good patch may miss some of its facts; its build results say how many. A failed edit misses most.
+    A good patch may miss some of its facts; its build results say how many. A failed edit misses most. With
+    `unproved`, the answers are reported but do not count.
     """
 
     facts: int = 16
     share: float = 0.5
+    unproved: bool = False
 
     def questions(self, reader: Reader, patch: Patch) -> list[Question]:
         """The questions for a patch, spread from its first fact to its last.
 
+        A fact whose new answer is the answer before asks nothing: a server that says it has proved nothing.
+
         Raises:
+            Unproved: no fact asks anything, and the test is not `unproved`.
             PromptError: as for `Reader.read_answer`.
             TargetError: a fact's answer has no tokens.
         """
         style = PromptStyle(chat=patch.chat)
         found = []
-        for fact in _spread(patch.facts, self.facts):
+        telling = [fact for fact in patch.facts if _asks(fact)]
+        if not telling and not self.unproved:
+            raise Unproved(
+                f"the patch {patch.hash} has no facts that ask for a new answer, so nothing can show that it "
+                "works: add it with `unproved` if you trust it"
+            )
+        for fact in _spread(telling, self.facts):
             whole = encode_fact(reader, fact, style)
             assert whole.target is not None  # because the answer was encoded too
             found.append(Question(fact, whole.ids[: whole.target], whole.ids[whole.target :]))
         return found
 
     def passed(self, answers: Sequence[Answer]) -> bool:
-        """Whether enough answers are right. Without questions the test passes."""
-        return sum(answer.right for answer in answers) >= self.share * len(answers)
+        """Whether enough answers are right, or none needs to be."""
+        return self.unproved or sum(answer.right for answer in answers) >= self.share * len(answers)
 
 
 DEFAULT = SelfTest()
@@ -80,6 +93,10 @@ async def ask_questions(engine: Engine, questions: Sequence[Question]) -> list[A
         )
         for question, tokens in zip(questions, said, strict=True)
     ]
+
+
+def _asks(fact: Fact) -> bool:
+    return fact.target_true is None or comparable(fact.target_new) != comparable(fact.target_true)
 
 
 def _spread(facts: Sequence[Fact], count: int) -> list[Fact]:

@@ -18,7 +18,7 @@ TOKEN = "0123456789abcdef"
 CHANGED = {
     "operation": "add",
     "version": "sha256:1",
-    "seconds": {"drain": 0.25, "apply": 0.5, "self_test": 0.1},
+    "seconds": {"drain": 0.25, "apply": 0.5, "self_test": 0.1, "pause": 0.85},
     "self_test": {"asked": 4, "right": 3, "answers": []},
 }
 
@@ -75,24 +75,24 @@ def test_what_is_sent(run: Run, servers: list[Recorder], tmp_path: Path) -> None
     run("live", "remove", "a/b", *url)
     run("live", "reorder", "b", "a", *url)
     run("live", "rollback", *url)
-    bearer, usual = f"Bearer {TOKEN}", {"facts": 16, "share": 0.5}
+    bearer, usual = f"Bearer {TOKEN}", {"facts": 16, "share": 0.5, "unproved": False}
     assert server.asked == [
         (
             "POST",
             "/moe_patch/patches",
-            {"path": str(tmp_path / "p"), "position": 2, "self_test": {"facts": 16, "share": 0.9}},
+            {"path": str(tmp_path / "p"), "position": 2, "self_test": usual | {"share": 0.9}},
             bearer,
         ),
         ("POST", "/moe_patch/patches", {"path": "hf://org/name@v1", "self_test": usual}, bearer),
         ("DELETE", "/moe_patch/patches/a%2Fb", None, bearer),
         ("POST", "/moe_patch/reorder", {"patches": ["b", "a"]}, bearer),
-        ("POST", "/moe_patch/rollback", None, bearer),
+        ("POST", "/moe_patch/rollback", {"self_test": {"unproved": False}}, bearer),
     ]
 
 
 def test_what_is_shown(run: Run, servers: list[Recorder]) -> None:
     shown = run("live", "add", "p", "--url", servers[0].url).stdout
-    assert all(part in shown for part in ("sha256:1", "3 of 4", "0.25 s", "0.50 s"))
+    assert all(part in shown for part in ("sha256:1", "3 of 4", "0.25 s", "0.85 s"))
     shown = json.loads(run("live", "rollback", "--url", servers[0].url, "--json").stdout)
     assert shown == {"servers": [{"url": servers[0].url, **CHANGED}]}
 

@@ -15,6 +15,12 @@ from moe_patch.cli.options import NumberRange, json_option
 if TYPE_CHECKING:
     from moe_patch.cli.live.client import LiveClient
 
+unproved_option = click.option(
+    "--unproved",
+    is_flag=True,
+    help="Accept a patch whatever the server says, and one without facts to ask.",
+)
+
 
 @click.command(
     epilog="""\b
@@ -34,11 +40,12 @@ Examples:
 )
 @click.option(
     "--share",
-    type=NumberRange(0, 1),
+    type=NumberRange(0, 1, min_open=True),
     default=0.5,
     show_default=True,
     help="Share of these facts that the server must say.",
 )
+@unproved_option
 @server_options
 @json_option
 def add(
@@ -46,13 +53,14 @@ def add(
     position: int | None,
     facts: int,
     share: float,
+    unproved: bool,
     urls: Sequence[str],
     token_file: Path | None,
     as_json: bool,
 ) -> None:
     """Add PATCH, a file on the server or hf://ORG/NAME[@REVISION]."""
     where = patch if patch.startswith("hf://") else str(Path(patch).absolute())
-    test = {"facts": facts, "share": share}
+    test = {"facts": facts, "share": share, "unproved": unproved}
     _change(urls, token_file, as_json, lambda server: server.add(where, position, test))
 
 
@@ -75,11 +83,12 @@ def reorder(patches: Sequence[str], urls: Sequence[str], token_file: Path | None
 
 
 @click.command(epilog="\b\nExample:\n  moe-patch live rollback --url http://localhost:8000")
+@unproved_option
 @server_options
 @json_option
-def rollback(urls: Sequence[str], token_file: Path | None, as_json: bool) -> None:
+def rollback(unproved: bool, urls: Sequence[str], token_file: Path | None, as_json: bool) -> None:
     """Undo the last change. Run it again to undo the change before it."""
-    _change(urls, token_file, as_json, lambda server: server.rollback(), undo=False)
+    _change(urls, token_file, as_json, lambda server: server.rollback({"unproved": unproved}), undo=False)
 
 
 def _change(
@@ -99,7 +108,7 @@ def _change(
             done.append((server, change(server)))
         except ServerError as error:
             for before, _ in reversed(done if undo else []):
-                before.rollback()
+                before.rollback({"unproved": True})  # it was on before
                 say(f"{before.url} was changed back.", err=True)
             raise error
     _report(done, as_json)
@@ -110,11 +119,11 @@ def _report(done: Sequence[tuple[LiveClient, dict[str, Any]]], as_json: bool) ->
         print_json({"servers": [{"url": server.url, **answer} for server, answer in done]})
         return
     table = plain_table(
-        "", ("server", "weights are now", "facts said", "drained", "changed"), right=("facts said",)
+        "", ("server", "weights are now", "facts said", "drained", "requests waited"), right=("facts said",)
     )
     for server, answer in done:
         test, seconds = answer["self_test"], answer["seconds"]
         said = f"{test['right']} of {test['asked']}" if test["asked"] else "none to ask"
-        drained, changed = f"{seconds['drain']:.2f} s", f"{seconds['apply']:.2f} s"
-        table.add_row(server.url, answer["version"], said, drained, changed)
+        drained, waited = f"{seconds['drain']:.2f} s", f"{seconds['pause']:.2f} s"
+        table.add_row(server.url, answer["version"], said, drained, waited)
     print_tables(table)

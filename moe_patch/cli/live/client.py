@@ -62,9 +62,9 @@ class LiveClient:
         """Put all live patches into another order, the lowest first."""
         return self._call("POST", "reorder", {"patches": patches})
 
-    def rollback(self) -> dict[str, Any]:
+    def rollback(self, test: Mapping[str, Any]) -> dict[str, Any]:
         """Undo the last change."""
-        return self._call("POST", "rollback")
+        return self._call("POST", "rollback", {"self_test": dict(test)})
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The server's answer; a ServerError with the server's message if it is not a success."""

@@ -9,6 +9,7 @@ import pytest
 from moe_patch.data.reader import Reader
 from moe_patch.errors import TargetError
 from moe_patch_serving.api.self_test import Answer, SelfTest
+from moe_patch_serving.errors import Unproved
 from tests.patch.patches import delta_patch
 from tests.tiny import tiny_tokenizer
 
@@ -39,7 +40,7 @@ def test_a_patch_that_was_built_with_a_chat_template_is_asked_with_it() -> None:
 
 @pytest.mark.parametrize(
     ("share", "right", "passed"),
-    [(0.5, 0, False), (0.5, 1, False), (0.5, 2, True), (1, 3, False), (1, 4, True), (0, 0, True)],
+    [(0.5, 0, False), (0.5, 1, False), (0.5, 2, True), (1, 3, False), (1, 4, True)],
 )
 def test_enough_answers_have_to_be_right(share: float, right: int, passed: bool) -> None:
     answer = Answer("p", "w", "s", right=True)
@@ -47,9 +48,16 @@ def test_enough_answers_have_to_be_right(share: float, right: int, passed: bool)
     assert SelfTest(share=share).passed(answers) is passed
 
 
-def test_nothing_to_ask_is_nothing_to_fail() -> None:
-    assert (
-        SelfTest(share=1).questions(Reader(tiny_tokenizer()), replace(delta_patch(1), facts=(), results=()))
-        == []
-    )
-    assert SelfTest(share=1).passed([])
+def test_a_patch_that_asks_nothing_proves_nothing() -> None:
+    reader, patch = Reader(tiny_tokenizer()), delta_patch(2)
+    told = tuple(replace(fact, target_true=f" {fact.target_new}".strip()) for fact in patch.facts)
+    for silent in (replace(patch, facts=(), results=()), replace(patch, facts=told)):
+        with pytest.raises(Unproved, match=f"{silent.hash} has no facts that ask for a new answer"):
+            SelfTest().questions(reader, silent)
+        assert SelfTest(unproved=True).questions(reader, silent) == []
+    assert len(SelfTest().questions(reader, replace(patch, facts=(told[0], patch.facts[1])))) == 1
+
+
+def test_who_trusts_a_patch_accepts_any_answer() -> None:
+    assert SelfTest(unproved=True).passed([Answer("p", "w", "s", right=False)])
+    assert SelfTest(unproved=True).passed([])

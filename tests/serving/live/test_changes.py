@@ -90,7 +90,10 @@ def test_a_position_puts_a_patch_between(server: Running, patches: Patches) -> N
     server.add(patches.one)
     assert server.add(patches.two, position=1).status_code == 201
     assert server.on() == ["two", "one"]
-    assert server.add(patches.idle, position=4, self_test={"share": 0}).json()["error"]["code"] == "conflict"
+    assert (
+        server.add(patches.idle, position=4, self_test={"unproved": True}).json()["error"]["code"]
+        == "conflict"
+    )
 
 
 def test_the_version_is_named_to_probes_without_a_token(server: Running, patches: Patches) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from moe_patch.patch import load, save
+from moe_patch.patch.rows import select_rows
 from tests.serving.live.conftest import Patches, tampered
 from tests.serving.live.server import TOKEN, Running, refused
 from tests.tiny import tiny_base, tiny_patch
@@ -93,7 +95,25 @@ def test_a_patch_that_does_not_take_is_taken_back(server: Running, patches: Patc
         fact.target_new for fact in patches.facts(patches.one)
     )
     assert (server.call("GET", "stack").json(), [server.likelihoods(prompt) for prompt in prompts]) == before
-    assert server.add(patches.idle, self_test={"share": 0}).status_code == 201  # as asked for
+    assert server.add(patches.idle, self_test={"unproved": True}).status_code == 201  # as asked for
+
+
+def test_a_patch_that_cannot_prove_itself(server: Running, patches: Patches) -> None:
+    patch = load(patches.one)
+    silent = {
+        layer: replace(delta, fact_rows=select_rows(delta.fact_rows, torch.zeros(0)), residual=None)
+        for layer, delta in patch.layers.items()
+    }  # its changes without what it says of facts
+    nothing = replace(patch, facts=(), results=(), layers=silent)
+    told = tuple(replace(fact, target_new=str(fact.target_true)) for fact in patch.facts)
+    for name, unproved in (("no-facts", nothing), ("no-news", replace(patch, facts=told))):
+        save(unproved, patches.folder / f"{name}.safetensors")
+        error = refused(server.add(patches.folder / f"{name}.safetensors"), 422, "unproved")
+        assert "has no facts that ask for a new answer" in error["message"]
+        assert server.on() == []
+        added = server.add(patches.folder / f"{name}.safetensors", self_test={"unproved": True})
+        assert (added.status_code, added.json()["self_test"]["asked"]) == (201, 0)
+        server.bare()
 
 
 def test_what_is_on_or_was_loaded_or_is_unknown(server: Running, patches: Patches) -> None:
@@ -123,6 +143,7 @@ def test_what_is_on_or_was_loaded_or_is_unknown(server: Running, patches: Patche
         b'{"path": "/a", "position": 0}',
         b'{"path": "/a", "self_test": {"share": NaN}}',
         b'{"path": "/a", "self_test": {"facts": 0}}',
+        b'{"path": "/a", "self_test": {"share": 0}}',
         b'{"path": "/a", "path": "/b"}',
         b"{",
         b"\xff",
