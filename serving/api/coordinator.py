@@ -1,16 +1,18 @@
 """Changes a running server's patches, one change at a time. A change is made completely or not at all.
 
-A change has these steps: drain the engine, let all workers make the change, clear the prefix cache, give the
-weights their new version, accept requests again, and ask the server the added facts. If a worker fails, or
-the server does not say the facts, all workers go back to the state before. The digests of their weights must
-confirm this. If even that fails, the engine stays paused, so that half a patch is never served.
+A change has these steps: hold clients' requests back, let all workers make the change, clear the prefix cache,
+give the weights their new version, ask the server the added facts, and let the requests in. If a worker fails,
+or the server does not say the facts, all workers go back to the state before, and no client was answered by
+the patch. The digests of the workers' weights must confirm this. If even that fails, requests are not let in
+again, so that half a patch is never served.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
 
@@ -20,12 +22,12 @@ from moe_patch_serving.api.engine import BaseState, Engine, WorkerState
 from moe_patch_serving.api.members import Members, member_hashes
 from moe_patch_serving.api.metrics import Metrics
 from moe_patch_serving.api.self_test import DEFAULT, Answer, Question, SelfTest, ask_questions
+from moe_patch_serving.api.settings import Patience
 from moe_patch_serving.api.weight_version import Loaded, weight_version
 from moe_patch_serving.errors import Busy, SelfTestFailed, WorkersDisagree
 
 logger = logging.getLogger("vllm.moe_patch")  # below vLLM's own, and so with its handlers
 
-_SELF_TEST_SECONDS = 120.0
 _VIEWS = ("unasked", "touched", "checked", "checking", "differs")  # of the base, as `ServedBase` has them
 _UNSETTLED = ("touched", "checking")
 
@@ -65,13 +67,13 @@ class CompletedChange:
 class Coordinator:
     """Knows the patches of a running server. No other object changes them."""
 
-    def __init__(self, engine: Engine, loaded: Loaded, metrics: Metrics, drain_seconds: float) -> None:
+    def __init__(self, engine: Engine, loaded: Loaded, metrics: Metrics, patience: Patience) -> None:
         """Begin with the loaded patches. Call `start` before any other method."""
         self.engine, self.loaded = engine, loaded
         self.members: Members = ()
         self.base = BaseState("unasked")
         self.agree = True  # all workers hold the same, known weights
-        self.metrics, self._drain_seconds = metrics, drain_seconds
+        self.metrics, self._patience = metrics, patience
         self._weights: dict[str, tuple[str, ...]] = {}  # digests of all workers, by version
         self._changing = asyncio.Lock()
 
@@ -110,7 +112,7 @@ class Coordinator:
         return self._changing
 
     async def make(self, plan: Plan) -> CompletedChange:
-        """Make a change, and ask the server its facts. The caller holds `alone`.
+        """Make a change, and ask the server its facts, before any client. The caller holds `alone`.
 
         After any error but WorkersDisagree the state is as before.
 
@@ -120,28 +122,45 @@ class Coordinator:
             SelfTestFailed: the server did not say enough of the facts.
             WorkersDisagree: the change failed and could not be undone.
         """
-        before = self.members
-        seconds = await self._reach(plan.wanted)
-        answers = await self._prove(plan, before, seconds)
-        self.metrics.took(plan.operation, seconds)
+        seconds: dict[str, float] = {}
+        try:
+            async with self._alone_with_engine(seconds):
+                before = self.members
+                with _timed(seconds, "apply"):
+                    await self._reach(plan.wanted)
+                with _timed(seconds, "self_test"):
+                    answers = await self._prove(plan, before)
+        finally:
+            self.metrics.took(plan.operation, seconds)
         logger.info("%s: the weights are now %s", plan.operation, self.version)
         return CompletedChange(plan.operation, self.version, seconds, answers)
 
-    async def _prove(self, plan: Plan, before: Members, seconds: dict[str, float]) -> list[Answer]:
+    @asynccontextmanager
+    async def _alone_with_engine(self, seconds: dict[str, float]) -> AsyncIterator[None]:
+        """Let clients' requests wait until the end of the block, or for ever if weights are unknown then."""
+        with _timed(seconds, "pause"):
+            with _timed(seconds, "drain"):
+                await self.engine.hold_back(self._patience.drain)
+            try:
+                yield
+            finally:
+                if self.agree:
+                    self.engine.let_in()
+
+    async def _prove(self, plan: Plan, before: Members) -> list[Answer]:
         """The server's answers to the plan's questions. If too few are right, undo the change and raise."""
-        started = perf_counter()
+        limit = self._patience.self_test
         try:
-            answers = await asyncio.wait_for(ask_questions(self.engine, plan.questions), _SELF_TEST_SECONDS)
+            answers = await asyncio.wait_for(ask_questions(self.engine, plan.questions), limit)
         except TimeoutError:
             await self._take_back(before)
             raise SelfTestFailed(
-                f"the server did not answer {len(plan.questions)} questions within {_SELF_TEST_SECONDS:g} s: "
+                f"the server did not answer {len(plan.questions)} questions within {limit:g} s: "
                 f"the {plan.operation} was taken back, and the weights are again {self.version}"
             ) from None
         except BaseException:
             await self._take_back(before)
             raise
-        seconds["self_test"] = perf_counter() - started
         right = sum(answer.right for answer in answers)
         self.metrics.answered(right, len(answers) - right)
         if plan.test.passed(answers):
@@ -155,22 +174,17 @@ class Coordinator:
         )
 
     async def _take_back(self, before: Members) -> None:
-        """Go back to a state after a completed change; raises WorkersDisagree if that fails.
-
-        Requests that do not end in time are aborted: the weights that answer them have failed the test.
-        """
+        """Go back to a state after a completed change; raises WorkersDisagree if that fails."""
         try:
-            await self._reach(before, insist=True)
+            await self._reach(before)
         except Exception as error:
             self._give_up()
             raise WorkersDisagree(f"the change could not be taken back: {error}") from error
 
-    async def _reach(self, wanted: Members, *, insist: bool = False) -> dict[str, float]:
-        """Drain, bring all workers to a state, name it, and resume. Returns the seconds of both phases."""
-        started = perf_counter()
-        await self.engine.drain(self._drain_seconds, insist=insist)
-        drained = perf_counter()
+    async def _reach(self, wanted: Members) -> None:
+        """Bring all workers to a state and name it, in an engine that has no requests of clients."""
         before = self.members
+        await self.engine.pause()
         try:
             states = await self._walk(before, wanted)
             self._confirm(states, wanted)
@@ -181,7 +195,6 @@ class Coordinator:
         self.members = wanted
         await self.engine.resume()
         self._note(states)
-        return {"drain": drained - started, "apply": perf_counter() - drained}
 
     async def _walk(self, before: Members, wanted: Members) -> list[WorkerState]:
         """Call the workers' methods that lead from one state to another. Returns their final states."""
@@ -245,7 +258,19 @@ class Coordinator:
     def _give_up(self) -> None:
         self.agree = False
         self._note([])
-        logger.critical("workers hold different weights: the engine stays paused, start the server again")
+        logger.critical(
+            "workers hold different weights: requests are not answered any more, start the server again"
+        )
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    """Add the seconds that the block takes."""
+    started = perf_counter()
+    try:
+        yield
+    finally:
+        seconds[phase] = perf_counter() - started
 
 
 def _weight(base: BaseState) -> int:

@@ -52,7 +52,7 @@ class LiveEndpoint:
         config = engine_client.vllm_config
         _check(config)
         settings = read_settings()
-        coordinator = Coordinator(Engine(engine_client), _loaded(config), Metrics(), settings.drain_seconds)
+        coordinator = Coordinator(Engine(engine_client), _loaded(config), Metrics(), settings.patience)
         await coordinator.start()
         state.moe_patch = Operations(coordinator, settings.allowed)
         state.moe_patch_authentication = TokenAuthentication(settings.token)

@@ -1,4 +1,4 @@
-"""What a change of patches needs of vLLM: drain, call all workers, clear the prefix cache, name the weights.
+"""What a change of patches needs of vLLM: hold requests back, call all workers, name the weights, ask.
 
 Everything goes through `EngineClient`, which vLLM's own HTTP handlers use too. So vLLM's developer mode is
 not needed.
@@ -17,6 +17,7 @@ from pydantic import JsonValue
 from moe_patch import errors
 from moe_patch.data.reader import Reader
 from moe_patch.errors import MoePatchError
+from moe_patch_serving.api.gate import Gate
 from moe_patch_serving.api.sampling import greedy, sampling_settings
 from moe_patch_serving.errors import NotDrained, PrefixesKept
 
@@ -49,7 +50,7 @@ class Engine:
     """A running vLLM engine, as far as live patches need it."""
 
     def __init__(self, client: EngineClient) -> None:
-        self._client = client
+        self._client, self._gate = client, Gate(client)
         self._requests = 0
 
     @property
@@ -72,25 +73,27 @@ class Engine:
         """The server's settings that change what is said after a prompt."""
         return sampling_settings(self._client.vllm_config)
 
-    async def drain(self, seconds: float, *, insist: bool = False) -> None:
-        """Wait for running requests, hold back new ones, and clear the prefix cache.
-
-        With `insist`, requests that take longer than `seconds` are aborted.
+    async def hold_back(self, seconds: float) -> None:
+        """Let clients' requests wait, and those that run end. Only `decode` is answered from then on.
 
         Raises:
-            NotDrained: requests did not end in time; the engine goes on as before.
+            NotDrained: requests did not end in time; they and others go on as before.
         """
         try:
-            await asyncio.wait_for(self._client.pause_generation(mode="wait", clear_cache=True), seconds)
+            await self._gate.close(seconds)
         except TimeoutError:
-            if insist:
-                await self._client.pause_generation(mode="abort", clear_cache=True)
-                return
-            await self._client.resume_generation()
             raise NotDrained(
                 f"requests under way did not end within {seconds:g} s, and nothing was changed: try again "
                 "later, or limit max_tokens"
             ) from None
+
+    def let_in(self) -> None:
+        """Accept clients' requests again."""
+        self._gate.open()
+
+    async def pause(self) -> None:
+        """Stop the engine, which has no requests but those of a self-test, and clear its caches."""
+        await self._client.pause_generation(mode="abort", clear_cache=True)
 
     async def call(self, method: str, *arguments: Any) -> list[WorkerState]:
         """Call a method of `PatchWorker` on all workers. Returns their states, in rank order.
@@ -119,7 +122,7 @@ class Engine:
         await self._client.update_weight_version(version)
 
     async def resume(self) -> None:
-        """Accept requests again."""
+        """Let the engine run again."""
         await self._client.resume_generation()
 
     async def weight_version(self) -> str:
@@ -127,10 +130,10 @@ class Engine:
         return await self._client.get_weight_version()
 
     async def decode(self, prompt: Sequence[int], length: int) -> list[int]:
-        """The next `length` tokens after `prompt`, by greedy decoding."""
+        """The next `length` tokens after `prompt`, by greedy decoding, while others wait too."""
         self._requests += 1
         request = f"moe-patch-self-test-{self._requests}"
-        outputs = self._client.generate({"prompt_token_ids": list(prompt)}, greedy(length), request)
+        outputs = self._gate.generate({"prompt_token_ids": list(prompt)}, greedy(length), request)
         return [token async for output in outputs for token in output.outputs[0].token_ids]
 
 

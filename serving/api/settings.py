@@ -14,38 +14,52 @@ TOKEN = "MOE_PATCH_TOKEN"
 TOKEN_FILE = "MOE_PATCH_TOKEN_FILE"
 ALLOW = "MOE_PATCH_ALLOW"
 DRAIN_SECONDS = "MOE_PATCH_DRAIN_SECONDS"
+SELF_TEST_SECONDS = "MOE_PATCH_SELF_TEST_SECONDS"
 
 WORKER = "moe_patch_serving.worker.PatchWorker"
 """The worker extension class that vLLM must mix into its workers."""
 
 SHORTEST_TOKEN = 16
-_DRAIN_SECONDS = 600.0
 _MOST_READ = 4096  # characters of a token file; a device may have no end
 
 
 @dataclass(frozen=True, slots=True)
+class Patience:
+    """The limits of the time for which a change lets clients' requests wait, in seconds."""
+
+    drain: float = 600.0  # for requests that run when the change begins
+    self_test: float = 30.0  # for the answers to the self-test
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
-    """The token, the allowed places of patches, and how long a change waits for running requests.
+    """The token, the allowed places of patches, and how long a change may let requests wait.
 
     If `token` is None, nobody may change the server.
     """
 
     token: str | None = field(default=None, repr=False)
     allowed: Allowed = field(default_factory=Allowed)
-    drain_seconds: float = _DRAIN_SECONDS
+    patience: Patience = Patience()
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings from the environment.
 
     MOE_PATCH_TOKEN is the bearer token, or MOE_PATCH_TOKEN_FILE a file with it. MOE_PATCH_ALLOW lists the
-    allowed places of patches, one per line. MOE_PATCH_DRAIN_SECONDS is the longest wait for running requests.
+    allowed places of patches, one per line. MOE_PATCH_DRAIN_SECONDS is the longest wait for running requests,
+    and MOE_PATCH_SELF_TEST_SECONDS that for the answers to a self-test.
 
     Raises:
         ConfigError: a setting is malformed.
     """
+    usual = Patience()
     places = [place for place in environment.get(ALLOW, "").splitlines() if place]
-    return Settings(read_token(environment), parse_allowed(places), _seconds(environment))
+    patience = Patience(
+        drain=_seconds(environment, DRAIN_SECONDS, usual.drain),
+        self_test=_seconds(environment, SELF_TEST_SECONDS, usual.self_test),
+    )
+    return Settings(read_token(environment), parse_allowed(places), patience)
 
 
 def read_token(environment: Mapping[str, str] = os.environ) -> str | None:
@@ -70,12 +84,12 @@ def read_token(environment: Mapping[str, str] = os.environ) -> str | None:
     return token
 
 
-def _seconds(environment: Mapping[str, str]) -> float:
-    value = environment.get(DRAIN_SECONDS)
+def _seconds(environment: Mapping[str, str], name: str, unset: float) -> float:
+    value = environment.get(name)
     try:
-        seconds = _DRAIN_SECONDS if value is None else float(value)
+        seconds = unset if value is None else float(value)
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise ConfigError(f"{DRAIN_SECONDS}: expected a number of seconds above 0, found {value!r}")
+        raise ConfigError(f"{name}: expected a number of seconds above 0, found {value!r}")
     return seconds

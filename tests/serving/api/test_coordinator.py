@@ -24,7 +24,7 @@ from moe_patch_serving.api.coordinator import CompletedChange, Coordinator, Plan
 from moe_patch_serving.api.engine import Engine
 from moe_patch_serving.api.members import ServedMember, served_member
 from moe_patch_serving.api.metrics import Metrics
-from moe_patch_serving.api.settings import WORKER
+from moe_patch_serving.api.settings import WORKER, Patience
 from moe_patch_serving.api.weight_version import BARE, Loaded
 from tests.serving.engines import base, folder
 from tests.tiny import tiny_patch
@@ -48,7 +48,7 @@ async def two_workers() -> AsyncIterator[tuple[AsyncLLM, Coordinator]]:
     )
     client = AsyncLLM.from_engine_args(arguments)
     try:
-        coordinator = Coordinator(Engine(client), Loaded(), Metrics(CollectorRegistry()), 60.0)
+        coordinator = Coordinator(Engine(client), Loaded(), Metrics(CollectorRegistry()), Patience(drain=60))
         await coordinator.start()
         yield client, coordinator
     finally:

@@ -1,4 +1,4 @@
-"""Requests that do not end in time: a change does not wait on for them, and one taken back cuts them off.
+"""Requests around a change: it does not wait for ever for those that run, and others wait for its proof.
 
 The routes are called as clients call them, of an engine whose requests take seconds.
 """
@@ -24,9 +24,9 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from moe_patch.base.opening import open_base
 from moe_patch.patch import save
-from moe_patch_serving.api import coordinator
+from moe_patch_serving.api.coordinator import Coordinator
 from moe_patch_serving.api.endpoint import LiveEndpoint
-from moe_patch_serving.api.settings import ALLOW, DRAIN_SECONDS, TOKEN, WORKER
+from moe_patch_serving.api.settings import ALLOW, DRAIN_SECONDS, TOKEN, WORKER, Patience
 from tests.checkpoint.folders import saved
 from tests.serving.engines import PROMPTS
 from tests.tiny import tiny_patch
@@ -62,11 +62,12 @@ class Server:
 
     engine: AsyncLLM
     http: httpx.AsyncClient
+    coordinator: Coordinator
     names: count[int]
 
-    async def add(self, path: Path, share: float = 0) -> httpx.Response:
+    async def add(self, path: Path, *, unproved: bool = True) -> httpx.Response:
         """Put a patch on, which nobody has to say the facts of unless told."""
-        body = {"path": str(path), "self_test": {"share": share}}
+        body = {"path": str(path), "self_test": {"unproved": unproved}}
         return await self.http.post("/moe_patch/patches", json=body)
 
     async def state(self) -> tuple[Any, ...]:
@@ -120,7 +121,7 @@ async def started(folder: Path) -> AsyncIterator[Server]:
             headers={"Authorization": f"Bearer {SECRET}"},
             timeout=60,
         ) as client:
-            yield Server(engine, client, count())
+            yield Server(engine, client, app.state.moe_patch.coordinator, count())
     finally:
         engine.shutdown()
 
@@ -149,19 +150,21 @@ async def a_later_change_is_made(server: Server, patch: Path) -> None:
     assert (await server.state())[1:] == before[1:]
 
 
-async def who_hears_weights_that_failed_is_cut_off(server: Server, patch: Path) -> None:
-    before, first = await server.state(), server.ask()
+async def nobody_hears_weights_that_failed(server: Server, patch: Path) -> None:
+    before, said, first = await server.state(), await server.says(8), server.ask()
     await first.hears(1)
-    change = asyncio.create_task(server.add(patch, share=1))
-    while not await server.engine.is_paused():
-        assert not change.done()
-    second = server.ask()  # waits for the change, which waits for the first
+    change = asyncio.create_task(server.add(patch, unproved=False))
+    await asyncio.sleep(0.1)
+    second, third = server.ask(8), server.ask(8)  # wait for the change, which waits for the first
+    await asyncio.sleep(0.1)
+    assert not change.done() and not second.said
+    await third.leaves()
     await first.leaves()
     refused = await change
     assert (refused.status_code, refused.json()["error"]["code"]) == (422, "self_test_failed")
     await second.task
-    assert second.finish_reason == "abort"
-    assert second.said[:8] != await server.says(8)
+    assert (second.said, second.finish_reason) == (said, "length")
+    assert await server.says(8) == said
     assert await server.state() == before
 
 
@@ -170,8 +173,8 @@ async def a_self_test_that_does_not_end_has_failed(
 ) -> None:
     before = await server.state()
     with monkeypatch.context() as hurried:
-        hurried.setattr(coordinator, "_SELF_TEST_SECONDS", 0.0)
-        refused = await server.add(patch, share=0)
+        hurried.setattr(server.coordinator, "_patience", Patience(self_test=0))
+        refused = await server.add(patch)
     error = refused.json()["error"]
     assert (refused.status_code, error["code"]) == (422, "self_test_failed")
     assert "did not answer 4 questions within 0 s: the add was taken back" in error["message"]
@@ -193,7 +196,7 @@ def test_requests_that_do_not_end_in_time(tmp_path: Path, monkeypatch: pytest.Mo
         async with started(folder) as server:
             await a_change_that_would_wait_too_long_is_refused(server, patch)
             await a_later_change_is_made(server, patch)
-            await who_hears_weights_that_failed_is_cut_off(server, patch)
+            await nobody_hears_weights_that_failed(server, patch)
             await a_self_test_that_does_not_end_has_failed(server, patch, monkeypatch)
             await a_later_change_is_made(server, patch)
 
