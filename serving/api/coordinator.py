@@ -1,10 +1,10 @@
 """Changes a running server's patches, one change at a time. A change is made completely or not at all.
 
-A change has these steps: hold clients' requests back, let all workers make the change, clear the prefix cache,
-give the weights their new version, ask the server the added facts, and let the requests in. If a worker fails,
-or the server does not say the facts, all workers go back to the state before, and no client was answered by
-the patch. The digests of the workers' weights must confirm this. If even that fails, requests are not let in
-again, so that half a patch is never served.
+A change has these steps: hold clients' requests back, let all workers make the change, clear the prefix
+cache, give the weights their new version, ask the server the added facts, and let the requests in. If a
+worker fails, or the server does not say the facts, all workers go back to the state before, and the patch has
+answered no client. The digests of the workers' weights must confirm this. If even that fails, requests are
+refused from then on, so that half a patch is never served.
 """
 
 from __future__ import annotations
@@ -137,14 +137,14 @@ class Coordinator:
 
     @asynccontextmanager
     async def _alone_with_engine(self, seconds: dict[str, float]) -> AsyncIterator[None]:
-        """Let clients' requests wait until the end of the block, or for ever if weights are unknown then."""
+        """Let clients' requests wait until the end of the block."""
         with _timed(seconds, "pause"):
             with _timed(seconds, "drain"):
                 await self.engine.hold_back(self._patience.drain)
             try:
                 yield
             finally:
-                if self.agree:
+                if self.agree:  # if not, they are refused
                     self.engine.let_in()
 
     async def _prove(self, plan: Plan, before: Members) -> list[Answer]:
@@ -206,7 +206,7 @@ class Coordinator:
         for position, member in enumerate(wanted):
             if member.hash not in present:
                 place = min(position, len(present))
-                states = await self.engine.call("moe_patch_add", member.patch.path, member.hash, place + 1)
+                states = await self.engine.call("moe_patch_add", member.patch.stored, member.hash, place + 1)
                 present.insert(place, member.hash)
         if present != aim:
             states = await self.engine.call("moe_patch_reorder", aim)
@@ -222,7 +222,7 @@ class Coordinator:
             for digest in _without(wanted, before):
                 await self.engine.try_call("moe_patch_remove", digest)
             for position, member in enumerate(before, start=1):
-                await self.engine.try_call("moe_patch_add", member.patch.path, member.hash, position)
+                await self.engine.try_call("moe_patch_add", member.patch.stored, member.hash, position)
             await self.engine.try_call("moe_patch_reorder", list(member_hashes(before)))
             states = await self.engine.call("moe_patch_state")
             self._confirm(states, before)
@@ -256,11 +256,11 @@ class Coordinator:
         )
 
     def _give_up(self) -> None:
+        reason = "workers hold different weights: no request is answered until the server is started again"
         self.agree = False
         self._note([])
-        logger.critical(
-            "workers hold different weights: requests are not answered any more, start the server again"
-        )
+        self.engine.refuse(reason)
+        logger.critical(reason)
 
 
 @contextmanager

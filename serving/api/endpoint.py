@@ -5,6 +5,7 @@ VLLM_PLUGINS must name moe_patch. This is vLLM's own way to add routes: they nee
 
 from __future__ import annotations
 
+import atexit
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from moe_patch_serving.api.operations import Operations
 from moe_patch_serving.api.requests import TokenAuthentication
 from moe_patch_serving.api.routes import as_json, guarded, public
 from moe_patch_serving.api.settings import WORKER, read_settings
+from moe_patch_serving.api.store import PatchStore
 from moe_patch_serving.api.weight_version import Loaded, loaded_from
 from moe_patch_serving.errors import LiveError
 
@@ -54,7 +56,9 @@ class LiveEndpoint:
         settings = read_settings()
         coordinator = Coordinator(Engine(engine_client), _loaded(config), Metrics(), settings.patience)
         await coordinator.start()
-        state.moe_patch = Operations(coordinator, settings.allowed)
+        store = PatchStore(settings.store)
+        atexit.register(store.close)
+        state.moe_patch = Operations(coordinator, settings.allowed, store)
         state.moe_patch_authentication = TokenAuthentication(settings.token)
 
 

@@ -6,7 +6,6 @@ not needed.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -90,6 +89,10 @@ class Engine:
     def let_in(self) -> None:
         """Accept clients' requests again."""
         self._gate.open()
+
+    def refuse(self, reason: str) -> None:
+        """Answer clients' requests with an error from now on."""
+        self._gate.refuse(reason)
 
     async def pause(self) -> None:
         """Stop the engine, which has no requests but those of a self-test, and clear its caches."""

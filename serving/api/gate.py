@@ -8,6 +8,8 @@ from contextlib import aclosing
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+from moe_patch_serving.errors import WorkersDisagree
+
 if TYPE_CHECKING:
     from vllm.engine.protocol import EngineClient
 
@@ -29,6 +31,7 @@ class Gate:
         self._open.set()
         self._empty.set()
         self._inside = 0
+        self._refusal: str | None = None
         self.generate: Ask = client.generate
         shared: Any = client
         shared.generate, shared.encode = self._behind(client.generate), self._behind(client.encode)
@@ -50,11 +53,18 @@ class Gate:
         """Let all requests in, also those that wait."""
         self._open.set()
 
+    def refuse(self, reason: str) -> None:
+        """Answer all requests with an error from now on, also those that wait."""
+        self._refusal = reason
+        self._open.set()
+
     def _behind(self, ask: Ask) -> Ask:
         @wraps(ask)
         async def gated(*arguments: Any, **named: Any) -> AsyncGenerator[Any, None]:
             while not self._open.is_set():  # it may close again before a request that waited runs on
                 await self._open.wait()
+            if self._refusal is not None:
+                raise WorkersDisagree(self._refusal)
             self._inside += 1
             self._empty.clear()
             try:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import JsonValue
 
-from moe_patch.errors import HashMismatch, UnclearPatch
+from moe_patch.errors import UnclearPatch
 from moe_patch.patch import Patch, load
 from moe_patch.patch.member import Member, find_member
 from moe_patch_serving.api.allowed import HUB
@@ -17,10 +17,11 @@ from moe_patch_serving.errors import Conflict, NoSuchPatch
 
 @dataclass(frozen=True, slots=True)
 class PatchFile:
-    """A patch on a running server. It has the path of the file that workers read, but no tensors."""
+    """A patch on a running server, without its tensors."""
 
     hash: str
-    path: str
+    path: str  # of the file that it was added from
+    stored: str  # the path of the server's own copy
     method: str
     facts: int
 
@@ -28,13 +29,9 @@ class PatchFile:
         """Read the patch again.
 
         Raises:
-            HashMismatch: the file now holds another patch.
-            MoePatchError: the file cannot be read.
+            MoePatchError: the server's copy cannot be read.
         """
-        patch = load(self.path)
-        if patch.hash != self.hash:
-            raise HashMismatch(f"{self.path}: is the patch {patch.hash}, and was {self.hash}")
-        return patch
+        return load(self.stored)
 
 
 ServedMember = Member[PatchFile]
@@ -42,10 +39,10 @@ Members = tuple[ServedMember, ...]
 """A state of a running server, the lowest patch first."""
 
 
-def served_member(patch: Patch, path: Path, reference: str) -> ServedMember:
-    """The member for a patch file, with the name of its Hub repository or of its file."""
+def served_member(patch: Patch, path: Path, reference: str, stored: Path) -> ServedMember:
+    """The member for a patch file and its copy, with the name of its Hub repository or of its file."""
     whole = PurePosixPath(reference.partition("@")[0]) if reference.startswith(HUB) else path
-    file = PatchFile(patch.hash, str(path), patch.method, len(patch.facts))
+    file = PatchFile(patch.hash, str(path), str(stored), patch.method, len(patch.facts))
     return Member(whole.name.removesuffix(".safetensors"), file)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 
 from pydantic import JsonValue
@@ -22,6 +22,7 @@ from moe_patch_serving.api.members import (
     served_member,
 )
 from moe_patch_serving.api.self_test import Question, SelfTest
+from moe_patch_serving.api.store import PatchStore
 from moe_patch_serving.errors import Conflict, LiveError, NoSuchPatch, PatchRefused
 
 _HISTORY = 100  # greatest number of states to go back to
@@ -39,6 +40,7 @@ class Operations:
 
     coordinator: Coordinator
     allowed: Allowed
+    store: PatchStore
     history: list[Members] = field(default_factory=list)
 
     def report(self) -> dict[str, JsonValue]:
@@ -62,13 +64,13 @@ class Operations:
             NoSuchPatch: there is no such file.
             Conflict: the patch is on the server already, or there is no such position.
         """
-        with self._attempt("add"):
-            async with self.coordinator.alone():
-                path = await asyncio.to_thread(self.allowed.find, reference)
-                patch = await asyncio.to_thread(load, path)
-                questions = self._questions([patch], test)
-                wanted = self._with(served_member(patch, path, reference), position)
-                return await self._make(Plan("add", wanted, questions, test))
+        async with self._alone("add"):
+            path = await asyncio.to_thread(self.allowed.find, reference)
+            patch = await asyncio.to_thread(load, path)
+            questions = self._questions([patch], test)
+            stored = await asyncio.to_thread(self.store.put, patch)
+            wanted = self._with(served_member(patch, path, reference, stored), position)
+            return await self._make(Plan("add", wanted, questions, test))
 
     async def remove(self, identifier: str) -> CompletedChange:
         """Remove a patch, given by its name, its hash, or the beginning of its hash.
@@ -77,11 +79,10 @@ class Operations:
             NoSuchPatch: no patch matches.
             Conflict: several patches match, or the patch was added at loading.
         """
-        with self._attempt("remove"):
-            async with self.coordinator.alone():
-                gone = self._find(identifier)
-                wanted = tuple(member for member in self.coordinator.members if member is not gone)
-                return await self._make(Plan("remove", wanted))
+        async with self._alone("remove"):
+            gone = self._find(identifier)
+            wanted = tuple(member for member in self.coordinator.members if member is not gone)
+            return await self._make(Plan("remove", wanted))
 
     async def reorder(self, identifiers: Sequence[str]) -> CompletedChange:
         """Put all live patches into another order, the lowest first.
@@ -89,13 +90,12 @@ class Operations:
         Raises:
             Conflict: `patches` does not name each live patch once.
         """
-        with self._attempt("reorder"):
-            async with self.coordinator.alone():
-                wanted = tuple(self._find(identifier) for identifier in identifiers)
-                members = self.coordinator.members
-                if len(wanted) != len(members) or set(wanted) != set(members):
-                    raise Conflict(f"to reorder, name each of the {len(members)} patches that are on once")
-                return await self._make(Plan("reorder", wanted))
+        async with self._alone("reorder"):
+            wanted = tuple(self._find(identifier) for identifier in identifiers)
+            members = self.coordinator.members
+            if len(wanted) != len(members) or set(wanted) != set(members):
+                raise Conflict(f"to reorder, name each of the {len(members)} patches that are on once")
+            return await self._make(Plan("reorder", wanted))
 
     async def rollback(self, test: SelfTest) -> CompletedChange:
         """Undo the last change that is not undone yet.
@@ -103,17 +103,16 @@ class Operations:
         Raises:
             Conflict: there is no such change.
         """
-        with self._attempt("rollback"):
-            async with self.coordinator.alone():
-                if not self.history:
-                    raise Conflict("there is no change to roll back")
-                wanted, members = self.history[-1], self.coordinator.members
-                gone = [member for member in wanted if member not in members]
-                back = [await asyncio.to_thread(member.patch.load) for member in gone]
-                plan = Plan("rollback", wanted, self._questions(back, test), test)
-                change = await self.coordinator.make(plan)
-                self.history.pop()
-                return change
+        async with self._alone("rollback"):
+            if not self.history:
+                raise Conflict("there is no change to roll back")
+            wanted, members = self.history[-1], self.coordinator.members
+            gone = [member for member in wanted if member not in members]
+            back = [await asyncio.to_thread(member.patch.load) for member in gone]
+            plan = Plan("rollback", wanted, self._questions(back, test), test)
+            change = await self.coordinator.make(plan)
+            self.history.pop()
+            return change
 
     def _with(self, member: ServedMember, position: int | None) -> Members:
         """The live patches with one more."""
@@ -153,6 +152,17 @@ class Operations:
         change = await self.coordinator.make(plan)
         self.history = [*self.history, before][-_HISTORY:]
         return change
+
+    @asynccontextmanager
+    async def _alone(self, operation: str) -> AsyncIterator[None]:
+        """Attempt a change while no other is made. Copies that no state needs any more are removed."""
+        with self._attempt(operation):
+            async with self.coordinator.alone():
+                try:
+                    yield
+                finally:
+                    states = [self.coordinator.members, *self.history]
+                    self.store.keep({member.hash for state in states for member in state})
 
     @contextmanager
     def _attempt(self, operation: str) -> Iterator[None]:

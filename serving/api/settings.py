@@ -15,6 +15,7 @@ TOKEN_FILE = "MOE_PATCH_TOKEN_FILE"
 ALLOW = "MOE_PATCH_ALLOW"
 DRAIN_SECONDS = "MOE_PATCH_DRAIN_SECONDS"
 SELF_TEST_SECONDS = "MOE_PATCH_SELF_TEST_SECONDS"
+STORE = "MOE_PATCH_STORE"
 
 WORKER = "moe_patch_serving.worker.PatchWorker"
 """The worker extension class that vLLM must mix into its workers."""
@@ -33,7 +34,9 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The token, the allowed places of patches, and how long a change may let requests wait.
+    """The token, the allowed places of patches, how long a change may let requests wait, and a folder.
+
+    `store` is where the server makes the folder for its own copies of patches, or None for the usual place.
 
     If `token` is None, nobody may change the server.
     """
@@ -41,6 +44,7 @@ class Settings:
     token: str | None = field(default=None, repr=False)
     allowed: Allowed = field(default_factory=Allowed)
     patience: Patience = Patience()
+    store: Path | None = None
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -48,7 +52,8 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
 
     MOE_PATCH_TOKEN is the bearer token, or MOE_PATCH_TOKEN_FILE a file with it. MOE_PATCH_ALLOW lists the
     allowed places of patches, one per line. MOE_PATCH_DRAIN_SECONDS is the longest wait for running requests,
-    and MOE_PATCH_SELF_TEST_SECONDS that for the answers to a self-test.
+    and MOE_PATCH_SELF_TEST_SECONDS that for the answers to a self-test. MOE_PATCH_STORE is the folder in which
+    the server keeps its own copies of patches.
 
     Raises:
         ConfigError: a setting is malformed.
@@ -59,7 +64,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         drain=_seconds(environment, DRAIN_SECONDS, usual.drain),
         self_test=_seconds(environment, SELF_TEST_SECONDS, usual.self_test),
     )
-    return Settings(read_token(environment), parse_allowed(places), patience)
+    return Settings(read_token(environment), parse_allowed(places), patience, _folder(environment, STORE))
 
 
 def read_token(environment: Mapping[str, str] = os.environ) -> str | None:
@@ -82,6 +87,13 @@ def read_token(environment: Mapping[str, str] = os.environ) -> str | None:
             f"{TOKEN}: expected at least {SHORTEST_TOKEN} printable ASCII characters without a space"
         )
     return token
+
+
+def _folder(environment: Mapping[str, str], name: str) -> Path | None:
+    value = environment.get(name)
+    if value is not None and not Path(value).is_dir():
+        raise ConfigError(f"{name}: expected a folder, found {value!r}")
+    return None if value is None else Path(value)
 
 
 def _seconds(environment: Mapping[str, str], name: str, unset: float) -> float:

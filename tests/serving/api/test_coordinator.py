@@ -58,7 +58,7 @@ async def two_workers() -> AsyncIterator[tuple[AsyncLLM, Coordinator]]:
 def saved(path: Path, layers: list[int], seed: int) -> ServedMember:
     """A patch on the disk, and what it is on a server."""
     save(tiny_patch(base("qwen3_moe"), layers, seed=seed), path)
-    return served_member(load(path), path, str(path))
+    return served_member(load(path), path, str(path), path)
 
 
 async def states(client: AsyncLLM) -> list[dict[str, Any]]:

@@ -157,7 +157,8 @@ async def nobody_hears_weights_that_failed(server: Server, patch: Path) -> None:
     await asyncio.sleep(0.1)
     second, third = server.ask(8), server.ask(8)  # wait for the change, which waits for the first
     await asyncio.sleep(0.1)
-    assert not change.done() and not second.said
+    assert not change.done()
+    assert not second.said
     await third.leaves()
     await first.leaves()
     refused = await change

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from moe_patch_serving.api.gate import Gate
+from moe_patch_serving.errors import WorkersDisagree
 
 
 class Client:
@@ -76,6 +77,22 @@ def test_it_waits_for_those_inside_and_opens_again_if_they_stay() -> None:
         await closing
         assert await inside == ["a begins", "a ends"]
         assert client.aborted == 1  # that of the client who went away
+
+    asyncio.run(story())
+
+
+def test_who_waits_is_told_when_there_will_be_no_answers() -> None:
+    async def story() -> None:
+        client: Any = Client()
+        gate = Gate(client)
+        await gate.close(1)
+        waiting = asyncio.create_task(heard(client.generate("a")))
+        await settled()
+        gate.refuse("the weights are unknown")
+        with pytest.raises(WorkersDisagree, match="the weights are unknown"):
+            await waiting
+        with pytest.raises(WorkersDisagree):
+            await heard(client.encode("b"))
 
     asyncio.run(story())
 

@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from moe_patch.errors import HashMismatch
-from moe_patch.patch import save
 from moe_patch.patch.member import Member
 from moe_patch_serving.api.members import PatchFile, find_served_member, served_member
 from moe_patch_serving.errors import Conflict, NoSuchPatch
 from tests.patch.patches import delta_patch
 
-ONE = Member("capitals", PatchFile("sha256:" + "a" * 64, "/one", "moeedit", 3))
-TWO = Member("rivers", PatchFile("sha256:" + "a" * 10 + "b" * 54, "/two", "moeedit", 3))
+ONE = Member("capitals", PatchFile("sha256:" + "a" * 64, "/one", "/store/a", "moeedit", 3))
+TWO = Member("rivers", PatchFile("sha256:" + "a" * 10 + "b" * 54, "/two", "/store/b", "moeedit", 3))
 
 
 @pytest.mark.parametrize(
@@ -39,17 +37,7 @@ def test_what_could_be_two_is_refused() -> None:
 
 
 def test_a_member_is_called_as_its_file_or_its_repository(tmp_path: Path) -> None:
-    patch, path = delta_patch(), tmp_path / "patch.safetensors"
-    assert served_member(patch, path, str(path)).name == "patch"
-    assert served_member(patch, path, "hf://org/capitals@v2").name == "capitals"
-    assert served_member(patch, path, "hf://org/all/capitals.v1.safetensors@v2").name == "capitals.v1"
-
-
-def test_a_file_that_was_replaced_is_noticed(tmp_path: Path) -> None:
-    path = tmp_path / "p.safetensors"
-    save(delta_patch(seed=0), path)
-    member = served_member(delta_patch(seed=0), path, str(path))
-    assert member.patch.load().hash == member.hash
-    save(delta_patch(seed=1), path)
-    with pytest.raises(HashMismatch, match="and was sha256"):
-        member.patch.load()
+    patch, path, stored = delta_patch(), tmp_path / "patch.safetensors", tmp_path / "stored"
+    assert served_member(patch, path, str(path), stored).name == "patch"
+    assert served_member(patch, path, "hf://org/capitals@v2", stored).name == "capitals"
+    assert served_member(patch, path, "hf://org/all/capitals.v1.safetensors@v2", stored).name == "capitals.v1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -144,3 +145,28 @@ def test_the_command_line_changes_it_too(server: Running, patches: Patches) -> N
     assert [patch["name"] for patch in live("list")["patches"]] == ["one"]
     assert live("remove", "one")["stack"]["patches"] == []
     assert live("rollback")["stack"]["patches"][0]["name"] == "one"
+
+
+@pytest.mark.parametrize("harm", ["rewritten", "truncated", "deleted"])
+def test_what_becomes_of_a_file_does_not_matter_to_its_patch(
+    server: Running, patches: Patches, harm: str
+) -> None:
+    one, two = patches.folder / f"{harm}-one.safetensors", patches.folder / f"{harm}-two.safetensors"
+    one.write_bytes(patches.one.read_bytes())
+    two.write_bytes(patches.two.read_bytes())
+    assert server.add(one).status_code == 201
+    assert server.add(two).status_code == 201
+    if harm == "rewritten":
+        with one.open("r+b") as file:  # in place, as `cp` does it
+            file.write(two.read_bytes())
+    elif harm == "truncated":
+        os.truncate(one, 100)
+    else:
+        one.unlink()
+    assert server.call("POST", "reorder", json={"patches": [two.stem, one.stem]}).status_code == 200
+    assert server.call("DELETE", f"patches/{one.stem}").status_code == 200
+    assert wrong(server, patches, patches.one)
+    assert server.call("POST", "rollback").status_code == 200
+    assert not wrong(server, patches, patches.one)
+    assert not wrong(server, patches, patches.two)
+    assert server.call("GET", "stack").json()["agree"]
