@@ -137,5 +137,9 @@ class WrongBase(PatchError):
     """The patch was built for another base model."""
 
 
+class OversizedEdit(PatchError):
+    """A patch changes an expert by many times what the expert itself is."""
+
+
 class SolveError(MoePatchError):
     """A layer's linear system cannot be solved: shapes do not fit, or it is not positive definite."""

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
+from functools import partial
 from typing import Literal, get_args
 
-from torch import nn
+from torch import Tensor, nn
 
 from moe_patch.apply.bypass import attach_bypass
 from moe_patch.apply.hook import hook_deltas
 from moe_patch.apply.merge import merge_deltas
 from moe_patch.apply.weights.rounding import Rounding
+from moe_patch.apply.weights.size import refuse_oversized
 from moe_patch.apply.weights.survival import STATED_LOSS
 from moe_patch.base.experts import Handle
 from moe_patch.base.model import Base
@@ -24,7 +26,7 @@ from moe_patch.base.opening import wrap
 from moe_patch.errors import ConfigError, PatchError
 from moe_patch.patch import Patch, check_base
 
-__all__ = ["Applied", "Handle", "Mode", "Rounding", "apply"]
+__all__ = ["Applied", "Handle", "Mode", "Rounding", "apply", "own_weight"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ def apply(
     mode: Mode = "merge",
     rounding: Rounding = "nearest",
     check: bool = True,
+    allow_large: bool = False,
 ) -> Applied:
     """Put a patch on a model until the returned handle is removed or its `with` block ends.
 
@@ -62,9 +65,13 @@ def apply(
     rounds each element by itself, "compensated" keeps the outputs for the facts' own keys. A warning is
     logged if rounding loses more than `STATED_LOSS` of a fact's edit.
 
+    A change that is many times as large as its expert is not an edit of it: unless `allow_large` is on, a patch
+    with a change of more than `LARGEST_RATIO` times its expert's norm is refused.
+
     Raises:
         ConfigError: `mode` or `rounding` is unknown.
         WrongBase: `check` is on and the patch was built for another base.
+        OversizedEdit: a change is much larger than its expert, and that is not allowed.
         PatchError: the patch is on this model already, or another bypass runs beside the same layer.
         ModelError: the model has no such layers, or its weights are offloaded and cannot be merged into.
     """
@@ -78,6 +85,8 @@ def apply(
         raise PatchError(f"patch {patch.hash} is on this model already: remove it first")
     if check:
         check_base(patch, base.fingerprint_like(patch.base))
+    if not allow_large:
+        refuse_oversized(patch, partial(own_weight, base))
     lost: dict[str, float] = {}
     with ExitStack() as stack:
         if patch.kind == "bypass":
@@ -99,3 +108,13 @@ def apply(
                 100 * lost["median"],
             )
         return Applied(stack.pop_all(), lost)
+
+
+def own_weight(base: Base, layer: int, expert: int) -> Tensor:
+    """An expert's down projection (d_m, d_k) without the patches that are merged into it.
+
+    Raises:
+        ModelError: the base has no such expert, or its weights have no data.
+    """
+    found = base.layer(layer)
+    return found.originals[expert] if expert in found.originals else found.down(expert)

@@ -40,10 +40,12 @@ class Stack:
         mode: Mode = "merge",
         rounding: Rounding = "nearest",
         check: bool = True,
+        allow_large: bool = False,
     ) -> None:
-        """Start with no patches. `mode`, `rounding` and `check` are those of `moe_patch.apply`."""
+        """Start with no patches. The options are those of `moe_patch.apply`."""
         self._base = model if isinstance(model, Base) else wrap(model, tokenizer=None)
-        self._apply = partial(apply, self._base, mode=mode, rounding=rounding, check=check)
+        how = {"mode": mode, "rounding": rounding, "check": check, "allow_large": allow_large}
+        self._apply = partial(apply, self._base, **how)
         self._on: list[Patch] = []
         self._applied: dict[str, Applied] = {}  # by hash
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
@@ -138,6 +139,14 @@ class Checkpoint:
             found.append(first)
             found += [one for one in others if not torch.equal(pieces[one.name], pieces[first.name])]
         return found
+
+    def weight(self, layer: int, expert: int) -> Tensor:
+        """A down projection (d_m, d_k), read from its file.
+
+        Raises:
+            ModelError: the file cannot be read.
+        """
+        return self.slots[layer][expert].read(self.folder)
 
     def stored_name(self, layer: int, expert: int) -> str:
         """The name of a down projection as a module of its own, without ".weight".

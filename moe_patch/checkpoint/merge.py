@@ -20,6 +20,7 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from moe_patch.apply.weights.rounding import Rounding
+from moe_patch.apply.weights.size import refuse_oversized
 from moe_patch.apply.weights.survival import STATED_LOSS
 from moe_patch.base.origin import known_leaves
 from moe_patch.checkpoint.companions import companion_files, file_sha256, file_stamps
@@ -64,6 +65,7 @@ class MergePlan:
     rounding: Rounding
     recheck: bool
     allow_loss: bool
+    allow_large: bool
     changes: dict[str, list[ExpertChange]] = field(
         repr=False
     )  # by the file that holds them, in the file's order
@@ -95,6 +97,7 @@ class MergePlan:
         Raises:
             WrongBase: a patch was built for another base.
             NotFinite: a weight would overflow its dtype.
+            OversizedEdit: a change is much larger than its expert, and that is not allowed.
             PatchError: the experts are quantised, and more than `QUANTISED_LOSS` of the median fact's edit
                 would be lost although that is not allowed.
             OutputError: `out` exists, there is too little space, or the system refuses to write.
@@ -129,13 +132,15 @@ class MergePlan:
         return known_hash("file", [path], lambda: file_sha256(path), fresh=self.recheck)
 
     def _check_base(self, progress: Progress | None) -> _Base:
-        """The base by the hashes of the checkpoint's tensors, after every patch is checked against it."""
+        """The base by the hashes of the checkpoint's tensors, after every patch is compared with it."""
         layers = {layer for patch in self.patches for layer in patch.layers}
         pieces = self.checkpoint.pieces(fresh=self.recheck, progress=progress)
         found = self.checkpoint.identity(layers, pieces)
         for patch in self.patches:
             same_format = patch.base.format == found.format
             check_base(patch, found if same_format else self.checkpoint.fingerprint_like(patch.base))
+            if not self.allow_large:
+                refuse_oversized(patch, self.checkpoint.weight)
         return _Base(BaseRecord.of(found), pieces)
 
     def _merged_pieces(self, pieces: Mapping[str, Tensor], written: Path) -> dict[str, Tensor]:
@@ -250,6 +255,7 @@ def plan_merge(
     rounding: Rounding = "nearest",
     recheck: bool = False,
     allow_loss: bool = False,
+    allow_large: bool = False,
 ) -> MergePlan:
     """Plan to merge `patches`, in this order, into a copy of `checkpoint` at `out`.
 
@@ -263,6 +269,7 @@ def plan_merge(
         rounding: as in `moe_patch.apply`.
         recheck: hash the base again, even if files that look the same have been hashed before.
         allow_loss: merge into quantised experts even if they lose much of the edits.
+        allow_large: as in `moe_patch.apply`.
 
     Raises:
         ConfigError: `link` or `rounding` is unknown.
@@ -298,6 +305,7 @@ def plan_merge(
         rounding,
         recheck,
         allow_loss,
+        allow_large,
         dict(changes),
         linked,
         cloned,

@@ -10,6 +10,7 @@ import click
 from moe_patch.cli.console import plain_table, print_json, print_tables, progress_bars
 from moe_patch.cli.options import (
     FILE,
+    allow_large_option,
     built_with_chat,
     chat_option,
     json_option,
@@ -52,6 +53,7 @@ Examples:
     help="Length of an answer, in tokens.",
 )
 @mode_option
+@allow_large_option
 @chat_option
 @model_options
 @json_option
@@ -63,6 +65,7 @@ def ask(
     limit: int,
     max_tokens: int,
     mode: Any,
+    allow_large: bool,
     chat: bool | None,
     as_json: bool,
     **model: Any,
@@ -87,7 +90,7 @@ def ask(
     texts = [prompt for prompt, _ in asked]
     chat = built_with_chat(patch, chat)
     before = _answers(base, texts, max_tokens, chat, "before")
-    with apply(base, patch, mode=mode):
+    with apply(base, patch, mode=mode, allow_large=allow_large):
         after = _answers(base, texts, max_tokens, chat, "after")
     names = ("prompt", "before", "after", "wanted")
     rows = [

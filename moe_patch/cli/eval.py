@@ -10,6 +10,7 @@ import click
 from moe_patch.cli.console import print_json, print_tables, progress_bars
 from moe_patch.cli.options import (
     FILE,
+    allow_large_option,
     batch_option,
     built_with_chat,
     chat_option,
@@ -46,6 +47,7 @@ Examples:
     "--routing/--no-routing", default=True, show_default=True, help="Compare the router's choices too."
 )
 @mode_option
+@allow_large_option
 @chat_option
 @batch_option
 @model_options
@@ -57,6 +59,7 @@ def evaluate(
     rule: Any,
     routing: bool,
     mode: Any,
+    allow_large: bool,
     chat: bool | None,
     batch_size: int,
     as_json: bool,
@@ -79,7 +82,8 @@ def evaluate(
     base = open_model(**model, allow_dense=patch.kind == "bypass")
     with progress_bars() as progress:
         setting = Setting(batch_size, built_with_chat(patch, chat), progress)
-        report = run(base, patch, facts, rule=rule, mode=mode, routing=routing, setting=setting)
+        how = {"mode": mode, "allow_large": allow_large}
+        report = run(base, patch, facts, rule=rule, routing=routing, setting=setting, **how)
     if as_json:
         print_json(report.to_json())
     else:

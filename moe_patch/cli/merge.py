@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moe_patch.cli.console import plain_table, print_json, print_tables, progress_bars, say
-from moe_patch.cli.options import FILE, json_option, link_option, out_folder_option
+from moe_patch.cli.options import FILE, allow_large_option, json_option, link_option, out_folder_option
 from moe_patch.cli.stack.options import allow_option
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ Examples:
     is_flag=True,
     help="Allow quantised experts (MXFP4, FP8) to lose more than a tenth of the median fact's edit.",
 )
+@allow_large_option
 @click.option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
 @json_option
 def merge(
@@ -70,6 +71,7 @@ def merge(
     rounding: Any,
     recheck: bool,
     allow_loss: bool,
+    allow_large: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -90,6 +92,7 @@ def merge(
         rounding=rounding,
         recheck=recheck,
         allow_loss=allow_loss,
+        allow_large=allow_large,
     )
     planned = _planned(plan)
     if dry_run:

@@ -88,6 +88,11 @@ mode_option = click.option(
     help="Add the patch to the weights, or compute it next to them.",
 )
 
+allow_large_option = click.option(
+    "--allow-large",
+    is_flag=True,
+    help="Accept changes that are many times as large as the experts that they change.",
+)
 
 out_folder_option = click.option(
     "--out",

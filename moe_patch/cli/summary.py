@@ -61,11 +61,14 @@ def summary_tables(described: dict[str, Any]) -> list[Table]:
     whole.add_row("hash", described["hash"])
     whole.add_row("created", described["created"])
     columns = ("layer", "experts", "rows", "lambda", "norm of the delta", "largest expert", "bytes")
+    compared = any("largest_ratio" in layer for layer in described["layers"])
+    columns += ("times its expert",) if compared else ()
     layers = plain_table("Layers", columns, right=columns)
     for layer in described["layers"]:
         norms = (f"{layer['ridge']:.4g}", f"{layer['norm']:.4g}", f"{layer['largest_expert_norm']:.4g}")
         counts = (layer["layer"], layer["experts"], layer["rows"])
-        layers.add_row(*map(str, counts), *norms, f"{layer['bytes']:,}")
+        ratio = (f"{layer['largest_ratio']:.3g}",) if compared else ()
+        layers.add_row(*map(str, counts), *norms, f"{layer['bytes']:,}", *ratio)
     tables = [whole, layers] if described["layers"] else [whole]
     return [*tables, _untaken_table(described["untaken"])] if described["untaken"] else tables
 

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moe_patch.cli.console import print_json, progress_bars, say
-from moe_patch.cli.options import FILE, NumberRange, chat_option, json_option, open_model, opening_options
+from moe_patch.cli.options import (
+    FILE,
+    NumberRange,
+    allow_large_option,
+    chat_option,
+    json_option,
+    open_model,
+    opening_options,
+)
 
 if TYPE_CHECKING:
     from moe_patch.share.verify import Verification
@@ -26,6 +34,7 @@ Examples:
 Exit codes:
   0 sound   10 unreadable     11 altered, not of its hash   12 unsigned
   13 bad signature            14 of another base            15 the edits do not hold
+  16 a change is many times as large as its expert
 """
 )
 @click.argument("patch_path", metavar="PATCH", type=click.Path(path_type=Path))
@@ -49,6 +58,7 @@ Exit codes:
     help="Percentage of facts that the model must say.",
 )
 @chat_option
+@allow_large_option
 @opening_options
 @json_option
 def verify(
@@ -59,6 +69,7 @@ def verify(
     key_paths: tuple[Path, ...],
     at_least: float,
     chat: bool | None,
+    allow_large: bool,
     as_json: bool,
     **opening: Any,
 ) -> None:
@@ -83,6 +94,7 @@ def verify(
             base=(lambda: open_model(model, **opening)) if model else None,
             at_least=at_least / 100,
             chat=chat,
+            allow_large=allow_large,
             progress=progress,
         )
     _report(found, as_json)
@@ -99,6 +111,9 @@ def _report(found: Verification, as_json: bool) -> None:
         say(f"checked: {', '.join(found.checked)}")
     if found.signed_by:
         say(f"signed by {found.signed_by}")
+    if found.largest is not None:
+        place = f"layer {found.largest.layer}, expert {found.largest.expert}"
+        say(f"largest change: {found.largest.ratio:.3g} times the norm of its expert ({place})")
     if found.held is not None:
         missed = f"; not: {', '.join(found.missed)}" if found.missed else ""
         say(f"facts that the model says: {found.held:.1%}{missed}")

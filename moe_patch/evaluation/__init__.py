@@ -69,6 +69,7 @@ def evaluate(
     rule: Rule | None = None,
     mode: Mode = "merge",
     routing: bool = True,
+    allow_large: bool = False,
     setting: Setting | None = None,
 ) -> EvaluationReport:
     """Measure the base, apply the patch, measure again, and take the patch off.
@@ -81,11 +82,13 @@ def evaluate(
             without a file count as facts of the patch's schema.
         mode: how the patch is applied, as in `moe_patch.apply`.
         routing: whether to compare the routing too.
+        allow_large: as in `moe_patch.apply`.
         setting: how prompts are run.
 
     Raises:
         EvaluationError: there are no facts, the rule cannot score one, or a patch is on the base already.
         WrongBase: the patch was built for another base.
+        OversizedEdit: a change is much larger than its expert, and that is not allowed.
     """
     setting = setting or Setting()
     schema = facts.schema if isinstance(facts, FactFile) else patch.schema
@@ -96,7 +99,7 @@ def evaluate(
     own = own_answers(base, questions.neighbours, setting, "base: own answers")
     own_kept = own_answers(base, questions.kept, setting, "base: answers to keep")
     before = _observe(base, questions, setting, "base", own, routing=routing)
-    with apply(base, patch, mode=mode):
+    with apply(base, patch, mode=mode, allow_large=allow_large):
         after = _observe(base, questions, setting, "patched", own, routing=routing)
         locality = unchanged_score(base, own, setting, "patched: locality")
         kept = unchanged_score(base, own_kept, setting, "patched: answers to keep")

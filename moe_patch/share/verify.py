@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_patch.apply import apply
+from moe_patch.apply import apply, own_weight
+from moe_patch.apply.weights.size import EditSize, WeightOf, check_size, largest_edit
 from moe_patch.base.model import Base
 from moe_patch.checkpoint.record import find_record
 from moe_patch.data.facts import Fact
 from moe_patch.data.schemas import FactSchema
-from moe_patch.errors import BadSignature, HashMismatch, PatchError, Unsigned, WrongBase
+from moe_patch.errors import BadSignature, HashMismatch, OversizedEdit, PatchError, Unsigned, WrongBase
 from moe_patch.evaluation.rules import scoring_of
 from moe_patch.evaluation.scoring import score_answers
 from moe_patch.patch import Patch, check_base, load
@@ -42,6 +44,7 @@ class Verdict(IntEnum):
     BAD_SIGNATURE = 13  # malformed, of another patch, or by a key that is not trusted
     WRONG_BASE = 14
     NOT_HELD = 15  # the model says too few of the facts
+    OVERSIZED = 16  # a change is many times as large as the expert that it changes
 
 
 _OF_ERROR = {
@@ -49,6 +52,7 @@ _OF_ERROR = {
     Unsigned: Verdict.UNSIGNED,
     BadSignature: Verdict.BAD_SIGNATURE,
     WrongBase: Verdict.WRONG_BASE,
+    OversizedEdit: Verdict.OVERSIZED,
 }
 
 
@@ -69,14 +73,16 @@ class Verification:
     reason: str = ""
     hash: str | None = None
     signed_by: str | None = None
-    checked: tuple[str, ...] = ()  # the checks that passed: file, hash, signature, base, edits
+    checked: tuple[str, ...] = ()  # the checks that passed: file, hash, signature, base, sizes, edits
+    largest: EditSize | None = None  # the change that is largest for its expert
     held: float | None = None  # share of facts that the patched model says
     missed: tuple[str, ...] = ()  # ids of the other facts
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; the verdict appears as a name and as an exit code."""
         named = {"path": str(self.path), "verdict": self.verdict.name.lower(), "exit_code": int(self.verdict)}
-        return asdict(self) | named
+        largest = self.largest and asdict(self.largest) | {"ratio": self.largest.ratio}
+        return asdict(self) | named | {"largest": largest}
 
 
 def verify_patch(
@@ -87,6 +93,7 @@ def verify_patch(
     base: Callable[[], Base] | None = None,
     at_least: float = HELD,
     chat: bool | None = None,
+    allow_large: bool = False,
     progress: Progress | None = None,
 ) -> Verification:
     """Run the checks on a patch file in order, and stop at the first that fails.
@@ -99,6 +106,7 @@ def verify_patch(
         at_least: the share of facts, 0 to 1, that the model must say. By COUNTERFACT's rule the model must
             prefer the new answer to the true one. By ZsRE's it must give the new answer word for word.
         chat: ask under the chat template; None asks as the patch was built.
+        allow_large: as in `moe_patch.apply`. With a base, the largest change is reported all the same.
 
     Raises:
         ModelError: the model cannot be opened. Problems of the patch are never raised: they are the result.
@@ -112,13 +120,16 @@ def verify_patch(
             found["signed_by"] = _signer(path, patch, signers)
             found["checked"] += ("signature",) if found["signed_by"] else ()
         if checkpoint is not None:
-            _check_stored(patch, checkpoint(), progress)
+            stored = checkpoint()
+            _check_stored(patch, stored, progress)
             found["checked"] += ("base",)
+            _measure(patch, stored.weight, found, allow_large)
         if base is None:
             return Verification(path, Verdict.SOUND, **found)
         opened = base()
         check_base(patch, opened.fingerprint_like(patch.base))
-        found["checked"] = (*(done for done in found["checked"] if done != "base"), "base")
+        found["checked"] = (*(done for done in found["checked"] if done not in {"base", "sizes"}), "base")
+        _measure(patch, partial(own_weight, opened), found, allow_large)
     except PatchError as error:
         return Verification(path, _OF_ERROR.get(type(error), Verdict.UNREADABLE), str(error), **found)
     missed = _missed(opened, patch, patch.chat if chat is None else chat, progress)
@@ -129,6 +140,14 @@ def verify_patch(
         return Verification(path, Verdict.NOT_HELD, reason, **found)
     found["checked"] += ("edits",)
     return Verification(path, Verdict.SOUND, **found)
+
+
+def _measure(patch: Patch, weight_of: WeightOf, found: dict[str, Any], allow_large: bool) -> None:
+    """Note the largest change, and that none is too large, or raise OversizedEdit."""
+    found["largest"] = largest_edit(patch, weight_of)
+    if not allow_large:
+        check_size(patch, found["largest"])
+    found["checked"] += ("sizes",)
 
 
 def _signer(path: Path, patch: Patch, signers: Signers) -> str | None:
@@ -161,7 +180,7 @@ def _missed(base: Base, patch: Patch, chat: bool, progress: Progress | None) -> 
     rivals = {fact: _rival(fact, patch.schema) for fact in patch.facts}
     new = [(fact.text, fact.target_new) for fact in patch.facts]
     true = [(fact.text, rival) for fact, rival in rivals.items() if rival is not None]
-    with apply(base, patch, check=False):
+    with apply(base, patch, check=False, allow_large=True):  # both were checked
         scores = score_answers(base, [*new, *true], chat=chat, progress=progress, stage="facts")
     said = dict(zip([*new, *true], scores, strict=True))
     return tuple(

@@ -15,11 +15,12 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
+from typing import Any
 
 from pydantic import JsonValue
 
 from moe_patch_serving.api.engine import BaseState, Engine, WorkerState
-from moe_patch_serving.api.members import Members, member_hashes
+from moe_patch_serving.api.members import Members, ServedMember, member_hashes
 from moe_patch_serving.api.metrics import Metrics
 from moe_patch_serving.api.self_test import DEFAULT, Answer, Question, SelfTest, ask_questions
 from moe_patch_serving.api.settings import Patience
@@ -206,7 +207,7 @@ class Coordinator:
         for position, member in enumerate(wanted):
             if member.hash not in present:
                 place = min(position, len(present))
-                states = await self.engine.call("moe_patch_add", member.patch.stored, member.hash, place + 1)
+                states = await self.engine.call("moe_patch_add", *_addition(member, place + 1))
                 present.insert(place, member.hash)
         if present != aim:
             states = await self.engine.call("moe_patch_reorder", aim)
@@ -222,7 +223,7 @@ class Coordinator:
             for digest in _without(wanted, before):
                 await self.engine.try_call("moe_patch_remove", digest)
             for position, member in enumerate(before, start=1):
-                await self.engine.try_call("moe_patch_add", member.patch.stored, member.hash, position)
+                await self.engine.try_call("moe_patch_add", *_addition(member, position))
             await self.engine.try_call("moe_patch_reorder", list(member_hashes(before)))
             states = await self.engine.call("moe_patch_state")
             self._confirm(states, before)
@@ -276,6 +277,11 @@ def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
 def _weight(base: BaseState) -> int:
     """Which worker's view of the base counts: a difference before all, then that of the one that hashes."""
     return _VIEWS.index(base.state)
+
+
+def _addition(member: ServedMember, position: int) -> tuple[Any, ...]:
+    """The arguments with which workers add a patch."""
+    return member.patch.stored, member.hash, position, member.patch.allow_large
 
 
 def _without(members: Members, others: Members) -> Iterable[str]:

@@ -24,6 +24,7 @@ class PatchFile:
     stored: str  # the path of the server's own copy
     method: str
     facts: int
+    allow_large: bool = False  # whether its changes may be much larger than the experts
 
     def load(self) -> Patch:
         """Read the patch again.
@@ -39,10 +40,12 @@ Members = tuple[ServedMember, ...]
 """A state of a running server, the lowest patch first."""
 
 
-def served_member(patch: Patch, path: Path, reference: str, stored: Path) -> ServedMember:
+def served_member(
+    patch: Patch, path: Path, reference: str, stored: Path, *, allow_large: bool = False
+) -> ServedMember:
     """The member for a patch file and its copy, with the name of its Hub repository or of its file."""
     whole = PurePosixPath(reference.partition("@")[0]) if reference.startswith(HUB) else path
-    file = PatchFile(patch.hash, str(path), str(stored), patch.method, len(patch.facts))
+    file = PatchFile(patch.hash, str(path), str(stored), patch.method, len(patch.facts), allow_large)
     return Member(whole.name.removesuffix(".safetensors"), file)
 
 

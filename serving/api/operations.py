@@ -56,8 +56,12 @@ class Operations:
             "sampling": self.coordinator.engine.sampling,
         }
 
-    async def add(self, reference: str, position: int | None, test: SelfTest) -> CompletedChange:
+    async def add(
+        self, reference: str, position: int | None, test: SelfTest, *, allow_large: bool = False
+    ) -> CompletedChange:
         """Add a patch, given by a path or a Hub reference, on top or at `position`, counted from 1.
+
+        With `allow_large`, its changes may be much larger than the experts.
 
         Raises:
             PlaceNotAllowed: the reference is outside of the allowed places.
@@ -69,7 +73,8 @@ class Operations:
             patch = await asyncio.to_thread(load, path)
             questions = self._questions([patch], test)
             stored = await asyncio.to_thread(self.store.put, patch)
-            wanted = self._with(served_member(patch, path, reference, stored), position)
+            member = served_member(patch, path, reference, stored, allow_large=allow_large)
+            wanted = self._with(member, position)
             return await self._make(Plan("add", wanted, questions, test))
 
     async def remove(self, identifier: str) -> CompletedChange:

@@ -39,6 +39,7 @@ class AddRequest(ClosedSchema):
 
     path: Text
     position: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    allow_large: bool = False
     self_test: SelfTestRequest = SelfTestRequest()
 
 

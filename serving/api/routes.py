@@ -52,7 +52,9 @@ async def add_patch(request: Request) -> JSONResponse:
     """Add a patch."""
     body = await read_body(request, AddRequest)
     operations = _operations(request)
-    return await _made(operations, operations.add(body.path, body.position, body.self_test.test()), 201)
+    test = body.self_test.test()
+    change = operations.add(body.path, body.position, test, allow_large=body.allow_large)
+    return await _made(operations, change, 201)
 
 
 @guarded.delete("/patches/{identifier}")

@@ -31,12 +31,17 @@ class PatchWorker:
     one of `moe_patch.errors`. Other errors are raised. After any error the worker is as it was before.
     """
 
-    def moe_patch_add(self, path: str, expected_hash: str, position: int | None = None) -> dict[str, Any]:
+    def moe_patch_add(
+        self, path: str, expected_hash: str, position: int | None = None, allow_large: bool = False
+    ) -> dict[str, Any]:
         """Add the patch in the file at `path` on top, or at `position`, counted from 1.
 
-        The worker itself reads the file. It must hold the patch `expected_hash` and fit the base.
+        The worker itself reads the file. It must hold the patch `expected_hash` and fit the base. With
+        `allow_large`, its changes may be much larger than the experts.
         """
-        return self._moe_patch_answer(lambda live: live.add_file(Path(path), expected_hash, position))
+        return self._moe_patch_answer(
+            lambda live: live.add_file(Path(path), expected_hash, position, allow_large=allow_large)
+        )
 
     def moe_patch_remove(self, patch_hash: str) -> dict[str, Any]:
         """Remove a patch from any place in the order."""

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from moe_patch.apply.weights.size import refuse_oversized
 from moe_patch.checkpoint import Checkpoint
 from moe_patch.errors import ConfigError, HashMismatch, ModelError, PatchError, StackError
 from moe_patch.patch import LayerDelta, Patch, load
@@ -69,11 +70,12 @@ class LivePatches:
         """The hashes of the live patches, the lowest first."""
         return [on.hash for on in self._on]
 
-    def add(self, patch: Patch, position: int | None = None) -> None:
+    def add(self, patch: Patch, position: int | None = None, *, allow_large: bool = False) -> None:
         """Add a patch on top, or at `position`, counted from 1. After an error nothing has changed.
 
         Raises:
             WrongBase: the patch was built for another base than the served one.
+            OversizedEdit: a change is much larger than its expert, and that is not allowed.
             PatchError: the patch is on the model already, or its kind does not change weights.
             StackError: there is no such position.
             ModelError: the layout of the experts in vLLM is unknown, or the patch does not fit.
@@ -91,10 +93,14 @@ class LivePatches:
         if not 1 <= position <= len(self._on) + 1:
             raise StackError(f"the stack has room at positions 1 to {len(self._on) + 1}, not at {position}")
         self._base.check(patch)
+        if not allow_large:
+            refuse_oversized(patch, self._checkpoint.weight)
         below, above = self._on[: position - 1], self._on[position - 1 :]
         self._become((*below, patch, *above))
 
-    def add_file(self, path: Path, expected_hash: str, position: int | None = None) -> None:
+    def add_file(
+        self, path: Path, expected_hash: str, position: int | None = None, *, allow_large: bool = False
+    ) -> None:
         """Add the patch in a file.
 
         Raises:
@@ -104,7 +110,7 @@ class LivePatches:
         patch = load(path)
         if patch.hash != expected_hash:
             raise HashMismatch(f"{path}: is the patch {patch.hash}, and not {expected_hash}")
-        self.add(patch, position)
+        self.add(patch, position, allow_large=allow_large)
 
     def remove(self, digest: str) -> None:
         """Remove a patch from any place in the order.

@@ -34,6 +34,7 @@ class PatchUpdate(WeightTransferUpdateInfo):
     add: str | None = None  # the path of a patch file
     hash: str | None = None  # content hash that the patch must have
     position: int | None = None  # counted from 1; on top if not given
+    allow_large: bool = False  # accept changes that are much larger than the experts
     remove: str | None = None  # hash of a patch
     reorder: list[str] | None = None  # all hashes, the lowest first
 
@@ -68,7 +69,12 @@ class PatchTransferEngine(WeightTransferEngine[PatchInit, PatchUpdate]):
         """
         live = live_patches(self.model, self.vllm_config)
         if update_info.add is not None and update_info.hash is not None:
-            live.add_file(Path(update_info.add), update_info.hash, update_info.position)
+            live.add_file(
+                Path(update_info.add),
+                update_info.hash,
+                update_info.position,
+                allow_large=update_info.allow_large,
+            )
         elif update_info.remove is not None:
             live.remove(update_info.remove)
         elif update_info.reorder is not None:

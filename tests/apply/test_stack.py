@@ -48,7 +48,7 @@ def logits(base: Base) -> Tensor:
 
 @pytest.fixture(params=["merge", "hook"])
 def stack(request: pytest.FixtureRequest) -> Iterator[moe_patch.Stack]:
-    with moe_patch.Stack(world("qwen3_moe", "fp32")[0], mode=request.param) as stack:
+    with moe_patch.Stack(world("qwen3_moe", "fp32")[0], mode=request.param, allow_large=True) as stack:
         yield stack
 
 
@@ -66,7 +66,7 @@ def test_after_any_operations_the_weights_are_the_base_plus_what_is_on(
     model_type: str, dtype: str, operations: list[Any]
 ) -> None:
     base, patches = world(model_type, dtype)
-    bare, stack, model = bits(base), moe_patch.Stack(base), []
+    bare, stack, model = bits(base), moe_patch.Stack(base, allow_large=True), []
     try:  # a draw may end the example anywhere, and the model is shared with the next one
         for name, random in operations:
             off = [patch for patch in patches if patch not in model]
@@ -95,7 +95,7 @@ def test_after_any_operations_the_weights_are_the_base_plus_what_is_on(
 
 def test_hundred_random_operations_restore_the_base() -> None:
     base, patches = world("qwen3_moe", "bf16")
-    bare, stack = bits(base), moe_patch.Stack(base)
+    bare, stack = bits(base), moe_patch.Stack(base, allow_large=True)
     generator = torch.Generator().manual_seed(0)
     for _ in range(100):
         patch = patches[int(torch.randint(len(patches), (), generator=generator))]
@@ -125,7 +125,7 @@ def test_the_model_says_what_its_patches_say_together(stack: moe_patch.Stack) ->
 
 def test_kept_bytes_are_one_original_of_each_touched_projection() -> None:
     base, patches = world("qwen3_moe", "bf16")
-    stack = moe_patch.Stack(base)
+    stack = moe_patch.Stack(base, allow_large=True)
     stack.extend(patches[:3])
     touched = {(index, j) for p in patches[:3] for index, delta in p.layers.items() for j in delta.experts()}
     assert stack.kept_bytes == sum(base.layer(index).down(j).nbytes for index, j in touched)
@@ -160,7 +160,7 @@ def test_what_is_not_on_cannot_be_taken_off(stack: moe_patch.Stack) -> None:
 def test_leaving_the_block_takes_all_off() -> None:
     base, patches = world("qwen3_moe", "fp32")
     before = bits(base)
-    with moe_patch.Stack(base.model) as stack:
+    with moe_patch.Stack(base.model, allow_large=True) as stack:
         stack.extend(patches)
         assert not same(bits(base), before)
     assert same(bits(base), before)

@@ -33,6 +33,19 @@ def test_norms_are_those_of_the_dense_deltas(run: Run, patch_file: Path) -> None
     assert shown["dense_bytes"] == touched * dense[0].numel() * 4
 
 
+def test_with_the_base_changes_are_compared_with_their_experts(
+    run: Run, patch_file: Path, model: Path
+) -> None:
+    patch, base = load(patch_file), tiny_base("qwen3_moe")
+    shown = json.loads(run("inspect", patch_file, "--base", model, "--json").stdout)
+    for layer in shown["layers"]:
+        known = base.layer(layer["layer"])
+        dense = dense_delta(patch.layers[known.index], known).norm(dim=(1, 2))  # (E,)
+        ratios = [float(dense[expert] / known.down(expert).norm()) for expert in range(known.num_experts)]
+        assert layer["largest_ratio"] == pytest.approx(max(ratios), rel=1e-5)
+    assert "times its expert" in run("inspect", patch_file, "--base", model).stdout
+
+
 def test_the_tables_name_facts_layers_and_hash(run: Run, patch_file: Path) -> None:
     shown = run("inspect", patch_file).stdout
     for text in ("Town 3 lies in", "Land 3", "random (delta)", load(patch_file).hash, "norm of the delta"):

@@ -71,19 +71,17 @@ def test_what_is_sent(run: Run, servers: list[Recorder], tmp_path: Path) -> None
     server = servers[0]
     url = ("--url", server.url)
     run("live", "add", tmp_path / "p", "--position", "2", "--share", "0.9", *url)
-    run("live", "add", "hf://org/name@v1", *url)
+    run("live", "add", "hf://org/name@v1", "--unproved", "--allow-large", *url)
     run("live", "remove", "a/b", *url)
     run("live", "reorder", "b", "a", *url)
     run("live", "rollback", *url)
     bearer, usual = f"Bearer {TOKEN}", {"facts": 16, "share": 0.5, "unproved": False}
+    path, name = str(tmp_path / "p"), "hf://org/name@v1"
+    first = {"path": path, "position": 2, "self_test": usual | {"share": 0.9}, "allow_large": False}
+    second = {"path": name, "self_test": usual | {"unproved": True}, "allow_large": True}
     assert server.asked == [
-        (
-            "POST",
-            "/moe_patch/patches",
-            {"path": str(tmp_path / "p"), "position": 2, "self_test": usual | {"share": 0.9}},
-            bearer,
-        ),
-        ("POST", "/moe_patch/patches", {"path": "hf://org/name@v1", "self_test": usual}, bearer),
+        ("POST", "/moe_patch/patches", first, bearer),
+        ("POST", "/moe_patch/patches", second, bearer),
         ("DELETE", "/moe_patch/patches/a%2Fb", None, bearer),
         ("POST", "/moe_patch/reorder", {"patches": ["b", "a"]}, bearer),
         ("POST", "/moe_patch/rollback", {"self_test": {"unproved": False}}, bearer),

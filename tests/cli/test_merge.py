@@ -38,7 +38,7 @@ def test_merge_and_back(run: Run, model: Path, patch_file: Path, tmp_path: Path)
 def test_a_stack_is_merged_as_the_patch_that_it_resolves_to(run: Run, model: Path, tmp_path: Path) -> None:
     base, paths = tiny_base("qwen3_moe"), []
     for seed, name in enumerate(("one", "two")):
-        patch = tiny_patch(base, [1], seed=seed, scale=(0.3, 3.0)[seed])
+        patch = tiny_patch(base, [1], seed=seed, scale=(0.3, 1.5)[seed])
         facts = tuple(
             replace(fact, id=f"{name}-{fact.id}", subject=f"{name}{fact.id}") for fact in patch.facts
         )
@@ -93,3 +93,18 @@ def test_expected_errors_are_one_line(run: Run, model: Path, patch_file: Path, t
     plain = run("unmerge", model, "--out", tmp_path / "out")
     assert plain.stderr == f"Error: {model} has no moe_patch.json: it is not a merged checkpoint\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_many_times_as_large_as_its_expert_is_merged_only_if_allowed(
+    run: Run, model: Path, patch_file: Path, tmp_path: Path
+) -> None:
+    patch, huge, out = load(patch_file), tmp_path / "huge.safetensors", tmp_path / "out"
+    layers = {layer: replace(delta, left=1000 * delta.left) for layer, delta in patch.layers.items()}
+    save(replace(patch, layers=layers), huge)
+    refused = run("merge", "--base", model, "--patch", huge, "--out", out)
+    assert (refused.exit_code, out.exists()) == (1, False)
+    assert "times that of the expert itself" in refused.stderr
+    assert run("verify", huge, "--base", model).exit_code == 16
+    allowed = run("verify", huge, "--base", model, "--allow-large", "--json")
+    assert (allowed.exit_code, json.loads(allowed.stdout)["largest"]["ratio"] > 100) == (0, True)
+    assert run("merge", "--base", model, "--patch", huge, "--out", out, "--allow-large").exit_code == 0

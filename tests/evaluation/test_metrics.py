@@ -83,7 +83,7 @@ def test_the_zsre_rule_counts_tokens_and_the_base_agrees_with_itself(base: Base)
 def test_a_patch_that_breaks_the_model_costs_zsre_specificity(base: Base) -> None:
     questions = Questions.about([fact("Is", None, neighborhood=[f"Town {i} lies in" for i in range(8)])])
     own = own_answers(base, questions.neighbours, Setting(), "")
-    with apply(base, tiny_patch(base, scale=5.0)):
+    with apply(base, tiny_patch(base, scale=5.0), allow_large=True):
         broken = measure_scores(base, questions, Setting(), stage="", own=own)
     assert broken.scores.specificity.value is not None
     assert broken.scores.specificity.value < 100.0

@@ -50,7 +50,7 @@ def test_a_sound_patch_passes_every_check(path: Path, taught: Patch) -> None:
     sign_patch(path, taught.hash, KEY)
     found = verify_patch(path, signers=REQUIRED, base=taught_base)
     assert found.verdict is Verdict.SOUND
-    assert found.checked == ("file", "hash", "signature", "base", "edits")
+    assert found.checked == ("file", "hash", "signature", "base", "sizes", "edits")
     assert (found.hash, found.signed_by) == (taught.hash, key_id(KEY.public_key()))
     assert (found.held, found.missed) == (1.0, ())
     at_most("largest loss of an edit", max(float(result["loss_edited"]) for result in taught.results), 0.3)
@@ -109,7 +109,7 @@ def test_the_base_on_the_disk_is_held_against_the_patch(tmp_path: Path) -> None:
     save(tiny_patch(tiny_base("qwen3_moe"), [0, 1]), right)
     save(tiny_patch(tiny_base("qwen3_moe", seed=1), [0, 1]), wrong)
     found = verify_patch(right, checkpoint=lambda: open_checkpoint(folder))
-    assert (found.verdict, found.checked) == (Verdict.SOUND, ("file", "hash", "base"))
+    assert (found.verdict, found.checked) == (Verdict.SOUND, ("file", "hash", "base", "sizes"))
     found = verify_patch(wrong, checkpoint=lambda: open_checkpoint(folder), base=never)
     assert (found.verdict, found.checked) == (Verdict.WRONG_BASE, ("file", "hash"))
     assert "the expert weights of layers 0-1 differ" in found.reason

@@ -10,7 +10,7 @@ import click
 
 from moe_patch.cli.console import plain_table, print_json, print_tables, say
 from moe_patch.cli.live.options import server_options, servers_of
-from moe_patch.cli.options import NumberRange, json_option
+from moe_patch.cli.options import NumberRange, allow_large_option, json_option
 
 if TYPE_CHECKING:
     from moe_patch.cli.live.client import LiveClient
@@ -46,6 +46,7 @@ Examples:
     help="Share of these facts that the server must say.",
 )
 @unproved_option
+@allow_large_option
 @server_options
 @json_option
 def add(
@@ -54,6 +55,7 @@ def add(
     facts: int,
     share: float,
     unproved: bool,
+    allow_large: bool,
     urls: Sequence[str],
     token_file: Path | None,
     as_json: bool,
@@ -61,7 +63,7 @@ def add(
     """Add PATCH, a file on the server or hf://ORG/NAME[@REVISION]."""
     where = patch if patch.startswith("hf://") else str(Path(patch).absolute())
     test = {"facts": facts, "share": share, "unproved": unproved}
-    _change(urls, token_file, as_json, lambda server: server.add(where, position, test))
+    _change(urls, token_file, as_json, lambda server: server.add(where, position, test, allow_large))
 
 
 @click.command(epilog="\b\nExample:\n  moe-patch live remove capitals --url http://localhost:8000")

@@ -49,9 +49,11 @@ class LiveClient:
         """The server's patches."""
         return self._call("GET", "stack")
 
-    def add(self, path: str, position: int | None, test: Mapping[str, Any]) -> dict[str, Any]:
+    def add(
+        self, path: str, position: int | None, test: Mapping[str, Any], allow_large: bool = False
+    ) -> dict[str, Any]:
         """Add a patch. `path` is a path on the server or a reference to the Hub."""
-        body = {"path": path, "self_test": dict(test)}
+        body = {"path": path, "self_test": dict(test), "allow_large": allow_large}
         return self._call("POST", "patches", body if position is None else body | {"position": position})
 
     def remove(self, patch: str) -> dict[str, Any]:
