@@ -19,6 +19,7 @@ from moe_patch.data.corpus import Corpus
 from moe_patch.data.fact_file import schema_of_facts
 from moe_patch.data.facts import Fact
 from moe_patch.errors import ConfigError
+from moe_patch.evaluation.controls import with_controls
 from moe_patch.methods.base import Method, MethodOptions
 from moe_patch.methods.earlier_edits import EarlierEdits
 from moe_patch.methods.editors import DeltaEditor
@@ -197,7 +198,8 @@ class DeltaMethod(Method[DeltaOptionsT]):
                 schema=schema_of_facts(facts),
             )
             finished = self.finished(patch if earlier is None else earlier.finish(patch), options)
-            return with_outcomes(base, finished, progress)
+            finished = with_outcomes(base, finished, progress)
+            return with_controls(base, finished, preserved_texts(options))
 
 
 def _parameters(options: DeltaOptions, setup: EditSetup, corpus_hash: str | None) -> dict[str, JsonValue]:
@@ -206,6 +208,17 @@ def _parameters(options: DeltaOptions, setup: EditSetup, corpus_hash: str | None
     parameters |= {"layers": list(setup.layers), "corpus_hash": corpus_hash}
     parameters["protection"] = [space.summary() for space in setup.projections.values()]
     return parameters
+
+
+def preserved_texts(options: DeltaOptions) -> tuple[str, ...]:
+    """The preserved text; empty if the options need none.
+
+    Raises:
+        StatisticsError: the text cannot be read.
+    """
+    if not options.without_text or options.corpus is None:
+        return ()
+    return Corpus.read(options.corpus).texts
 
 
 def preserved_moments(

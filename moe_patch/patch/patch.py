@@ -17,6 +17,7 @@ from torch import Tensor
 from moe_patch.data.facts import Fact, fact_json
 from moe_patch.data.schemas import FactSchema
 from moe_patch.errors import ConfigError, WrongBase
+from moe_patch.patch.controls import Controls
 from moe_patch.patch.delta import LayerDelta, delta_from, delta_tensors
 from moe_patch.patch.fingerprint import (
     TEMPLATE,
@@ -69,9 +70,10 @@ class Patch:
 
     `results` holds one JSON object for each fact, of what the build says about it, or nothing at all.
     `bypass` holds the tensors of a patch of kind "bypass", which has no `layers`. `parents` are the hashes
-    of the patches that this one was made from. `schema` is that of the file that the facts were read from; a
-    patch whose base has a fingerprint of format 1 cannot hold any but "native". Two patches are the same if
-    their hashes are.
+    of the patches that this one was made from. `schema` is that of the file that the facts were read from.
+    `controls` are what it should leave alone, as its build measured it; a patch that was made from others has
+    none. A patch whose base has a fingerprint of format 1 can hold no controls, and no schema but "native".
+    Two patches are the same if their hashes are.
     """
 
     kind: Kind
@@ -86,6 +88,7 @@ class Patch:
     parents: tuple[str, ...] = ()
     bypass: dict[str, Tensor] = field(default_factory=dict)
     schema: FactSchema = "native"
+    controls: Controls | None = None
 
     @cached_property
     def hash(self) -> str:
@@ -114,7 +117,11 @@ class Patch:
             "created": self.created,
             "parents": list(self.parents),
         }
-        return body if self.base.format == 1 else body | {"schema": self.schema}
+        if self.base.format > 1:
+            body["schema"] = self.schema
+        if self.controls is not None:
+            body["controls"] = self.controls.to_json()
+        return body
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of the patch by their names in the file, contiguous and on the CPU."""
@@ -149,6 +156,7 @@ def assemble_patch(metadata: Metadata, tensors: Mapping[str, Tensor]) -> Patch:
             if name.startswith("bypass.")
         },
         schema=metadata.fact_schema or "native",
+        controls=metadata.controls and metadata.controls.controls(),
     )
 
 

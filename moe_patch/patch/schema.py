@@ -17,6 +17,7 @@ from moe_patch.errors import FactError, MalformedMetadata, PatchError, UnknownFo
 from moe_patch.io import strict_json
 from moe_patch.io.closed_schema import ClosedSchema
 from moe_patch.io.ranges import LARGEST_NUMBER, JsonObject, Label
+from moe_patch.patch.controls import ControlsRecord
 from moe_patch.patch.fingerprint import TOKEN_PARTS, Fingerprint
 from moe_patch.patch.header import DTYPES
 
@@ -163,6 +164,7 @@ class Metadata(ClosedSchema):
     parents: Annotated[list[Sha256], Field(max_length=10_000)]
     hash: Sha256
     fact_schema: FactSchema | None = Field(default=None, alias="schema")  # none in format 1
+    controls: ControlsRecord | None = None  # none in format 1
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -176,6 +178,8 @@ class Metadata(ClosedSchema):
             raise ValueError("base.nodes: expected in every format but 1")
         if (self.format == 1) != (self.fact_schema is None):
             raise ValueError("schema: expected in every format but 1")
+        if self.format == 1 and self.controls is not None:
+            raise ValueError("controls: not expected in format 1")
         if self.kind == "delta" and self.layers.keys() != self.base.layers.keys():
             raise ValueError("base.layers: expected the layers that the patch edits, no more and no fewer")
         if bool(self.layers) != (self.kind == "delta"):

@@ -24,6 +24,7 @@ from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import Prompt, encode_fact
 from moe_patch.data.schemas import FactSchema, common_schema
 from moe_patch.errors import ConfigError
+from moe_patch.evaluation.controls import with_controls
 from moe_patch.methods.base import Method
 from moe_patch.methods.earlier_edits import EarlierEdits
 from moe_patch.methods.memoe.division import divide_facts
@@ -148,7 +149,8 @@ class _Build:
                 training.learn(new, torch.arange(start), expert, ranks, report)
         if not options.router_loss:  # the router has chosen the experts itself
             expert = training.choices(torch.arange(len(self._facts)))
-        return with_outcomes(self._base, self._packed(training, bypass, Routed(expert, found)), progress)
+        patch = with_outcomes(self._base, self._packed(training, bypass, Routed(expert, found)), progress)
+        return with_controls(self._base, patch, self._corpus.texts if self._corpus else ())
 
     def _packed(self, training: Training, bypass: Bypass, routed: Routed) -> Patch:
         everyone = torch.arange(len(self._facts))

@@ -1,0 +1,92 @@
+"""Controls: recorded when a patch is built, and measured when it is tried.
+
+Controls are a few prompts that the patch should leave alone: from its facts' neighbourhoods, and beginnings of
+preserved text. Their answers are the base's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from moe_patch.apply import apply
+from moe_patch.base.model import Base
+from moe_patch.data.facts import Fact
+from moe_patch.data.text import prompt_text
+from moe_patch.evaluation.scoring import continue_greedily, score_answers
+from moe_patch.patch import Patch
+from moe_patch.patch.controls import LONGEST, Control, Controls
+
+T = TypeVar("T")
+
+COUNT = 8
+ANSWER_TOKENS = 4
+PROMPT_WORDS = 8  # of a preserved text
+
+SLACK = 0.1
+"""What a bound allows beyond twice the patch's own fall: other dtypes, kernels and patches move it too."""
+
+
+def with_controls(base: Base, patch: Patch, texts: Sequence[str]) -> Patch:
+    """The patch with controls, measured on its bare base. Without anything to ask, it has none.
+
+    Args:
+        base: the model that the patch was built on, without the patch.
+        patch: as built.
+        texts: preserved texts; may be empty.
+    """
+    if patch.base.format == 1:
+        return patch
+    prompts = choose_prompts(patch.facts, texts)
+    lengths = [ANSWER_TOKENS] * len(prompts)
+    said = continue_greedily(base, prompts, lengths, chat=patch.chat, stage="controls") if prompts else []
+    answers = [
+        str(base.tokenizer.decode(one.ids[one.first :], skip_special_tokens=True)).strip() for one in said
+    ]
+    asked = [(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True) if answer]
+    if not asked:
+        return patch
+    before = [min(0.0, round(one.logprob, 6)) for one in score_answers(base, asked, chat=patch.chat)]
+    controls = Controls(
+        tuple(Control(*pair, logprob) for pair, logprob in zip(asked, before, strict=True)), bound=0.0
+    )
+    fall = measure_fall(base, patch, controls)
+    return replace(patch, controls=replace(controls, bound=bound_for(fall)))
+
+
+def bound_for(fall: float) -> float:
+    """The bound of a patch that lets its own controls fall by `fall`: twice that and some slack, rounded up."""
+    return math.ceil(100 * (2 * max(0.0, fall) + SLACK)) / 100
+
+
+def measure_fall(base: Base, patch: Patch, controls: Controls) -> float:
+    """By how much the patch lets the mean log-probability of controls fall on its bare base."""
+    asked = [(control.prompt, control.answer) for control in controls.prompts]
+    with apply(base, patch, mode="hook", check=False, allow_large=True):
+        scores = score_answers(base, asked, chat=patch.chat)
+    return controls.fall([score.logprob for score in scores])
+
+
+def choose_prompts(facts: Sequence[Fact], texts: Sequence[str]) -> list[str]:
+    """At most `COUNT` prompts, half of either kind if there are enough, evenly spaced and always the same."""
+    asked = {prompt_text(fact.text) for fact in facts}
+    near = _distinct((prompt for fact in facts for prompt in fact.neighborhood), asked)
+    beginnings = (" ".join(text.split()[:PROMPT_WORDS]) for text in spaced(texts, 8 * COUNT))
+    far = _distinct(beginnings, asked)
+    few = COUNT // 2
+    return [*spaced(near, COUNT - min(few, len(far))), *spaced(far, COUNT - min(few, len(near)))]
+
+
+def spaced(items: Sequence[T], count: int) -> list[T]:
+    """At most `count` items, evenly spaced from first to last."""
+    if len(items) <= count:
+        return list(items)
+    return [items[place * len(items) // count] for place in range(count)]
+
+
+def _distinct(prompts: Iterable[str], asked: Collection[str]) -> list[str]:
+    """The prompts in order, without repeats, empty ones and those that the facts themselves ask."""
+    texts = dict.fromkeys(map(prompt_text, prompts))
+    return [text for text in texts if text and text not in asked and len(text) <= LONGEST]
