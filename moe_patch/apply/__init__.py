@@ -65,7 +65,7 @@ def apply(
     rounds each element by itself, "compensated" keeps the outputs for the facts' own keys. A warning is
     logged if rounding loses more than `STATED_LOSS` of a fact's edit.
 
-    A change that is many times as large as its expert is not an edit of it: unless `allow_large` is on, a patch
+    A change that is many times as large as its expert is no edit of it: unless `allow_large` is on, a patch
     with a change of more than `LARGEST_RATIO` times its expert's norm is refused.
 
     Raises:

@@ -44,8 +44,9 @@ class Stack:
     ) -> None:
         """Start with no patches. The options are those of `moe_patch.apply`."""
         self._base = model if isinstance(model, Base) else wrap(model, tokenizer=None)
-        how = {"mode": mode, "rounding": rounding, "check": check, "allow_large": allow_large}
-        self._apply = partial(apply, self._base, **how)
+        self._apply = partial(
+            apply, self._base, mode=mode, rounding=rounding, check=check, allow_large=allow_large
+        )
         self._on: list[Patch] = []
         self._applied: dict[str, Applied] = {}  # by hash
 

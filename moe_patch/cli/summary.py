@@ -60,7 +60,15 @@ def summary_tables(described: dict[str, Any]) -> list[Table]:
     whole.add_row("base", f"{described['base']['model_type']} {described['base']['config']}")
     whole.add_row("hash", described["hash"])
     whole.add_row("created", described["created"])
-    columns = ("layer", "experts", "rows", "lambda", "norm of the delta", "largest expert", "bytes")
+    columns: tuple[str, ...] = (
+        "layer",
+        "experts",
+        "rows",
+        "lambda",
+        "norm of the delta",
+        "largest expert",
+        "bytes",
+    )
     compared = any("largest_ratio" in layer for layer in described["layers"])
     columns += ("times its expert",) if compared else ()
     layers = plain_table("Layers", columns, right=columns)

@@ -13,7 +13,7 @@ import torch
 
 import moe_patch
 from moe_patch.base.opening import wrap
-from moe_patch.errors import ModelError, NotFinite, PatchError, StackError, WrongBase
+from moe_patch.errors import ModelError, NotFinite, OversizedEdit, PatchError, StackError, WrongBase
 from moe_patch.patch import Patch, save
 from moe_patch_serving.source import served_checkpoint
 from moe_patch_serving.worker.experts import ServedExperts
@@ -153,11 +153,23 @@ def test_a_failed_add_leaves_everything_as_it_was(
     weights, state = engine.weights(), own(live.state())
     for position in (1, 2):
         with pytest.raises(NotFinite, match="layer 2, expert 6: with the patch, the weight overflows"):
-            live.add(too_large(second), position)
+            live.add(too_large(second), position, allow_large=True)
         assert engine.weights() == weights
         assert own(live.state()) == state
     live.add(third)
     live.remove(third.hash)
+    live.remove(first.hash)
+
+
+def test_a_change_much_larger_than_its_expert_is_refused_before_anything_is_written(
+    live: LivePatches, engine: Engine, patches: dict[str, Patch]
+) -> None:
+    first, second, _ = patches.values()
+    live.add(first)
+    weights, state = engine.weights(), live.state()
+    with pytest.raises(OversizedEdit, match="layer 2, expert 6: the norm of the change is"):
+        live.add(too_large(second))
+    assert (engine.weights(), live.state()) == (weights, state)
     live.remove(first.hash)
 
 
