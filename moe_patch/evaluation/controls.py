@@ -1,7 +1,7 @@
 """Controls: recorded when a patch is built, and measured when it is tried.
 
-Controls are a few prompts that the patch should leave alone: from its facts' neighbourhoods, and beginnings of
-preserved text. Their answers are the base's own.
+Controls are a few prompts that the patch should leave alone: from its facts' neighbourhoods, and beginnings
+of preserved text. Their answers are the base's own.
 """
 
 from __future__ import annotations
@@ -9,17 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 from moe_patch.apply import apply
 from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
+from moe_patch.data.spacing import spaced
 from moe_patch.data.text import prompt_text
 from moe_patch.evaluation.scoring import continue_greedily, score_answers
 from moe_patch.patch import Patch
 from moe_patch.patch.controls import LONGEST, Control, Controls
-
-T = TypeVar("T")
 
 COUNT = 8
 ANSWER_TOKENS = 4
@@ -57,7 +55,7 @@ def with_controls(base: Base, patch: Patch, texts: Sequence[str]) -> Patch:
 
 
 def bound_for(fall: float) -> float:
-    """The bound of a patch that lets its own controls fall by `fall`: twice that and some slack, rounded up."""
+    """The bound of a patch that lets its controls fall by `fall`: twice that and some slack, rounded up."""
     return math.ceil(100 * (2 * max(0.0, fall) + SLACK)) / 100
 
 
@@ -77,13 +75,6 @@ def choose_prompts(facts: Sequence[Fact], texts: Sequence[str]) -> list[str]:
     far = _distinct(beginnings, asked)
     few = COUNT // 2
     return [*spaced(near, COUNT - min(few, len(far))), *spaced(far, COUNT - min(few, len(near)))]
-
-
-def spaced(items: Sequence[T], count: int) -> list[T]:
-    """At most `count` items, evenly spaced from first to last."""
-    if len(items) <= count:
-        return list(items)
-    return [items[place * len(items) // count] for place in range(count)]
 
 
 def _distinct(prompts: Iterable[str], asked: Collection[str]) -> list[str]:

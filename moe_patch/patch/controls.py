@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -46,10 +47,10 @@ class Controls:
 
 
 def mean_fall(before: Sequence[float], after: Sequence[float]) -> float:
-    """By how much the mean of log-probabilities has fallen; infinite if one of them is not finite any more."""
+    """By how much the mean of log-probabilities has fallen; infinite if one is no number any more."""
     falls = [old - new for old, new in zip(before, after, strict=True)]
     mean = sum(falls) / len(falls)
-    return mean if mean == mean else float("inf")  # NaN is no likelihood
+    return math.inf if math.isnan(mean) else mean
 
 
 class ControlRecord(ClosedSchema):

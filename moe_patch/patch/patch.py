@@ -156,7 +156,7 @@ def assemble_patch(metadata: Metadata, tensors: Mapping[str, Tensor]) -> Patch:
             if name.startswith("bypass.")
         },
         schema=metadata.fact_schema or "native",
-        controls=metadata.controls and metadata.controls.controls(),
+        controls=None if metadata.controls is None else metadata.controls.controls(),
     )
 
 

@@ -11,21 +11,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import JsonValue
 
 from moe_patch_serving.api.engine import BaseState, Engine, WorkerState
 from moe_patch_serving.api.members import Members, ServedMember, member_hashes
 from moe_patch_serving.api.metrics import Metrics
-from moe_patch_serving.api.self_test import DEFAULT, Answer, Question, SelfTest, ask_questions
+from moe_patch_serving.api.proof import NO_PROOF, Findings, Proof
 from moe_patch_serving.api.settings import Patience
 from moe_patch_serving.api.weight_version import Loaded, weight_version
 from moe_patch_serving.errors import Busy, SelfTestFailed, WorkersDisagree
+
+T = TypeVar("T")
 
 logger = logging.getLogger("vllm.moe_patch")  # below vLLM's own, and so with its handlers
 
@@ -35,33 +37,30 @@ _UNSETTLED = ("touched", "checking")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A change to make: the state to reach, and the questions to ask then."""
+    """A change to make: the state to reach, and what the server has to show then."""
 
     operation: str
     wanted: Members
-    questions: Sequence[Question] = ()
-    test: SelfTest = DEFAULT
+    proof: Proof = NO_PROOF
 
 
 @dataclass(frozen=True, slots=True)
 class CompletedChange:
-    """A change that was made, with the seconds of its phases and the server's answers."""
+    """A change that was made, with the seconds of its phases and what the server showed."""
 
     operation: str
     version: str
     seconds: dict[str, float] = field(default_factory=dict)
-    answers: list[Answer] = field(default_factory=list)
+    found: Findings = field(default_factory=Findings)
 
     def to_json(self) -> dict[str, JsonValue]:
         """The JSON description of the change for clients."""
-        right = sum(answer.right for answer in self.answers)
-        asked: list[JsonValue] = [asdict(answer) for answer in self.answers]
         rounded: dict[str, JsonValue] = {phase: round(value, 4) for phase, value in self.seconds.items()}
         return {
             "operation": self.operation,
             "version": self.version,
             "seconds": rounded,
-            "self_test": {"asked": len(asked), "right": right, "answers": asked},
+            "self_test": self.found.to_json(),
         }
 
 
@@ -113,28 +112,29 @@ class Coordinator:
         return self._changing
 
     async def make(self, plan: Plan) -> CompletedChange:
-        """Make a change, and ask the server its facts, before any client. The caller holds `alone`.
+        """Make a change, and let the server prove itself before any client. The caller holds `alone`.
 
         After any error but WorkersDisagree the state is as before.
 
         Raises:
             NotDrained: running requests did not end in time.
             MoePatchError: a worker could not make the change; the error has the class that it had there.
-            SelfTestFailed: the server did not say enough of the facts.
+            SelfTestFailed: the server did not say enough of the facts, or what should stay moved too far.
             WorkersDisagree: the change failed and could not be undone.
         """
         seconds: dict[str, float] = {}
+        stood = await self._in_time(plan.proof.before(self.engine))  # while clients are answered
         try:
             async with self._alone_with_engine(seconds):
                 before = self.members
                 with _timed(seconds, "apply"):
                     await self._reach(plan.wanted)
                 with _timed(seconds, "self_test"):
-                    answers = await self._prove(plan, before)
+                    found = await self._prove(plan, before, stood)
         finally:
             self.metrics.took(plan.operation, seconds)
         logger.info("%s: the weights are now %s", plan.operation, self.version)
-        return CompletedChange(plan.operation, self.version, seconds, answers)
+        return CompletedChange(plan.operation, self.version, seconds, found)
 
     @asynccontextmanager
     async def _alone_with_engine(self, seconds: dict[str, float]) -> AsyncIterator[None]:
@@ -148,31 +148,44 @@ class Coordinator:
                 if self.agree:  # if not, they are refused
                     self.engine.let_in()
 
-    async def _prove(self, plan: Plan, before: Members) -> list[Answer]:
-        """The server's answers to the plan's questions. If too few are right, undo the change and raise."""
-        limit = self._patience.self_test
+    async def _prove(self, plan: Plan, before: Members, stood: Sequence[Sequence[float]]) -> Findings:
+        """What the changed server shows. If that is no proof, undo the change and raise.
+
+        Args:
+            plan: of the change that was made.
+            before: the state to go back to.
+            stood: how likely the controls' answers were then.
+        """
         try:
-            answers = await asyncio.wait_for(ask_questions(self.engine, plan.questions), limit)
-        except TimeoutError:
-            await self._take_back(before)
-            raise SelfTestFailed(
-                f"the server did not answer {len(plan.questions)} questions within {limit:g} s: "
-                f"the {plan.operation} was taken back, and the weights are again {self.version}"
-            ) from None
+            found = await self._in_time(plan.proof.after(self.engine, stood))
+            complaint, details = plan.proof.complaint(found), found.to_json()
+        except SelfTestFailed as error:
+            complaint, details = str(error), {}
         except BaseException:
             await self._take_back(before)
             raise
-        right = sum(answer.right for answer in answers)
-        self.metrics.answered(right, len(answers) - right)
-        if plan.test.passed(answers):
-            return answers
+        else:
+            right = sum(answer.right for answer in found.answers)
+            self.metrics.answered(right, len(found.answers) - right)
+            if not complaint:
+                return found
         await self._take_back(before)
-        told: list[JsonValue] = [asdict(answer) for answer in answers]
         raise SelfTestFailed(
-            f"the server said {right} of {len(answers)} facts, and {plan.test.share:.0%} were asked for: the "
-            f"{plan.operation} was taken back, and the weights are again {self.version}",
-            {"right": right, "asked": len(answers), "answers": told, "version": self.version},
+            f"{complaint}: the {plan.operation} was taken back, and the weights are again {self.version}",
+            details | {"version": self.version},
         )
+
+    async def _in_time(self, showing: Coroutine[Any, Any, T]) -> T:
+        """Wait for the answers to a self-test.
+
+        Raises:
+            SelfTestFailed: they did not come in time.
+        """
+        limit = self._patience.self_test
+        try:
+            return await asyncio.wait_for(showing, limit)
+        except TimeoutError:
+            raise SelfTestFailed(f"the server did not answer a self-test within {limit:g} s") from None
 
     async def _take_back(self, before: Members) -> None:
         """Go back to a state after a completed change; raises WorkersDisagree if that fails."""

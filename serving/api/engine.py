@@ -6,7 +6,7 @@ not needed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from moe_patch_serving.api.sampling import greedy, sampling_settings
 from moe_patch_serving.errors import NotDrained, PrefixesKept
 
 if TYPE_CHECKING:
+    from vllm import RequestOutput, SamplingParams
     from vllm.engine.protocol import EngineClient
 
 
@@ -132,12 +133,23 @@ class Engine:
         """The version of the weights that the engine reports."""
         return await self._client.get_weight_version()
 
+    async def likelihood(self, ids: Sequence[int], first: int) -> float:
+        """The mean log-probability of the tokens from `first` on, while others wait or not."""
+        async for output in self._ask(ids, greedy(1, prompt_logprobs=0)):
+            found = output.prompt_logprobs
+            values = [found[place][ids[place]].logprob for place in range(first, len(ids))]
+        return sum(values) / len(values)
+
     async def decode(self, prompt: Sequence[int], length: int) -> list[int]:
         """The next `length` tokens after `prompt`, by greedy decoding, while others wait too."""
+        outputs = self._ask(prompt, greedy(length))
+        return [token async for output in outputs for token in output.outputs[0].token_ids]
+
+    def _ask(self, prompt: Sequence[int], sampling: SamplingParams) -> AsyncGenerator[RequestOutput, None]:
+        """One request past the gate."""
         self._requests += 1
         request = f"moe-patch-self-test-{self._requests}"
-        outputs = self._gate.generate({"prompt_token_ids": list(prompt)}, greedy(length), request)
-        return [token async for output in outputs for token in output.outputs[0].token_ids]
+        return self._gate.generate({"prompt_token_ids": list(prompt)}, sampling, request)
 
 
 def _error(answer: dict[str, str], rank: int, ranks: int) -> MoePatchError:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 
 from pydantic import JsonValue
 
-from moe_patch.errors import ConfigError, MoePatchError
+from moe_patch.errors import MoePatchError
 from moe_patch.patch import Patch, load
 from moe_patch_serving.api.allowed import Allowed
 from moe_patch_serving.api.coordinator import CompletedChange, Coordinator, Plan
@@ -21,7 +21,8 @@ from moe_patch_serving.api.members import (
     member_json,
     served_member,
 )
-from moe_patch_serving.api.self_test import Question, SelfTest
+from moe_patch_serving.api.proof import Proof, proof_for
+from moe_patch_serving.api.self_test import SelfTest
 from moe_patch_serving.api.store import PatchStore
 from moe_patch_serving.errors import Conflict, LiveError, NoSuchPatch, PatchRefused
 
@@ -41,6 +42,7 @@ class Operations:
     coordinator: Coordinator
     allowed: Allowed
     store: PatchStore
+    max_fall: float
     history: list[Members] = field(default_factory=list)
 
     def report(self) -> dict[str, JsonValue]:
@@ -71,11 +73,11 @@ class Operations:
         async with self._alone("add"):
             path = await asyncio.to_thread(self.allowed.find, reference)
             patch = await asyncio.to_thread(load, path)
-            questions = self._questions([patch], test)
+            proof = self._proof([patch], test)
             stored = await asyncio.to_thread(self.store.put, patch)
             member = served_member(patch, path, reference, stored, allow_large=allow_large)
             wanted = self._with(member, position)
-            return await self._make(Plan("add", wanted, questions, test))
+            return await self._make(Plan("add", wanted, proof))
 
     async def remove(self, identifier: str) -> CompletedChange:
         """Remove a patch, given by its name, its hash, or the beginning of its hash.
@@ -114,8 +116,7 @@ class Operations:
             wanted, members = self.history[-1], self.coordinator.members
             gone = [member for member in wanted if member not in members]
             back = [await asyncio.to_thread(member.patch.load) for member in gone]
-            plan = Plan("rollback", wanted, self._questions(back, test), test)
-            change = await self.coordinator.make(plan)
+            change = await self.coordinator.make(Plan("rollback", wanted, self._proof(back, test)))
             self.history.pop()
             return change
 
@@ -139,18 +140,8 @@ class Operations:
                 ) from None
             raise
 
-    def _questions(self, patches: Sequence[Patch], test: SelfTest) -> list[Question]:
-        """The questions for patches; ConfigError if one is too long for the server."""
-        engine = self.coordinator.engine
-        found = [question for patch in patches for question in test.questions(engine.reader, patch)]
-        for question in found:
-            length = len(question.prompt) + len(question.wanted)
-            if length > engine.room:
-                raise ConfigError(
-                    f"fact {question.fact.id}: with its answer it is {length} tokens long, and this server "
-                    f"has room for {engine.room}: start it with --max-model-len {length} or more"
-                )
-        return found
+    def _proof(self, patches: Sequence[Patch], test: SelfTest) -> Proof:
+        return proof_for(self.coordinator.engine, patches, test, self.max_fall)
 
     async def _make(self, plan: Plan) -> CompletedChange:
         before = self.coordinator.members

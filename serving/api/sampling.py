@@ -31,13 +31,13 @@ _PLAIN: dict[str, Any] = {
 }
 
 
-def greedy(length: int) -> SamplingParams:
-    """At most `length` tokens, each the likeliest by the model's logits alone."""
+def greedy(length: int, **more: Any) -> SamplingParams:
+    """At most `length` tokens, each the likeliest by the model's logits alone. `more` are other settings."""
     from vllm import SamplingParams  # noqa: PLC0415  slow; the server has imported it by now
     from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
 
     return SamplingParams(
-        max_tokens=length, output_kind=RequestOutputKind.FINAL_ONLY, detokenize=False, **_PLAIN
+        max_tokens=length, output_kind=RequestOutputKind.FINAL_ONLY, detokenize=False, **_PLAIN, **more
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import PromptStyle, encode_fact
 from moe_patch.data.reader import Reader
+from moe_patch.data.spacing import spaced
 from moe_patch.data.text import comparable
 from moe_patch.patch import Patch
 from moe_patch_serving.api.engine import Engine
@@ -64,7 +65,7 @@ class SelfTest:
                 f"the patch {patch.hash} has no facts that ask for a new answer, so nothing can show that it "
                 "works: add it with `unproved` if you trust it"
             )
-        for fact in _spread(telling, self.facts):
+        for fact in spaced(telling, self.facts):
             whole = encode_fact(reader, fact, style)
             assert whole.target is not None  # because the answer was encoded too
             found.append(Question(fact, whole.ids[: whole.target], whole.ids[whole.target :]))
@@ -97,10 +98,3 @@ async def ask_questions(engine: Engine, questions: Sequence[Question]) -> list[A
 
 def _asks(fact: Fact) -> bool:
     return fact.target_true is None or comparable(fact.target_new) != comparable(fact.target_true)
-
-
-def _spread(facts: Sequence[Fact], count: int) -> list[Fact]:
-    """At most `count` facts, evenly spaced from first to last."""
-    if len(facts) <= count:
-        return list(facts)
-    return [facts[place * len(facts) // count] for place in range(count)]

@@ -29,6 +29,7 @@ from moe_patch.errors import (
 )
 from moe_patch.io.ranges import LARGEST_NUMBER
 from moe_patch.patch import Patch, check_base, check_touched, load, save
+from moe_patch.patch.controls import Control, Controls
 from moe_patch.patch.schema import FactSchema
 from tests.patch.patches import (
     D_KEY,
@@ -86,6 +87,13 @@ def facts(draw: st.DrawFn, count: int) -> tuple[Fact, ...]:
     )
 
 
+controls = st.builds(
+    Controls,
+    st.lists(st.builds(Control, words, words, st.floats(-1e3, 0)), min_size=1, max_size=3).map(tuple),
+    st.floats(0, 1e3),
+)
+
+
 @st.composite
 def patches(draw: st.DrawFn) -> Patch:
     count = draw(st.integers(0, 4))
@@ -107,6 +115,7 @@ def patches(draw: st.DrawFn) -> Patch:
         hyperparameters=draw(st.dictionaries(st.text(), json_values, max_size=3)),
         parents=tuple(digest(number) for number in draw(st.lists(st.integers(0, 99), max_size=2))),
         schema=draw(st.sampled_from(get_args(FactSchema))),
+        controls=draw(st.none() | controls),
     )
 
 
@@ -120,6 +129,7 @@ def test_what_is_saved_is_what_is_loaded(patch: Patch, tmp_path: Path) -> None:
     assert loaded.facts == patch.facts
     assert loaded.base == patch.base
     assert loaded.schema == patch.schema
+    assert loaded.controls == patch.controls
     save(loaded, second)
     assert first.read_bytes() == second.read_bytes()
 

@@ -15,6 +15,8 @@ from moe_patch.patch import load
 from tests.patch.hostile.forge import Json, saved, with_header, with_metadata, with_metadata_text
 from tests.patch.patches import delta_patch, digest
 
+CONTROL = {"prompt": "The capital of Nachbarland is", "answer": "Altstadt", "logprob": -0.25}
+
 
 @pytest.fixture
 def good(tmp_path: Path) -> Path:
@@ -186,6 +188,19 @@ def test_missing_field(good: Path, field: str) -> None:
         (put("layers", "9999999", value={"ridge": 1.0}), "layers.9999999"),
         (put("layers", "1", "ridge", value=-1.0), "layers.1.ridge: "),
         (put("layers", "1", "ridge", value="1.0"), "layers.1.ridge: "),
+        (put("controls", value={"prompts": [], "bound": 0.1}), "controls.prompts: "),
+        (put("controls", value={"prompts": [CONTROL] * 65, "bound": 0.1}), "controls.prompts: "),
+        (put("controls", value={"prompts": [CONTROL], "bound": -0.1}), "controls.bound: "),
+        (put("controls", value={"prompts": [CONTROL], "bound": 1e300}), "controls.bound: "),
+        (
+            put("controls", value={"prompts": [CONTROL | {"logprob": 0.5}], "bound": 0.1}),
+            "controls.prompts.0.log",
+        ),
+        (
+            put("controls", value={"prompts": [CONTROL | {"answer": ""}], "bound": 0.1}),
+            "controls.prompts.0.answer",
+        ),
+        (put("controls", value={"prompts": [CONTROL]}), "controls.bound: "),
     ],
 )
 def test_schema(good: Path, change: Callable[[Json], None], message: str) -> None:

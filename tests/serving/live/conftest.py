@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
 from moe_patch.data.fact_file import read_facts
 from moe_patch.data.facts import Fact
-from moe_patch.patch import load, save
+from moe_patch.patch import Patch, load, save
 from tests.share import hub_server
 from tests.share.hub_server import Hub
 
@@ -31,17 +30,28 @@ FACTS = Path(__file__).parents[3] / "recipes" / "facts" / "50.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Patches:
-    """Patch files in a folder that the server allows: two good ones, one to load, one that does nothing."""
+    """Patch files in a folder that the server allows.
+
+    Two are good, one is there to be loaded, one does nothing, and one does what the first does but says that
+    it does what the second does.
+    """
 
     folder: Path
     one: Path
     two: Path
     loaded: Path
     idle: Path
+    liar: Path
     stack: Path
 
     def facts(self, path: Path) -> tuple[Fact, ...]:
         return load(path).facts
+
+
+def scaled(patch: Patch, factor: float) -> Patch:
+    """The patch with changes that are `factor` times as large."""
+    layers = {layer: replace(delta, left=factor * delta.left) for layer, delta in patch.layers.items()}
+    return replace(patch, layers=layers)
 
 
 def tampered(path: Path) -> bytes:
@@ -69,13 +79,11 @@ def patches(tmp_path_factory: pytest.TempPathFactory) -> Patches:
         build = [COMMAND, "-q", "build", "--edits", edits, "--out", folder / f"{name}.safetensors"]
         subprocess.run(build, check=True, env=environment)
     idle = load(folder / "one.safetensors")
-    layers = {
-        layer: replace(delta, left=torch.zeros_like(delta.left)) for layer, delta in idle.layers.items()
-    }
-    save(replace(idle, layers=layers), folder / "idle.safetensors")
+    save(scaled(idle, 0), folder / "idle.safetensors")
+    save(replace(idle, facts=load(folder / "two.safetensors").facts, results=()), folder / "liar.safetensors")
     stack = folder / "moe-patch.stack"
     subprocess.run([COMMAND, "stack", "init", folder / "loaded.safetensors", "--stack", stack], check=True)
-    files = [folder / f"{name}.safetensors" for name in ("one", "two", "loaded", "idle")]
+    files = [folder / f"{name}.safetensors" for name in ("one", "two", "loaded", "idle", "liar")]
     return Patches(folder, *files, stack)
 
 

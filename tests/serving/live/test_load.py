@@ -1,4 +1,4 @@
-"""Patches on and off under load: nothing fails, no answer mixes two states, and memory comes back."""
+"""Patches on and off under load: nothing fails, no answer is of two states or of a rejected patch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 
 from tests.serving.live.conftest import Patches
-from tests.serving.live.server import Running
+from tests.serving.live.server import Running, refused
 
 STREAMS = 16
 CHANGES = 20
@@ -88,9 +88,11 @@ class Load:
                 text = stream(self.server, client, prompt)
                 self.answers.append(Answer(prompt, text, self.states.between(start, time.monotonic())))
 
-    def change(self, path: Path, rounds: int) -> None:
-        """Put a patch on and off in turn."""
+    def change(self, path: Path, liar: Path, rounds: int) -> None:
+        """Put a patch on and off in turn, and have one rejected each time that it is off."""
         for number in range(rounds):
+            if number % 2 == 0:
+                refused(self.server.add(liar), 422, "self_test_failed")
             before, after = ("off", "on") if number % 2 == 0 else ("on", "off")
             self.states.become(before, after)
             done = (
@@ -118,9 +120,9 @@ def test_sixteen_streams_and_twenty_changes(server: Running, patches: Patches) -
         for one in streams:
             one.add_done_callback(lambda _: load.stop.set())  # one that failed ends the test
         try:
-            load.change(patches.one, 4)  # after which allocators have what they need
+            load.change(patches.one, patches.liar, 4)  # after which allocators have what they need
             memory = server.memory()
-            load.change(patches.one, CHANGES)
+            load.change(patches.one, patches.liar, CHANGES)
         finally:
             load.stop.set()
         for one in streams:

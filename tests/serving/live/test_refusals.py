@@ -12,7 +12,7 @@ import torch
 
 from moe_patch.patch import load, save
 from moe_patch.patch.rows import select_rows
-from tests.serving.live.conftest import Patches, tampered
+from tests.serving.live.conftest import Patches, scaled, tampered
 from tests.serving.live.server import TOKEN, Running, refused
 from tests.tiny import tiny_base, tiny_patch
 
@@ -114,6 +114,26 @@ def test_a_patch_that_cannot_prove_itself(server: Running, patches: Patches) -> 
         added = server.add(patches.folder / f"{name}.safetensors", self_test={"unproved": True})
         assert (added.status_code, added.json()["self_test"]["asked"]) == (201, 0)
         server.bare()
+
+
+def test_a_patch_many_times_too_large_is_refused_before_it_is_on(server: Running, patches: Patches) -> None:
+    huge, before = patches.folder / "huge.safetensors", server.call("GET", "stack").json()
+    save(scaled(load(patches.one), 1000), huge)
+    error = refused(server.add(huge, self_test={"unproved": True}), 422, "patch_refused")
+    assert error["details"]["reason"] == "OversizedEdit"
+    assert server.call("GET", "stack").json() == before
+
+
+def test_a_patch_that_moves_what_should_stay_is_taken_back(server: Running, patches: Patches) -> None:
+    large, before = patches.folder / "large.safetensors", server.call("GET", "stack").json()
+    said = server.likelihoods(patches.facts(patches.two)[0].neighborhood[0])
+    save(scaled(load(patches.one), 20), large)
+    error = refused(server.add(large, self_test={"unproved": True}), 422, "self_test_failed")
+    assert "answers that should stay became less likely by" in error["message"]
+    (moved,) = error["details"]["moved"]
+    assert moved["fall"] > moved["limit"]
+    assert server.call("GET", "stack").json() == before
+    assert server.likelihoods(patches.facts(patches.two)[0].neighborhood[0]) == said
 
 
 def test_what_is_on_or_was_loaded_or_is_unknown(server: Running, patches: Patches) -> None:
