@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 
 from moe_patch_serving import NAME
+from moe_patch_serving.launch.lifetime import follow_parents
 
 logger = logging.getLogger(__name__)
 
@@ -19,10 +20,12 @@ DISABLE = "MOE_PATCH_DISABLE"
 def register() -> None:
     """Register the load format and the weight-transfer backend `moe_patch` with vLLM.
 
-    vLLM calls this once or more in every process. With MOE_PATCH_DISABLE=1 it does nothing. With an
-    unsupported vLLM it logs the reason and does nothing, so that commands without patches still work.
+    vLLM calls this once or more in every process, which then ends with its parent. With MOE_PATCH_DISABLE=1
+    it does nothing. With an unsupported vLLM it logs the reason and registers nothing, so that commands
+    without patches still work.
     """
     if not plugin_disabled(os.environ):
+        follow_parents()
         _register()
 
 
