@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from moe_patch.errors import ConfigError
 from moe_patch.patch import load
 from moe_patch_serving import NAME
+from moe_patch_serving.api.connections import time_requests
 from moe_patch_serving.api.coordinator import Coordinator
 from moe_patch_serving.api.engine import Engine
 from moe_patch_serving.api.metrics import Metrics
@@ -38,7 +39,8 @@ class LiveEndpoint:
     required_tasks = ("generate",)
 
     def attach_router(self, app: FastAPI) -> None:
-        """Add the routes, and the handler for their errors."""
+        """Add the routes and the handler for their errors, before the server takes connections."""
+        time_requests(read_settings().patience.request)
         app.include_router(guarded)
         app.include_router(public)
         app.add_exception_handler(LiveError, as_json)
@@ -58,7 +60,7 @@ class LiveEndpoint:
         await coordinator.start()
         store = PatchStore(settings.store)
         atexit.register(store.close)
-        state.moe_patch = Operations(coordinator, settings.allowed, store)
+        state.moe_patch = Operations(coordinator, settings.allowed, store, settings.max_fall)
         state.moe_patch_authentication = TokenAuthentication(settings.token)
 
 

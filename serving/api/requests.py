@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 import secrets
 from typing import Annotated, TypeVar
 
@@ -14,7 +16,17 @@ from moe_patch.io.closed_schema import ClosedSchema
 from moe_patch_serving.api.self_test import DEFAULT, SelfTest
 from moe_patch_serving.errors import BadRequest, BodyTooLarge, SwitchedOff, Unauthorized
 
+logger = logging.getLogger("vllm.moe_patch")
+
 MAX_BODY_BYTES = 64 * 1024
+
+GUESSES = 8
+"""How many requests with a wrong token are answered at a time, each after `GUESS_SECONDS`."""
+
+GUESS_SECONDS = 0.5
+
+PREFIX = "/moe_patch"
+"""Where all routes begin."""
 
 Text = Annotated[str, Field(min_length=1, max_length=4096)]
 
@@ -80,12 +92,13 @@ async def read_body(request: Request, kind: type[Body]) -> Body:
 
 
 class TokenAuthentication:
-    """Checks the bearer token, in constant time."""
+    """Checks the bearer token, in constant time. Wrong ones are answered slowly, and a few at a time."""
 
     def __init__(self, token: str | None) -> None:
         self._digest = None if token is None else _digest(token)
+        self._guessing = asyncio.Semaphore(GUESSES)
 
-    def check(self, request: Request) -> None:
+    async def check(self, request: Request) -> None:
         """Check the token of a request.
 
         Raises:
@@ -96,7 +109,15 @@ class TokenAuthentication:
             raise SwitchedOff("live changes are off: start the server with MOE_PATCH_TOKEN or a token file")
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not secrets.compare_digest(_digest(token), self._digest):
+            await self._slow_down(request)
             raise Unauthorized("expected the header `Authorization: Bearer TOKEN` with this server's token")
+
+    async def _slow_down(self, request: Request) -> None:
+        """Let a wrong token wait. The right one is never kept waiting, however many others guess."""
+        async with self._guessing:
+            client = request.client.host if request.client else "an unknown address"
+            logger.warning("%s %s: no token or a wrong one, from %s", request.method, PREFIX, client)
+            await asyncio.sleep(GUESS_SECONDS)
 
 
 def _digest(token: str) -> bytes:

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from moe_patch_serving.api.coordinator import CompletedChange
 from moe_patch_serving.api.operations import Operations
 from moe_patch_serving.api.requests import (
+    PREFIX,
     AddRequest,
     ReorderRequest,
     RollbackRequest,
@@ -20,14 +21,12 @@ from moe_patch_serving.api.requests import (
 )
 from moe_patch_serving.errors import LiveError, Unauthorized
 
-PREFIX = "/moe_patch"
-
 _running: set[asyncio.Task[CompletedChange]] = set()
 
 
-def _enter(request: Request) -> None:
+async def _enter(request: Request) -> None:
     authentication: TokenAuthentication = request.app.state.moe_patch_authentication
-    authentication.check(request)
+    await authentication.check(request)
 
 
 def _operations(request: Request) -> Operations:

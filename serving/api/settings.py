@@ -15,7 +15,9 @@ TOKEN_FILE = "MOE_PATCH_TOKEN_FILE"
 ALLOW = "MOE_PATCH_ALLOW"
 DRAIN_SECONDS = "MOE_PATCH_DRAIN_SECONDS"
 SELF_TEST_SECONDS = "MOE_PATCH_SELF_TEST_SECONDS"
+REQUEST_SECONDS = "MOE_PATCH_REQUEST_SECONDS"
 STORE = "MOE_PATCH_STORE"
+MAX_FALL = "MOE_PATCH_MAX_FALL"
 
 WORKER = "moe_patch_serving.worker.PatchWorker"
 """The worker extension class that vLLM must mix into its workers."""
@@ -26,17 +28,20 @@ _MOST_READ = 4096  # characters of a token file; a device may have no end
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """The limits of the time for which a change lets clients' requests wait, in seconds."""
+    """For how long a server waits for others, in seconds."""
 
-    drain: float = 600.0  # for requests that run when the change begins
-    self_test: float = 30.0  # for the answers to the self-test
+    drain: float = 600.0  # for requests that run when a change begins
+    self_test: float = 30.0  # for the answers to a self-test
+    request: float = 60.0  # for the rest of a request that has begun to arrive
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The token, the allowed places of patches, how long a change may let requests wait, and a folder.
+    """The token, the allowed places of patches, and the limits and the place of changes.
 
     `store` is where the server makes the folder for its own copies of patches, or None for the usual place.
+    `max_fall` is the most by which a patch may lower the mean log-probability of its controls, in nats a
+    token, if the patch does not set a lower bound itself.
 
     If `token` is None, nobody may change the server.
     """
@@ -45,6 +50,7 @@ class Settings:
     allowed: Allowed = field(default_factory=Allowed)
     patience: Patience = Patience()
     store: Path | None = None
+    max_fall: float = 1.0
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -52,19 +58,27 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
 
     MOE_PATCH_TOKEN is the bearer token, or MOE_PATCH_TOKEN_FILE a file with it. MOE_PATCH_ALLOW lists the
     allowed places of patches, one per line. MOE_PATCH_DRAIN_SECONDS is the longest wait for running requests,
-    and MOE_PATCH_SELF_TEST_SECONDS that for the answers to a self-test. MOE_PATCH_STORE is the folder in which
-    the server keeps its own copies of patches.
+    MOE_PATCH_SELF_TEST_SECONDS that for the answers to a self-test, and MOE_PATCH_REQUEST_SECONDS that for
+    the rest of a request. MOE_PATCH_STORE is the folder in which the server keeps its own copies of patches,
+    and MOE_PATCH_MAX_FALL the most by which a patch may lower the likelihood of its controls.
 
     Raises:
         ConfigError: a setting is malformed.
     """
-    usual = Patience()
+    usual = Settings()
     places = [place for place in environment.get(ALLOW, "").splitlines() if place]
     patience = Patience(
-        drain=_seconds(environment, DRAIN_SECONDS, usual.drain),
-        self_test=_seconds(environment, SELF_TEST_SECONDS, usual.self_test),
+        drain=_positive(environment, DRAIN_SECONDS, usual.patience.drain),
+        self_test=_positive(environment, SELF_TEST_SECONDS, usual.patience.self_test),
+        request=_positive(environment, REQUEST_SECONDS, usual.patience.request),
     )
-    return Settings(read_token(environment), parse_allowed(places), patience, _folder(environment, STORE))
+    return Settings(
+        token=read_token(environment),
+        allowed=parse_allowed(places),
+        patience=patience,
+        store=_folder(environment, STORE),
+        max_fall=_positive(environment, MAX_FALL, usual.max_fall, "nats a token"),
+    )
 
 
 def read_token(environment: Mapping[str, str] = os.environ) -> str | None:
@@ -96,12 +110,12 @@ def _folder(environment: Mapping[str, str], name: str) -> Path | None:
     return None if value is None else Path(value)
 
 
-def _seconds(environment: Mapping[str, str], name: str, unset: float) -> float:
-    value = environment.get(name)
+def _positive(environment: Mapping[str, str], name: str, unset: float, unit: str = "seconds") -> float:
+    text = environment.get(name)
     try:
-        seconds = unset if value is None else float(value)
+        value = unset if text is None else float(text)
     except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise ConfigError(f"{name}: expected a number of seconds above 0, found {value!r}")
-    return seconds
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ConfigError(f"{name}: expected a number of {unit} above 0, found {text!r}")
+    return value
