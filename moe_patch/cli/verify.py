@@ -35,6 +35,7 @@ Exit codes:
   0 sound   10 unreadable     11 altered, not of its hash   12 unsigned
   13 bad signature            14 of another base            15 the edits do not hold
   16 a change is many times as large as its expert
+  17 what should stay moves more than the patch says
 """
 )
 @click.argument("patch_path", metavar="PATCH", type=click.Path(path_type=Path))
@@ -117,3 +118,5 @@ def _report(found: Verification, as_json: bool) -> None:
     if found.held is not None:
         missed = f"; not: {', '.join(found.missed)}" if found.missed else ""
         say(f"facts that the model says: {found.held:.1%}{missed}")
+    if found.fall is not None:
+        say(f"what should stay became less likely by {found.fall:.3g} nats a token")

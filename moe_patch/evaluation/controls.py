@@ -17,7 +17,7 @@ from moe_patch.data.spacing import spaced
 from moe_patch.data.text import prompt_text
 from moe_patch.evaluation.scoring import continue_greedily, score_answers
 from moe_patch.patch import Patch
-from moe_patch.patch.controls import LONGEST, Control, Controls
+from moe_patch.patch.controls import LONGEST, Control, Controls, mean_fall
 
 COUNT = 8
 ANSWER_TOKENS = 4
@@ -60,11 +60,20 @@ def bound_for(fall: float) -> float:
 
 
 def measure_fall(base: Base, patch: Patch, controls: Controls) -> float:
-    """By how much the patch lets the mean log-probability of controls fall on its bare base."""
+    """By how much the patch lets the mean log-probability of controls fall, in nats a token.
+
+    Both sides are measured here, since other dtypes and kernels give other numbers than the recorded ones.
+
+    Args:
+        base: the patch's base, without it.
+        patch: the patch.
+        controls: what it should leave alone.
+    """
     asked = [(control.prompt, control.answer) for control in controls.prompts]
+    before = score_answers(base, asked, chat=patch.chat)
     with apply(base, patch, mode="hook", check=False, allow_large=True):
-        scores = score_answers(base, asked, chat=patch.chat)
-    return controls.fall([score.logprob for score in scores])
+        after = score_answers(base, asked, chat=patch.chat)
+    return mean_fall([score.logprob for score in before], [score.logprob for score in after])
 
 
 def choose_prompts(facts: Sequence[Fact], texts: Sequence[str]) -> list[str]:

@@ -29,7 +29,7 @@ def with_outcomes(base: Base, patch: Patch, progress: Progress | None = None) ->
     """
     asked = [(fact.text, fact.target_new) for fact in patch.facts]
     with apply(
-        base, patch, mode="hook", check=False
+        base, patch, mode="hook", check=False, allow_large=True
     ):  # as it was solved: rounding is reported where it happens
         scores = score_answers(base, asked, chat=patch.chat, progress=progress, stage="facts asked")
         missed = [number for number, score in enumerate(scores) if not score.exact]

@@ -34,10 +34,6 @@ class Controls:
     prompts: tuple[Control, ...]
     bound: float
 
-    def fall(self, logprobs: Sequence[float]) -> float:
-        """By how much the mean has fallen from the base's; below zero if it rose."""
-        return mean_fall([control.logprob for control in self.prompts], logprobs)
-
     def to_json(self) -> dict[str, JsonValue]:
         """The JSON object of a file."""
         prompts: list[JsonValue] = [

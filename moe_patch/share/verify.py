@@ -16,6 +16,7 @@ from moe_patch.checkpoint.record import find_record
 from moe_patch.data.facts import Fact
 from moe_patch.data.schemas import FactSchema
 from moe_patch.errors import BadSignature, HashMismatch, OversizedEdit, PatchError, Unsigned, WrongBase
+from moe_patch.evaluation.controls import measure_fall
 from moe_patch.evaluation.rules import scoring_of
 from moe_patch.evaluation.scoring import score_answers
 from moe_patch.patch import Patch, check_base, load
@@ -45,6 +46,7 @@ class Verdict(IntEnum):
     WRONG_BASE = 14
     NOT_HELD = 15  # the model says too few of the facts
     OVERSIZED = 16  # a change is many times as large as the expert that it changes
+    MOVED = 17  # what the patch should leave alone became less likely than it says itself
 
 
 _OF_ERROR = {
@@ -73,10 +75,11 @@ class Verification:
     reason: str = ""
     hash: str | None = None
     signed_by: str | None = None
-    checked: tuple[str, ...] = ()  # the checks that passed: file, hash, signature, base, sizes, edits
+    checked: tuple[str, ...] = ()  # the checks that passed: file, hash, signature, base, sizes, edits, controls
     largest: EditSize | None = None  # the change that is largest for its expert
     held: float | None = None  # share of facts that the patched model says
     missed: tuple[str, ...] = ()  # ids of the other facts
+    fall: float | None = None  # of the controls' mean log-probability, in nats a token
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; the verdict appears as a name and as an exit code."""
@@ -139,6 +142,15 @@ def verify_patch(
         reason = f"the model says {held:.1%} of the facts; at least {at_least:.1%} were expected"
         return Verification(path, Verdict.NOT_HELD, reason, **found)
     found["checked"] += ("edits",)
+    if patch.controls is not None:
+        found["fall"] = fall = measure_fall(opened, patch, patch.controls)
+        if not fall <= patch.controls.bound:
+            reason = (
+                f"answers that should stay became less likely by {fall:.3g} nats a token, and the patch says "
+                f"at most {patch.controls.bound:.3g}"
+            )
+            return Verification(path, Verdict.MOVED, reason, **found)
+        found["checked"] += ("controls",)
     return Verification(path, Verdict.SOUND, **found)
 
 

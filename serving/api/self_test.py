@@ -10,7 +10,6 @@ from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import PromptStyle, encode_fact
 from moe_patch.data.reader import Reader
 from moe_patch.data.spacing import spaced
-from moe_patch.data.text import comparable
 from moe_patch.patch import Patch
 from moe_patch_serving.api.engine import Engine
 from moe_patch_serving.errors import Unproved
@@ -59,7 +58,7 @@ class SelfTest:
         """
         style = PromptStyle(chat=patch.chat)
         found = []
-        telling = [fact for fact in patch.facts if _asks(fact)]
+        telling = [fact for fact in patch.facts if not fact.changes_nothing]
         if not telling and not self.unproved:
             raise Unproved(
                 f"the patch {patch.hash} has no facts that ask for a new answer, so nothing can show that it "
@@ -94,7 +93,3 @@ async def ask_questions(engine: Engine, questions: Sequence[Question]) -> list[A
         )
         for question, tokens in zip(questions, said, strict=True)
     ]
-
-
-def _asks(fact: Fact) -> bool:
-    return fact.target_true is None or comparable(fact.target_new) != comparable(fact.target_true)

@@ -50,7 +50,10 @@ def test_a_sound_patch_passes_every_check(path: Path, taught: Patch) -> None:
     sign_patch(path, taught.hash, KEY)
     found = verify_patch(path, signers=REQUIRED, base=taught_base)
     assert found.verdict is Verdict.SOUND
-    assert found.checked == ("file", "hash", "signature", "base", "sizes", "edits")
+    assert found.checked == ("file", "hash", "signature", "base", "sizes", "edits", "controls")
+    assert taught.controls is not None
+    assert found.fall is not None
+    assert found.fall <= taught.controls.bound
     assert (found.hash, found.signed_by) == (taught.hash, key_id(KEY.public_key()))
     assert (found.held, found.missed) == (1.0, ())
     at_most("largest loss of an edit", max(float(result["loss_edited"]) for result in taught.results), 0.3)
@@ -133,6 +136,20 @@ def test_edits_that_do_not_hold_are_named(taught: Patch, path: Path) -> None:
     assert (found.verdict, found.held, found.missed) == (Verdict.NOT_HELD, 0.5, ("lie",))
     assert "edits" not in found.checked
     assert verify_patch(path, base=taught_base, at_least=0.5).verdict is Verdict.SOUND
+
+
+@pytest.mark.quality
+def test_what_should_stay_is_held_to_the_patchs_own_bound(taught: Patch, path: Path) -> None:
+    assert taught.controls is not None
+    save(replace(taught, controls=replace(taught.controls, bound=0.0)), path)
+    moves = lambda: verify_patch(path, base=taught_base)  # noqa: E731
+    fall = moves().fall
+    assert fall is not None
+    assert moves().verdict is (Verdict.MOVED if fall > 0 else Verdict.SOUND)
+    left = {layer: replace(delta, left=8 * delta.left) for layer, delta in taught.layers.items()}
+    save(replace(taught, layers=left), path)
+    found = verify_patch(path, base=taught_base, at_least=0)
+    assert (found.verdict, "controls" in found.checked) == (Verdict.MOVED, False)
 
 
 def test_every_verdict_has_an_exit_code_of_its_own() -> None:
