@@ -75,7 +75,9 @@ class Verification:
     reason: str = ""
     hash: str | None = None
     signed_by: str | None = None
-    checked: tuple[str, ...] = ()  # the checks that passed: file, hash, signature, base, sizes, edits, controls
+    checked: tuple[
+        str, ...
+    ] = ()  # the checks that passed: file, hash, signature, base, sizes, edits, controls
     largest: EditSize | None = None  # the change that is largest for its expert
     held: float | None = None  # share of facts that the patched model says
     missed: tuple[str, ...] = ()  # ids of the other facts

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from moe_patch.base.model import Base
 from moe_patch.checkpoint import open_checkpoint, plan_merge
 from moe_patch.data.facts import Fact
+from moe_patch.evaluation.controls import with_controls
 from moe_patch.data.schemas import FactSchema
 from moe_patch.methods import get_method
 from moe_patch.patch import Patch, load, save
@@ -32,7 +33,8 @@ def taught() -> Patch:
     """A patch that makes the taught model say two facts."""
     method = get_method("moeedit")
     options = method.options(layers=(0,), projection=False, ridge=1e-3, ridge_relative=True, targets=STRONG)
-    return method.build(taught_base(), [edit("Ann"), edit("Bob")], options)
+    patch = method.build(taught_base(), [edit("Ann"), edit("Bob")], options)
+    return with_controls(taught_base(), patch, [edit(name).text for name in ("Kim", "Liz", "Hal")])
 
 
 @pytest.fixture
@@ -146,9 +148,9 @@ def test_what_should_stay_is_held_to_the_patchs_own_bound(taught: Patch, path: P
     fall = moves().fall
     assert fall is not None
     assert moves().verdict is (Verdict.MOVED if fall > 0 else Verdict.SOUND)
-    left = {layer: replace(delta, left=8 * delta.left) for layer, delta in taught.layers.items()}
+    left = {layer: replace(delta, left=300 * delta.left) for layer, delta in taught.layers.items()}
     save(replace(taught, layers=left), path)
-    found = verify_patch(path, base=taught_base, at_least=0)
+    found = verify_patch(path, base=taught_base, at_least=0, allow_large=True)
     assert (found.verdict, "controls" in found.checked) == (Verdict.MOVED, False)
 
 

@@ -22,8 +22,9 @@ The token is read from $MOE_PATCH_TOKEN, or from the file that --token-file or $
 def live() -> None:
     """Add patches to running servers, and remove them, without a restart.
 
-    A server finishes its running requests, changes its weights, clears its prefix cache, and is asked the
-    patch's own facts. If it does not say them, the change is undone. With several --url, servers change one
+    A server finishes its running requests and lets others wait, changes its weights, clears its prefix cache,
+    and is asked the patch's own facts. If it does not say them, the change is undone. Then the requests that
+    waited are answered. With several --url, servers change one
     after the other. If one fails, the servers before it are changed back.
     """
 
