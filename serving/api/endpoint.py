@@ -21,9 +21,9 @@ from moe_patch_serving.api.operations import Operations
 from moe_patch_serving.api.requests import TokenAuthentication
 from moe_patch_serving.api.routes import as_json, guarded, public
 from moe_patch_serving.api.settings import WORKER, read_settings
-from moe_patch_serving.api.store import PatchStore
 from moe_patch_serving.api.weight_version import Loaded, loaded_from
 from moe_patch_serving.errors import LiveError
+from moe_patch_serving.store import PatchStore
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -58,7 +58,7 @@ class LiveEndpoint:
         settings = read_settings()
         coordinator = Coordinator(Engine(engine_client), _loaded(config), Metrics(), settings.patience)
         await coordinator.start()
-        store = PatchStore(settings.store)
+        store = PatchStore()
         atexit.register(store.close)
         state.moe_patch = Operations(coordinator, settings.allowed, store, settings.max_fall)
         state.moe_patch_authentication = TokenAuthentication(settings.token)

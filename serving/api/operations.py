@@ -23,8 +23,8 @@ from moe_patch_serving.api.members import (
 )
 from moe_patch_serving.api.proof import Proof, proof_for
 from moe_patch_serving.api.self_test import SelfTest
-from moe_patch_serving.api.store import PatchStore
 from moe_patch_serving.errors import Conflict, LiveError, NoSuchPatch, PatchRefused
+from moe_patch_serving.store import PatchStore
 
 _HISTORY = 100  # greatest number of states to go back to
 
@@ -44,6 +44,7 @@ class Operations:
     store: PatchStore
     max_fall: float
     history: list[Members] = field(default_factory=list)
+    stored: set[str] = field(default_factory=set)  # hashes of the patches in the store
 
     def report(self) -> dict[str, JsonValue]:
         """The server's patches, the lowest first. Loaded patches are below live ones."""
@@ -75,6 +76,7 @@ class Operations:
             patch = await asyncio.to_thread(load, path)
             proof = self._proof([patch], test)
             stored = await asyncio.to_thread(self.store.put, patch)
+            self.stored.add(patch.hash)
             member = served_member(patch, path, reference, stored, allow_large=allow_large)
             wanted = self._with(member, position)
             return await self._make(Plan("add", wanted, proof))
@@ -151,14 +153,20 @@ class Operations:
 
     @asynccontextmanager
     async def _alone(self, operation: str) -> AsyncIterator[None]:
-        """Attempt a change while no other is made. Copies that no state needs any more are removed."""
+        """Attempt a change while no other is made."""
         with self._attempt(operation):
             async with self.coordinator.alone():
                 try:
                     yield
                 finally:
-                    states = [self.coordinator.members, *self.history]
-                    self.store.keep({member.hash for state in states for member in state})
+                    self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove the copies of patches that are not on, and that no rollback puts on again."""
+        states = [self.coordinator.members, *self.history]
+        for digest in self.stored - {member.hash for state in states for member in state}:
+            self.store.discard(digest)
+            self.stored.discard(digest)
 
     @contextmanager
     def _attempt(self, operation: str) -> Iterator[None]:

@@ -16,7 +16,6 @@ ALLOW = "MOE_PATCH_ALLOW"
 DRAIN_SECONDS = "MOE_PATCH_DRAIN_SECONDS"
 SELF_TEST_SECONDS = "MOE_PATCH_SELF_TEST_SECONDS"
 REQUEST_SECONDS = "MOE_PATCH_REQUEST_SECONDS"
-STORE = "MOE_PATCH_STORE"
 MAX_FALL = "MOE_PATCH_MAX_FALL"
 
 WORKER = "moe_patch_serving.worker.PatchWorker"
@@ -37,9 +36,8 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The token, the allowed places of patches, and the limits and the place of changes.
+    """The token, the allowed places of patches, and the limits of changes.
 
-    `store` is where the server makes the folder for its own copies of patches, or None for the usual place.
     `max_fall` is the most by which a patch may lower the mean log-probability of its controls, in nats a
     token, if the patch does not set a lower bound itself.
 
@@ -49,7 +47,6 @@ class Settings:
     token: str | None = field(default=None, repr=False)
     allowed: Allowed = field(default_factory=Allowed)
     patience: Patience = Patience()
-    store: Path | None = None
     max_fall: float = 1.0
 
 
@@ -59,8 +56,8 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     MOE_PATCH_TOKEN is the bearer token, or MOE_PATCH_TOKEN_FILE a file with it. MOE_PATCH_ALLOW lists the
     allowed places of patches, one per line. MOE_PATCH_DRAIN_SECONDS is the longest wait for running requests,
     MOE_PATCH_SELF_TEST_SECONDS that for the answers to a self-test, and MOE_PATCH_REQUEST_SECONDS that for
-    the rest of a request. MOE_PATCH_STORE is the folder in which the server keeps its own copies of patches,
-    and MOE_PATCH_MAX_FALL the most by which a patch may lower the likelihood of its controls.
+    the rest of a request. MOE_PATCH_MAX_FALL is the most by which a patch may lower the likelihood of its
+    controls.
 
     Raises:
         ConfigError: a setting is malformed.
@@ -76,7 +73,6 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         token=read_token(environment),
         allowed=parse_allowed(places),
         patience=patience,
-        store=_folder(environment, STORE),
         max_fall=_positive(environment, MAX_FALL, usual.max_fall, "nats a token"),
     )
 
@@ -101,13 +97,6 @@ def read_token(environment: Mapping[str, str] = os.environ) -> str | None:
             f"{TOKEN}: expected at least {SHORTEST_TOKEN} printable ASCII characters without a space"
         )
     return token
-
-
-def _folder(environment: Mapping[str, str], name: str) -> Path | None:
-    value = environment.get(name)
-    if value is not None and not Path(value).is_dir():
-        raise ConfigError(f"{name}: expected a folder, found {value!r}")
-    return None if value is None else Path(value)
 
 
 def _positive(environment: Mapping[str, str], name: str, unset: float, unit: str = "seconds") -> float:

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from moe_patch.base.model import Base
 from moe_patch.checkpoint import open_checkpoint, plan_merge
 from moe_patch.data.facts import Fact
-from moe_patch.evaluation.controls import with_controls
 from moe_patch.data.schemas import FactSchema
+from moe_patch.evaluation.controls import with_controls
 from moe_patch.methods import get_method
 from moe_patch.patch import Patch, load, save
 from moe_patch.patch.signature import key_id, sign_patch

@@ -54,12 +54,6 @@ def test_a_wait_that_is_none(name: str, seconds: str) -> None:
         read_settings({name: seconds})
 
 
-def test_a_place_for_copies_has_to_be_there(tmp_path: Path) -> None:
-    assert read_settings({"MOE_PATCH_STORE": str(tmp_path)}).store == tmp_path
-    with pytest.raises(ConfigError, match="MOE_PATCH_STORE: expected a folder, found '/no/such/folder'"):
-        read_settings({"MOE_PATCH_STORE": "/no/such/folder"})
-
-
 def test_waits() -> None:
     waits = {"MOE_PATCH_DRAIN_SECONDS": "2.5", "MOE_PATCH_SELF_TEST_SECONDS": "2"}
     assert read_settings(waits).patience == Patience(drain=2.5, self_test=2)
