@@ -136,7 +136,7 @@ class Engine:
     async def likelihood(self, ids: Sequence[int], first: int) -> float:
         """The mean log-probability of the tokens from `first` on, while others wait or not."""
         async for output in self._ask(ids, greedy(1, prompt_logprobs=0)):
-            found = output.prompt_logprobs
+            found: Any = output.prompt_logprobs
             values = [found[place][ids[place]].logprob for place in range(first, len(ids))]
         return sum(values) / len(values)
 
