@@ -137,7 +137,7 @@ class Engine:
         """The mean log-probability of the tokens from `first` on, while others wait or not."""
         async for output in self._ask(ids, greedy(1, prompt_logprobs=0)):
             found: Any = output.prompt_logprobs
-            values = [found[place][ids[place]].logprob for place in range(first, len(ids))]
+            values: list[float] = [found[place][ids[place]].logprob for place in range(first, len(ids))]
         return sum(values) / len(values)
 
     async def decode(self, prompt: Sequence[int], length: int) -> list[int]:
