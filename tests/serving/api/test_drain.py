@@ -71,10 +71,11 @@ class Server:
         return await self.http.post("/moe_patch/patches", json=body)
 
     async def state(self) -> tuple[Any, ...]:
-        """All that a change changes."""
+        """All that a change changes, but for what is known of the base."""
+        workers = await self.engine.collective_rpc("moe_patch_state")
         return (
             (await self.http.get("/moe_patch/stack")).json(),
-            await self.engine.collective_rpc("moe_patch_state"),
+            [{name: value for name, value in worker.items() if name != "base"} for worker in workers],
             await self.engine.get_weight_version(),
             await self.engine.is_paused(),
         )
