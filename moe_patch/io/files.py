@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,7 +29,9 @@ def replacing_file(path: str | Path) -> Iterator[Path]:
     temporary = temporary_beside(path)
     remove_abandoned(path.parent)
     try:
+        mode = _usual_mode(temporary)
         yield temporary
+        temporary.chmod(mode)
         sync_to_disk(temporary)
         temporary.replace(path)
         sync_to_disk(path.parent)
@@ -59,6 +62,19 @@ def sync_to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _usual_mode(path: Path) -> int:
+    """The permissions of an ordinary new file, which libraries do not give to all that they write.
+
+    The process's mask can be read only by changing it, which other threads would notice.
+    """
+    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(handle).st_mode)
+    finally:
+        os.close(handle)
+        path.unlink()
 
 
 def _discard(temporary: Path) -> None:

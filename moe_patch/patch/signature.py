@@ -31,8 +31,10 @@ from moe_patch.patch.schema import Sha256
 
 SUFFIX = ".sig"
 
+MOST_BYTES = 4096
+"""The longest signature file, and the longest key file."""
+
 _DOMAIN = b"moe-patch signature 1\n"  # so that a signature made for another purpose is not valid here
-_MAX_BYTES = 4096
 _MAKE_ONE = "make one with `ssh-keygen -t ed25519` or `openssl genpkey -algorithm ed25519`"
 
 
@@ -136,14 +138,14 @@ def _message(content_hash: str) -> bytes:
 
 def _raw_key(path: Path) -> bytes:
     try:
-        return read_file(path, _MAX_BYTES)
+        return read_file(path, MOST_BYTES)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _read_signature(path: Path) -> SignatureRecord:
     try:
-        raw = read_file(path, _MAX_BYTES)
+        raw = read_file(path, MOST_BYTES)
         record = SignatureRecord.model_validate(strict_json.parse_json(raw.decode()))
     except ValidationError as error:
         raise BadSignature(f"{path}: {strict_json.first_complaint(error)}") from error

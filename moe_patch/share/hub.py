@@ -9,9 +9,8 @@ before needs no network either.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
@@ -24,6 +23,7 @@ from huggingface_hub import (
     try_to_load_from_cache,
 )
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils.tqdm import tqdm
 from pydantic import ValidationError
 
 from moe_patch.errors import ConfigError, HubError, PatchTooLarge
@@ -31,10 +31,10 @@ from moe_patch.io import strict_json
 from moe_patch.io.closed_schema import ClosedSchema
 from moe_patch.io.files import replacing_file, write_text
 from moe_patch.io.plain_text import plain_markdown
-from moe_patch.io.reading import read_text
-from moe_patch.patch import HeaderLimits, Patch, load
+from moe_patch.io.reading import read_file, read_text
+from moe_patch.patch import HeaderLimits, Patch, load, save
 from moe_patch.patch.schema import Sha256
-from moe_patch.patch.signature import signature_path
+from moe_patch.patch.signature import MOST_BYTES, signature_path
 
 SCHEME = "hf://"
 FILE = "patch.safetensors"
@@ -105,7 +105,7 @@ def pull_patch(reference: str, out: Path | None = None, *, limits: HeaderLimits 
     Raises:
         ConfigError: the reference is malformed.
         HubError: there is no such repository, revision or file, or the Hub cannot be reached.
-        PatchTooLarge: the file exceeds the limits; it is not fetched.
+        PatchTooLarge: a file exceeds the limits; it is not fetched, or not to its end.
         PatchError: the fetched file is not a valid patch.
         OutputError: `out` cannot be written.
     """
@@ -116,7 +116,7 @@ def pull_patch(reference: str, out: Path | None = None, *, limits: HeaderLimits 
     if out is None:
         return path
     pinned = replace(wanted, revision=path.parents[len(Path(wanted.file).parts) - 1].name)
-    _put(path, out)
+    _put(patch, path, out)
     origin = Origin(asked=reference, pinned=str(pinned), hash=patch.hash)
     write_text(origin_path(out), strict_json.canonical_json(origin.model_dump()) + "\n")
     return out
@@ -230,25 +230,43 @@ def _fetch(wanted: HubReference, api: HfApi, limits: HeaderLimits) -> Path:
         if wanted.file not in sizes:
             held = ", ".join(sorted(sizes)) or "nothing"
             raise HubError(f"{wanted}: the repository has no {wanted.file}; it holds {held}")
-        if (sizes[wanted.file] or 0) > limits.file_bytes:
-            raise PatchTooLarge(
-                f"{wanted} is {sizes[wanted.file]} bytes long; the limit is {limits.file_bytes}"
-            )
         signature = signature_path(Path(wanted.file)).as_posix()
-        for name in (signature, wanted.file):  # the patch last: if it is there, so is its signature
+        most = {signature: MOST_BYTES, wanted.file: limits.file_bytes}
+        for name, limit in most.items():  # the patch last: if it is there, so is its signature
+            if (sizes.get(name) or 0) > limit:
+                raise PatchTooLarge(f"{wanted}: {name} is {sizes[name]} bytes long; the limit is {limit}")
             if name in sizes:
-                path = api.hf_hub_download(wanted.repo, name, revision=info.sha)
+                bounded = _bounded_progress(f"{wanted}: {name}", limit)
+                path = api.hf_hub_download(wanted.repo, name, revision=info.sha, tqdm_class=bounded)
     return Path(path)
 
 
-def _put(path: Path, out: Path) -> None:
-    """Copy a pulled patch to `out`, and its signature if it has one."""
+def _bounded_progress(what: str, limit: int) -> type[tqdm]:
+    """A progress bar that ends a download after `limit` bytes, whatever size the server has declared.
+
+    The client of the Hub calls its progress bar for every piece that it receives, before it is written.
+    """
+
+    class Bounded(tqdm):
+        received = 0
+
+        def update(self, n: float | None = 1) -> None:
+            self.received += int(n or 0)
+            if self.received > limit:
+                raise PatchTooLarge(f"{what} is longer than {limit} bytes, the limit, and than it declares")
+            super().update(n)
+
+    return Bounded
+
+
+def _put(patch: Patch, path: Path, out: Path) -> None:
+    """Write a pulled patch, as it was checked, to `out`, and its signature if it has one beside `path`."""
     signature_path(out).unlink(missing_ok=True)
-    pairs = [(path, out), (signature_path(path), signature_path(out))]
-    for source, target in pairs:
-        if source.is_file():
-            with replacing_file(target) as temporary:
-                shutil.copyfile(source, temporary)
+    save(patch, out)
+    with suppress(FileNotFoundError):
+        raw = read_file(signature_path(path), MOST_BYTES)
+        with replacing_file(signature_path(out)) as temporary:
+            temporary.write_bytes(raw)
 
 
 @contextmanager

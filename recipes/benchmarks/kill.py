@@ -60,7 +60,10 @@ def drop_fact() -> None:
 
 def merge_patch() -> None:
     """Merge a patch into the demo model."""
-    shutil.rmtree(MERGED, ignore_errors=True)
+    gone = Path("gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    if MERGED.exists():  # in one step: a kill while a folder is removed would leave a part of it
+        MERGED.rename(gone)
     moe_patch(["--quiet", "merge", "--patch", str(FOR_ATLAS), "--out", str(MERGED)], standalone_mode=False)
 
 

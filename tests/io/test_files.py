@@ -64,3 +64,10 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, place: str) -> None:
     with pytest.raises(OutputError, match=f"cannot write .*{place}"):
         write_text(tmp_path / place, "text")
     assert {path.name for path in tmp_path.iterdir()} == {"file", "folder"}
+
+
+def test_permissions_do_not_depend_on_the_library_that_writes(tmp_path: Path) -> None:
+    (tmp_path / "usual").touch()
+    with replacing_file(tmp_path / "a") as temporary:
+        temporary.touch(mode=0o600)
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "usual").stat().st_mode

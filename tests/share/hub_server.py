@@ -46,6 +46,9 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repositories: dict[str, Repository] = {}
         self.seen: list[str] = []
+        self.tokens: list[str | None] = []  # with which files were asked for
+        self.redirects: dict[str, str] = {}  # by path in a repository
+        self.understated: set[str] = set()  # paths whose size is declared as one byte
 
     @property
     def url(self) -> str:
@@ -164,10 +167,13 @@ class _Handler(BaseHTTPRequestHandler):
         repository, commit = found
         blobs = "blobs" in parse_qs(urlsplit(self.path).query)
         siblings = [
-            {"rfilename": path} | ({"size": len(raw)} if blobs else {})
+            {"rfilename": path} | ({"size": self._size(path, raw)} if blobs else {})
             for path, raw in repository.commits[commit].items()
         ]
         self._send(200, {"id": name, "sha": commit, "siblings": siblings, "private": repository.private})
+
+    def _size(self, path: str, raw: bytes) -> int:
+        return 1 if path in self.server.understated else len(raw)
 
     def resolve(self, body: bytes, name: str, revision: str, path: str) -> None:
         found = self._find(name, revision)
@@ -176,6 +182,12 @@ class _Handler(BaseHTTPRequestHandler):
         repository, commit = found
         if path not in repository.commits[commit]:
             self._missing("EntryNotFound")
+            return
+        self.server.tokens.append(self.headers.get("Authorization"))
+        if path in self.server.redirects:
+            self._send(
+                302, b"", {"Location": self.server.redirects[path], "X-Repo-Commit": commit, "ETag": '"x"'}
+            )
             return
         raw = repository.commits[commit][path]
         etag = f'"{hashlib.sha256(raw).hexdigest()}"'

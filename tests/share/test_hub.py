@@ -222,3 +222,63 @@ def test_the_commands(hub: Hub, path: Path, patch: Patch, tmp_path: Path) -> Non
     failed = CliRunner().invoke(main, ["pull", "hf://org/none", "--out", str(out)])
     assert failed.exit_code == 1
     assert failed.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["hf://org/../x", "hf://org/n/../../x.safetensors", "hf://org//etc/x.safetensors", "hf:///etc/x@main"],
+)
+def test_references_are_no_paths(hub: Hub, reference: str) -> None:
+    with pytest.raises(ConfigError):
+        pull_patch(reference)
+    assert not hub.seen
+
+
+def test_other_files_of_a_repository_are_neither_fetched_nor_obeyed(
+    hub: Hub, path: Path, tmp_path: Path
+) -> None:
+    names = ("../../evil.safetensors", "/etc/evil.safetensors", "\x1b[2Jevil", "config.json", ".git/hooks/x")
+    hub.put(NAME, {"patch.safetensors": path.read_bytes()} | dict.fromkeys(names, b"evil"))
+    out = tmp_path / "out" / "p.safetensors"
+    out.parent.mkdir()
+    pull_patch(f"hf://{NAME}", out)
+    assert {found.name for found in out.parent.iterdir()} == {"p.safetensors", "p.safetensors.origin.json"}
+    assert not any("evil" in str(found) for found in tmp_path.rglob("*"))
+    hub.put("org/none", dict.fromkeys(names, b"evil"))
+    failed = CliRunner().invoke(main, ["pull", "hf://org/none", "--out", str(out)])
+    assert failed.stderr.count("\n") == 1
+    assert "\\u001b[2Jevil" in failed.stderr
+
+
+@pytest.mark.parametrize("name", ["patch.safetensors", "patch.safetensors.sig"])
+def test_a_file_that_is_longer_than_it_declares_is_not_fetched_to_its_end(
+    hub: Hub, path: Path, tmp_path: Path, name: str
+) -> None:
+    files = {"patch.safetensors": path.read_bytes(), "patch.safetensors.sig": b"{}"}
+    hub.put(NAME, files | {name: b"x" * 2_000_000})
+    hub.understated.add(name)
+    with pytest.raises(PatchTooLarge, match="is longer than"):
+        pull_patch(f"hf://{NAME}", limits=HeaderLimits(file_bytes=1_000_000))
+    assert not [found for found in tmp_path.rglob("*") if found.stat().st_size >= 2_000_000]
+
+
+def test_a_file_elsewhere_is_no_file_of_this_machine(hub: Hub, path: Path, tmp_path: Path) -> None:
+    hub.put(NAME, {"patch.safetensors": b""})
+    hub.redirects["patch.safetensors"] = f"file://{path}"
+    with pytest.raises(HubError, match=NAME):
+        pull_patch(f"hf://{NAME}", tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_host_that_a_repository_points_to_gets_no_token(
+    hub: Hub, path: Path, patch: Patch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with running() as other:
+        commit = other.put(NAME, {"patch.safetensors": path.read_bytes()})
+        hub.put(NAME, {"patch.safetensors": b""})
+        there = other.url.replace("127.0.0.1", "localhost")
+        hub.redirects["patch.safetensors"] = f"{there}/{NAME}/resolve/{commit}/patch.safetensors"
+        assert load(pull_patch(f"hf://{NAME}")).hash == patch.hash
+        assert set(hub.tokens) == {"Bearer hf_secret"}
+        assert set(other.tokens) == {None}
