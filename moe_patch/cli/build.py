@@ -244,7 +244,7 @@ def _require(taken: float | None, least: float) -> None:
 
     if taken is None or taken < least:
         share = "an unknown share" if taken is None else f"{taken:.1%}"
-        click.echo(f"{share} of the facts took; {least:.1%} were required", err=True)
+        say(f"{share} of the facts took; {least:.1%} were required", err=True)
         raise click.exceptions.Exit(int(Verdict.NOT_HELD))
 
 
