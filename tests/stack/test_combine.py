@@ -192,3 +192,13 @@ def test_deltas_without_residuals_can_be_added_but_not_solved() -> None:
     assert joined.layers[1].residual is None
     with pytest.raises(PatchError, match="lacks the facts' residuals"):
         combine_patches(stacked(bare, other), "solve")
+
+
+def test_the_schema_of_the_facts_stays_if_it_is_one() -> None:
+    world = World(3)
+    first = replace(world.build([0, 1]), schema="counterfact")
+    second = replace(world.build([2]), schema="counterfact")
+    assert drop_facts(first, {"fact-1"}).schema == "counterfact"
+    assert combine_patches(stacked(first, second), "add").patch.schema == "counterfact"
+    mixed = combine_patches(stacked(first, replace(second, schema="zsre-alt")), "solve")
+    assert mixed.patch.schema == "native"
