@@ -47,11 +47,10 @@ class SpanReader:
         if self.is_coded(span):
             return self._meant(span, dtype, number)
         begin, end = (span.begin, span.end) if number is None else span.part(number)
-        raw = bytearray(end - begin)
-        fill_span(self._folder / span.file, begin, memoryview(raw))
+        raw = torch.empty(end - begin, dtype=torch.uint8)  # not filled twice, as a bytearray would be
+        fill_span(self._folder / span.file, begin, raw.numpy().data)
         shape = span.shape if number is None else span.shape[1:]
-        flat = torch.frombuffer(raw, dtype=_dtype(span)) if raw else torch.zeros(0)
-        return _rounded(flat, dtype).view(shape)
+        return _rounded(raw.view(_dtype(span)).view(shape), dtype)
 
     def is_coded(self, span: Span) -> bool:
         """Whether a tensor holds codes, which mean something together with scales."""
