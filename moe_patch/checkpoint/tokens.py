@@ -15,12 +15,18 @@ from moe_patch.patch.fingerprint import TOKEN_PARTS
 
 logger = logging.getLogger(__name__)
 
+_MARKS = (
+    "tokenizer",
+    "vocab",
+)  # a folder with a tokenizer has a file that begins so, or a SentencePiece model
 _TEXTS = {".jinja", ".json", ".model", ".txt"}  # among them are the files that tokenizers are made from
 
 
 def stored_tokens(folder: Path) -> dict[str, str]:
-    """As `token_hashes`, for the tokenizer in `folder`; nothing, and a line in the log, without one."""
+    """As `token_hashes`, for the tokenizer in `folder`; nothing without one."""
     files = [path for path in sorted(folder.iterdir()) if path.suffix in _TEXTS and path.is_file()]
+    if not any(path.name.startswith(_MARKS) or path.suffix == ".model" for path in files):
+        return {}
     known = Known.of(["tokens", 1, transformers.__version__], files)
     if (found := known.find()) is not None:
         return {part: f"sha256:{bytes(found[part].tolist()).hex()}" for part in TOKEN_PARTS}
