@@ -15,10 +15,8 @@ from moe_patch.patch.fingerprint import TOKEN_PARTS
 
 logger = logging.getLogger(__name__)
 
-_MARKS = (
-    "tokenizer",
-    "vocab",
-)  # a folder with a tokenizer has a file that begins so, or a SentencePiece model
+# A folder with a tokenizer has a file whose name begins so, or a SentencePiece model.
+_MARKS = ("tekken", "tokenizer", "vocab")
 _TEXTS = {".jinja", ".json", ".model", ".txt"}  # among them are the files that tokenizers are made from
 
 
