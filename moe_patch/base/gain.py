@@ -48,10 +48,7 @@ def residual_gain(base: Base, layer: int) -> float | None:
     scale = float(residual.float().square().mean().sqrt())
     push = scale * torch.randn(plain.shape, generator=torch.Generator().manual_seed(0))  # (N, d_m)
     _, moved = _outputs(base, layer, ids, push)
-    arrived = (moved.float() - residual.float()).cpu()
-    if arrived.numel() != push.numel():
-        return None
-    arrived = arrived.reshape(push.shape)
+    arrived = (moved.float() - residual.float()).cpu().reshape(push.shape)
     gain = float((arrived * push).sum() / push.square().sum())
     error = float((arrived - gain * push).norm() / arrived.norm())
     if not error < _TOLERANCE:

@@ -79,16 +79,18 @@ def _torch_build() -> str:
 
 
 def _sizes(folder: Path) -> list[int]:
-    """The size in bytes of every file in the folder; empty if there is no folder."""
+    """The size in bytes of every file in the folder; empty if there is no folder that can be read."""
     sizes = []
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # another process has removed the file
-            if path.is_file():
-                sizes.append(path.stat().st_size)
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # another process has removed the file
+                sizes.append(Path(place, name).stat().st_size)
     return sizes
 
 
 def _free(folder: Path) -> int:
-    """Free bytes at the place of the folder, even if it does not exist yet."""
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-    return shutil.disk_usage(there).free
+    """Free bytes at the place of the folder, even if it does not exist yet, or cannot."""
+    for place in (folder.absolute(), *folder.absolute().parents):
+        with suppress(OSError):
+            return shutil.disk_usage(place).free
+    return 0

@@ -40,6 +40,14 @@ class There(Tensor):
         """What comes back from any device without being asked; `numpy()` does not."""
         return self.here.tolist()
 
+    def data_ptr(self) -> int:
+        """An address, as tensors have on any device."""
+        return self.here.data_ptr()
+
+    def untyped_storage(self) -> torch.UntypedStorage:
+        """What holds the numbers, which tells whether two tensors share them."""
+        return self.here.untyped_storage()
+
     def __deepcopy__(self, memo: dict[int, Any]) -> There:
         return There(self.here.clone())
 

@@ -6,12 +6,13 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
 from torch.utils import backend_registration
 
-from moe_patch.doctor import run_self_test, stored_reference
+from moe_patch.doctor import run_self_test, self_test, stored_reference
 from moe_patch.doctor.report import SelfTestResult
 from moe_patch.doctor.self_test import measure_figures
 from moe_patch.io.cache import cache_folder
@@ -46,13 +47,17 @@ def test_it_leaves_the_cache_and_torch_as_they_were(on_cpu: SelfTestResult) -> N
     assert not cache_folder().exists()
 
 
-def test_what_a_device_refuses_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_device_refuses_is_reported(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lost(**_: object) -> NoReturn:
+        raise RuntimeError("the device is lost")
+
+    monkeypatch.setattr(self_test, "open_base", lost)
     with caplog.at_level(logging.DEBUG, "moe_patch.doctor"):
-        test = run_self_test("meta", stored_reference())
+        test = run_self_test("cpu", stored_reference())
     assert not test.passed
-    assert test.error is not None
-    assert test.error.startswith("RuntimeError: ")
-    assert "meta" in test.error
+    assert test.error == "RuntimeError: the device is lost"
     assert caplog.records[-1].exc_info
 
 
