@@ -15,6 +15,7 @@ from torch import Tensor
 
 from moe_patch.apply.weights.finite import require_finite
 from moe_patch.apply.weights.rounding import Rounding
+from moe_patch.apply.weights.size import EditSize, change_norms, check_size
 from moe_patch.apply.weights.summed import patched_weight
 from moe_patch.apply.weights.survival import ExpertContribution, Survival
 from moe_patch.checkpoint.names import AnySlot
@@ -44,12 +45,20 @@ class CheckpointEditor:
     Experts are recorded in the order in which they are given, whichever thread finishes first.
     """
 
-    def __init__(self, folder: Path, patches: Sequence[Patch], rounding: Rounding) -> None:
+    def __init__(
+        self, folder: Path, patches: Sequence[Patch], rounding: Rounding, *, allow_large: bool
+    ) -> None:
         self._folder, self._patches, self._rounding = folder, patches, rounding
+        self._norms = [] if allow_large else [(patch, change_norms(patch)) for patch in patches]
         self.survival = {patch.hash: Survival(patch) for patch in patches}
 
     def pieces(self, changes: Iterable[ExpertChange]) -> Iterator[Piece]:
-        """The new bytes of each changed expert, with the place in its file where they begin."""
+        """The new bytes of each changed expert, with the place in its file where they begin.
+
+        Raises:
+            NotFinite: a weight would overflow its dtype.
+            OversizedEdit: a change is much larger than its expert, and that is not allowed.
+        """
         for change, (raw, parts) in in_order(self._edited, changes):
             self._count(parts)
             yield change.slot.begin, raw
@@ -61,7 +70,9 @@ class CheckpointEditor:
 
     def _edited(self, change: ExpertChange) -> tuple[memoryview, list[ExpertContribution | None]]:
         slot, deltas = change.slot, self._deltas(change)
-        exact = self._summed(change, deltas)
+        own = slot.read(self._folder)
+        self._check_sizes(change, own)
+        exact = patched_weight(own, change.expert, deltas)
         require_finite(exact, change.layer, change.expert)  # codes of few bits would hide what is not
         raw, rounded = slot.write(self._folder, exact, self._keys(change, deltas))
         require_finite(rounded, change.layer, change.expert)
@@ -71,11 +82,14 @@ class CheckpointEditor:
     def _found(self, change: ExpertChange, written: Path) -> list[ExpertContribution | None]:
         slot, deltas = change.slot, self._deltas(change)
         rounded = slot.read(self._folder, written)
-        return self._parts(change, deltas, self._summed(change, deltas).sub_(rounded))
+        exact = patched_weight(slot.read(self._folder), change.expert, deltas)
+        return self._parts(change, deltas, exact.sub_(rounded))
 
-    def _summed(self, change: ExpertChange, deltas: Sequence[LayerDelta]) -> Tensor:
-        """The expert's weight (d_m, d_k) with all patches, not rounded yet."""
-        return patched_weight(change.slot.read(self._folder), change.expert, deltas)
+    def _check_sizes(self, change: ExpertChange, own: Tensor) -> None:
+        """Check each patch's change of an expert here, where its weight (d_m, d_k) has been read anyway."""
+        for patch, norms in self._norms:
+            if (norm := norms.get((change.layer, change.expert))) is not None:
+                check_size(patch, EditSize(change.layer, change.expert, norm, float(own.float().norm())))
 
     def _keys(self, change: ExpertChange, deltas: Sequence[LayerDelta]) -> Tensor:
         """The rows (n, d_k) of the facts whose outputs rounding should keep; none for "nearest"."""

@@ -20,7 +20,6 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from moe_patch.apply.weights.rounding import Rounding
-from moe_patch.apply.weights.size import refuse_oversized
 from moe_patch.apply.weights.survival import STATED_LOSS
 from moe_patch.base.origin import known_leaves
 from moe_patch.checkpoint.companions import companion_files, file_sha256, file_stamps
@@ -107,7 +106,9 @@ class MergePlan:
         with staging.opened(), one_thread_each(), ThreadPoolExecutor(max_workers=2) as pool:
             base = pool.submit(self._check_base, progress)
             sums = {name: pool.submit(self._sum, name) for name in self.changes}
-            editor = CheckpointEditor(self.checkpoint.folder, self.patches, self.rounding)
+            editor = CheckpointEditor(
+                self.checkpoint.folder, self.patches, self.rounding, allow_large=self.allow_large
+            )
             for number, name in enumerate(self.checkpoint.weights):
                 if name in self.changes:
                     self._rewrite(staging, name, base, editor)
@@ -139,8 +140,6 @@ class MergePlan:
         for patch in self.patches:
             same_format = patch.base.format == found.format
             check_base(patch, found if same_format else self.checkpoint.fingerprint_like(patch.base))
-            if not self.allow_large:
-                refuse_oversized(patch, self.checkpoint.weight)
         return _Base(BaseRecord.of(found), pieces)
 
     def _merged_pieces(self, pieces: Mapping[str, Tensor], written: Path) -> dict[str, Tensor]:
@@ -210,7 +209,14 @@ class MergePlan:
         return {
             "merge": [patch.hash for patch in self.patches],
             "into": [str(folder.resolve()), *file_stamps(folder, files)],
-            "how": [self.linked, self.cloned, self.keep_originals, self.rounding, self.allow_loss],
+            "how": [
+                self.linked,
+                self.cloned,
+                self.keep_originals,
+                self.rounding,
+                self.allow_loss,
+                self.allow_large,
+            ],
         }
 
     def _check_space(self) -> None:

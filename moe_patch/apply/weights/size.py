@@ -36,13 +36,19 @@ class EditSize:
         return self.change / self.weight if self.weight else math.inf
 
 
+def change_norms(patch: Patch) -> dict[tuple[int, int], float]:
+    """||D_j||_F of every expert that the patch changes, by layer and expert."""
+    return {
+        (layer, expert): math.sqrt(square)
+        for layer, delta in patch.layers.items()
+        for expert, square in zip(delta.experts(), expert_penalties(delta.left, delta.rows), strict=True)
+    }
+
+
 def edit_sizes(patch: Patch, weight_of: WeightOf) -> Iterator[EditSize]:
     """The size of every expert's change. One weight at a time is read."""
-    for layer, delta in patch.layers.items():
-        squares = expert_penalties(delta.left, delta.rows)
-        for expert, square in zip(delta.experts(), squares, strict=True):
-            weight = float(weight_of(layer, expert).float().norm())
-            yield EditSize(layer, expert, math.sqrt(square), weight)
+    for (layer, expert), change in change_norms(patch).items():
+        yield EditSize(layer, expert, change, float(weight_of(layer, expert).float().norm()))
 
 
 def largest_edit(patch: Patch, weight_of: WeightOf) -> EditSize | None:
