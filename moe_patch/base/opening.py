@@ -36,6 +36,15 @@ logger = logging.getLogger(__name__)
 
 _INTERFACE_FLAGS = ("is_transposed", "is_concatenated", "has_bias", "has_gate", "_apply_gate")
 
+# What a pass returns, which configs left by a training ask for: a loss of balance cannot be computed where a
+# pass continues from a cache, and the rest takes memory.
+_OUTPUTS = {
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "output_router_logits": False,
+    "return_dict": True,
+}
+
 _AFTER_EXPERTS = re.compile(r"post_(mlp|feedforward|feed_forward|ffn|moe)_")
 
 
@@ -58,7 +67,8 @@ def open_base(
 
     Raises:
         ModelError: the model cannot be found, lacks weights or has some of other shapes, is quantised, has
-            experts that cannot be edited, or is dense and `allow_dense` is false; there is no such device.
+            experts that cannot be edited, cannot run a pass, or is dense and `allow_dense` is false; there is
+            no such device.
     """
     place = str(demo_model()) if is_demo(name) else str(name)
     check_devices(device_map)
@@ -72,11 +82,22 @@ def open_base(
         model, loading = auto.from_pretrained(place, **options)
     _check_weights(place, loading)
     _check_end(place, model.generation_config)
+    _return_logits(model.config)
     with transformers_reads(f"the tokenizer of {place!r}"):
         tokenizer = AutoTokenizer.from_pretrained(place)
+        tokenizer("a")  # some of its settings are first used for a text
     base = wrap(model.eval(), tokenizer, DEMO if is_demo(name) else place, allow_dense=allow_dense)
+    _try_pass(base)
     base.origin = _origin(base, place, cast("torch.dtype | None", config.dtype), dtype)
     return base
+
+
+def _return_logits(config: Any) -> None:
+    """Let a model's passes return logits and nothing that they do not need; no number depends on it."""
+    for part in (config, config.get_text_config()):
+        for name, value in _OUTPUTS.items():
+            if getattr(part, name, value) != value:
+                setattr(part, name, value)
 
 
 def _origin(base: Base, place: str, own: torch.dtype | None, dtype: torch.dtype | None) -> Origin | None:
@@ -97,6 +118,19 @@ def _check_weights(place: str, loading: Mapping[str, Any]) -> None:
         )
     if absent := sorted(loading["missing_keys"]):
         raise ModelError(f"the model {place!r} lacks {len(absent)} weights, the first of them {absent[0]}")
+
+
+@torch.no_grad()
+def _try_pass(base: Base) -> None:
+    """Refuse a model that opens but cannot run: many values of a config are first used in a pass.
+
+    Weights on the disk are not read for that.
+    """
+    if "disk" in getattr(base.model, "hf_device_map", {}).values():
+        return
+    ids = torch.zeros((1, 2), dtype=torch.long, device=base.device)
+    with transformers_reads(f"the model {base.name!r}, although it opens", do="run"):
+        base.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
 
 
 def _check_end(place: str, settings: Any) -> None:

@@ -25,14 +25,15 @@ _BY_ACCIDENT = (ArithmeticError, AssertionError, AttributeError, LookupError, Ru
 
 
 @contextmanager
-def transformers_reads(what: str) -> Iterator[None]:
+def transformers_reads(what: str, *, do: str = "open") -> Iterator[None]:
     """Turn what goes wrong inside the block into one error.
 
     Args:
         what: is read, as in "the model 'x'".
+        do: what is done with it, as in "cannot open the model 'x'".
 
     Raises:
-        ModelError: transformers cannot read it, or there is no memory for it.
+        ModelError: transformers cannot do it, or there is no memory for it.
     """
     try:
         yield
@@ -42,13 +43,13 @@ def transformers_reads(what: str) -> Iterator[None]:
             f"--offload-folder, or use a smaller type with --dtype bfloat16 ({_short(error)})"
         ) from error
     except _SAYS_ENOUGH as error:
-        raise ModelError(f"cannot open {what}: {_short(error)}") from error
+        raise ModelError(f"cannot {do} {what}: {_short(error)}") from error
     except _BY_ACCIDENT as error:
-        raise ModelError(f"cannot open {what}: {type(error).__name__}: {_short(error)}") from error
+        raise ModelError(f"cannot {do} {what}: {type(error).__name__}: {_short(error)}") from error
     except Exception as error:
         if type(error) is not Exception:  # what the tokenizers library raises has no class of its own
             raise
-        raise ModelError(f"cannot open {what}: {_short(error)}") from error
+        raise ModelError(f"cannot {do} {what}: {_short(error)}") from error
 
 
 def _short(error: BaseException) -> str:

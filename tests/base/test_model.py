@@ -15,6 +15,7 @@ from transformers import AutoConfig
 
 from moe_patch.apply import apply
 from moe_patch.base.capture import capture_keys
+from moe_patch.base.decoding import continue_rows
 from moe_patch.base.model import Base
 from moe_patch.base.opening import open_base, wrap
 from moe_patch.errors import ModelError, PromptError
@@ -176,9 +177,11 @@ def test_a_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
     [
         ("config.json", "hidden_size", 64, r"weights of other shapes.*lm_head.weight: it is \(260, 32\)"),
         ("config.json", "num_attention_heads", 0, "cannot open the model .*ZeroDivisionError"),
+        ("config.json", "num_experts_per_tok", 99, "cannot run the model .*although it opens: RuntimeError"),
         ("config.json", "hidden_act", "what", "cannot open the model .*KeyError: 'what'"),
         ("tokenizer.json", "model", {"type": "BPE"}, "cannot open the tokenizer of .*Missing vocab"),
         ("tokenizer.json", "added_tokens", 3, "cannot open the tokenizer of .*TypeError"),
+        ("tokenizer_config.json", "model_max_length", "x", "cannot open the tokenizer of .*TypeError"),
         (
             "generation_config.json",
             "eos_token_id",
@@ -194,6 +197,16 @@ def test_a_value_that_no_model_can_have_is_one_clear_error(
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
     with pytest.raises(ModelError, match=message):
         open_base(tmp_path)
+
+
+def test_a_config_left_by_a_training_opens(tmp_path: Path) -> None:
+    base = tiny_base("qwen3_moe")
+    path = saved(base, tmp_path) / "config.json"
+    left = {"output_router_logits": True, "output_hidden_states": True, "return_dict": False}
+    path.write_text(json.dumps(json.loads(path.read_text()) | left))
+    opened = open_base(tmp_path)
+    assert continue_rows(opened, [(5, 6)], 3) == continue_rows(base, [(5, 6)], 3)
+    assert opened.fingerprint([1]) == base.fingerprint([1])
 
 
 @pytest.mark.parametrize("name", ["meta", "nonsense", "cpu:x", "xla:7", ""])
