@@ -54,7 +54,7 @@ def known_leaves(folder: Path) -> Known:
     """The record of the hashes of a checkpoint's tensors, by the names of `moe_patch.base.parts`.
 
     Raises:
-        OSError: a file cannot be read.
+        ModelError: a file cannot be read.
     """
     files = [*sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*.index.json"))]
     what: JsonValue = ["leaves", 1, transformers.__version__]  # its loader and modules give values and names

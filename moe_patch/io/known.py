@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
+from moe_patch.errors import ModelError
 from moe_patch.io import cache
 
 _KIND = "hashes"
@@ -41,9 +43,9 @@ class Known:
         """Look at the files. What is computed from them is to be read after this.
 
         Raises:
-            OSError: a file cannot be read.
+            ModelError: a file cannot be read.
         """
-        return cls(what, tuple(files), [_identity(path) for path in files])
+        return cls(what, tuple(files), _identities(files))
 
     def find(self) -> dict[str, Tensor] | None:
         """What was stored about the same files; None if nothing was."""
@@ -55,10 +57,14 @@ class Known:
         Args:
             hashes: CPU tensors by name.
             own: files that this process has just written, so that nobody else is changing them.
+
+        Raises:
+            ModelError: a file cannot be read any more.
         """
         others = [path for path in self.files if path not in own]
-        settled = all(time.time_ns() - path.stat().st_mtime_ns > _SETTLED for path in others)
-        if settled and [_identity(path) for path in self.files] == self.identity:
+        with _readable():
+            settled = all(time.time_ns() - path.stat().st_mtime_ns > _SETTLED for path in others)
+        if settled and _identities(self.files) == self.identity:
             cache.store_tensors(_KIND, self._address(), hashes, limit=_LIMIT)
 
     def _address(self) -> dict[str, JsonValue]:
@@ -75,14 +81,33 @@ def known_hash(
         files: the files that are hashed.
         compute: computes the hash.
         fresh: compute it even if it is known.
+
+    Raises:
+        ModelError: a file cannot be read, here or by `compute`.
     """
     known = Known.of(what, files)
     found = None if fresh else known.find()
     if found is not None:
         return bytes(found["sha256"].tolist()).hex()
-    digest = compute()
+    with _readable():
+        digest = compute()
     known.store({"sha256": torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8)})
     return digest
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Name the file that cannot be read: checkpoints are deleted and moved while they are in use."""
+    try:
+        yield
+    except OSError as error:
+        named = error.filename or "a file of the checkpoint"
+        raise ModelError(f"{named} cannot be read: {error.strerror or error}") from error
+
+
+def _identities(files: Sequence[Path]) -> list[JsonValue]:
+    with _readable():
+        return [_identity(path) for path in files]
 
 
 def _identity(path: Path) -> list[JsonValue]:

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from moe_patch.io.known import known_hash
+from moe_patch.errors import ModelError
+from moe_patch.io.known import Known, known_hash
 
 HASH = "ab" * 32
 
@@ -113,3 +114,22 @@ def test_what_changes_while_it_is_hashed_is_not_remembered(file: Path) -> None:
     known_hash("file", [file], changing)
     known_hash("file", [file], compute)
     assert compute.made == 2
+
+
+def test_a_file_that_vanishes_is_named(file: Path) -> None:
+    def vanishing() -> str:
+        file.unlink()
+        return HASH
+
+    def reading() -> str:
+        return file.read_text()
+
+    known = Known.of("file", [file])
+    with pytest.raises(ModelError, match=r"model\.safetensors cannot be read: No such file"):
+        known_hash("file", [file], vanishing)
+    with pytest.raises(ModelError, match=r"model\.safetensors cannot be read"):
+        known_hash("file", [], reading)
+    with pytest.raises(ModelError, match=r"model\.safetensors cannot be read"):
+        Known.of("file", [file])
+    with pytest.raises(ModelError, match=r"model\.safetensors cannot be read"):
+        known.store({})
