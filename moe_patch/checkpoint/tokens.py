@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 from pathlib import Path
 
 import torch
 import transformers
 from transformers import AutoTokenizer
 
+from moe_patch.base.refusal import transformers_reads
 from moe_patch.base.tokens import token_hashes
+from moe_patch.errors import ModelError
 from moe_patch.io.known import Known
 from moe_patch.patch.fingerprint import TOKEN_PARTS
 
@@ -29,9 +32,10 @@ def stored_tokens(folder: Path) -> dict[str, str]:
     if (found := known.find()) is not None:
         return {part: f"sha256:{bytes(found[part].tolist()).hex()}" for part in TOKEN_PARTS}
     try:
-        hashes = token_hashes(AutoTokenizer.from_pretrained(folder))
-    except (ImportError, OSError, ValueError) as error:
-        logger.info("%s has no tokenizer to compare with a patch's: %s", folder, error)
+        with transformers_reads(f"the tokenizer of '{folder}'"):
+            hashes = token_hashes(AutoTokenizer.from_pretrained(folder))
+    except ModelError as error:
+        _warn_once(f"no tokenizer is compared with a patch's: {error}")
         return {}
     known.store(
         {
@@ -40,3 +44,8 @@ def stored_tokens(folder: Path) -> dict[str, str]:
         }
     )
     return hashes
+
+
+@cache
+def _warn_once(text: str) -> None:
+    logger.warning("%s", text)

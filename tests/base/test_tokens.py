@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,3 +59,14 @@ def test_a_state_of_use_does_not_count() -> None:
 def test_a_folder_without_a_tokenizer_has_no_hashes(tmp_path: Path) -> None:
     assert stored_tokens(tmp_path) == token_hashes(None) == {}
     assert token_differences(token_hashes(tiny_tokenizer()), {}) == []
+
+
+@pytest.mark.parametrize("damage", [{"added_tokens": 3}, {"model": {"type": "BPE"}}, {"pre_tokenizer": 1}])
+def test_a_tokenizer_that_cannot_be_read_is_said(
+    damage: dict[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny_tokenizer().save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    assert stored_tokens(tmp_path) == {}
+    assert "no tokenizer is compared with a patch's" in caplog.text
