@@ -202,7 +202,7 @@ def _sum_by_token(outputs: Tensor, order: Tensor, top_k_index: Tensor) -> Tensor
     rank = top_k_index.argsort(dim=1, stable=True).argsort(dim=1).reshape(-1)[order]  # (P,) below K
     source = order.new_full((tokens * slots,), len(order))  # (N*K,) rows of outputs
     source[order // slots * slots + rank] = torch.arange(len(order), device=order.device)
-    return outputs.index_select(0, source).view(tokens, slots, -1).sum(1)
+    return outputs.index_select(0, source).view(tokens, slots, outputs.shape[-1]).sum(1)
 
 
 ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, experts_forward)

@@ -302,3 +302,9 @@ def test_a_copy_of_a_patched_model_says_so(base: Base) -> None:
         twin = copy.deepcopy(base.model)
     with pytest.raises(CaptureError, match="copied while it was patched"):
         twin(input_ids=tiny_batch()[0])
+
+
+def test_a_router_that_chooses_no_experts_is_one_clear_error() -> None:
+    ids, _ = tiny_batch()
+    with pytest.raises(CaptureError, match="no expert was reached"):
+        capture_keys(tiny_base("qwen3_moe", num_experts_per_tok=0), ids, None, torch.tensor([4, 4, 4]), [1])
