@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 from jinja2 import TemplateError
@@ -16,6 +17,9 @@ from jinja2 import TemplateError
 from moe_patch.errors import NoChatTemplate, PromptError
 
 _MESSAGE, _ANSWER = "Qmessagez", "Xanswerj"  # words that no template contains
+
+# What templates raise, and what fails in them: a template is a program.
+_REFUSALS = (TemplateError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +44,14 @@ def chat_frame(tokenizer: Any, message: str, answer: str) -> tuple[Frame, str, s
         NoChatTemplate: the tokenizer has no chat template.
         PromptError: the template refuses the exchange, or changes its contents.
     """
-    frame = _find_frame(tokenizer, repr(_template(tokenizer)))
-    rendered = _render_exchange(tokenizer, message, answer if frame.after is not None else None)
-    for said in (message, message.strip()):
-        for replied in (answer, answer.strip()):
+    template = repr(_template(tokenizer))
+    for find in (_find_frame, _find_frame.__wrapped__):  # a known frame may have the date of yesterday
+        frame = find(tokenizer, template)
+        rendered = _render_exchange(tokenizer, message, answer if frame.after is not None else None)
+        for said, replied in product((message, message.strip()), (answer, answer.strip())):
             if rendered == frame.filled(said, replied):
                 return frame, said, replied
+        _find_frame.cache_clear()
     raise PromptError(
         f"the chat template changes the prompt {message!r} or the answer {answer!r}, or frames them unlike "
         "others, so their places in it are not known: word them otherwise, or go without (--no-chat)"
@@ -88,7 +94,7 @@ def _render_exchange(tokenizer: Any, message: str, answer: str | None) -> str:
 def _render(tokenizer: Any, messages: list[dict[str, str]], *, generate: bool) -> str:
     try:
         rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
-    except (TemplateError, TypeError, ValueError) as error:  # what templates raise, and what fails in them
+    except _REFUSALS as error:
         raise PromptError(f"the chat template refuses the prompt: {error}") from error
     return str(rendered)
 

@@ -99,11 +99,22 @@ def test_a_template_without_a_place_for_answers_is_followed_by_them() -> None:
         ),
         (TEMPLATES["Qwen3-MoE"].source, "a</think>b", r"changes the prompt .* or the answer 'a</think>b'"),
         ("{{ raise_exception('no system message') }}", "x", "refuses the prompt: no system message"),
+        ("{{ messages[0].content | length // 0 }}", "x", "refuses the prompt: .* by zero"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "x", "refuses the prompt: maximum recursion"),
     ],
 )
 def test_what_cannot_be_placed_is_refused(template: str, answer: str, problem: str) -> None:
     with pytest.raises(PromptError, match=problem):
         encode_fact(Reader(templated(template)), Fact("f", "{} is", "Ys", answer), CHAT)
+
+
+def test_a_frame_is_found_again_when_what_the_template_reads_has_changed() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "Today is {{ bos_token }}.{% for m in messages %}<{{ m.content }}>{% endfor %}"
+    for today in ("Monday", "Tuesday"):
+        tokenizer.bos_token = today
+        encoded = encode_fact(Reader(tokenizer), Fact("f", "{} is", "Ys", "x"), CHAT)
+        assert tokenizer.decode(encoded.ids[: encoded.target]) == f"Today is {today}.<Ys is><"
 
 
 @pytest.mark.parametrize("chat_template", [None, ""])
