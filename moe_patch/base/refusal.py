@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pickle import UnpicklingError
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -21,7 +22,10 @@ _LONGEST = 400  # characters; some messages list every model class
 _SAYS_ENOUGH = (OSError, ValueError, ImportError, SafetensorError, StrictDataclassError)
 """Errors that transformers raises on purpose. Of the others, the name is part of what they say."""
 
-_BY_ACCIDENT = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError)
+_BY_ACCIDENT = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError),
+    UnpicklingError,  # torch reads by its own rules what an index names and is no safetensors
+)
 
 
 @contextmanager

@@ -209,6 +209,16 @@ def test_a_config_left_by_a_training_opens(tmp_path: Path) -> None:
     assert opened.fingerprint([1]) == base.fingerprint([1])
 
 
+def test_an_index_that_names_no_weights_is_one_clear_error(tmp_path: Path) -> None:
+    weights = saved(tiny_base("qwen3_moe"), tmp_path) / "model.safetensors"
+    named = dict.fromkeys(load_file(weights), "config.json")
+    weights.unlink()
+    index = {"metadata": {}, "weight_map": named}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="cannot open the model"):
+        open_base(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["meta", "nonsense", "cpu:x", "xla:7", ""])
 def test_a_device_that_is_not_there_is_named_with_those_that_are(name: str) -> None:
     with pytest.raises(ModelError, match=f"there is no device '{name}' here: this machine has cpu"):
