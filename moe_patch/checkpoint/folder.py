@@ -235,10 +235,11 @@ def find_folder(
         return demo_model()
     ignored = list(_OTHER_WEIGHTS)
     try:
-        if Path(name).is_dir():
+        if str(name) and Path(name).is_dir():  # an empty path is the working folder
             return Path(name)
         return Path(
             snapshot_download(str(name), revision=revision, cache_dir=cache_dir, ignore_patterns=ignored)
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(f"{name} is neither a folder nor a model that can be fetched: {error}") from error
+        problem = f"{str(name)!r} is neither a folder nor a model that can be fetched: {error}"
+        raise ModelError(problem) from error

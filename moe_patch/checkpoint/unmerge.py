@@ -46,7 +46,8 @@ def unmerge_checkpoint(
     record = read_record(folder)
     refuse_existing(out)
     originals = None if record.originals is None else folder / record.originals
-    source = folder if originals is not None and base is None else find_folder(base or record.base_name)
+    base = record.base_name if base is None and originals is None else base
+    source = folder if base is None else find_folder(base)
     weights, others = weight_files(folder), [*companion_files(folder), *kept_originals(folder)]
     parent = out.absolute().parent
     linked, cloned = (choose_link(folder / weights[0], parent, how) for how in (link, "copy"))

@@ -212,7 +212,7 @@ def _options(
     from moe_patch.methods.overrides import merged_options, option_names, parse_setting
     from moe_patch.methods.recipes import load_recipe, recipe_for
 
-    found = load_recipe(recipe) if recipe else recipe_for(base)
+    found = recipe_for(base) if recipe is None else load_recipe(recipe)
     known = set(option_names(method.Options))
     overrides: dict[str, Any] = {}
     for flag, value in given.items():

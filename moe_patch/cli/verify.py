@@ -91,8 +91,8 @@ def verify(
         found = run(
             patch_path,
             signers=Signers(trusted, require_signature) if trusted else None,
-            checkpoint=(lambda: open_checkpoint(base, quantised=True)) if base else None,
-            base=(lambda: open_model(model, **opening)) if model else None,
+            checkpoint=(lambda: open_checkpoint(base, quantised=True)) if base is not None else None,
+            base=(lambda: open_model(model, **opening)) if model is not None else None,
             at_least=at_least / 100,
             chat=chat,
             allow_large=allow_large,

@@ -86,3 +86,13 @@ def test_a_key_of_another_kind_is_refused(run: Run, copy: Path, tmp_path: Path) 
     refused = run("verify", copy, "--key", private)
     assert refused.exit_code == 1
     assert "cannot be read as a public key" in refused.stderr
+
+
+def test_an_empty_name_is_not_no_name(run: Run, copy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for words in (
+        ("verify", copy, "--base", ""),
+        ("verify", copy, "--model", ""),
+        ("merge", "--patch", copy, "--base", "", "--out", out),
+    ):
+        assert run(*words).exit_code == 1
