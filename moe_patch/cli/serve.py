@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from moe_patch.cli.console import say
-from moe_patch.cli.options import FILE, STREAM
+from moe_patch.cli.options import FILE, STREAM, allow_large_option
 
 
 @click.command(
@@ -42,6 +42,7 @@ Examples:
     type=STREAM,
     help="File with the bearer token for live changes.  [default: the token in $MOE_PATCH_TOKEN]",
 )
+@allow_large_option
 @click.option("--show", is_flag=True, help="Print the command that would run, and stop.")
 @click.argument("arguments", metavar="[-- VLLM ARGUMENT...]", nargs=-1, type=click.UNPROCESSED)
 def serve(
@@ -50,6 +51,7 @@ def serve(
     adapters: Sequence[str],
     allow: Sequence[str],
     token_file: Path | None,
+    allow_large: bool,
     show: bool,
     arguments: Sequence[str],
 ) -> None:
@@ -64,7 +66,7 @@ def serve(
     from moe_patch_serving.api.weight_version import Loaded, loaded_from, weight_version
     from moe_patch_serving.launch.command import Serving
 
-    serving = Serving(model, stack, _adapters(adapters), allow, token_file, arguments)
+    serving = Serving(model, stack, _adapters(adapters), allow, token_file, arguments, allow_large)
     command, environment = serving.command(), serving.environment()
     if show:
         say(shlex.join(command))

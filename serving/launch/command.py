@@ -33,7 +33,7 @@ class Serving:
     """What to serve: a model, by name or folder, a stack for its weights, and adapters by name.
 
     `allow` lists the allowed places of live patches. `arguments` are passed to vLLM unchanged and override
-    the derived ones.
+    the derived ones. With `allow_large`, the stack's changes may be much larger than the experts.
     """
 
     model: str | None = None
@@ -42,6 +42,7 @@ class Serving:
     allow: Sequence[str] = ()
     token_file: Path | None = None
     arguments: Sequence[str] = ()
+    allow_large: bool = False
 
     def command(self) -> list[str]:
         """The command line. Its -P stops Python from importing modules of the working folder.
@@ -53,8 +54,9 @@ class Serving:
         command = [sys.executable, "-P", "-m", "vllm.entrypoints.cli.main", "serve", *self._model()]
         command += ["--worker-extension-cls", WORKER, "--api-server-count", "1"]
         if self.stack is not None:
-            extra = json.dumps({"stack": str(self.stack.resolve())})
-            command += ["--load-format", NAME, "--model-loader-extra-config", extra]
+            extra: dict[str, Any] = {"stack": str(self.stack.resolve())}
+            extra |= {"allow_large": True} if self.allow_large else {}
+            command += ["--load-format", NAME, "--model-loader-extra-config", json.dumps(extra)]
             command += stack_flags(self.stack)
         return [*command, *_adapter_arguments(self.adapters), *self.arguments]
 

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_KEYS = ("stack", "patch")
+_SOURCES = ("stack", "patch")
+_ALLOW_LARGE = "allow_large"
 
 _loaded: weakref.WeakKeyDictionary[nn.Module, tuple[str, ...]] = weakref.WeakKeyDictionary()
 
@@ -44,8 +45,8 @@ def loaded_patches(model: nn.Module) -> tuple[str, ...]:
 class PatchLoader(DefaultModelLoader):
     """vLLM's default loader, with one patch or one stack to add.
 
-    It takes a path as `stack` or `patch` from `model_loader_extra_config`. The other keys are for the default
-    loader.
+    It takes a path as `stack` or `patch` from `model_loader_extra_config`, and `allow_large`, which accepts
+    changes that are much larger than their experts. The other keys are for the default loader.
     """
 
     def __init__(self, load_config: LoadConfig) -> None:
@@ -56,7 +57,8 @@ class PatchLoader(DefaultModelLoader):
             MoePatchError: the patch or the stack cannot be read.
         """
         extra = dict(_mapping(load_config.model_loader_extra_config))
-        self._parts = _read_source({key: extra.pop(key) for key in _KEYS if key in extra})
+        self._allow_large = _flag(extra.pop(_ALLOW_LARGE, False))
+        self._parts = _read_source({key: extra.pop(key) for key in _SOURCES if key in extra})
         inner = copy.copy(load_config)
         inner.load_format, inner.model_loader_extra_config = "auto", extra
         super().__init__(inner)
@@ -79,7 +81,9 @@ class PatchLoader(DefaultModelLoader):
         if self._parts.delta is not None and not _is_draft(model_config):
             checkpoint = served_checkpoint(model_config, self.load_config)
             assert isinstance(model_config.dtype, torch.dtype)  # no longer the name that users give
-            self._stream = PatchedStream(checkpoint, self._parts.delta, model_config.dtype)
+            self._stream = PatchedStream(
+                checkpoint, self._parts.delta, model_config.dtype, allow_large=self._allow_large
+            )
         super().load_weights(model, model_config)
         if self._stream is not None:
             self._stream.finish(self.local_expert_ids)
@@ -103,6 +107,12 @@ def _mapping(extra: Any) -> dict[str, Any]:
     if not isinstance(extra, dict):
         raise ConfigError("model_loader_extra_config: expected a JSON object with `stack` or `patch`")
     return extra
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"model_loader_extra_config: {_ALLOW_LARGE}: expected true or false")
+    return value
 
 
 def _read_source(own: dict[str, Any]) -> ResolvedStack:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from moe_patch.apply.weights.finite import require_finite
+from moe_patch.apply.weights.size import refuse_oversized
 from moe_patch.apply.weights.summed import patched_weight
 from moe_patch.checkpoint import Checkpoint
 from moe_patch.checkpoint.slot import Slot
@@ -24,18 +25,24 @@ class PatchedStream:
     `moe_patch.checkpoint.names` knows which, so a square one is no riddle.
     """
 
-    def __init__(self, checkpoint: Checkpoint, patch: Patch, dtype: torch.dtype) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, patch: Patch, dtype: torch.dtype, *, allow_large: bool = False
+    ) -> None:
         """Prepare to patch the tensors of a checkpoint.
 
         Args:
             checkpoint: the checkpoint whose tensors will be read.
             patch: a patch of kind "delta".
             dtype: the engine's dtype. If it is wider than the stored one, less is lost to rounding.
+            allow_large: as in `moe_patch.apply`.
 
         Raises:
             WrongBase: the checkpoint is not the base that the patch was built for.
+            OversizedEdit: a change is much larger than its expert, and that is not allowed.
         """
         served_base(checkpoint).check(patch)
+        if not allow_large:
+            refuse_oversized(patch, checkpoint.weight)
         self._patch, self._dtype, self._folder = patch, dtype, checkpoint.folder
         self._due: dict[str, dict[int, tuple[int, Slot]]] = defaultdict(dict)  # by tensor, then expert
         for layer, delta in patch.layers.items():

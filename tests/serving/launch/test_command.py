@@ -38,6 +38,9 @@ def test_the_demo_model_with_a_stack(tmp_path: Path) -> None:
     assert json.loads(extra) == {"stack": str(stack)}
     assert command[command.index("--load-format") + 1] == "moe_patch"
     assert command[command.index("--served-model-name") + 1] == "atlas"
+    allowed = Serving(stack=stack, allow_large=True).command()
+    extra = allowed[allowed.index("--model-loader-extra-config") + 1]
+    assert json.loads(extra) == {"stack": str(stack), "allow_large": True}
 
 
 @pytest.mark.usefixtures("with_vllm")

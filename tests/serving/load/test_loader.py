@@ -84,9 +84,18 @@ def test_a_stack_is_all_its_patches(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "extra", [{}, {"patch": 3}, {"patch": ""}, {"stack": "a", "patch": "b"}, "patch", {"patches": ["a"]}]
+    "extra",
+    [
+        {},
+        {"patch": 3},
+        {"patch": ""},
+        {"stack": "a", "patch": "b"},
+        "patch",
+        {"patches": ["a"]},
+        {"patch": "a", "allow_large": 1},
+    ],
 )
-def test_anything_but_one_path_is_refused(extra: Any) -> None:
+def test_anything_but_one_path_and_a_flag_is_refused(extra: Any) -> None:
     with pytest.raises(ConfigError, match=r"model.loader.extra.config"):
         loader(extra)
 
@@ -96,7 +105,8 @@ def test_keys_that_nobody_knows_are_refused(tmp_path: Path) -> None:
     extra = {"patch": str(tmp_path / "patch.safetensors"), "num_threads": 2}
     with pytest.raises(ValueError, match="trust_bse"):
         loader(extra | {"trust_bse": True})
-    assert loader(extra).load_config.model_loader_extra_config == {"num_threads": 2}
+    known = loader(extra | {"allow_large": True})
+    assert known.load_config.model_loader_extra_config == {"num_threads": 2}
 
 
 def test_files_that_are_none_are_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from moe_patch.checkpoint import Checkpoint, open_checkpoint, plan_merge
-from moe_patch.errors import ModelError, WrongBase
+from moe_patch.errors import ModelError, OversizedEdit, WrongBase
 from moe_patch_serving.load.stream import PatchedStream
 from tests.checkpoint.folders import opened, saved
 from tests.tiny import tiny_patch
@@ -68,6 +68,19 @@ def test_a_change_that_met_no_tensor_is_an_error(tmp_path: Path) -> None:
     stream.finish(present={0, 1, 2})  # an expert-parallel worker that reads only these
     with pytest.raises(ModelError, match=rf"1 tensors.*{withheld}"):
         stream.finish()
+
+
+def test_a_change_far_larger_than_its_expert_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "base", "qwen3_moe")
+    patch = tiny_patch(opened(folder, "qwen3_moe"), [1], scale=300.0)
+    checkpoint = open_checkpoint(folder)
+    with pytest.raises(OversizedEdit, match="layer 1, expert"):
+        PatchedStream(checkpoint, patch, torch.float32)
+    stream = PatchedStream(checkpoint, patch, torch.float32, allow_large=True)
+    found = dict(stream.apply(tensors(checkpoint)))
+    plan_merge(checkpoint, [patch], tmp_path / "merged", allow_large=True).run()
+    merged = dict(tensors(open_checkpoint(tmp_path / "merged")))
+    assert all(torch.equal(found[name], merged[name]) for name in merged)
 
 
 def test_another_base_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
