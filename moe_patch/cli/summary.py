@@ -37,6 +37,7 @@ def describe_patch(patch: Patch, path: Path) -> dict[str, Any]:
             "index": patch.base.index,
             "experts": {str(index): digest for index, digest in sorted(patch.base.experts.items())},
         },
+        "controls": None if patch.controls is None else len(patch.controls.prompts),
         "hash": patch.hash,
         "created": patch.created,
         "parents": list(patch.parents),
@@ -58,6 +59,7 @@ def summary_tables(described: dict[str, Any]) -> list[Table]:
         whole.add_row("experts touched", f"{touched} in {len(described['layers'])} layers")
     whole.add_row("size", _size_line(described["bytes"], described["dense_bytes"]))
     whole.add_row("base", f"{described['base']['model_type']} {described['base']['config']}")
+    whole.add_row("controls", str(described["controls"] or "none"))
     whole.add_row("hash", described["hash"])
     whole.add_row("created", described["created"])
     columns: tuple[str, ...] = (

@@ -118,5 +118,7 @@ def _report(found: Verification, as_json: bool) -> None:
     if found.held is not None:
         missed = f"; not: {', '.join(found.missed)}" if found.missed else ""
         say(f"facts that the model says: {found.held:.1%}{missed}")
+    if found.controls == 0:
+        say("controls: none, so nothing measures what should stay")
     if found.fall is not None:
         say(f"what should stay became less likely by {found.fall:.3g} nats a token")

@@ -79,8 +79,9 @@ class Verification:
         str, ...
     ] = ()  # the checks that passed: file, hash, signature, base, sizes, edits, controls
     largest: EditSize | None = None  # the change that is largest for its expert
-    held: float | None = None  # share of facts that the patched model says
+    held: float | None = None  # share of facts that the patched model says; None if none asks anything
     missed: tuple[str, ...] = ()  # ids of the other facts
+    controls: int | None = None  # the number of the patch's controls; None if it could not be read
     fall: float | None = None  # of the controls' mean log-probability, in nats a token
 
     def to_json(self) -> dict[str, Any]:
@@ -109,7 +110,8 @@ def verify_patch(
         base: opens the model, to compare fingerprints and to ask about the facts. Neither this nor
             `checkpoint` is called before the file itself has passed.
         at_least: the share of facts, 0 to 1, that the model must say. By COUNTERFACT's rule the model must
-            prefer the new answer to the true one. By ZsRE's it must give the new answer word for word.
+            prefer the new answer to the true one. By ZsRE's it must give the new answer word for word. Facts
+            whose new answer is the true one do not count; if there are no others, only 0 is enough.
         chat: ask under the chat template; None asks as the patch was built.
         allow_large: as in `moe_patch.apply`. With a base, the largest change is reported all the same.
 
@@ -120,7 +122,8 @@ def verify_patch(
     found: dict[str, Any] = {"checked": ()}
     try:
         patch = load(path)
-        found |= {"hash": patch.hash, "checked": ("file", "hash")}
+        count = len(patch.controls.prompts) if patch.controls is not None else 0
+        found |= {"hash": patch.hash, "checked": ("file", "hash"), "controls": count}
         if signers is not None:
             found["signed_by"] = _signer(path, patch, signers)
             found["checked"] += ("signature",) if found["signed_by"] else ()
@@ -137,22 +140,10 @@ def verify_patch(
         _measure(patch, partial(own_weight, opened), found, allow_large)
     except PatchError as error:
         return Verification(path, _OF_ERROR.get(type(error), Verdict.UNREADABLE), str(error), **found)
-    missed = _missed(opened, patch, patch.chat if chat is None else chat, progress)
-    held = 1 - len(missed) / len(patch.facts) if patch.facts else 1.0
-    found |= {"held": held, "missed": missed}
-    if held < at_least:
-        reason = f"the model says {held:.1%} of the facts; at least {at_least:.1%} were expected"
+    if reason := _ask(opened, patch, at_least, patch.chat if chat is None else chat, found, progress):
         return Verification(path, Verdict.NOT_HELD, reason, **found)
-    found["checked"] += ("edits",)
-    if patch.controls is not None:
-        found["fall"] = fall = measure_fall(opened, patch, patch.controls)
-        if not fall <= patch.controls.bound:
-            reason = (
-                f"answers that should stay became less likely by {fall:.3g} nats a token, and the patch says "
-                f"at most {patch.controls.bound:.3g}"
-            )
-            return Verification(path, Verdict.MOVED, reason, **found)
-        found["checked"] += ("controls",)
+    if reason := _hold(opened, patch, found):
+        return Verification(path, Verdict.MOVED, reason, **found)
     return Verification(path, Verdict.SOUND, **found)
 
 
@@ -189,10 +180,42 @@ def _check_stored(patch: Patch, stored: Checkpoint, progress: Progress | None) -
         ) from error
 
 
-def _missed(base: Base, patch: Patch, chat: bool, progress: Progress | None) -> tuple[str, ...]:
-    """The ids of the facts that the patched model does not say."""
-    rivals = {fact: _rival(fact, patch.schema) for fact in patch.facts}
-    new = [(fact.text, fact.target_new) for fact in patch.facts]
+def _ask(
+    base: Base, patch: Patch, at_least: float, chat: bool, found: dict[str, Any], progress: Progress | None
+) -> str:
+    """Note what share of the facts holds. Returns why that is too little; nothing if it is enough."""
+    telling = [fact for fact in patch.facts if not fact.changes_nothing]
+    if not telling:
+        return "no fact asks for a new answer, so nothing shows that it works" if at_least > 0 else ""
+    missed = _missed(base, patch, telling, chat, progress)
+    held = 1 - len(missed) / len(telling)
+    found |= {"held": held, "missed": missed}
+    if held < at_least:
+        return f"the model says {held:.1%} of the facts; at least {at_least:.1%} were expected"
+    found["checked"] += ("edits",)
+    return ""
+
+
+def _hold(base: Base, patch: Patch, found: dict[str, Any]) -> str:
+    """Note how far the controls move. Returns why that is too far; nothing if it is not."""
+    if patch.controls is None:
+        return ""
+    found["fall"] = fall = measure_fall(base, patch, patch.controls)
+    if not fall <= patch.controls.bound:
+        return (
+            f"answers that should stay became less likely by {fall:.3g} nats a token, and the patch says "
+            f"at most {patch.controls.bound:.3g}"
+        )
+    found["checked"] += ("controls",)
+    return ""
+
+
+def _missed(
+    base: Base, patch: Patch, facts: Sequence[Fact], chat: bool, progress: Progress | None
+) -> tuple[str, ...]:
+    """The ids of those of the facts that the patched model does not say."""
+    rivals = {fact: _rival(fact, patch.schema) for fact in facts}
+    new = [(fact.text, fact.target_new) for fact in facts]
     true = [(fact.text, rival) for fact, rival in rivals.items() if rival is not None]
     with apply(base, patch, check=False, allow_large=True):  # both were checked
         scores = score_answers(base, [*new, *true], chat=chat, progress=progress, stage="facts")

@@ -49,7 +49,7 @@ def combine_patches(stacked: Sequence[Stacked], how: Combine) -> Combined:
     notes = [f"{overlap}; {overlap.later} counts" for overlap in find_overlaps(stacked)]
     members = []
     for member, gone in zip(stacked, superseded_facts(stacked), strict=True):
-        if len(gone) == len(member.patch.facts):
+        if gone and len(gone) == len(member.patch.facts):
             notes.append(f"nothing is left of {member.name}: later patches answer all its facts")
         else:
             members.append(replace(member, patch=drop_facts(member.patch, gone)) if gone else member)

@@ -50,7 +50,8 @@ class FactShift:
 def find_disturbances(stacked: Sequence[Stacked]) -> list[Disturbance]:
     """Measure every ordered pair of delta patches at every layer that both edit; the worst come first.
 
-    Patches that a patch was built on do not count: its edit was measured with them applied.
+    Patches that a patch was built on do not count: its edit was measured with them applied. A patch without
+    facts has none that could be moved.
     """
     deltas = [member for member in stacked if member.patch.kind == "delta"]
     layers = sorted({layer for member in deltas for layer in member.patch.layers})
@@ -92,7 +93,8 @@ def _at_layer(deltas: Sequence[Stacked], layer: int) -> Iterator[Disturbance]:
         for one, alone, moved in zip(
             members, torch.split(own, facts), torch.split(added, facts), strict=True
         ):
-            if one is not other and other.patch.hash not in foundation_of(one.patch).patches:
+            beneath = other.patch.hash in foundation_of(one.patch).patches
+            if one is not other and not beneath and len(alone):
                 yield _disturbance(one, other, layer, compare_outputs(alone, moved))
 
 

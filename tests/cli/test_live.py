@@ -19,7 +19,12 @@ CHANGED = {
     "operation": "add",
     "version": "sha256:1",
     "seconds": {"drain": 0.25, "apply": 0.5, "self_test": 0.1, "pause": 0.85},
-    "self_test": {"asked": 4, "right": 3, "answers": []},
+    "self_test": {
+        "asked": 4,
+        "right": 3,
+        "answers": [],
+        "moved": [{"controls": 8, "fall": 0.031, "limit": 0.1}],
+    },
 }
 
 
@@ -90,7 +95,7 @@ def test_what_is_sent(run: Run, servers: list[Recorder], tmp_path: Path) -> None
 
 def test_what_is_shown(run: Run, servers: list[Recorder]) -> None:
     shown = run("live", "add", "p", "--url", servers[0].url).stdout
-    assert all(part in shown for part in ("sha256:1", "3 of 4", "0.25 s", "0.85 s"))
+    assert all(part in shown for part in ("sha256:1", "3 of 4", "0.031 of 0.1 nats", "0.25 s", "0.85 s"))
     shown = json.loads(run("live", "rollback", "--url", servers[0].url, "--json").stdout)
     assert shown == {"servers": [{"url": servers[0].url, **CHANGED}]}
 

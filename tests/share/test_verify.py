@@ -154,6 +154,19 @@ def test_what_should_stay_is_held_to_the_patchs_own_bound(taught: Patch, path: P
     assert (found.verdict, "controls" in found.checked) == (Verdict.MOVED, False)
 
 
+def test_a_patch_that_asks_nothing_does_not_hold_and_one_without_controls_says_so(tmp_path: Path) -> None:
+    base = tiny_base("qwen3_moe")
+    patch = tiny_patch(base)
+    path = tmp_path / "p.safetensors"
+    told = tuple(replace(fact, target_true=fact.target_new) for fact in patch.facts)
+    save(replace(patch, facts=told), path)
+    found = verify_patch(path, base=lambda: base)
+    assert (found.verdict, found.held, found.controls) == (Verdict.NOT_HELD, None, 0)
+    assert "no fact asks for a new answer" in found.reason
+    found = verify_patch(path, base=lambda: base, at_least=0)
+    assert (found.verdict, "edits" in found.checked) == (Verdict.SOUND, False)
+
+
 def test_every_verdict_has_an_exit_code_of_its_own() -> None:
     codes = [int(verdict) for verdict in Verdict]
     assert len(set(codes)) == len(codes)

@@ -36,7 +36,10 @@ class World:
             base=fingerprint(*layers),
             facts=tuple(self.facts[n] for n in chosen),
             results=tuple({"loss_before": float(n)} for n in chosen),
-            layers={layer: self.layer(layer, torch.tensor(list(chosen)), relative) for layer in layers},
+            layers={
+                layer: self.layer(layer, torch.tensor(list(chosen), dtype=torch.int64), relative)
+                for layer in layers
+            },
             tools={"moe-patch": "0.1.0"},
             created="2026-01-31T12:00:00+00:00",
         )

@@ -13,6 +13,7 @@ from moe_patch.patch import LayerDelta, Patch, load, save
 from moe_patch.patch.rows import Rows, one_left_per_row, select_rows
 from moe_patch.solve.algebra import block_coordinate_descent
 from moe_patch.stack import combine_patches, drop_facts
+from moe_patch.stack.check import check_combined
 from tests.patch.patches import bypass_patch, delta_patch, digest, fingerprint
 from tests.stack.patches import World, dense, stacked
 
@@ -163,6 +164,17 @@ def test_a_patch_that_is_answered_whole_is_left_out_aloud() -> None:
     joint = combine_patches(stacked(world.build([1]), replace(world.build([0, 1]), method="other")), "solve")
     assert [fact.id for fact in joint.patch.facts] == ["fact-0", "fact-1"]
     assert joint.notes[-1] == "nothing is left of patch-1: later patches answer all its facts"
+
+
+@pytest.mark.parametrize("how", ["add", "solve"])
+def test_a_patch_without_facts_is_no_patch_that_is_answered(how: str) -> None:
+    world = World(2)
+    members = stacked(world.build([]), world.build([0, 1]))
+    joint = combine_patches(members, how)  # type: ignore[arg-type]
+    assert (len(joint.patch.facts), joint.notes) == (2, ())
+    same_edit(joint.patch, members[1].patch)
+    assert check_combined(members, joint, how).findings == ()  # type: ignore[arg-type]
+    assert combine_patches(members[:1], how).patch.facts == ()  # type: ignore[arg-type]
 
 
 def test_an_id_that_is_taken_gets_the_number_of_its_patch() -> None:

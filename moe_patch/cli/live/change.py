@@ -120,12 +120,16 @@ def _report(done: Sequence[tuple[LiveClient, dict[str, Any]]], as_json: bool) ->
     if as_json:
         print_json({"servers": [{"url": server.url, **answer} for server, answer in done]})
         return
-    table = plain_table(
-        "", ("server", "weights are now", "facts said", "drained", "requests waited"), right=("facts said",)
-    )
+    columns = ("server", "weights are now", "facts said", "controls", "drained", "requests waited")
+    table = plain_table("", columns, right=("facts said",))
     for server, answer in done:
         test, seconds = answer["self_test"], answer["seconds"]
         said = f"{test['right']} of {test['asked']}" if test["asked"] else "none to ask"
         drained, waited = f"{seconds['drain']:.2f} s", f"{seconds['pause']:.2f} s"
-        table.add_row(server.url, answer["version"], said, drained, waited)
+        table.add_row(server.url, answer["version"], said, _controls(test["moved"]), drained, waited)
     print_tables(table)
+
+
+def _controls(moved: Sequence[dict[str, Any]]) -> str:
+    """By how much the controls of the added patches fell, where they have any."""
+    return ", ".join(f"{one['fall']:.2g} of {one['limit']:.2g} nats" for one in moved) or "none"
