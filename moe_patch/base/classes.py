@@ -33,9 +33,10 @@ def read_config(place: str | Path) -> PreTrainedConfig:
     """The config of a model, by its folder or its name on the Hub.
 
     Raises:
-        ModelError: there is no config, its values contradict one another, or this release of transformers
-            does not know its type.
+        ModelError: `place` is a file, or a folder with a pipe or a device in it; there is no config, its
+            values contradict one another, or this release of transformers does not know its type.
     """
+    _check_place(Path(place))
     with transformers_reads(f"the model {str(place)!r}"):
         try:
             config: PreTrainedConfig = AutoConfig.from_pretrained(place)
@@ -57,6 +58,22 @@ def text_class(config: PreTrainedConfig) -> Any:
         f"{config.model_type} cannot be edited: transformers {transformers.__version__} has no class for it "
         "that continues text; if it is one part of a model, open the whole model"
     )
+
+
+def _check_place(place: Path) -> None:
+    """Refuse what libraries would read as a config or as weights without an end, or wait for forever."""
+    try:
+        if not place.is_dir():
+            if place.exists():
+                raise ModelError(f"cannot open the model {str(place)!r}: it is a file; name its folder")
+            return
+        for path in sorted(place.iterdir()):
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise ModelError(
+                    f"cannot open the model {str(place)!r}: {path.name} is a pipe or a device, not a file"
+                )
+    except OSError as error:
+        raise ModelError(f"cannot open the model {str(place)!r}: {error.strerror or error}") from error
 
 
 def _why_no_type(place: str | Path) -> str | None:

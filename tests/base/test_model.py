@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from moe_patch.base.capture import capture_keys
 from moe_patch.base.decoding import continue_rows
 from moe_patch.base.model import Base
 from moe_patch.base.opening import open_base, wrap
+from moe_patch.checkpoint import open_checkpoint
 from moe_patch.errors import ModelError, PromptError
 from tests.architectures.configs import COMMON, VOCABULARY
 from tests.tiny import auto_class, tiny_base, tiny_batch, tiny_model, tiny_patch
@@ -152,6 +154,18 @@ def test_open_a_folder(tmp_path: Path) -> None:
 def test_a_folder_without_a_model_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot open the model"):
         open_base(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_nothing_waits_for_a_pipe_or_reads_a_file_as_a_folder(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    for reads in (open_base, open_checkpoint):
+        with pytest.raises(ModelError, match=rf"{name} is a pipe or a device"):
+            reads(tmp_path)
+    (tmp_path / "file").write_text("{}")
+    with pytest.raises(ModelError, match="it is a file; name its folder"):
+        open_base(tmp_path / "file")
 
 
 def test_missing_weights_are_not_made_up(tmp_path: Path) -> None:
