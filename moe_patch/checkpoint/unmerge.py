@@ -38,7 +38,8 @@ def unmerge_checkpoint(
         the record of the merge.
 
     Raises:
-        ModelError: `merged` is not a merged checkpoint, or neither originals nor base can be found.
+        ModelError: `merged` is not a merged checkpoint, or lacks a file of its record, or neither originals nor
+            base can be found.
         HashMismatch: a restored file is not the earlier one.
         OutputError: `out` exists, or the system refuses to write.
     """
@@ -48,7 +49,10 @@ def unmerge_checkpoint(
     originals = None if record.originals is None else folder / record.originals
     base = record.base_name if base is None and originals is None else base
     source = folder if base is None else find_folder(base)
-    weights, others = weight_files(folder), [*companion_files(folder), *kept_originals(folder)]
+    weights = weight_files(folder)
+    if absent := sorted(record.rewritten.keys() - set(weights)):
+        raise ModelError(f"{folder} has no {absent[0]}, which its {RECORD} calls rewritten")
+    others = [*companion_files(folder), *kept_originals(folder)]
     parent = out.absolute().parent
     linked, cloned = (choose_link(folder / weights[0], parent, how) for how in (link, "copy"))
     from_base = linked  # unless the base is elsewhere, perhaps on another file system

@@ -49,6 +49,15 @@ def test_names_are_no_paths(merged: Path, tmp_path: Path, name: str) -> None:
         unmerge_checkpoint(merged, tmp_path / "out")
 
 
+def test_a_file_that_is_not_there_was_not_restored(merged: Path, tmp_path: Path) -> None:
+    rewritten = json.loads((merged / "moe_patch.json").read_text())["rewritten"]
+    gone = {"gone.safetensors": {"bytes": 1, "sha256": "0" * 64}}
+    change_record(merged, rewritten=rewritten | gone)
+    with pytest.raises(ModelError, match=r"has no gone\.safetensors"):
+        unmerge_checkpoint(merged, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("places", "said"),
     [
