@@ -38,8 +38,8 @@ def unmerge_checkpoint(
         the record of the merge.
 
     Raises:
-        ModelError: `merged` is not a merged checkpoint, or lacks a file of its record, or neither originals nor
-            base can be found.
+        ModelError: `merged` is not a merged checkpoint, or lacks a file of its record, or neither originals
+            nor base can be found.
         HashMismatch: a restored file is not the earlier one.
         OutputError: `out` exists, or the system refuses to write.
     """

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moe_patch.cli.console import plain_table, print_json, print_tables, say
-from moe_patch.cli.options import FILE, json_option, out_folder_option
+from moe_patch.cli.console import plain_table, print_json, print_tables, progress_bars, say
+from moe_patch.cli.options import FILE, allow_large_option, json_option, out_folder_option
 
 if TYPE_CHECKING:
     from moe_patch.base.model import Base
@@ -50,6 +50,7 @@ Examples:
     help="Refuse a patch that needs a higher rank. The error says how much the best truncation would lose.",
 )
 @click.option("--truncate", is_flag=True, help="Truncate the patch to --max-rank instead of refusing it.")
+@allow_large_option
 @out_folder_option
 @json_option
 def export(
@@ -59,6 +60,7 @@ def export(
     form: Any,  # a Shape, or None
     max_rank: int,
     truncate: bool,
+    allow_large: bool,
     out: Path,
     as_json: bool,
 ) -> None:
@@ -72,7 +74,7 @@ def export(
 
     patch = load(patch_path)
     require_weights(patch)  # before the base is opened: what follows is for deltas only
-    model, name_of = _base_of(patch, base)
+    model, name_of = _base_of(patch, base, allow_large=allow_large)
     reader: Any = _READERS[target]
     form = form or usual_shape(reader, model.model.config.model_type)
     layout = form_for(reader, form)
@@ -97,14 +99,18 @@ def export(
     print_tables(table)
 
 
-def _base_of(patch: Patch, name: str | None) -> tuple[Base, Callable[[int, int], str] | None]:
+def _base_of(
+    patch: Patch, name: str | None, *, allow_large: bool
+) -> tuple[Base, Callable[[int, int], str] | None]:
     """The patch's base without weights, and how its checkpoint names experts.
 
     Quantised experts cannot be compared with a patch: only their sizes are checked.
 
     Raises:
         WrongBase: the patch was built for another base.
+        OversizedEdit: a change is much larger than its expert, and that is not allowed.
     """
+    from moe_patch.apply.weights.size import refuse_oversized
     from moe_patch.checkpoint.folder import open_checkpoint, open_meta, quantisation_scheme
     from moe_patch.errors import WrongBase
     from moe_patch.patch import check_base, check_shapes
@@ -114,7 +120,10 @@ def _base_of(patch: Patch, name: str | None) -> tuple[Base, Callable[[int, int],
     if method is None:
         check_shapes(patch, model.shapes)
         checkpoint = open_checkpoint(name)
-        check_base(patch, checkpoint.fingerprint_like(patch.base))
+        with progress_bars() as progress:
+            check_base(patch, checkpoint.fingerprint_like(patch.base, progress=progress))
+        if not allow_large:
+            refuse_oversized(patch, checkpoint.weight)
         return checkpoint.base, checkpoint.stored_name
     found = model.outline([])
     if (found.model_type, found.index) != (patch.base.model_type, patch.base.index):

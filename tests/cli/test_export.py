@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors import safe_open
@@ -61,6 +62,19 @@ def test_another_base_is_refused(run: Run, patch_file: Path, model: Path, tmp_pa
     result = run("export", other, "--format", "peft", "--base", model, "--out", tmp_path / "adapter")
     assert result.exit_code == 1
     assert "another base" in result.stderr
+
+
+def test_a_change_far_larger_than_its_expert_is_refused_unless_allowed(
+    run: Run, model: Path, patch_file: Path, tmp_path: Path
+) -> None:
+    patch = load(patch_file)
+    layers = {layer: replace(delta, left=1000 * delta.left) for layer, delta in patch.layers.items()}
+    save(replace(patch, layers=layers), tmp_path / "large.safetensors")
+    arguments = ("export", tmp_path / "large.safetensors", "--format", "peft", "--base", model)
+    refused = run(*arguments, "--out", tmp_path / "adapter")
+    assert (refused.exit_code, "times that of the expert itself" in refused.stderr) == (1, True)
+    assert not (tmp_path / "adapter").exists()
+    assert run(*arguments, "--out", tmp_path / "adapter", "--allow-large").exit_code == 0
 
 
 def test_a_quantised_base_is_held_to_its_sizes(
