@@ -25,6 +25,7 @@ from moe_patch.base.occupied import hashes_on
 from moe_patch.base.opening import wrap
 from moe_patch.errors import ConfigError, PatchError
 from moe_patch.patch import Patch, check_base
+from moe_patch.progress import Progress
 
 __all__ = ["Applied", "Handle", "Mode", "Rounding", "apply", "own_weight"]
 
@@ -53,6 +54,7 @@ def apply(
     rounding: Rounding = "nearest",
     check: bool = True,
     allow_large: bool = False,
+    progress: Progress | None = None,
 ) -> Applied:
     """Put a patch on a model until the returned handle is removed or its `with` block ends.
 
@@ -67,6 +69,8 @@ def apply(
 
     A change that is many times as large as its expert is no edit of it: unless `allow_large` is on, a patch
     with a change of more than `LARGEST_RATIO` times its expert's norm is refused.
+
+    `progress` is called while the model's weights are hashed, if they are not known.
 
     Raises:
         ConfigError: `mode` or `rounding` is unknown.
@@ -84,7 +88,7 @@ def apply(
     if patch.hash in on:
         raise PatchError(f"patch {patch.hash} is on this model already: remove it first")
     if check:
-        check_base(patch, base.fingerprint_like(patch.base))
+        check_base(patch, base.fingerprint_like(patch.base, progress))
     if not allow_large:
         refuse_oversized(patch, partial(own_weight, base))
     lost: dict[str, float] = {}

@@ -107,17 +107,17 @@ class Base:
         parts = self.parts()
         return self.identity(layers, parts, self.pieces(parts, progress))
 
-    def fingerprint_like(self, known: Fingerprint) -> Fingerprint:
+    def fingerprint_like(self, known: Fingerprint, progress: Progress | None = None) -> Fingerprint:
         """The identity of this base to be compared with `known`: in its format, for its layers.
 
-        Layers that this base does not have are left out.
+        Layers that this base does not have are left out. `progress` is called while weights are hashed.
 
         Raises:
             ModelError: as for `fingerprint`.
         """
         numbers = [layer for layer in sorted(known.experts) if self._has(layer)]
         if known.format > 1:
-            return self.fingerprint(numbers)
+            return self.fingerprint(numbers, progress)
         hashes = {number: down_hash(self.feed_forward(number)) for number in numbers}
         return replace(self.outline(numbers), experts=hashes, tokens={})
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from moe_patch.base.model import Base
     from moe_patch.data.schemas import ZsreSchema
     from moe_patch.evaluation.scoring import Encoded
+    from moe_patch.progress import Progress
 
 
 @click.command(
@@ -89,9 +90,10 @@ def ask(
     base = open_model(**model, allow_dense=patch.kind == "bypass")
     texts = [prompt for prompt, _ in asked]
     chat = built_with_chat(patch, chat)
-    before = _answers(base, texts, max_tokens, chat, "before")
-    with apply(base, patch, mode=mode, allow_large=allow_large):
-        after = _answers(base, texts, max_tokens, chat, "after")
+    with progress_bars() as progress:
+        before = _answers(base, texts, max_tokens, chat, "before", progress)
+        with apply(base, patch, mode=mode, allow_large=allow_large, progress=progress):
+            after = _answers(base, texts, max_tokens, chat, "after", progress)
     names = ("prompt", "before", "after", "wanted")
     rows = [
         (prompt, was, now, wanted) for (prompt, wanted), was, now in zip(asked, before, after, strict=True)
@@ -105,12 +107,13 @@ def ask(
     print_tables(table)
 
 
-def _answers(base: Base, prompts: list[str], length: int, chat: bool, stage: str) -> list[str]:
+def _answers(
+    base: Base, prompts: list[str], length: int, chat: bool, stage: str, progress: Progress | None
+) -> list[str]:
     from moe_patch.evaluation.scoring import continue_greedily
 
-    with progress_bars() as progress:
-        lengths = [length] * len(prompts)
-        said = continue_greedily(base, prompts, lengths, chat=chat, progress=progress, stage=stage)
+    lengths = [length] * len(prompts)
+    said = continue_greedily(base, prompts, lengths, chat=chat, progress=progress, stage=stage)
     return [_text(base, answer) for answer in said]
 
 

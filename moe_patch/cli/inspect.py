@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moe_patch.cli.console import print_json, print_tables
+from moe_patch.cli.console import print_json, print_tables, progress_bars
 from moe_patch.cli.options import FILE, json_option
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def _compare(patch: Patch, base: str, described: dict[str, Any]) -> None:
     from moe_patch.patch import check_base
 
     checkpoint = open_checkpoint(None if base == "atlas" else base, quantised=True)
-    check_base(patch, checkpoint.fingerprint_like(patch.base))
+    with progress_bars() as progress:
+        check_base(patch, checkpoint.fingerprint_like(patch.base, progress=progress))
     ratios: dict[int, float] = {}
     for size in edit_sizes(patch, checkpoint.weight):
         ratios[size.layer] = max(ratios.get(size.layer, 0.0), size.ratio)

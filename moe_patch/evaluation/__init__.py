@@ -99,7 +99,7 @@ def evaluate(
     own = own_answers(base, questions.neighbours, setting, "base: own answers")
     own_kept = own_answers(base, questions.kept, setting, "base: answers to keep")
     before = _observe(base, questions, setting, "base", own, routing=routing)
-    with apply(base, patch, mode=mode, allow_large=allow_large):
+    with apply(base, patch, mode=mode, allow_large=allow_large, progress=setting.progress):
         after = _observe(base, questions, setting, "patched", own, routing=routing)
         locality = unchanged_score(base, own, setting, "patched: locality")
         kept = unchanged_score(base, own_kept, setting, "patched: answers to keep")

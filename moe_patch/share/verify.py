@@ -135,7 +135,7 @@ def verify_patch(
         if base is None:
             return Verification(path, Verdict.SOUND, **found)
         opened = base()
-        check_base(patch, opened.fingerprint_like(patch.base))
+        check_base(patch, opened.fingerprint_like(patch.base, progress))
         found["checked"] = (*(done for done in found["checked"] if done not in {"base", "sizes"}), "base")
         _measure(patch, partial(own_weight, opened), found, allow_large)
     except PatchError as error:
