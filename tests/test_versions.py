@@ -25,6 +25,7 @@ from moe_patch.versions import (
     given_cache,
     norm_follows,
     returned_cache,
+    settled_layer_types,
     without_cache,
 )
 from tests.tiny import CONFIGS, tiny_base, tiny_batch
@@ -110,3 +111,8 @@ def test_models_take_and_return_their_cache_without_a_notice(
 @pytest.mark.parametrize(("experts", "follows"), [({}, False), ({"has_post_expert_norm": True}, True)])
 def test_before_the_flag_no_norm_follows(experts: dict[str, bool], follows: bool) -> None:
     assert norm_follows(SimpleNamespace(**experts)) is follows
+
+
+@pytest.mark.parametrize("before", ["deepseek_sparse_attention", "qwen_sparse_attention"])
+def test_sparse_attention_has_one_name_in_all_releases(before: str) -> None:
+    assert settled_layer_types([before, "linear_attention"]) == ["indexed_attention", "linear_attention"]

@@ -7,6 +7,7 @@ from typing import Any
 
 from moe_patch.base.dense import DenseLayer
 from moe_patch.base.moe import MoELayer
+from moe_patch.versions import settled_layer_types
 
 _VOLATILE_CONFIG = {
     "_name_or_path",
@@ -18,8 +19,8 @@ _VOLATILE_CONFIG = {
     "pad_token_id",
     "dtype",
     "experts_implementation",
-    "layer_types",  # their names differ between releases; the index says which layers are MoE
-    "mlp_layer_types",
+    "layer_types",  # added below, since their names differ between releases
+    "mlp_layer_types",  # likewise, and the index says which layers are MoE
     "output_attentions",
     "output_hidden_states",
     "output_router_logits",
@@ -49,12 +50,14 @@ def down_hash(layer: MoELayer | DenseLayer) -> str:
 def settled_config(config: Any) -> dict[str, Any]:
     """The fields of a config that differ from its class's defaults and matter to a forward pass.
 
-    Since defaults are left out, a field that a new release adds changes nothing.
+    Since defaults are left out, a field that a new release adds changes nothing. For the same reason layer
+    types are left out where all layers have full attention.
     """
     defaults = type(config)().to_dict()
     settled = config.to_dict()
+    types = settled_layer_types(settled.get("layer_types") or ())
     return {
         key: value
         for key, value in settled.items()
         if key not in _VOLATILE_CONFIG and (key not in defaults or value != defaults[key])
-    }
+    } | ({"layer_types": types} if set(types) - {"full_attention"} else {})

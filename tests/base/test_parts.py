@@ -57,6 +57,15 @@ def test_any_bit_of_any_tensor_makes_another_base(base: Base, data: st.DataObjec
     check_base(patch, base.fingerprint_like(patch.base))
 
 
+@pytest.mark.parametrize("attention", ["full_attention", "sliding_attention"])
+def test_the_same_tensors_under_another_attention_are_another_base(attention: str) -> None:
+    base = tiny_base("gpt_oss")  # layers of both kinds
+    patch = tiny_patch(base)
+    base.model.config.layer_types = [attention] * base.num_layers
+    with pytest.raises(WrongBase, match="its config differs"):
+        apply(base, patch)
+
+
 @pytest.fixture(scope="module")
 def folder(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stored")
