@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 import unicodedata
 
@@ -30,14 +31,26 @@ def plain_text(text: str, limit: int = LIMIT) -> str:
 
 
 def plain_json(value: JsonValue) -> str:
-    """The value as indented JSON that is readable, and escaped where `plain_text` would escape."""
-    lines = json.dumps(value, indent=2, ensure_ascii=False).split("\n")  # none of them is in a string
+    """The value as indented JSON that is readable, and escaped where `plain_text` would escape.
+
+    JSON has neither NaN nor infinities: they are written as null.
+    """
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    lines = text.split("\n")  # none of them is in a string
     return "\n".join(map(_escaped, lines))
 
 
 def plain_markdown(text: str, limit: int = LIMIT) -> str:
     """As `plain_text`, so that neither Markdown nor HTML takes any of it for markup."""
     return _MARKDOWN.sub(r"\\\1", html.escape(plain_text(text, limit)))
+
+
+def _finite(value: JsonValue) -> JsonValue:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _escaped(text: str) -> str:

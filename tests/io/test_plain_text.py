@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 import unicodedata
 
@@ -53,6 +54,16 @@ def test_json_keeps_its_value(value: str | list[str] | dict[str, str]) -> None:
     shown = plain_json(value)
     assert obeyed(shown) <= {"\n"}
     assert json.loads(shown) == json.loads(json.dumps(value))  # in which two surrogates may become one pair
+
+
+@given(st.lists(st.floats() | ANY_TEXT))
+def test_json_has_no_numbers_that_json_does_not_have(values: list[float | str]) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    shown = json.loads(plain_json({"values": [*values]}), parse_constant=refuse)["values"]
+    kept = [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
+    assert shown == json.loads(json.dumps(kept))
 
 
 @given(ANY_TEXT)
