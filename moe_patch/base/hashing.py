@@ -47,15 +47,19 @@ def down_hash(layer: MoELayer | DenseLayer) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def settled_config(config: Any) -> dict[str, Any]:
+def settled_config(config: Any, *, layer_types: bool = True) -> dict[str, Any]:
     """The fields of a config that differ from its class's defaults and matter to a forward pass.
 
     Since defaults are left out, a field that a new release adds changes nothing. For the same reason layer
     types are left out where all layers have full attention.
+
+    Args:
+        config: of a text model.
+        layer_types: whether they count; in format 1 they did not.
     """
     defaults = type(config)().to_dict()
     settled = config.to_dict()
-    types = settled_layer_types(settled.get("layer_types") or ())
+    types = settled_layer_types(settled.get("layer_types") or ()) if layer_types else ()
     return {
         key: value
         for key, value in settled.items()

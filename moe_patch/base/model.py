@@ -119,7 +119,7 @@ class Base:
         if known.format > 1:
             return self.fingerprint(numbers, progress)
         hashes = {number: down_hash(self.feed_forward(number)) for number in numbers}
-        return replace(self.outline(numbers), experts=hashes, tokens={})
+        return replace(self.outline(numbers, version=1), experts=hashes, tokens={})
 
     def identity(self, layers: Iterable[int], parts: list[Part], pieces: Mapping[str, Tensor]) -> Fingerprint:
         """The fingerprint that follows from the hashes (n, 32) of all parts' pieces, by their names.
@@ -160,8 +160,12 @@ class Base:
         owner, attribute = layer.place
         return next(part for part in parts if part.owner is owner and part.attribute == attribute)
 
-    def outline(self, layers: Iterable[int]) -> Fingerprint:
+    def outline(self, layers: Iterable[int], *, version: int = 2) -> Fingerprint:
         """The fingerprint for a patch that edits `layers`, as far as it does not depend on weights.
+
+        Args:
+            layers: the edited layers.
+            version: of the format of the patch's file.
 
         Raises:
             ModelError: as for `feed_forward`.
@@ -175,7 +179,7 @@ class Base:
         }
         return Fingerprint(
             model_type=config.model_type,
-            config=sha256_json(settled_config(config)),
+            config=sha256_json(settled_config(config, layer_types=version > 1)),
             index=sha256_json(index),
             experts={},
             shapes={number: self.feed_forward(number).shape for number in layers},

@@ -88,7 +88,7 @@ class Checkpoint:
         if known.format > 1:
             return self.fingerprint(layers, fresh=fresh, progress=progress)
         hashes = {layer: self.down_hash(layer) for layer in layers}
-        return replace(self.base.outline(layers), experts=hashes, tokens={})
+        return replace(self.base.outline(layers, version=1), experts=hashes, tokens={})
 
     def identity(self, layers: Iterable[int], pieces: Mapping[str, Tensor]) -> Fingerprint:
         """The fingerprint that follows from the hashes (n, 32) of all tensors' pieces, by their names.

@@ -66,6 +66,15 @@ def test_the_same_tensors_under_another_attention_are_another_base(attention: st
         apply(base, patch)
 
 
+def test_format_1_does_not_cover_the_kinds_of_attention() -> None:
+    """Its patches were built before these counted, and their bases are still their bases."""
+    base = tiny_base("gpt_oss")
+    known = replace(base.fingerprint([0]), nodes={}, tokens={})
+    before = base.fingerprint_like(known).config
+    base.model.config.layer_types = ["full_attention"] * base.num_layers
+    assert base.fingerprint_like(known).config == before != known.config
+
+
 @pytest.fixture(scope="module")
 def folder(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stored")
