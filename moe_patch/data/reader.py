@@ -14,7 +14,7 @@ from typing import Any
 from moe_patch.data.chat import chat_frame, generation_prompt
 from moe_patch.data.facts import as_continuation
 from moe_patch.data.offsets import character_spans
-from moe_patch.data.text import composed, phrase_text, prompt_text
+from moe_patch.data.text import composed, is_encodable, phrase_text, prompt_text
 from moe_patch.errors import PromptError
 
 _QUOTED = 80  # characters
@@ -176,6 +176,10 @@ class Reader:
 
     def _encoded(self, text: str, *, chat: bool, name: str, **options: bool) -> tuple[tuple[int, ...], Any]:
         """The tokens that the model reads, and all that the tokenizer tells."""
+        if not is_encodable(text):
+            raise PromptError(
+                f"{name}: it has parts of characters: write it in UTF-8, and in no other encoding"
+            )
         encoded = self.tokenizer(
             text,
             add_special_tokens=not chat,  # a chat template already contains them

@@ -28,3 +28,8 @@ def phrase_text(text: str) -> str:
 def comparable(text: str) -> str:
     """The form in which texts that differ in their spelling and their white space alone are equal."""
     return " ".join(composed(text).split())
+
+
+def is_encodable(text: str) -> bool:
+    """Whether a text has whole characters only. Others come from bytes that are not UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -91,6 +91,12 @@ def test_a_prompt_longer_than_the_model_is_refused_by_its_name() -> None:
     assert [len(ids) for ids in reader.sequences(["In X is a a"], 20)] == [9, 3]
 
 
+def test_parts_of_characters_are_refused_by_name() -> None:
+    for read in (Reader(TOKENIZERS["bytes"]).read_prompt, Reader(TOKENIZERS["bytes"]).read_question):
+        with pytest.raises(PromptError, match="it has parts of characters"):
+            read("In \udcff", chat=False)
+
+
 def test_tokens_without_a_row_are_refused_by_name() -> None:
     tokenizer = wrapped(KINDS["bytes"]())
     rows = len(tokenizer)
