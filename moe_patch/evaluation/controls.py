@@ -13,8 +13,10 @@ from dataclasses import replace
 from moe_patch.apply import apply
 from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
+from moe_patch.data.reader import quoted
 from moe_patch.data.spacing import spaced
 from moe_patch.data.text import prompt_text
+from moe_patch.errors import PromptError
 from moe_patch.evaluation.scoring import continue_greedily, score_answers
 from moe_patch.patch import Patch
 from moe_patch.patch.controls import LONGEST, Control, Controls, mean_fall
@@ -37,7 +39,7 @@ def with_controls(base: Base, patch: Patch, texts: Sequence[str]) -> Patch:
     """
     if patch.base.format == 1:
         return patch
-    prompts = choose_prompts(patch.facts, texts)
+    prompts = [each for each in choose_prompts(patch.facts, texts) if _has_room(base, each, patch.chat)]
     lengths = [ANSWER_TOKENS] * len(prompts)
     said = continue_greedily(base, prompts, lengths, chat=patch.chat, stage="controls") if prompts else []
     answers = [
@@ -84,6 +86,15 @@ def choose_prompts(facts: Sequence[Fact], texts: Sequence[str]) -> list[str]:
     far = _distinct(beginnings, asked)
     few = COUNT // 2
     return [*spaced(near, COUNT - min(few, len(far))), *spaced(far, COUNT - min(few, len(near)))]
+
+
+def _has_room(base: Base, prompt: str, chat: bool) -> bool:
+    """Whether the model can read a prompt and answer it."""
+    try:
+        base.reader.check_room(base.reader.read_question(prompt, chat=chat), ANSWER_TOKENS, quoted(prompt))
+    except PromptError:
+        return False
+    return True
 
 
 def _distinct(prompts: Iterable[str], asked: Collection[str]) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
+from moe_patch.data.reader import quoted
 from moe_patch.data.schemas import FactSchema
 from moe_patch.errors import EvaluationError
 from moe_patch.evaluation.rules import Rule, Scoring, scoring_of
@@ -112,6 +113,11 @@ class Question:
     fact: Fact
     answer: str | None = None
 
+    @property
+    def name(self) -> str:
+        """The fact and the prompt, for errors."""
+        return f"fact {self.fact.id}, {quoted(self.prompt)}"
+
 
 @dataclass(frozen=True, slots=True)
 class Questions:
@@ -174,8 +180,16 @@ def own_answers(base: Base, asked: Sequence[Question], setting: Setting, stage: 
     Raises:
         EvaluationError: an answer has no token of its own.
     """
-    answers = [(each.prompt, each.answer or each.fact.target_true or each.fact.target_new) for each in asked]
-    encoded = [encode_answer(base, prompt, answer, chat=setting.chat) for prompt, answer in answers]
+    encoded = [
+        encode_answer(
+            base,
+            each.prompt,
+            each.answer or each.fact.target_true or each.fact.target_new,
+            chat=setting.chat,
+            name=each.name,
+        )
+        for each in asked
+    ]
     return continue_tokens(
         base,
         [item.ids[: item.first] for item in encoded],
@@ -260,6 +274,7 @@ def _score(base: Base, asked: Sequence[Question], setting: Setting, stage: str) 
         chat=setting.chat,
         progress=setting.progress,
         stage=stage,
+        names=[question.name for question in asked],
     )
 
 

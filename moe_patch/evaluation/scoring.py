@@ -52,15 +52,22 @@ class Encoded:
     first: int  # index of the answer's first token
 
 
-def encode_answer(base: Base, prompt: str, answer: str, *, chat: bool = False) -> Encoded:
+def encode_answer(base: Base, prompt: str, answer: str, *, chat: bool = False, name: str = "") -> Encoded:
     """Tokenise the prompt with its answer; a token that holds parts of both belongs to the answer.
+
+    Args:
+        base: the model.
+        prompt: the prompt.
+        answer: the answer.
+        chat: whether they are put into the tokenizer's chat template.
+        name: of the prompt, for errors; by default it is quoted.
 
     Raises:
         EvaluationError: the answer has no token of its own.
         NoChatTemplate: `chat` is on, and the tokenizer has no chat template.
         PromptError: as for `Reader.read_answer`.
     """
-    reading = base.reader.read_answer(prompt, answer, chat=chat)
+    reading = base.reader.read_answer(prompt, answer, chat=chat, name=name)
     if not reading.answer or not reading.prompt:
         raise EvaluationError(f"the answer {answer!r} after {prompt!r} has no token that can be predicted")
     return Encoded(reading.ids, reading.first)
@@ -74,8 +81,18 @@ def score_answers(
     chat: bool = False,
     progress: Progress | None = None,
     stage: str = "scoring",
+    names: Sequence[str] = (),
 ) -> list[AnswerScore]:
     """Score (prompt, answer) pairs with the model as it is now; equal pairs are run once.
+
+    Args:
+        base: the model.
+        answers: the pairs.
+        batch_size: pairs in one forward pass.
+        chat: whether they are put into the tokenizer's chat template.
+        progress: called while they are run.
+        stage: the name that progress is reported under.
+        names: of the prompts, for errors; by default they are quoted.
 
     Raises:
         EvaluationError: an answer has no token of its own, or the batch size is below 1.
@@ -83,8 +100,8 @@ def score_answers(
         NumericalError: the model finds an answer NaN or infinitely unlikely.
         PromptError: as for `Reader.read_answer`.
     """
-    unique = list(dict.fromkeys(answers))
-    encoded = [encode_answer(base, prompt, answer, chat=chat) for prompt, answer in unique]
+    unique = dict(zip(answers, names or [""] * len(answers), strict=True))
+    encoded = [encode_answer(base, *pair, chat=chat, name=name) for pair, name in unique.items()]
     scores = score_encoded(base, encoded, batch_size=batch_size, progress=progress, stage=stage)
     found = dict(zip(unique, scores, strict=True))
     return [found[pair] for pair in answers]

@@ -61,6 +61,13 @@ def test_they_hold_the_bases_own_answers_and_how_likely_these_are(base: Base) ->
     assert patch.controls.bound == bound_for(fall) > fall
 
 
+def test_what_the_model_has_no_room_for_is_no_control() -> None:
+    narrow = tiny_base("qwen3_moe", max_position_embeddings=24)
+    controls = with_controls(narrow, tiny_patch(narrow, [1]), ["Short", "Preserved " * 5]).controls
+    assert controls is not None
+    assert [each.prompt for each in controls.prompts if each.prompt[0] in "SP"] == ["Short"]
+
+
 def test_a_patch_a_thousand_times_too_large_moves_them_beyond_its_bound(base: Base) -> None:
     patch = with_controls(base, tiny_patch(base, [1]), TEXTS)
     assert patch.controls is not None

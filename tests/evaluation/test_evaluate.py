@@ -13,7 +13,7 @@ from moe_patch.apply import apply
 from moe_patch.base.model import Base
 from moe_patch.data.fact_file import FactFile
 from moe_patch.data.facts import Fact
-from moe_patch.errors import EvaluationError, WrongBase
+from moe_patch.errors import EvaluationError, PromptError, WrongBase
 from moe_patch.evaluation import Questions, Setting, evaluate, measure_scores
 from moe_patch.patch import Patch
 from tests.tiny import tiny_base, tiny_patch
@@ -51,6 +51,13 @@ def test_the_base_is_measured_unpatched_and_left_unpatched(base: Base, patch: Pa
         alone = measure_scores(base, Questions.about(FACTS, rule), Setting(), stage="")
         assert report.base == alone
     assert report.patched != report.base
+
+
+@pytest.mark.parametrize("field", ["paraphrases", "neighborhood"])
+def test_a_prompt_that_is_too_long_is_named_with_its_fact(base: Base, patch: Patch, field: str) -> None:
+    long = [*FACTS[:2], replace(FACTS[2], **{field: ("a" * 200,)})]
+    with pytest.raises(PromptError, match=r"^fact 2, the prompt 'aaa.*: it is \d+ tokens long"):
+        evaluate(base, patch, long)
 
 
 def test_merged_and_hooked_patches_measure_the_same(base: Base, patch: Patch) -> None:
