@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -16,22 +16,28 @@ RouterKind = Literal["dual-attention", "mlp"]
 Tokens = Literal["all", "last"]
 """The tokens of a prompt on which its expert acts: all, or only the last. It acts on all generated ones."""
 
+MOST_EXPERTS = 256
+WIDEST = 2**20
+LARGEST_FACTOR = 1e6
+
+Factor = Annotated[float, Field(ge=-LARGEST_FACTOR, le=LARGEST_FACTOR, allow_inf_nan=False)]
+
 
 class BypassConfig(ClosedSchema):
     """Sizes and switches of a bypass."""
 
     layer: int = Field(ge=0, lt=10**6, description="The decoder layer that it is beside.")
-    width: int = Field(ge=1, le=2**20, description="Width of the residual stream, d_m.")
-    experts: int = Field(ge=1, le=256, description="How many experts there are, n.")
-    expert_width: int = Field(ge=1, le=2**20, description="Inner width of an expert, d_e.")
-    adapter_width: int = Field(ge=1, le=2**20, description="Inner width of the router's adapter, d_a.")
+    width: int = Field(ge=1, le=WIDEST, description="Width of the residual stream, d_m.")
+    experts: int = Field(ge=1, le=MOST_EXPERTS, description="How many experts there are, n.")
+    expert_width: int = Field(ge=1, le=WIDEST, description="Inner width of an expert, d_e.")
+    adapter_width: int = Field(ge=1, le=WIDEST, description="Inner width of the router's adapter, d_a.")
     router: RouterKind = "dual-attention"
     router_states: RouterStates = "block-input"
     tokens: Tokens = "all"
     scope_gate: bool = Field(True, description="Whether there is a route that leaves a prompt alone.")
-    scale: float = Field(1.0, ge=0, le=1e6, allow_inf_nan=False, description="lambda.")
-    alpha: float = Field(1.0, ge=-1e6, le=1e6, allow_inf_nan=False, description="Weight of A.")
-    beta: float = Field(1.0, ge=-1e6, le=1e6, allow_inf_nan=False, description="Weight of A^.")
+    scale: Factor = Field(1.0, ge=0, description="lambda.")
+    alpha: Factor = Field(1.0, description="Weight of A.")
+    beta: Factor = Field(1.0, description="Weight of A^.")
 
     @property
     def routes(self) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
 from moe_patch.errors import ConfigError
+from moe_patch.io.ranges import check_ranges
 from moe_patch.methods.earlier_edits import EarlierEdits
 from moe_patch.patch import Patch
 from moe_patch.progress import Progress
@@ -21,7 +22,12 @@ __all__ = ["Method", "MethodOptions", "Progress"]
 class MethodOptions(BaseModel):
     """Base of every method's options: unknown names and wrong types are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _can_be_recorded(self) -> Self:
+        check_ranges(self.model_dump(mode="json"))  # a patch holds its options, and is written last
+        return self
 
 
 OptionsT = TypeVar("OptionsT", bound=MethodOptions)

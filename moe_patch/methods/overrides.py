@@ -83,5 +83,6 @@ def _explain(error: ValidationError, overrides: Mapping[str, Any], place: str, k
         if problem["type"] == "extra_forbidden":
             problems.append(f"{where}unknown option {name!r}: expected one of {', '.join(known)}")
         else:
-            problems.append(f"{where}{name or 'options'}: {problem['msg']}, not {problem['input']!r}")
+            found = f", not {problem['input']!r}" if name else ""  # without a name, it is all options
+            problems.append(f"{where}{name or 'options'}: {problem['msg']}{found}")
     return "; ".join(problems)

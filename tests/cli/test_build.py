@@ -10,6 +10,7 @@ import pytest
 from moe_patch.cli.build import build
 from moe_patch.errors import ConfigError
 from moe_patch.methods import METHODS
+from moe_patch.methods.memoe.options import MEMoEOptions
 from moe_patch.methods.moeedit import MoEEditOptions
 from moe_patch.methods.overrides import merged_options, option_names, parse_setting
 from moe_patch.patch import load
@@ -164,6 +165,23 @@ def test_a_mistake_in_a_recipe_names_the_recipe() -> None:
         merged_options(MoEEditOptions, {"targets": {"clamp": "wide"}}, {"ridge": 1.0}, "recipe tiny")
     with pytest.raises(ConfigError, match=r"^recipe tiny: unknown option 'lambda': expected one of "):
         merged_options(MoEEditOptions, {"lambda": 1}, {}, "recipe tiny")
+
+
+@pytest.mark.parametrize("name", ["ridge", "targets.clamp", "targets.learning_rate"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_numbers_of_options_are_finite(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        merged_options(MoEEditOptions, {}, {name: value}, "")
+
+
+def test_options_that_no_patch_can_hold_are_refused_before_the_work() -> None:
+    with pytest.raises(ConfigError, match=r"at most 1e\+100 in magnitude, found 1e\+200"):
+        merged_options(MoEEditOptions, {}, {"ridge": 1e200}, "")
+    for name, value in {"scale": 1e7, "alpha": -1e7, "experts": 257, "expert_width": 2**20 + 1}.items():
+        with pytest.raises(ConfigError, match=f"^{name}: "):
+            merged_options(MEMoEOptions, {}, {name: value}, "")
+    with pytest.raises(ConfigError, match="single adapter may be 1048576 wide"):
+        merged_options(MEMoEOptions, {}, {"single": True, "experts": 200, "expert_width": 2**19}, "")
 
 
 def test_a_recipe_is_not_changed_by_what_overrides_it() -> None:

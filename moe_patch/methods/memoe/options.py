@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from moe_patch.bypass import BypassConfig
-from moe_patch.bypass.config import RouterKind, RouterStates, Tokens
+from moe_patch.bypass.config import MOST_EXPERTS, WIDEST, Factor, RouterKind, RouterStates, Tokens
 from moe_patch.data.prompts import PromptStyle
 from moe_patch.methods.base import MethodOptions
 
@@ -29,12 +29,12 @@ class MEMoEOptions(MethodOptions):
     """Options of MEMoE. Defaults are the paper's if it has one."""
 
     layer: Layer = Field(None, description="The decoder layer that the bypass runs beside.")
-    experts: int = Field(5, ge=1, description="How many experts, n.")
-    expert_width: int = Field(64, ge=1, description="Inner width of an expert.")
-    adapter_width: int = Field(64, ge=1, description="Inner width of the router's adapter.")
-    scale: float = Field(1.0, gt=0, description="lambda, the factor of an expert's output.")
-    alpha: float = Field(1.0, description="Weight of the prompt's attention to its adapted states.")
-    beta: float = Field(1.0, description="Weight of the adapted states' attention to the prompt.")
+    experts: int = Field(5, ge=1, le=MOST_EXPERTS, description="How many experts, n.")
+    expert_width: int = Field(64, ge=1, le=WIDEST, description="Inner width of an expert.")
+    adapter_width: int = Field(64, ge=1, le=WIDEST, description="Inner width of the router's adapter.")
+    scale: Factor = Field(1.0, gt=0, description="lambda, the factor of an expert's output.")
+    alpha: Factor = Field(1.0, description="Weight of the prompt's attention to its adapted states.")
+    beta: Factor = Field(1.0, description="Weight of the adapted states' attention to the prompt.")
     router_states: RouterStates = Field("block-input", description="Hidden states that the router reads.")
     tokens: Tokens = Field("all", description="Prompt tokens that go through the expert: all, or the last.")
     scope_gate: bool = Field(True, description="Leave prompts alone that are outside of every edit's scope.")
@@ -43,7 +43,7 @@ class MEMoEOptions(MethodOptions):
     gamma_1: float = Field(1.0, ge=0, description="Steepness of the adaptive weight.")
     gamma_2: float = Field(0.5, ge=0, description="Steepness of the balance coefficient.")
     gamma_3: float = Field(1.5, ge=0, description="Exponent of the focal router guidance.")
-    learning_rate: float = Field(2e-4, gt=0, description="AdamW's highest learning rate.")
+    learning_rate: float = Field(2e-4, gt=0, le=1e6, description="AdamW's highest learning rate.")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay.")
     warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate rises.")
     steps: int = Field(100, ge=1, description="Steps for each batch of facts.")
@@ -72,6 +72,8 @@ class MEMoEOptions(MethodOptions):
     def _one_expert(self) -> MEMoEOptions:
         if self.single and not self.router_loss:
             raise ValueError("a single adapter needs the router loss: leave router_loss on")
+        if self.single and self.experts * self.expert_width > WIDEST:
+            raise ValueError(f"a single adapter may be {WIDEST} wide: lower experts or expert_width")
         return self
 
     @property
