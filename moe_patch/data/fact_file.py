@@ -21,6 +21,7 @@ from moe_patch.data.schemas import (
     RECORDS,
     REPEATING,
     FactSchema,
+    FileSchema,
     ZsreSchema,
     field_in_file,
     schema_of_record,
@@ -122,7 +123,7 @@ class _Reader:
 
     def __init__(self, tokenize: Tokenize | None, zsre: ZsreSchema) -> None:
         self.zsre = zsre
-        self.schema: FactSchema | None = None
+        self.schema: FileSchema | None = None
         self.tokenize = tokenize
         self.lines_of_ids: dict[str, int] = {}
         self.answers: dict[str, tuple[int, str]] = {}

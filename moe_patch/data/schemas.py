@@ -33,13 +33,16 @@ from moe_patch.data.published import (
 ZsreSchema = Literal["zsre-answers", "zsre-alt"]
 """The two conventions for ZsRE: which answer an edit is to. The records are the same."""
 
-FactSchema = Literal["native", "counterfact", ZsreSchema, "knowedit", "qaedit", "wikibigedit", "knowgic"]
-"""The schema of the records that facts come from. How they are scored follows from it."""
+FileSchema = Literal["native", "counterfact", ZsreSchema, "knowedit", "qaedit", "wikibigedit", "knowgic"]
+"""The schema of the records of a file."""
+
+FactSchema = Literal[FileSchema, "mixed"]
+"""The schema of facts, by which they are scored: that of their records, or "mixed" for those of several."""
 
 ZSRE_SCHEMAS: tuple[ZsreSchema, ...] = get_args(ZsreSchema)
 DEFAULT_ZSRE: ZsreSchema = "zsre-alt"
 
-RECORDS: Mapping[FactSchema, type[FactRecord | Published]] = {
+RECORDS: Mapping[FileSchema, type[FactRecord | Published]] = {
     "native": FactRecord,
     "counterfact": CounterfactRecord,
     "zsre-answers": ZsreAnswersRecord,
@@ -50,11 +53,11 @@ RECORDS: Mapping[FactSchema, type[FactRecord | Published]] = {
     "knowgic": KnowgicRecord,
 }
 
-REPEATING: frozenset[FactSchema] = frozenset({"knowgic"})
+REPEATING: frozenset[FileSchema] = frozenset({"knowgic"})
 """Schemas that may have several records for one fact."""
 
 
-def schema_of_record(record: Mapping[str, JsonValue], zsre: ZsreSchema) -> FactSchema:
+def schema_of_record(record: Mapping[str, JsonValue], zsre: ZsreSchema) -> FileSchema:
     """The schema that a record follows by its fields; `zsre` if it is a ZsRE record."""
     if "requested_rewrite" in record:
         return "knowgic" if isinstance(record["requested_rewrite"], list) else "counterfact"
@@ -70,12 +73,17 @@ def schema_of_record(record: Mapping[str, JsonValue], zsre: ZsreSchema) -> FactS
 
 
 def common_schema(schemas: Iterable[FactSchema]) -> FactSchema:
-    """The schema that facts from several places have in common; "native" if there are several."""
-    distinct = set(schemas)
-    return distinct.pop() if len(distinct) == 1 else "native"
+    """The schema of facts from several places; "mixed" if they have none in common.
+
+    Native facts say all that COUNTERFACT's records do, so facts of both are native.
+    """
+    distinct = set(schemas) or {"native"}
+    if len(distinct) == 1:
+        return distinct.pop()
+    return "native" if distinct == {"native", "counterfact"} else "mixed"
 
 
-def field_in_file(field: str, schema: FactSchema) -> str:
+def field_in_file(field: str, schema: FileSchema) -> str:
     """The name that a schema gives to a field of Fact. The index of a list entry ("keep.2") is kept."""
     record = RECORDS[schema]
     names = record.names if issubclass(record, Published) else {}

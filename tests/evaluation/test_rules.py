@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from moe_patch.data.facts import Fact
-from moe_patch.data.schemas import RECORDS, FactSchema
+from moe_patch.data.schemas import RECORDS, FactSchema, FileSchema, common_schema
 from moe_patch.errors import EvaluationError
 from moe_patch.evaluation.rules import Reference, Rule, Scoring, scoring_of
 
@@ -32,6 +32,7 @@ UNTRUE = replace(FACT, target_true=None)
         ("qaedit", [ANSWERED], "zsre", "answers"),
         ("wikibigedit", [ANSWERED], "zsre", "answers"),
         ("knowgic", [FACT], "zsre", "agreement"),
+        ("mixed", [FACT], "zsre", "agreement"),
     ],
 )
 def test_the_rule_follows_from_the_schema(
@@ -49,4 +50,21 @@ def test_a_rule_that_is_given_is_taken(schema: FactSchema) -> None:
 
 
 def test_every_schema_has_records() -> None:
-    assert set(get_args(FactSchema)) == set(RECORDS)
+    assert set(get_args(FileSchema)) == set(RECORDS)
+    assert set(get_args(FactSchema)) == {*RECORDS, "mixed"}
+
+
+@pytest.mark.parametrize(
+    ("schemas", "common"),
+    [
+        ([], "native"),
+        (["zsre-alt", "zsre-alt"], "zsre-alt"),
+        (["native", "counterfact"], "native"),
+        (["counterfact", "zsre-alt"], "mixed"),
+        (["mixed", "native"], "mixed"),
+    ],
+)
+def test_facts_of_several_schemas_are_scored_by_none_of_them(
+    schemas: list[FactSchema], common: FactSchema
+) -> None:
+    assert common_schema(schemas) == common

@@ -213,4 +213,4 @@ def test_the_schema_of_the_facts_stays_if_it_is_one() -> None:
     assert drop_facts(first, {"fact-1"}).schema == "counterfact"
     assert combine_patches(stacked(first, second), "add").patch.schema == "counterfact"
     mixed = combine_patches(stacked(first, replace(second, schema="zsre-alt")), "solve")
-    assert mixed.patch.schema == "native"
+    assert mixed.patch.schema == "mixed"
