@@ -1,5 +1,5 @@
-"""What every test runs under: no network, one thread unless more are asked for, a cache folder of its own,
-no notice of deprecation.
+"""What every test runs under: no network, one thread unless more are asked for, a cache folder and a log of its
+own, no notice of deprecation.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 import torch
 
 
-class _Notices(logging.Handler):
+class Notices(logging.Handler):
     """Keeps what transformers logs, rather than warns, of names that it is going to take away."""
 
     def __init__(self) -> None:
@@ -29,18 +29,18 @@ class _Notices(logging.Handler):
 
 
 @pytest.fixture(autouse=True, scope="session")
-def notices() -> _Notices:
+def notices() -> Notices:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_default_handler()
     transformers_logging.set_verbosity_warning()
-    transformers_logging.add_handler(handler := _Notices())
+    transformers_logging.add_handler(handler := Notices())
     torch.set_num_threads(int(os.environ.get("MOE_PATCH_TEST_THREADS", "1")))
     return handler
 
 
 @pytest.fixture(autouse=True)
-def no_notice_of_deprecation(notices: _Notices) -> Iterator[None]:
+def no_notice_of_deprecation(notices: Notices) -> Iterator[None]:
     notices.texts.clear()
     yield
     assert not notices.texts, f"something that is called here is deprecated: {notices.texts[0]}"
@@ -49,3 +49,15 @@ def no_notice_of_deprecation(notices: _Notices) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOE_PATCH_CACHE", str(tmp_path.with_name(f"{tmp_path.name}-cache")))
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """Commands that run in this process set levels and handlers of loggers, which later tests read."""
+    loggers = [logging.getLogger(name) for name in ("moe_patch", "py.warnings")]
+    before = [(log.level, log.handlers[:], log.filters[:], log.propagate) for log in loggers]
+    yield
+    for log, (level, handlers, filters, propagate) in zip(loggers, before, strict=True):
+        log.setLevel(level)
+        log.handlers, log.filters, log.propagate = handlers, filters, propagate
+    logging.captureWarnings(False)

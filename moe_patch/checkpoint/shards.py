@@ -55,11 +55,17 @@ def weight_files(folder: Path) -> list[str]:
     if not is_sharded(folder):
         return [SINGLE]
     names = sorted(set(_weight_map(folder / INDEX).values()))
-    there = {path.name for path in folder.iterdir() if path.is_file()}
     for name in names:
-        if name not in there:
+        if Path(name).name != name or not _is_file(folder / name):
             raise ModelError(f"{folder / INDEX} names {name!r}, which is not a file in this folder")
     return names
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # its name is too long, or its folder may not be searched
+        return False
 
 
 def read_spans(folder: Path) -> dict[str, Span]:

@@ -87,6 +87,8 @@ def _no_server(*_: object) -> NoReturn:
 @pytest.mark.parametrize("words", [*commands()], ids=" ".join)
 @settings(
     max_examples=int(os.environ.get("MOE_PATCH_TEST_MISTAKES", "8")),
+    derandomize="MOE_PATCH_TEST_MISTAKES"
+    not in os.environ,  # a change is judged by the same mistakes each time
     deadline=None,
     database=None,
     suppress_health_check=[
