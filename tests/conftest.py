@@ -1,5 +1,5 @@
-"""What every test runs under: no network, one thread unless more are asked for, a cache folder and a log of its
-own, no notice of deprecation.
+"""What every test runs under: no network, one thread unless more are asked for, a cache folder and a log of
+its own, no notice of deprecation.
 """
 
 from __future__ import annotations
@@ -52,12 +52,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def own_log() -> Iterator[None]:
-    """Commands that run in this process set levels and handlers of loggers, which later tests read."""
-    loggers = [logging.getLogger(name) for name in ("moe_patch", "py.warnings")]
-    before = [(log.level, log.handlers[:], log.filters[:], log.propagate) for log in loggers]
-    yield
-    for log, (level, handlers, filters, propagate) in zip(loggers, before, strict=True):
-        log.setLevel(level)
-        log.handlers, log.filters, log.propagate = handlers, filters, propagate
+def own_log() -> None:
+    """Take back what commands in this process, also those of wider fixtures, have set of loggers."""
+    for log in (logging.getLogger("moe_patch"), logging.getLogger("py.warnings")):
+        log.setLevel(logging.NOTSET)
+        log.handlers, log.filters, log.propagate = [], [], True
     logging.captureWarnings(False)
