@@ -45,7 +45,7 @@ class TargetOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     steps: int = Field(25, ge=1, description="Evaluations of the loss; one optimiser step fewer.")
-    learning_rate: float = Field(0.1, gt=0, le=1e6, description="Adam's learning rate.")
+    learning_rate: float = Field(0.1, gt=0, le=1e30, description="Adam's learning rate.")
     kl_weight: float = Field(0.0625, ge=0, description='Weight of the KL term on "{subject} is a".')
     keep_weight: float = Field(0.25, ge=0, description="Weight of the mean KL on what facts ask to keep.")
     weight_decay: float = Field(0.5, ge=0, description="Weight of ||delta|| / ||h||^2.")

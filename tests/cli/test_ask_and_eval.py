@@ -48,14 +48,14 @@ def test_prompts_that_the_model_cannot_read_are_refused_in_one_line(
     run: Run, patch_file: Path, model: Path, tmp_path: Path
 ) -> None:
     long = "a" * 121  # of 128 positions, and an answer takes eight
-    name = f"Error: the prompt '{long[:80]}...': it is"
+    name = f"the prompt '{long[:80]}...': it is"
     asked = run("ask", long, "--patch", patch_file, "--model", model)
     assert (asked.exit_code, asked.stderr.count("\n")) == (1, 1)
-    assert asked.stderr.startswith(f"{name} 121 tokens long, and 8 of its answer, and the model has 128")
+    assert asked.stderr.startswith(f"Error: {name} 121 tokens long, and 8 of its answer, ")
     write_facts(tmp_path / "facts.jsonl", [replace(FACTS[0], subject=long, neighborhood=(long + "b",))])
     evaluated = run("eval", patch_file, "--edits", tmp_path / "facts.jsonl", "--model", model)
     assert (evaluated.exit_code, evaluated.stderr.count("\n")) == (1, 1)
-    assert evaluated.stderr.startswith(f"{name} 129 tokens long, and the model has 128 positions")
+    assert evaluated.stderr.startswith(f"Error: fact 0, {name} 129 tokens long, and the model ")
     into = ("--layers", "1", "--out", tmp_path / "patch.safetensors")
     built = run("build", "--edits", tmp_path / "facts.jsonl", "--model", model, *into)
     assert (built.exit_code, built.stderr.count("\n")) == (1, 1)

@@ -43,7 +43,7 @@ class MEMoEOptions(MethodOptions):
     gamma_1: float = Field(1.0, ge=0, description="Steepness of the adaptive weight.")
     gamma_2: float = Field(0.5, ge=0, description="Steepness of the balance coefficient.")
     gamma_3: float = Field(1.5, ge=0, description="Exponent of the focal router guidance.")
-    learning_rate: float = Field(2e-4, gt=0, le=1e6, description="AdamW's highest learning rate.")
+    learning_rate: float = Field(2e-4, gt=0, le=1e30, description="AdamW's highest learning rate.")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay.")
     warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate rises.")
     steps: int = Field(100, ge=1, description="Steps for each batch of facts.")
