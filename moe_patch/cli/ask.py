@@ -24,7 +24,6 @@ from moe_patch.cli.options import (
 if TYPE_CHECKING:
     from moe_patch.base.model import Base
     from moe_patch.data.schemas import ZsreSchema
-    from moe_patch.evaluation.scoring import Encoded
     from moe_patch.progress import Progress
 
 
@@ -110,12 +109,8 @@ def ask(
 def _answers(
     base: Base, prompts: list[str], length: int, chat: bool, stage: str, progress: Progress | None
 ) -> list[str]:
-    from moe_patch.evaluation.scoring import continue_greedily
+    from moe_patch.evaluation.scoring import answer_text, continue_greedily
 
     lengths = [length] * len(prompts)
     said = continue_greedily(base, prompts, lengths, chat=chat, progress=progress, stage=stage)
-    return [_text(base, answer) for answer in said]
-
-
-def _text(base: Base, answer: Encoded) -> str:
-    return str(base.tokenizer.decode(answer.ids[answer.first :], skip_special_tokens=True)).strip()
+    return [answer_text(base, answer) for answer in said]

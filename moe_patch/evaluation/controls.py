@@ -17,7 +17,7 @@ from moe_patch.data.reader import quoted
 from moe_patch.data.spacing import spaced
 from moe_patch.data.text import prompt_text
 from moe_patch.errors import PromptError
-from moe_patch.evaluation.scoring import continue_greedily, score_answers
+from moe_patch.evaluation.scoring import answer_text, continue_greedily, score_answers
 from moe_patch.patch import Patch
 from moe_patch.patch.controls import LONGEST, Control, Controls, mean_fall
 
@@ -42,9 +42,7 @@ def with_controls(base: Base, patch: Patch, texts: Sequence[str]) -> Patch:
     prompts = [each for each in choose_prompts(patch.facts, texts) if _has_room(base, each, patch.chat)]
     lengths = [ANSWER_TOKENS] * len(prompts)
     said = continue_greedily(base, prompts, lengths, chat=patch.chat, stage="controls") if prompts else []
-    answers = [
-        str(base.tokenizer.decode(one.ids[one.first :], skip_special_tokens=True)).strip() for one in said
-    ]
+    answers = [answer_text(base, one) for one in said]
     asked = [(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True) if answer]
     if not asked:
         return patch

@@ -52,6 +52,11 @@ class Encoded:
     first: int  # index of the answer's first token
 
 
+def answer_text(base: Base, encoded: Encoded) -> str:
+    """The answer in words, without special tokens and without white space around it."""
+    return str(base.tokenizer.decode(encoded.ids[encoded.first :], skip_special_tokens=True)).strip()
+
+
 def encode_answer(base: Base, prompt: str, answer: str, *, chat: bool = False, name: str = "") -> Encoded:
     """Tokenise the prompt with its answer; a token that holds parts of both belongs to the answer.
 

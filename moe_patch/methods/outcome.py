@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from moe_patch.apply import apply
 from moe_patch.base.model import Base
-from moe_patch.evaluation.scoring import Encoded, continue_greedily, encode_answer, score_answers
+from moe_patch.evaluation.scoring import answer_text, continue_greedily, encode_answer, score_answers
 from moe_patch.patch import Patch
 from moe_patch.progress import Progress
 
@@ -45,9 +45,5 @@ def with_outcomes(base: Base, patch: Patch, progress: Progress | None = None) ->
         for result, score in zip(patch.results, scores, strict=True)
     ]
     for number, answer in zip(missed, instead, strict=True):
-        results[number]["says"] = _text(base, answer)
+        results[number]["says"] = answer_text(base, answer)
     return replace(patch, results=tuple(results))
-
-
-def _text(base: Base, answer: Encoded) -> str:
-    return str(base.tokenizer.decode(answer.ids[answer.first :], skip_special_tokens=True)).strip()
