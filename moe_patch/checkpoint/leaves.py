@@ -208,10 +208,8 @@ def _on_one_expert(part: Part, source: Source) -> list[Any] | None:
         return None
     found: list[Any] = []
     for operation in operations:
-        if isinstance(operation, Transpose) and {operation.dim0 % 3, operation.dim1 % 3} == {1, 2}:
-            # with check_dims, transformers does not transpose what has the parameter's shape already
-            if not (operation.check_dims and source.all_spans[0].shape == part.tensor.shape):
-                found.append(Transpose(1, 2))
+        if (turns := source.turns(operation, part.tensor.shape)) is not None:
+            found += [Transpose(1, 2)] if turns else []
         elif isinstance(operation, Concatenate) and operation.dim % 3 != 0:
             found.append(operation)
         else:

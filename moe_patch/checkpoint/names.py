@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -63,6 +63,18 @@ class Source:
     def operations(self) -> list[Any]:
         """What the loader does with them."""
         return [] if self.converter is None else self.converter.operations
+
+    def turns(self, operation: Any, shape: Sequence[int]) -> bool | None:
+        """Whether an operation turns the matrices of a stack around; None if it is of another kind.
+
+        Args:
+            operation: one of `operations`.
+            shape: of the parameter.
+        """
+        if not (isinstance(operation, Transpose) and {operation.dim0 % 3, operation.dim1 % 3} == {1, 2}):
+            return None
+        # with check_dims, transformers does not transpose what has the parameter's shape already
+        return not (operation.check_dims and self.all_spans[0].shape == tuple(shape))
 
 
 def locate_experts(
@@ -162,12 +174,10 @@ def _slots(layer: MoELayer, source: Source | None, spans: Mapping[str, Span]) ->
 
 def _transposed(layer: MoELayer, source: Source) -> bool:
     """Whether loading transposes the stored matrices; ModelError for operations of other kinds."""
-    turned = False
+    turned, shape = False, cast("Tensor", layer.experts.down_proj).shape
     for operation in source.operations:
-        if isinstance(operation, Transpose) and {operation.dim0 % 3, operation.dim1 % 3} == {1, 2}:
-            # with check_dims, transformers does not transpose what has the parameter's shape already
-            fits = source.all_spans[0].shape == cast("Tensor", layer.experts.down_proj).shape
-            turned ^= not (operation.check_dims and fits)
+        if (turns := source.turns(operation, shape)) is not None:
+            turned ^= turns
         elif not (isinstance(operation, MergeModulelist) and operation.dim == 0):
             raise ModelError(
                 f"{source.all_spans[0].name} is loaded through {type(operation).__name__}, which cannot be "
