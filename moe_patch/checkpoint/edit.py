@@ -87,9 +87,11 @@ class CheckpointEditor:
 
     def _check_sizes(self, change: ExpertChange, own: Tensor) -> None:
         """Check each patch's change of an expert here, where its weight (d_m, d_k) has been read anyway."""
+        place = change.layer, change.expert
+        weight = float(own.float().norm()) if self._norms else 0.0
         for patch, norms in self._norms:
-            if (norm := norms.get((change.layer, change.expert))) is not None:
-                check_size(patch, EditSize(change.layer, change.expert, norm, float(own.float().norm())))
+            if place in norms:
+                check_size(patch, EditSize(*place, norms[place], weight))
 
     def _keys(self, change: ExpertChange, deltas: Sequence[LayerDelta]) -> Tensor:
         """The rows (n, d_k) of the facts whose outputs rounding should keep; none for "nearest"."""

@@ -99,6 +99,10 @@ class Checkpoint:
         found = self.base.identity(layers, self._distinct(pieces), pieces)
         return replace(found, tokens=stored_tokens(self.folder))
 
+    def root(self, pieces: Mapping[str, Tensor]) -> str:
+        """The root of the fingerprint that follows from all tensors' pieces, which needs no tokenizer."""
+        return self.base.identity([], self._distinct(pieces), pieces).root
+
     def known_pieces(self) -> dict[str, Tensor] | None:
         """As `pieces`, from known hashes alone; None if they are not known.
 

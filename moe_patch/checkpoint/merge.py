@@ -117,7 +117,7 @@ class MergePlan:
                 if progress is not None:
                     progress("files", number + 1, len(self.checkpoint.weights))
             merged = self._merged_pieces(base.result().pieces, staging.folder)
-            root = self.checkpoint.identity([], merged).root
+            root = self.checkpoint.root(merged)
             record = self._record(base.result().record, root, sums, editor)
             self._refuse_losses(record)
             self._finish(staging, record)

@@ -6,14 +6,13 @@ import logging
 from functools import cache
 from pathlib import Path
 
-import torch
 import transformers
 from transformers import AutoTokenizer
 
 from moe_patch.base.refusal import transformers_reads
 from moe_patch.base.tokens import token_hashes
 from moe_patch.errors import ModelError
-from moe_patch.io.known import Known
+from moe_patch.io.known import Known, digest_tensor, digest_text
 from moe_patch.patch.fingerprint import TOKEN_PARTS
 
 logger = logging.getLogger(__name__)
@@ -30,19 +29,14 @@ def stored_tokens(folder: Path) -> dict[str, str]:
         return {}
     known = Known.of(["tokens", 1, transformers.__version__], files)
     if (found := known.find()) is not None:
-        return {part: f"sha256:{bytes(found[part].tolist()).hex()}" for part in TOKEN_PARTS}
+        return {part: f"sha256:{digest_text(found[part])}" for part in TOKEN_PARTS}
     try:
         with transformers_reads(f"the tokenizer of '{folder}'"):
             hashes = token_hashes(AutoTokenizer.from_pretrained(folder))
     except ModelError as error:
         _warn_once(f"no tokenizer is compared with a patch's: {error}")
         return {}
-    known.store(
-        {
-            part: torch.tensor(list(bytes.fromhex(digest.removeprefix("sha256:"))), dtype=torch.uint8)
-            for part, digest in hashes.items()
-        }
-    )
+    known.store({part: digest_tensor(digest.removeprefix("sha256:")) for part, digest in hashes.items()})
     return hashes
 
 

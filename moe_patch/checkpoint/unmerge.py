@@ -94,7 +94,7 @@ def _warn_of_change(folder: Path, record: Record) -> None:
     pieces = checkpoint.known_pieces()
     if pieces is None or record.result is None:
         return
-    if checkpoint.identity([], pieces).root != record.result:
+    if checkpoint.root(pieces) != record.result:
         logger.warning(
             "%s has changed since the merge, and not only in the merged experts: what was written is not "
             "the base of the record",

@@ -88,11 +88,21 @@ def known_hash(
     known = Known.of(what, files)
     found = None if fresh else known.find()
     if found is not None:
-        return bytes(found["sha256"].tolist()).hex()
+        return digest_text(found["sha256"])
     with _readable():
         digest = compute()
-    known.store({"sha256": torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8)})
+    known.store({"sha256": digest_tensor(digest)})
     return digest
+
+
+def digest_tensor(digest: str) -> Tensor:
+    """A hash in hexadecimal as it is stored: (32,) uint8."""
+    return torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8)
+
+
+def digest_text(stored: Tensor) -> str:
+    """A stored hash (32,) in hexadecimal."""
+    return bytes(stored.tolist()).hex()
 
 
 @contextmanager
