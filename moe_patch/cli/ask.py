@@ -17,7 +17,6 @@ from moe_patch.cli.options import (
     mode_option,
     model_options,
     open_model,
-    read_edits,
     schema_option,
 )
 
@@ -75,6 +74,7 @@ def ask(
     Answers are the model's greedy continuations.
     """
     from moe_patch.apply import apply
+    from moe_patch.building.edits import read_edits
     from moe_patch.patch import load
 
     if not prompts and edits is None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,27 +10,24 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from moe_patch.cli.console import print_json, print_tables, progress_bars, say
+from moe_patch.cli.console import plain_table, print_json, print_tables, progress_bars, say
 from moe_patch.cli.options import (
     FILE,
     NEW_FILE,
     NumberRange,
+    dtype_of,
     json_option,
     model_options,
-    open_model,
-    read_edits,
+    quiet_transformers,
     schema_option,
 )
 from moe_patch.cli.output import check_writable
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
+    from rich.table import Table
 
-    from moe_patch.base.model import Base
-    from moe_patch.data.fact_file import FactFile
     from moe_patch.data.schemas import ZsreSchema
-    from moe_patch.methods import Method
-    from moe_patch.methods.earlier_edits import EarlierEdits
+    from moe_patch.tuning import Choice
 
 
 def _layers(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int] | None:
@@ -53,22 +49,6 @@ def _method_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
     return [CompletionItem(name, help=method.pretty_name) for name, method in sorted(METHODS.items())]
 
 
-#: The method options that each command line option sets, as far as the method has them.
-_NAMES = {
-    "layers": ("layers", "layer"),
-    "batch_size": ("batch_size",),
-    "solver": ("solver",),
-    "ridge": ("ridge",),
-    "projection": ("projection",),
-    "protect_earlier": ("protect_earlier",),
-    "unseen": ("unseen",),
-    "corpus": ("corpus",),
-    "seed": ("seed", "targets.seed"),
-    "fact_token": ("targets.fact_token",),
-    "chat": ("targets.chat", "chat"),
-}
-
-
 @click.command(
     epilog="""\b
 Examples:
@@ -81,8 +61,8 @@ Examples:
 Exit codes:
   0 built   15 built, but fewer facts took than --require asks
 
-Options that are not given come from --recipe, or from the recipe that ships for the model, or from the
-method's defaults, in this order.
+Options that are not given come from --recipe, or from the recipe that ships for the model, or are chosen
+by looking at the model, or are the method's defaults, in this order. The report says which came from where.
 """
 )
 @click.option(
@@ -103,7 +83,11 @@ method's defaults, in this order.
     type=FILE,
     help="A stack to build on: it is applied during the build, and its facts are protected.",
 )
-@click.option("--recipe", help="Hyper-parameters: a .yaml file, or the name of a recipe that ships.")
+@click.option(
+    "--recipe",
+    help='Hyper-parameters: a .yaml file, the name of a recipe that ships, or "none" to do without the one '
+    "that ships for the model.",
+)
 @click.option("--layers", callback=_layers, help="Decoder layers to edit, as 2,3,4 or 2-4.")
 @click.option(
     "--batch-size",
@@ -173,69 +157,55 @@ def build(
     **given: Any,
 ) -> None:
     """Build a patch that makes the model say the facts in EDITS."""
+    from moe_patch.building import BuildRequest, open_job
+    from moe_patch.building.given import given_options
     from moe_patch.cli.summary import describe_patch, summary_tables
     from moe_patch.methods import get_method
     from moe_patch.patch import save
 
-    chosen = get_method(method)
     out = check_writable(out or Path(f"{edits.stem}.safetensors"))
-    read_file = partial(read_edits, edits, schema=schema, skip_invalid=skip_invalid)
-    read_file()  # report mistakes in the facts before the model is loaded
-    earlier = _earlier_edits(lock_path) if lock_path else None
-    base = open_model(model, dtype, device_map, offload_folder, allow_dense=chosen.edits_dense)
-    read = read_file(base=base)
-    _list_skipped(read)
-    _tell_convention(read, edits)
-    options = _options(chosen, base, recipe, given, settings)
-    started = time.monotonic()
+    quiet_transformers()
+    request = BuildRequest(
+        edits,
+        model=model,
+        method=method,
+        recipe=recipe,
+        given=given_options(get_method(method), given, settings),
+        stack=lock_path,
+        schema=schema,
+        skip_invalid=skip_invalid,
+        dtype=dtype_of(dtype),
+        device_map=device_map,
+        offload_folder=offload_folder,
+    )
+    job = open_job(request, tell=partial(say, err=True))
     with progress_bars() as progress:
-        if earlier is None:
-            patch = chosen.build(base, read, options, progress)
-        else:
-            patch = chosen.build_on(base, read, options, earlier, progress)
-    seconds = time.monotonic() - started
-    save(patch, out)
-    described = describe_patch(patch, out)
+        choice = job.choose(progress)
+        built = job.run(choice, progress)
+    save(built.patch, out)
+    described = describe_patch(built.patch, out)
     if as_json:
-        print_json(described | {"patch": str(out), "seconds": seconds})
+        print_json(described | {"patch": str(out), "seconds": built.seconds, "options": choice.to_json()})
     else:
-        print_tables(*summary_tables(described))
-        say("", f"{out}: {len(read.facts)} facts, built in {seconds:.1f} s")
+        print_tables(*summary_tables(described), *_choice_tables(choice))
+        say("", f"{out}: {len(job.facts)} facts, built in {built.seconds:.1f} s")
     if require is not None:
         _require(described["taken"], require)
 
 
-def _options(
-    method: Method[Any], base: Base, recipe: str | None, given: Mapping[str, Any], settings: Sequence[str]
-) -> BaseModel:
-    """The method's options. The command line overrides the recipe, which overrides the defaults."""
-    from moe_patch.methods.overrides import merged_options, option_names, parse_setting
-    from moe_patch.methods.recipes import load_recipe, recipe_for
-
-    found = recipe_for(base) if recipe is None else load_recipe(recipe)
-    known = set(option_names(method.Options))
-    overrides: dict[str, Any] = {}
-    for flag, value in given.items():
-        if value is not None:
-            names = [name for name in _NAMES[flag] if name in known]
-            overrides |= dict.fromkeys(names or _NAMES[flag][:1], value)
-    overrides |= dict(map(parse_setting, settings))
-    values = found.method_options(method.name) if found else {}
-    options: BaseModel = merged_options(
-        method.Options, values, overrides, f"recipe {found.name}" if found else ""
-    )
-    return options
+def _choice_tables(choice: Choice) -> list[Table]:
+    """A table of the options that are no plain defaults, if there are any."""
+    if not choice.sources:
+        return []
+    table = plain_table("Options that are no defaults", ("option", "value", "from", "why"))
+    for source in choice.sources:
+        table.add_row(source.option, _shown(source.value), source.origin, source.reason)
+    return [table]
 
 
-def _earlier_edits(lock_path: Path) -> EarlierEdits:
-    """The stack to build on. Notes on it go to standard error."""
-    from moe_patch.methods.earlier_edits import EarlierEdits
-    from moe_patch.stack import resolve_stack
-
-    resolved = resolve_stack(lock_path)
-    for note in resolved.notes:
-        say(note, err=True)
-    return EarlierEdits(resolved.patch, resolved.patch.parents)
+def _shown(value: Any) -> str:
+    """An option's value, as it could be set."""
+    return ",".join(map(str, value)) if isinstance(value, list) else json.dumps(value).strip('"')
 
 
 def _require(taken: float | None, least: float) -> None:
@@ -246,19 +216,3 @@ def _require(taken: float | None, least: float) -> None:
         share = "an unknown share" if taken is None else f"{taken:.1%}"
         say(f"{share} of the facts took; {least:.1%} were required", err=True)
         raise click.exceptions.Exit(int(Verdict.NOT_HELD))
-
-
-def _list_skipped(read: FactFile) -> None:
-    for skipped in read.skipped:
-        say(f"Skipped line {skipped.line}: {skipped.reason}", err=True)
-    if read.skipped:
-        say(f"{len(read.skipped)} facts were skipped; {len(read.facts)} are left.", err=True)
-
-
-def _tell_convention(read: FactFile, path: Path) -> None:
-    """Say which answer ZsRE records edit to, since papers differ in it and the records do not tell."""
-    takes = {"zsre-alt": "alt", "zsre-answers": "the first of `answers`"}
-    if read.schema in takes:
-        other = next(schema for schema in takes if schema != read.schema)
-        told = f"{path}: ZsRE records, read as {read.schema}: the new answer is {takes[read.schema]}"
-        say(f"{told}; --schema {other} takes {takes[other]}", err=True)

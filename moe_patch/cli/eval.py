@@ -18,7 +18,6 @@ from moe_patch.cli.options import (
     mode_option,
     model_options,
     open_model,
-    read_edits,
     schema_option,
 )
 
@@ -71,6 +70,7 @@ def evaluate(
     applied. The report names the schema of the facts, the rule that follows from it unless --rule is given,
     and what specificity compares with.
     """
+    from moe_patch.building.edits import read_edits
     from moe_patch.evaluation import Setting
     from moe_patch.evaluation import evaluate as run
     from moe_patch.patch import load

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    import torch
+
     from moe_patch.base.model import Base
-    from moe_patch.data.fact_file import FactFile
-    from moe_patch.data.schemas import ZsreSchema
     from moe_patch.patch import Patch
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -150,19 +150,23 @@ def open_model(
     allow_dense: bool = False,
 ) -> Base:
     """Open the model that `model_options` describe. Progress bars appear on a terminal only."""
-    import torch
-
     from moe_patch.base.opening import open_base
 
     quiet_transformers()
-    wanted = None if dtype == "auto" else getattr(torch, dtype)
     return open_base(
         model,
-        dtype=wanted,
+        dtype=dtype_of(dtype),
         device_map=device_map,
         offload_folder=offload_folder,
         allow_dense=allow_dense,
     )
+
+
+def dtype_of(name: str) -> torch.dtype | None:
+    """The type that `--dtype` names; None for the checkpoint's own."""
+    import torch
+
+    return None if name == "auto" else getattr(torch, name)
 
 
 def quiet_transformers() -> None:
@@ -174,33 +178,6 @@ def quiet_transformers() -> None:
     hide_notices("transformers")
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
-
-
-def read_edits(
-    path: Path,
-    *,
-    schema: ZsreSchema | None = None,
-    skip_invalid: bool = False,
-    base: Base | None = None,
-    built: Patch | None = None,
-) -> FactFile:
-    """Read a facts file. With a base, also refuse targets that its tokenizer turns into no tokens.
-
-    ZsRE records are read by `schema`, else as the facts that a patch was built from, else in the usual way.
-    """
-    from moe_patch.data.fact_file import read_facts
-    from moe_patch.data.schemas import DEFAULT_ZSRE, ZSRE_SCHEMAS
-
-    def tokenize(text: str) -> list[int]:
-        assert base is not None
-        return base.reader.read_fragment(text)
-
-    as_built = next((known for known in ZSRE_SCHEMAS if built and known == built.schema), DEFAULT_ZSRE)
-    zsre = schema or as_built
-    read = read_facts(path, skip_invalid=skip_invalid, tokenize=tokenize if base else None, zsre=zsre)
-    if schema is not None and read.schema != schema:
-        raise click.UsageError(f"--schema {schema} is for ZsRE records, but {path} has {read.schema} records")
-    return read
 
 
 def built_with_chat(patch: Patch, chat: bool | None) -> bool:

@@ -56,6 +56,23 @@ def test_the_command_line_wins_over_the_recipe(run: Run, edits: Path, model: Pat
     assert (used["targets"]["steps"], used["targets"]["clamp"]) == (2, 0.25)
 
 
+def test_a_build_says_where_its_options_came_from(run: Run, edits: Path, model: Path, tmp_path: Path) -> None:
+    given = ("--no-projection", "--set", "targets.steps=2")
+    arguments = ("build", "--edits", edits, "--model", model, "--out", tmp_path / "out.safetensors", *given)
+    shown = run(*arguments).stdout
+    table = shown.partition("Options that are no defaults")[2]
+    assert [line.split()[1:6:2] for line in table.splitlines() if " projection " in line] == [
+        ["projection", "false", "given"]
+    ]
+    assert "chosen" in table
+    options = json.loads(run(*arguments, "--json").stdout)["options"]
+    assert {one["option"]: one["from"] for one in options} == {
+        "projection": "given",
+        "targets.steps": "given",
+        "layers": "chosen",
+    }
+
+
 def test_an_interrupted_build_leaves_nothing_behind(
     run: Run, edits: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
