@@ -54,6 +54,15 @@ def continue_rows(
 
 
 @contextmanager
+def seeded(base: Base, seed: int) -> Iterator[None]:
+    """Inside the block, samples follow from `seed` alone. The caller's random state does not change."""
+    devices = [base.device] if base.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
 def _without_defaults(model: Any) -> Iterator[None]:
     """Hide the model's own generation settings, from which `generate()` takes what a call leaves open."""
     own = model.generation_config

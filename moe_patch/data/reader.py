@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Any
 
 from moe_patch.data.chat import chat_frame, generation_prompt
@@ -118,6 +118,23 @@ class Reader:
         prompt = prompt_text(prompt)
         text = generation_prompt(self.tokenizer, prompt) if chat else prompt
         return self._tokens(text, chat=chat, name=quoted(prompt))
+
+    def read_start(self, *, chat: bool) -> tuple[int, ...]:
+        """The tokens after which a text starts, or with `chat` a user's message. There may be none.
+
+        They are what the tokenizer puts before a text, or else the token that begins or ends one.
+
+        Raises:
+            NoChatTemplate: as for `read_answer`.
+            PromptError: as for `read_answer`.
+        """
+        if chat:
+            frame, _, _ = chat_frame(self.tokenizer, _STAND_IN, _STAND_IN)
+            return self._encoded(frame.before, chat=True, name="the chat template's beginning")[0]
+        put, _ = self._encoded("", chat=False, name="an empty text")
+        ends = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
+        known = (end for end in ends if end is not None and (self.rows is None or end < self.rows))
+        return put or tuple(islice(known, 1))
 
     def read_fragment(self, text: str) -> list[int]:
         """The tokens of a part of a text, without any special tokens around it."""

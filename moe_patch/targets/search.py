@@ -32,10 +32,10 @@ from moe_patch.base.freezing import frozen_weights
 from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import FactToken, Prompt, PromptStyle, encode_essence, encode_fact, encode_kept
+from moe_patch.elicit.contexts import generate_contexts
 from moe_patch.progress import Progress
 from moe_patch.solve.finite import check_finite
 from moe_patch.targets.answers import Answers
-from moe_patch.targets.contexts import generate_contexts
 from moe_patch.targets.tail import Reads, open_pass, plain_logits
 
 

@@ -10,7 +10,7 @@ from transformers import GenerationConfig
 
 from moe_patch.base.decoding import continue_rows
 from moe_patch.base.model import Base
-from moe_patch.targets.contexts import generate_contexts
+from moe_patch.elicit.contexts import generate_contexts
 from tests.tiny import EOS, tiny_base
 
 ROWS = [(70, 71, 72, 73), (80,), (90, 91)]
