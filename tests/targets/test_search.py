@@ -15,8 +15,8 @@ from moe_patch.base.model import Base
 from moe_patch.base.opening import wrap
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import Prompt, encode_essence, encode_fact, encode_kept
-from moe_patch.errors import TargetError
 from moe_patch.elicit.contexts import generate_contexts
+from moe_patch.errors import TargetError
 from moe_patch.targets.search import (
     TargetOptions,
     Targets,
