@@ -69,6 +69,10 @@ class NoChatTemplate(PromptError):
     """The chat template was asked for, but the tokenizer has none."""
 
 
+class TuningError(MoePatchError):
+    """Good options cannot be searched: the base knows too little, or the time or the method does not do."""
+
+
 class StackError(MoePatchError):
     """A stack, or an operation on it, is impossible: no such patch, another base, facts that contradict."""
 

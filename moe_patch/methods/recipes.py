@@ -6,7 +6,8 @@
       moeedit: {layers: [0, 1], ridge: 0.001, corpus: corpus.txt}
 
 A recipe is found by its name among those in the package, by its path, or by comparing its `match` with an
-opened base. The path of a corpus is relative to the recipe.
+opened base. The path of a corpus is relative to the recipe. One that was found by measuring a model also has
+that model's fingerprint, as `base`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Recipe(BaseModel):
     name: str
     match: dict[str, str | int | bool] = Field(min_length=1)  # fields of the model's text config
     methods: dict[str, dict[str, Any]]  # options by method
+    base: str | None = None  # the root of the fingerprint of the model that it was measured on
 
     def method_options(self, method: str) -> dict[str, Any]:
         """The recipe's options for a method; empty if it has none."""
@@ -74,17 +76,41 @@ def recipe_for(base: Base) -> Recipe | None:
     return next((recipe for recipe in map(_read_recipe, shipped_recipes()) if recipe.fits(base)), None)
 
 
-def _read_recipe(path: Path) -> Recipe:
+def parse_recipe(text: str, place: str | Path) -> Recipe:
+    """The recipe of a YAML text.
+
+    Args:
+        text: the YAML.
+        place: where it comes from, for messages.
+
+    Raises:
+        ConfigError: the text is not a recipe.
+    """
     try:
-        recipe = Recipe.model_validate(yaml.safe_load(read_text(path, _MAX_BYTES)))
-    except OSError as error:
-        raise ConfigError(f"cannot read the recipe {path}: {error.strerror}") from error
+        return Recipe.model_validate(yaml.safe_load(text))
     except ValidationError as error:
-        raise ConfigError(f"{path} is not a recipe: {strict_json.first_complaint(error)}") from error
+        raise ConfigError(f"{place} is not a recipe: {strict_json.first_complaint(error)}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(
-            f"{path} is not a recipe: it is not YAML in UTF-8: {' '.join(str(error).split())}"
+            f"{place} is not a recipe: it is not YAML in UTF-8: {' '.join(str(error).split())}"
         ) from error
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """A recipe as YAML, which `parse_recipe` reads back."""
+    fields = {name: value for name, value in recipe.model_dump(mode="json").items() if value is not None}
+    text: str = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=100)
+    return text
+
+
+def _read_recipe(path: Path) -> Recipe:
+    try:
+        text = read_text(path, _MAX_BYTES)
+    except OSError as error:
+        raise ConfigError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not a recipe: it is not YAML in UTF-8: {error}") from error
+    recipe = parse_recipe(text, path)
     for options in recipe.methods.values():
         if "corpus" in options:
             options["corpus"] = path.parent / str(options["corpus"])
