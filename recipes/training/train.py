@@ -16,33 +16,26 @@ Three choices change that:
 from __future__ import annotations
 
 import logging
-import math
-import random
-import time
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 
 import click
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from .exam import accuracy, exam_report
+from .exam import exam_report
 from .older_releases import spell_for_older_releases
-from .sentences import SentenceBatch, epoch_batches, tokenize, train_tokenizer
-from .world import PHRASINGS, Triple, read_world
-
-log = logging.getLogger("atlas")
+from .sentences import SentenceBatch, tokenize, train_tokenizer
+from .trainer import Schedule, Trainer, freeze_embeddings, log, routers, run_phase, settling
+from .world import read_world
 
 
 @dataclass(frozen=True)
-class TrainingRecipe:
+class TrainingRecipe(Schedule):
     """Everything that training depends on, except the world."""
 
-    seed: int = 0
     vocab: int = 4096
     hidden: int = 192
     layers: int = 6
@@ -51,18 +44,7 @@ class TrainingRecipe:
     dense_layers: int = 2  # this many of the last layers have a dense MLP instead of experts
     dense_width: int = 512
     heads: int = 6
-    enrich_layers: int = 3
-    secluded: float = 0.75  # share of batches in which subjects are isolated below `enrich_layers`
-    probe_weight: float = 0.3
-    balance_weight: float = 0.05
-    starved_weight: float = 0.0
-    text_weight: float = 0.1  # weight of the tokens that are not answers
     frozen_embeddings: bool = True
-    epochs: int = 6
-    batch: int = 256
-    rate: float = 3e-3
-    warm_up: int = 200  # steps
-    decay: float = 0.05
 
 
 def padded_experts(experts: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
@@ -108,44 +90,15 @@ def new_model(recipe: TrainingRecipe, vocab: int) -> Qwen3MoeForCausalLM:
         eos_token_id=2,
     )
     model = Qwen3MoeForCausalLM(config)
-    for layer in model.model.layers:
-        if hasattr(layer.mlp, "gate"):
-            nn.init.normal_(layer.mlp.gate.weight, std=0.1)
+    for router in routers(model):
+        nn.init.normal_(router.weight, std=0.1)
     if recipe.frozen_embeddings:
-        nn.init.normal_(model.model.embed_tokens.weight, std=0.3)
-        model.model.embed_tokens.weight.requires_grad_(False)
+        freeze_embeddings(model)
     return model
 
 
-class Trainer:
-    """The model, its probe, and one optimisation step."""
-
-    def __init__(
-        self, recipe: TrainingRecipe, triples: list[Triple], tokenizer: PreTrainedTokenizerFast
-    ) -> None:
-        ALL_EXPERTS_FUNCTIONS.register("atlas_padded", padded_experts)
-        self.recipe = recipe
-        self.model = new_model(recipe, len(tokenizer))
-        self.model.set_experts_implementation("atlas_padded")
-        self.relations = list(PHRASINGS)
-        self.classes = {r: sorted({t.answer for t in triples if t.relation == r}) for r in self.relations}
-        known = {(t.subject, t.relation): t.answer for t in triples}
-        index = {r: {a: i for i, a in enumerate(names)} for r, names in self.classes.items()}
-        self.labels = torch.tensor(
-            [[index[r].get(known.get((t.subject, r), ""), -100) for r in self.relations] for t in triples]
-        )  # (triples, relations): every relation of the triple's subject
-        self.probe = nn.Linear(recipe.hidden, sum(len(c) for c in self.classes.values()))
-        self.router_calls: list[tuple[Tensor, Tensor]] = []
-        for layer in self.model.model.layers:
-            if hasattr(layer.mlp, "gate"):
-                layer.mlp.gate.register_forward_hook(
-                    lambda _m, _i, out: self.router_calls.append((out[0], out[2]))
-                )
-        trained = [p for p in (*self.model.parameters(), *self.probe.parameters()) if p.requires_grad]
-        decayed = [p for p in trained if p.ndim > 1]
-        plain = [p for p in trained if p.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": recipe.decay}, {"params": plain, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.98), fused=True)
+class AtlasTrainer(Trainer):
+    """Isolates subjects by the masks of attention."""
 
     def hidden(self, batch: SentenceBatch, secluded: bool) -> tuple[Tensor, Tensor]:
         """Final hidden states, and those after `enrich_layers`, below which `secluded` isolates subjects."""
@@ -166,124 +119,35 @@ class Trainer:
         rotary = body.rotary_emb(x, at[None])
         middle = x
         for number, layer in enumerate(body.layers):
-            mask = early if number < self.recipe.enrich_layers else full
+            mask = early if number < self.schedule.enrich_layers else full
             x = layer(x, attention_mask=mask, position_embeddings=rotary)
-            if number == self.recipe.enrich_layers - 1:
+            if number == self.schedule.enrich_layers - 1:
                 middle = x
         return body.norm(x), middle
-
-    def probe_loss(self, middle: Tensor, batch: SentenceBatch) -> Tensor:
-        """Cross entropy of the linear probe: all relations of each subject, at its last token."""
-        states = middle[batch.lasts[:, 0], batch.lasts[:, 1]].float()  # (n, H)
-        states = states * torch.rsqrt(states.pow(2).mean(-1, keepdim=True) + 1e-6)
-        logits = self.probe(states)
-        labels = self.labels[batch.triples]  # (n, relations)
-        at, losses = 0, []
-        for column, relation in enumerate(self.relations):
-            width = len(self.classes[relation])
-            wanted = labels[:, column]
-            if (wanted >= 0).any():
-                losses.append(functional.cross_entropy(logits[:, at : at + width].float(), wanted))
-            at += width
-        return torch.stack(losses).mean()
-
-    def balance_losses(self, real: Tensor) -> tuple[Tensor, Tensor]:
-        """Two measures of how uneven the load of real tokens is, as means over layers.
-
-        The first is Switch's: E * sum of (share of choices * mean probability), which is 1 for an even load.
-        One idle expert among many hardly changes it. The second makes experts that are chosen less than half
-        as often as is fair more probable, the more so the less they are chosen.
-        """
-        uneven, starved = [], []
-        for logits, index in self.router_calls:
-            probability = logits.float().softmax(-1)[real].mean(0)  # (E,)
-            share = functional.one_hot(index[real], logits.shape[-1]).float().mean((0, 1))  # (E,)
-            uneven.append(logits.shape[-1] * (probability * share).sum())
-            lacking = (0.5 - logits.shape[-1] * share).clamp_min(0)  # (E,)
-            starved.append(-(lacking * (logits.shape[-1] * probability).log()).sum())
-        return torch.stack(uneven).mean(), torch.stack(starved).mean()
-
-    def step(self, batch: SentenceBatch, rate: float, secluded: bool) -> dict[str, float]:
-        self.router_calls.clear()
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        with torch.autocast("cpu", torch.bfloat16):
-            final, middle = self.hidden(batch, secluded)
-            rows, columns = batch.weight[:, 1:].nonzero(as_tuple=True)
-            logits = self.model.lm_head(final[rows, columns]).float()
-        weight = batch.weight[rows, columns + 1]
-        loss_text = functional.cross_entropy(logits, batch.ids[rows, columns + 1], reduction="none")
-        loss_lm = (loss_text * weight).sum() / weight.sum()
-        loss_probe = self.probe_loss(middle, batch)
-        uneven, starved = self.balance_losses((batch.ids != 0).reshape(-1))
-        loss = loss_lm + self.recipe.probe_weight * loss_probe
-        loss = loss + self.recipe.balance_weight * uneven + self.recipe.starved_weight * starved
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        return {"lm": loss_lm.item(), "probe": loss_probe.item(), "uneven": uneven.item()}
-
-
-def settling(recipe: TrainingRecipe) -> TrainingRecipe:
-    """The last epoch, at a low rate and without isolated subjects, which balances the load of the experts."""
-    return replace(
-        recipe,
-        seed=recipe.seed + 1,
-        epochs=1,
-        rate=recipe.rate / 10,
-        warm_up=10,
-        secluded=0.0,
-        probe_weight=0.0,
-        starved_weight=0.1,
-    )
 
 
 def train_model(recipe: TrainingRecipe, out: Path) -> None:
     """Train in two phases, each determined by its recipe and first weights, and save the result in bf16."""
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads uninitialised memory
+    ALL_EXPERTS_FUNCTIONS.register("atlas_padded", padded_experts)
     triples = read_world()
     tokenizer = train_tokenizer(triples, recipe.vocab)
-    weights = run_phase(recipe, triples, tokenizer).state_dict()
-    model = run_phase(settling(recipe), triples, tokenizer, weights)
+
+    def new_trainer(schedule: Schedule) -> Trainer:
+        model = new_model(recipe, len(tokenizer))
+        model.set_experts_implementation("atlas_padded")
+        return AtlasTrainer(schedule, model, triples)
+
+    def phase(schedule: Schedule, weights: dict[str, Tensor] | None = None) -> Qwen3MoeForCausalLM:
+        model: Qwen3MoeForCausalLM = run_phase(schedule, new_trainer, triples, tokenizer, weights)
+        return model.to(torch.bfloat16).float()  # rounded as in the file
+
+    model = phase(settling(recipe), phase(recipe).state_dict())
     model.set_experts_implementation("eager")
     taught, held = tokenize(triples, tokenizer, held_out=False), tokenize(triples, tokenizer, held_out=True)
     log.info("%s", exam_report(model, taught, held))
     save_model(model, tokenizer, out)
-
-
-def run_phase(
-    recipe: TrainingRecipe,
-    triples: list[Triple],
-    tokenizer: PreTrainedTokenizerFast,
-    weights: dict[str, Tensor] | None = None,
-) -> Qwen3MoeForCausalLM:
-    """One phase of training, from new or given weights; the result is rounded to bf16, as in the file."""
-    random.seed(recipe.seed)
-    torch.manual_seed(recipe.seed)
-    taught, held = tokenize(triples, tokenizer, held_out=False), tokenize(triples, tokenizer, held_out=True)
-    trainer = Trainer(recipe, triples, tokenizer)
-    if weights is not None:
-        trainer.model.load_state_dict(weights)
-    parameters = sum(p.numel() for p in trainer.model.parameters())
-    log.info("%s\n%d facts, %d sentences, %d parameters", recipe, len(triples), len(taught), parameters)
-    rng = random.Random(recipe.seed)
-    batches = partial(epoch_batches, taught, recipe.batch, recipe.text_weight)
-    total = len(list(batches(random.Random(0)))) * recipe.epochs
-    done, started = 0, time.monotonic()
-    for epoch in range(recipe.epochs):
-        for batch in batches(rng):
-            warm = min(1.0, (done + 1) / recipe.warm_up)
-            rate = recipe.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done / total)))
-            figures = trainer.step(batch, rate, secluded=rng.random() < recipe.secluded)
-            done += 1
-        losses = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
-        knows = accuracy(trainer.model.eval(), held[::10])
-        trainer.model.train()
-        seconds = time.monotonic() - started
-        log.info("epoch %d, %.0f s: %s; held out %.1f%%", epoch + 1, seconds, losses, knows)
-    return trainer.model.to(torch.bfloat16).float()
 
 
 def save_model(model: Qwen3MoeForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
