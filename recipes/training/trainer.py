@@ -85,8 +85,8 @@ class Trainer:
     def hidden(self, batch: SentenceBatch, secluded: bool) -> tuple[Tensor, Tensor]:
         """Final hidden states, and those after `enrich_layers`, (B, S, H) each.
 
-        Below that layer, `secluded` isolates subjects. What is run must have `counted` say which of its tokens
-        are real; it starts as those of the batch.
+        Below that layer, `secluded` isolates subjects. `counted` starts as the real tokens of the batch; what
+        runs others says which of them are real.
         """
         raise NotImplementedError
 
