@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from moe_patch.apply.stack import Stack
     from moe_patch.base.model import Base
     from moe_patch.base.opening import open_base, wrap
+    from moe_patch.building import build
     from moe_patch.data.fact_file import read_facts, write_facts
     from moe_patch.data.facts import Fact
     from moe_patch.errors import MoePatchError
@@ -38,6 +39,7 @@ __all__ = [
     "Patch",
     "Stack",
     "apply",
+    "build",
     "evaluate",
     "get_method",
     "load",
@@ -54,6 +56,7 @@ _HOME = {
     "MoePatchError": "errors",
     "Patch": "patch",
     "Stack": "apply.stack",
+    "build": "building",
     "evaluate": "evaluation",
     "get_method": "methods",
     "load": "patch",

@@ -25,7 +25,8 @@ def signature(name: str) -> str:
         if parameter.kind is parameter.KEYWORD_ONLY and "*" not in written:
             written.append("*")
         default = "" if parameter.default is parameter.empty else f"={parameter.default!r}"
-        written.append(f"{parameter.name}:{parameter.annotation}{default}")
+        stars = "**" if parameter.kind is parameter.VAR_KEYWORD else ""
+        written.append(f"{stars}{parameter.name}:{parameter.annotation}{default}")
     returned = "" if inspect.isclass(value) else f"->{found.return_annotation}"
     return "".join(f"{name}({','.join(written)}){returned}".split())
 

@@ -5,6 +5,7 @@ Imported by `doctor` and `cli`. It imports `planning`, `tuning`, `methods` and w
 
 from __future__ import annotations
 
+from moe_patch.building.build import build
 from moe_patch.building.job import BuildJob, BuildRequest, Built, build_patch, open_job
 
-__all__ = ["BuildJob", "BuildRequest", "Built", "build_patch", "open_job"]
+__all__ = ["BuildJob", "BuildRequest", "Built", "build", "build_patch", "open_job"]

@@ -10,7 +10,7 @@ Between the steps a caller can show what was found. Saving the patch is left to 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from moe_patch.base.model import Base
 from moe_patch.base.opening import open_base
 from moe_patch.building.edits import notes_on, read_edits
 from moe_patch.data.fact_file import FactFile
+from moe_patch.data.facts import Fact
 from moe_patch.data.schemas import ZsreSchema
 from moe_patch.methods import Method, get_method
 from moe_patch.methods.earlier_edits import EarlierEdits
@@ -40,8 +41,8 @@ Tell = Callable[[str], None]
 class BuildRequest:
     """What to build, and how to open what it takes."""
 
-    edits: Path  # the facts file
-    model: str | Path | None = None  # None for the demo model
+    edits: Path | Sequence[Fact]  # a facts file, or facts
+    model: str | Path | Base | None = None  # None for the demo model
     method: str = "moeedit"
     recipe: str | None = None  # a name or a path; "none" for no recipe; None for the one that fits the model
     given: Mapping[str, Any] = field(default_factory=dict)  # options by dotted names, which win
@@ -68,7 +69,7 @@ class BuildJob:
 
     request: BuildRequest
     base: Base
-    facts: FactFile
+    facts: Sequence[Fact]
     method: Method[Any]
     earlier: EarlierEdits | None
 
@@ -124,15 +125,10 @@ def open_job(request: BuildRequest, tell: Tell | None = None) -> BuildJob:
         resolved = resolve_stack(request.stack)
         earlier = EarlierEdits(resolved.patch, resolved.patch.parents)
         _tell_all(tell, resolved.notes)
-    base = open_base(
-        request.model,
-        dtype=request.dtype,
-        device_map=request.device_map,
-        offload_folder=request.offload_folder,
-        allow_dense=method.edits_dense,
-    )
+    base = _open(request, method)
     facts = _read(request, base)
-    _tell_all(tell, notes_on(facts, request.edits))
+    if isinstance(facts, FactFile) and isinstance(request.edits, Path):
+        _tell_all(tell, notes_on(facts, request.edits))
     return BuildJob(request, base, facts, method, earlier)
 
 
@@ -148,7 +144,21 @@ def build_patch(
     return job.run(job.choose(progress), progress)
 
 
-def _read(request: BuildRequest, base: Base | None = None) -> FactFile:
+def _open(request: BuildRequest, method: Method[Any]) -> Base:
+    if isinstance(request.model, Base):
+        return request.model
+    return open_base(
+        request.model,
+        dtype=request.dtype,
+        device_map=request.device_map,
+        offload_folder=request.offload_folder,
+        allow_dense=method.edits_dense,
+    )
+
+
+def _read(request: BuildRequest, base: Base | None = None) -> Sequence[Fact]:
+    if not isinstance(request.edits, Path):
+        return request.edits
     return read_edits(request.edits, schema=request.schema, skip_invalid=request.skip_invalid, base=base)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moe_patch.cli.console import plain_table, print_json, print_tables, progress_bars
+from moe_patch.cli.console import plain_table, print_json, print_tables
 from moe_patch.cli.options import (
     FILE,
     allow_large_option,
@@ -19,6 +19,7 @@ from moe_patch.cli.options import (
     open_model,
     schema_option,
 )
+from moe_patch.progress import progress_bars
 
 if TYPE_CHECKING:
     from moe_patch.base.model import Base

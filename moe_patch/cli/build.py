@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from moe_patch.cli.console import plain_table, print_json, print_tables, progress_bars, say
+from moe_patch.cli.console import plain_table, print_json, print_tables, say
 from moe_patch.cli.options import (
     FILE,
     NEW_FILE,
@@ -22,6 +22,7 @@ from moe_patch.cli.options import (
     schema_option,
 )
 from moe_patch.cli.output import check_writable
+from moe_patch.progress import progress_bars
 
 if TYPE_CHECKING:
     from rich.table import Table

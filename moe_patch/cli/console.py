@@ -1,22 +1,17 @@
-"""Where output goes: reports to standard output, logs and progress to standard error."""
+"""Where output goes: reports to standard output, logs to standard error."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from moe_patch.io.plain_text import plain_json, plain_text
-
-if TYPE_CHECKING:
-    from moe_patch.progress import Progress as Report
 
 
 def log_to_stderr(level: int) -> None:
@@ -97,22 +92,3 @@ def plain_table(title: str, columns: Sequence[str], right: Sequence[str] = ()) -
     for column in columns:
         table.add_column(plain_text(column), justify="right" if column in right else "left", overflow="fold")
     return table
-
-
-@contextmanager
-def progress_bars() -> Iterator[Report | None]:
-    """A function that draws progress as one bar for each stage; None unless stderr is a terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def report(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield report

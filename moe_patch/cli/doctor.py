@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moe_patch.cli.console import plain_table, print_json, print_tables, progress_bars, say
+from moe_patch.cli.console import plain_table, print_json, print_tables, say
 from moe_patch.cli.options import json_option, quiet_transformers
+from moe_patch.progress import progress_bars
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moe_patch.cli.console import plain_table, print_json, print_tables, progress_bars, say
+from moe_patch.cli.console import plain_table, print_json, print_tables, say
 from moe_patch.cli.options import FILE, allow_large_option, json_option, out_folder_option
+from moe_patch.progress import progress_bars
 
 if TYPE_CHECKING:
     from moe_patch.base.model import Base

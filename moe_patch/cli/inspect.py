@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moe_patch.cli.console import print_json, print_tables, progress_bars
+from moe_patch.cli.console import print_json, print_tables
 from moe_patch.cli.options import FILE, json_option
+from moe_patch.progress import progress_bars
 
 if TYPE_CHECKING:
     from moe_patch.patch import Patch

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moe_patch.cli.console import print_json, progress_bars, say
+from moe_patch.cli.console import print_json, say
 from moe_patch.cli.options import (
     FILE,
     NumberRange,
@@ -17,6 +17,7 @@ from moe_patch.cli.options import (
     open_model,
     opening_options,
 )
+from moe_patch.progress import progress_bars
 
 if TYPE_CHECKING:
     from moe_patch.share.verify import Verification

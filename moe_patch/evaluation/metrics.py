@@ -36,6 +36,9 @@ class Score:
     interval: tuple[float, float] | None
     n: int  # how many prompts
 
+    def __str__(self) -> str:
+        return "-" if self.value is None else f"{self.value:.1f}"
+
     @classmethod
     def of(cls, outcomes: Iterable[float]) -> Score:
         """The mean of outcomes from 0 to 1, with Wilson's interval (JASA 22, 1927).
@@ -83,6 +86,12 @@ class Scores:
     efficacy: Score
     generalization: Score
     specificity: Score
+
+    def __str__(self) -> str:
+        return (
+            f"efficacy {self.efficacy}, generalization {self.generalization}, "
+            f"specificity {self.specificity}, utility {self.utility}"
+        )
 
     @property
     def utility(self) -> Score:

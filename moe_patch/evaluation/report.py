@@ -10,6 +10,7 @@ from rich.table import Table
 from moe_patch.evaluation.metrics import Measurement, Score, Scores
 from moe_patch.evaluation.routing import LayerShift, RoutingShift
 from moe_patch.evaluation.rules import Scoring
+from moe_patch.io.html_tables import Tabled
 
 _NAMES = ("efficacy", "generalization", "specificity", "utility")
 _OTHERS = {
@@ -20,7 +21,7 @@ _OTHERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluationReport:
+class EvaluationReport(Tabled):
     """What one patch does to one base: scores with and without the patch, and the change of routing."""
 
     scoring: Scoring
@@ -43,6 +44,11 @@ class EvaluationReport:
             "base": _measurement(self.base),
             "routing": {"edited": _shift(self.edited_routing), "preserved": _shift(self.preserved_routing)},
         }
+
+    def __repr__(self) -> str:
+        return (
+            f"EvaluationReport({self.facts} facts, patched: {self.patched.scores}, base: {self.base.scores})"
+        )
 
     def tables(self) -> list[Table]:
         """The scores, then the change of routing by layer."""

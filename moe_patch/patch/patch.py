@@ -12,11 +12,13 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 
 from pydantic import JsonValue
+from rich.table import Table
 from torch import Tensor
 
 from moe_patch.data.facts import Fact, fact_json
 from moe_patch.data.schemas import FactSchema
 from moe_patch.errors import ConfigError, WrongBase
+from moe_patch.io.html_tables import Tabled
 from moe_patch.patch.controls import Controls
 from moe_patch.patch.delta import LayerDelta, delta_from, delta_tensors
 from moe_patch.patch.fingerprint import (
@@ -28,6 +30,7 @@ from moe_patch.patch.fingerprint import (
     touched_differences,
 )
 from moe_patch.patch.schema import Kind, Metadata, base_json, content_hash
+from moe_patch.patch.shown import changes, counted, facts_table
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +67,8 @@ def _now() -> str:
     return moment.isoformat(timespec="seconds")
 
 
-@dataclass(frozen=True, eq=False)  # without slots, for the hash is kept
-class Patch:
+@dataclass(frozen=True, eq=False, repr=False)  # without slots, for the hash is kept
+class Patch(Tabled):
     """A change to what one base says about a set of facts.
 
     `results` holds one JSON object for each fact, of what the build says about it, or nothing at all.
@@ -94,6 +97,14 @@ class Patch:
     def hash(self) -> str:
         """SHA-256 over everything in the patch, as "sha256:..."; computed once, as patches do not change."""
         return content_hash(self.body(), self.tensors())
+
+    def __repr__(self) -> str:
+        facts = counted(len(self.facts), "fact")
+        return f"Patch({self.method}, {facts}, {changes(self.layers)}, {self.hash[:14]}...)"
+
+    def tables(self) -> list[Table]:
+        """The first facts, with what the model says with the patch."""
+        return [facts_table(repr(self), self.facts, self.results)]
 
     @property
     def chat(self) -> bool:

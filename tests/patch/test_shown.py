@@ -1,0 +1,25 @@
+"""A patch in a few words and in a table."""
+
+from __future__ import annotations
+
+import pytest
+
+from moe_patch.data.facts import Fact
+from moe_patch.patch.shown import SHOWN, changes, counted, facts_table
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "0 facts"), (1, "1 fact"), (2, "2 facts")])
+def test_one_is_no_plural(number: int, said: str) -> None:
+    assert counted(number, "fact") == said
+
+
+def test_without_deltas_it_is_a_bypass() -> None:
+    assert changes({}) == "a bypass"
+
+
+def test_the_table_says_what_is_said_instead() -> None:
+    facts = [Fact(id=str(i), prompt="{} is", subject="A", target_new="new") for i in range(SHOWN + 1)]
+    results = [{"taken": True}, {"taken": False, "says": "old"}, *({} for _ in range(SHOWN - 1))]
+    table = facts_table("t", facts, results)
+    assert list(table.columns[3].cells) == ["new", "old", *[""] * (SHOWN - 2)]
+    assert str(SHOWN) in str(table.title)
