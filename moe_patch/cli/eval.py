@@ -46,6 +46,12 @@ Examples:
 @click.option(
     "--routing/--no-routing", default=True, show_default=True, help="Compare the router's choices too."
 )
+@click.option(
+    "--generate/--no-generate",
+    default=True,
+    show_default=True,
+    help="Have the base make paraphrases and neighbours for facts that have none. Their scores are marked.",
+)
 @mode_option
 @allow_large_option
 @chat_option
@@ -58,6 +64,7 @@ def evaluate(
     schema: ZsreSchema | None,
     rule: Any,
     routing: bool,
+    generate: bool,
     mode: Any,
     allow_large: bool,
     chat: bool | None,
@@ -69,7 +76,8 @@ def evaluate(
 
     Scores are percentages with 95% intervals. The base is measured in the same run, before the patch is
     applied. The report names the schema of the facts, the rule that follows from it unless --rule is given,
-    and what specificity compares with.
+    and what specificity compares with. Facts without paraphrases or neighbours are asked with prompts that
+    the base makes, and these scores are marked as generated.
     """
     from moe_patch.building.edits import read_edits
     from moe_patch.evaluation import Setting
@@ -83,8 +91,8 @@ def evaluate(
     base = open_model(**model, allow_dense=patch.kind == "bypass")
     with progress_bars() as progress:
         setting = Setting(batch_size, built_with_chat(patch, chat), progress)
-        how = {"mode": mode, "allow_large": allow_large}
-        report = run(base, patch, facts, rule=rule, routing=routing, setting=setting, **how)
+        how = {"mode": mode, "allow_large": allow_large, "routing": routing, "generate": generate}
+        report = run(base, patch, facts, rule=rule, setting=setting, **how)
     if as_json:
         print_json(report.to_json())
     else:

@@ -43,6 +43,7 @@ def generate_neighbours(
     seed: int = 0,
     chat: bool = False,
     subjects: Sequence[str] = (),
+    avoid: Sequence[str] = (),
 ) -> list[tuple[Neighbour, ...]]:
     """At most `count` neighbours of each fact, the same every time.
 
@@ -56,6 +57,7 @@ def generate_neighbours(
         seed: of the samples. The caller's random state does not change.
         chat: whether prompts are put into the tokenizer's chat template.
         subjects: further subjects that no fact edits, to be tried first.
+        avoid: further subjects that are edited, and so are no neighbours.
 
     Returns:
         T tuples.
@@ -66,12 +68,11 @@ def generate_neighbours(
     """
     if not count or not facts:
         return [()] * len(facts)
-    prompts, named = [fact.prompt for fact in facts], [fact.subject for fact in facts]
-    edited = {comparable(subject).casefold() for subject in named}
+    edited = {comparable(subject).casefold() for subject in (*avoid, *(fact.subject for fact in facts))}
     given = [each for each in dict.fromkeys(subjects) if comparable(each).casefold() not in edited]
     proposed = [
         list(dict.fromkeys([*given, *some]))[: _TRIED * count]
-        for some in propose_subjects(base, prompts, named, _SEED + seed)
+        for some in propose_subjects(base, facts, edited, _SEED + seed)
     ]
     asked = {
         (fact.prompt, subject): _about(fact, subject)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import zip_longest
 
 from moe_patch.base.decoding import seeded
 from moe_patch.base.model import Base
-from moe_patch.data.facts import SLOT
+from moe_patch.data.facts import SLOT, Fact
 from moe_patch.data.spacing import spaced
 from moe_patch.data.text import comparable
 from moe_patch.elicit.asking import write_on
@@ -30,25 +30,23 @@ _SEPARATORS = re.compile(r"[,;\u3001\uff0c\uff1b]|\s[-\u2013\u2014]\s")  # in li
 _SEVERAL = re.compile(r"[.!?]\s|[,;\u3001\u3002\uff01\uff0c\uff1b\uff1f]")  # what no subject has inside
 
 
-def propose_subjects(
-    base: Base, prompts: Sequence[str], subjects: Sequence[str], seed: int
-) -> list[list[str]]:
-    """Subjects that may stand in each prompt, most likely ones of the same kind first.
+def propose_subjects(base: Base, facts: Sequence[Fact], taken: Collection[str], seed: int) -> list[list[str]]:
+    """Other subjects for each fact's prompt, most likely ones of the same kind first.
 
     Args:
         base: the model.
-        prompts: each with one `{}`.
-        subjects: the subject that each prompt has; none of them, and no text with one, is proposed.
+        facts: the facts.
+        taken: subjects, in lower case; none of them, and no text with one, is proposed.
         seed: of the samples. The caller's random state does not change.
 
     Returns:
-        a list for each prompt: what the base writes in its place, then what it writes elsewhere.
+        a list for each fact: what the base writes in its subject's place, then what it writes elsewhere.
     """
+    prompts, subjects = [fact.prompt for fact in facts], [fact.subject for fact in facts]
     with seeded(base, seed):
         placed = _in_place(base, prompts, subjects)
         listed = _in_lists(base, subjects)
         spans = _spans(base)
-    taken = {comparable(subject).casefold() for subject in subjects}
     pooled = [proposal for some in placed for proposal in some]
     found = []
     for number, (own, subject) in enumerate(zip(placed, subjects, strict=True)):
@@ -129,7 +127,7 @@ def _is_wordy(character: str) -> bool:
     return unicodedata.category(character)[0] in "LMN"  # letters, marks on them, numbers
 
 
-def _is_name(text: str, taken: set[str]) -> bool:
+def _is_name(text: str, taken: Collection[str]) -> bool:
     """Whether a proposal can be a subject that nobody edits, and is not more than one."""
     lowered = text.casefold()
     readable = any(map(str.isalpha, text)) and UNREADABLE not in text and SLOT not in text

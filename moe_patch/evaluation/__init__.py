@@ -6,7 +6,7 @@ Imported by `methods`, `share` and `cli`. It imports `apply` and what is below.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moe_patch.apply import Mode, apply
 from moe_patch.base.model import Base
@@ -14,6 +14,7 @@ from moe_patch.base.occupied import find_occupant
 from moe_patch.data.fact_file import FactFile
 from moe_patch.data.facts import Fact
 from moe_patch.errors import EvaluationError
+from moe_patch.evaluation.generated import GeneratedQuestions, generate_questions, measure_generated
 from moe_patch.evaluation.metrics import (
     Measurement,
     Question,
@@ -69,6 +70,7 @@ def evaluate(
     rule: Rule | None = None,
     mode: Mode = "merge",
     routing: bool = True,
+    generate: bool = False,
     allow_large: bool = False,
     setting: Setting | None = None,
 ) -> EvaluationReport:
@@ -82,6 +84,8 @@ def evaluate(
             without a file count as facts of the patch's schema.
         mode: how the patch is applied, as in `moe_patch.apply`.
         routing: whether to compare the routing too.
+        generate: whether to have the base make paraphrases and neighbours for facts that have none. They are
+            measured apart.
         allow_large: as in `moe_patch.apply`.
         setting: how prompts are run.
 
@@ -96,11 +100,12 @@ def evaluate(
     if state := find_occupant(base):
         raise EvaluationError(f"{state}: remove it before the evaluation")
     routing = routing and bool(base.layers)  # a dense base has none
+    made = _made(base, questions, patch, setting) if generate else None
     own = own_answers(base, questions.neighbours, setting, "base: own answers")
     own_kept = own_answers(base, questions.kept, setting, "base: answers to keep")
-    before = _observe(base, questions, setting, "base", own, routing=routing)
+    before = _observe(base, questions, setting, "base", own, made, routing=routing)
     with apply(base, patch, mode=mode, allow_large=allow_large, progress=setting.progress):
-        after = _observe(base, questions, setting, "patched", own, routing=routing)
+        after = _observe(base, questions, setting, "patched", own, made, routing=routing)
         locality = unchanged_score(base, own, setting, "patched: locality")
         kept = unchanged_score(base, own_kept, setting, "patched: answers to keep")
     lowest = min(patch.base.experts, default=-1)
@@ -116,10 +121,26 @@ def evaluate(
     )
 
 
+def _made(base: Base, questions: Questions, patch: Patch, setting: Setting) -> GeneratedQuestions:
+    """Prompts of the base's for the facts that have none."""
+    avoid = [fact.subject for fact in patch.facts]
+    return generate_questions(base, [each.fact for each in questions.edited], setting, avoid=avoid)
+
+
 def _observe(
-    base: Base, questions: Questions, setting: Setting, stage: str, own: Sequence[Encoded], *, routing: bool
+    base: Base,
+    questions: Questions,
+    setting: Setting,
+    stage: str,
+    own: Sequence[Encoded],
+    made: GeneratedQuestions | None,
+    *,
+    routing: bool,
 ) -> _State:
     measurement = measure_scores(base, questions, setting, stage=stage, own=own)
+    if made:
+        also = measure_generated(base, made, questions.scoring, measurement, setting, stage)
+        measurement = replace(measurement, generated=also)
     edited, preserved = (_spread(asked) for asked in (questions.edited, questions.neighbours))
     return _State(
         measurement,

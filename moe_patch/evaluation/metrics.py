@@ -100,6 +100,14 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
+class GeneratedScores:
+    """One model's scores on prompts that the base made; efficacy is that of the facts' own."""
+
+    scores: Scores
+    exact: Scores
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """One model's scores by the chosen rule, by greedy exact match, and some that no rule has.
 
@@ -112,6 +120,7 @@ class Measurement:
     answers: Score  # tokens of the neighborhood's own answers that greedy decoding chooses
     agreement: Score  # tokens of the base's answers there that it chooses; measured by the ZsRE rule only
     portability: Score  # tokens that it chooses of what follows from the facts
+    generated: GeneratedScores | None = None  # None if no prompt was made
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +251,7 @@ def measure_scores(
         )
         kept = answered if questions.scoring.specificity_by == "answers" else agreed
         scores, exact = _by_zsre(base, questions, setting, stage, kept)
-    return Measurement(scores, exact, *map(_accuracy, (answered, agreed, implied)))
+    return Measurement(scores, exact, _accuracy(answered), _accuracy(agreed), _accuracy(implied))
 
 
 def _by_counterfact(base: Base, questions: Questions, setting: Setting, stage: str) -> tuple[Scores, Scores]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from moe_patch.evaluation.metrics import Measurement, Score, Scores
+from moe_patch.evaluation.metrics import GeneratedScores, Measurement, Score, Scores
 from moe_patch.evaluation.routing import LayerShift, RoutingShift
 from moe_patch.evaluation.rules import Scoring
 from moe_patch.io.html_tables import Tabled
@@ -60,7 +60,13 @@ class EvaluationReport(Tabled):
 
 def _measurement(measurement: Measurement) -> dict[str, Any]:
     others = {name: _score(getattr(measurement, name)) for name in _OTHERS}
-    return _scores(measurement.scores) | others | {"exact": _scores(measurement.exact)}
+    made = measurement.generated
+    return {
+        **_scores(measurement.scores),
+        **others,
+        "exact": _scores(measurement.exact),
+        "generated": None if made is None else _scores(made.scores) | {"exact": _scores(made.exact)},
+    }
 
 
 def _scores(scores: Scores) -> dict[str, Any]:
@@ -91,6 +97,8 @@ def _score_table(report: EvaluationReport) -> Table:
         cells = (*_cells(report.patched, name), *_cells(report.base, name))
         prompts = getattr(report.patched.scores, name).n
         table.add_row(name, *cells, str(prompts), style="bold" if name == "utility" else None)
+    if report.patched.generated is not None and report.base.generated is not None:
+        _add_generated(table, report.patched.generated, report.base.generated)
     for name, title in _OTHERS.items():
         patched, base = getattr(report.patched, name), getattr(report.base, name)
         if patched.n:
@@ -101,7 +109,16 @@ def _score_table(report: EvaluationReport) -> Table:
     return table
 
 
-def _cells(measurement: Measurement, name: str) -> tuple[str, str, str]:
+def _add_generated(table: Table, patched: GeneratedScores, base: GeneratedScores) -> None:
+    """Rows for prompts that the base made, which have a mark that no others have."""
+    for name in _NAMES[1:]:
+        score = getattr(patched.scores, name)
+        if score.n:
+            cells = (*_cells(patched, name), *_cells(base, name))
+            table.add_row(f"{name} (generated)", *cells, str(score.n))
+
+
+def _cells(measurement: Measurement | GeneratedScores, name: str) -> tuple[str, str, str]:
     exact = getattr(measurement.exact, name)
     return *_value(getattr(measurement.scores, name)), _plain(exact.value, 1)
 

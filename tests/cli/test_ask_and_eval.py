@@ -86,6 +86,15 @@ def test_eval_prints_one_json_object_and_nothing_else(
     assert report["facts"] == len(FACTS)
 
 
+def test_eval_makes_what_facts_lack_and_marks_it(run: Run, patch_file: Path, model: Path) -> None:
+    how = ("eval", patch_file, "--model", model, "--no-routing")  # whose facts have nothing but answers
+    made = json.loads(run(*how, "--json").stdout)
+    assert made["generated"]["generalization"]["n"] > 0
+    assert made["generalization"]["n"] == 0
+    assert "generalization (generated)" in run(*how).stdout
+    assert json.loads(run(*how, "--json", "--no-generate").stdout)["generated"] is None
+
+
 def test_eval_without_edits_asks_the_patchs_own_facts(run: Run, patch_file: Path, model: Path) -> None:
     result = run("eval", patch_file, "--model", model, "--no-routing")
     assert result.exit_code == 0, result.stderr

@@ -41,6 +41,8 @@ def test_given_subjects_are_tried_first_unless_a_fact_edits_them() -> None:
     (some,) = generate_neighbours(taught_base(), [edit("Ann")], count=9, subjects=given)
     assert {"Liz", "Eve", "Bob"} & {each.subject for each in some}
     assert not {"Ann", "ANN"} & {each.subject for each in some}
+    (some,) = generate_neighbours(taught_base(), [edit("Ann")], count=9, subjects=given, avoid=["liz", "Hal"])
+    assert not {"Liz", "Hal"} & {each.subject for each in some}
 
 
 @pytest.fixture
@@ -64,10 +66,15 @@ def write(monkeypatch: pytest.MonkeyPatch, *written: list[str]) -> None:
     monkeypatch.setattr(proposing, "_PLACED", 4)
 
 
+def propose(base: Base, prompt: str, subject: str) -> list[str]:
+    (found,) = propose_subjects(base, [Fact("0", prompt, subject, "new")], {subject.casefold()}, seed=0)
+    return found
+
+
 def test_proposals_end_where_the_prompt_goes_on(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     placed = ["“Oslo” is the Krone", "Lyon. In Rome", "Lima, is the", "Mexico City is the"]
     write(monkeypatch, placed, ["Rio, Ulm; Paris and more, Ghent"], ["The cat sat. On mats"])
-    (found,) = propose_subjects(base, ["The money of {} is the"], ["Paris"], seed=0)
+    found = propose(base, "The money of {} is the", "Paris")
     placed, listed, anywhere = found[:4], found[4:7], found[7:]
     assert placed == ["Oslo", "Lyon", "Lima", "Mexico City"]
     assert listed == ["Rio", "Ulm", "Ghent"]
@@ -79,10 +86,10 @@ def test_no_proposal_is_edited_or_more_than_one_subject(base: Base, monkeypatch:
     placed = [f"{text} is" for text in texts]
     write(monkeypatch, placed, [""], [""])
     monkeypatch.setattr(proposing, "_PLACED", 8)
-    assert propose_subjects(base, ["In {} is"], ["New York"], seed=0) == [[]]
+    assert propose(base, "In {} is", "New York") == []
 
 
 def test_texts_without_blanks_are_cut_by_their_length(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     write(monkeypatch, ["大阪府は広い", "京都の寺院が"], [""], [""])
     monkeypatch.setattr(proposing, "_PLACED", 2)
-    assert propose_subjects(base, ["日本の{}の通貨"], ["東京"], seed=0) == [["大阪", "京都"]]
+    assert propose(base, "日本の{}の通貨", "東京") == ["大阪", "京都"]

@@ -74,7 +74,11 @@ def test_the_json_has_the_same_scores_for_patch_and_base(base: Base, patch: Patc
     names = {"efficacy", "generalization", "specificity", "utility"}
     others = {"answers", "agreement", "portability"}
     assert names <= report.keys()
-    assert report["base"].keys() == names | {"exact", *others} == report.keys() & report["base"].keys()
+    assert (
+        report["base"].keys()
+        == names | {"exact", "generated", *others}
+        == report.keys() & report["base"].keys()
+    )
     assert (report["facts"], report["schema"], report["rule"]) == (4, "native", "counterfact")
     for scores in (report, report["base"]):
         assert [scores[name]["n"] for name in sorted(names)] == [4, 8, 12, 24]
