@@ -28,14 +28,15 @@ from moe_patch.methods.schedule import run_schedule
 from moe_patch.patch import Patch
 from moe_patch.progress import Progress
 from moe_patch.solve.moments import Moments
-from moe_patch.solve.nullspace import DEFAULT_MIN_TOKENS, DEFAULT_TAU, NullSpace, Unseen, null_space
-from moe_patch.targets.search import TargetOptions, check_readable
+from moe_patch.solve.nullspace import DEFAULT_ENERGY, DEFAULT_MIN_TOKENS, NullSpace, Unseen, null_space
+from moe_patch.targets.groups import check_readable
+from moe_patch.targets.options import TargetOptions
 
 logger = logging.getLogger(__name__)
 
 
 class DeltaOptions(MethodOptions):
-    """Options shared by MoEEdit, MoTE and their relatives. Defaults are MoEEdit's."""
+    """Options shared by MoEEdit, MoTE and their relatives. Defaults do not depend on a model's scale."""
 
     layers: tuple[int, ...] = Field(
         (), description="Decoder layers to edit; target values are set at the last one."
@@ -44,16 +45,17 @@ class DeltaOptions(MethodOptions):
     protect_earlier: bool = Field(
         True, description="Keep the facts of earlier batches while a batch is solved."
     )
-    ridge: float = Field(1.0, gt=0, description="lambda.")
-    ridge_relative: bool = Field(
-        False, description="Take lambda as a multiple of the kernel's mean diagonal."
-    )
+    ridge: float = Field(0.03, gt=0, description="lambda.")
+    ridge_relative: bool = Field(True, description="Take lambda as a multiple of the kernel's mean diagonal.")
     projection: bool = Field(True, description="Project keys away from directions that preserved text uses.")
-    tau: float | None = Field(
-        None, gt=0, description=f"Absolute eigenvalue threshold ({DEFAULT_TAU} unless energy is set)."
-    )
     energy: float | None = Field(
-        None, gt=0, le=1, description="Share of the second moment to protect, instead of tau."
+        None,
+        gt=0,
+        le=1,
+        description=f"Share of the second moment to protect ({DEFAULT_ENERGY} unless tau is set).",
+    )
+    tau: float | None = Field(
+        None, gt=0, description="Absolute eigenvalue threshold, instead of energy; 0.02 as published."
     )
     unseen: Unseen = Field("protect", description="What to do with experts that too few tokens reach.")
     min_tokens: int = Field(

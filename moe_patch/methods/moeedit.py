@@ -20,7 +20,7 @@ from moe_patch.progress import Progress
 
 
 class MoEEditOptions(DescentOptions):
-    """Options of MoEEdit. Defaults are the paper's, but for the solver."""
+    """Options of MoEEdit."""
 
     solver: Literal["exact", "bcd"] = Field(
         "exact", description="Closed form, or the paper's block coordinate descent."

@@ -22,7 +22,9 @@ from moe_patch.errors import ConfigError
 from moe_patch.methods.editors import DeltaEditor, EditRequest
 from moe_patch.progress import Progress
 from moe_patch.targets.cached import shared_targets
-from moe_patch.targets.search import TargetOptions, Targets, context_prefixes, facts_together
+from moe_patch.targets.groups import context_prefixes, facts_together
+from moe_patch.targets.options import TargetOptions
+from moe_patch.targets.values import Targets
 
 Results = list[dict[str, JsonValue]]
 
@@ -132,7 +134,9 @@ class _Schedule:
                 {
                     "loss_before": round(found.loss_before[i], 4),
                     "loss_target": round(found.loss_after[i], 4),
+                    "margin": round(found.margin[i], 4),
                     "steps": found.steps[i],
+                    "ended": found.ended[i],
                 }
             )
         places = [*range(known, len(self.results)), *moved]  # of each member, its place in the results

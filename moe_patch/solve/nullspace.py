@@ -3,11 +3,12 @@
 P_j = I - U_j U_j^T, where the columns of U_j are eigenvectors of expert j's mean second moment E[k k^T]. One
 of two rules says which eigenvectors count as used:
 
-* `tau`, the rule of AlphaEdit (arXiv 2410.02355) and MoEEdit: those with an eigenvalue above tau, which is in
-  the square of the keys' unit. The moment is the mean over the tokens that reached the expert, not the sum
-  and not the covariance: keys are neither centred nor weighted by their gates. So the effect of one tau
-  depends on the model's scale.
-* `energy`: the fewest eigenvectors that hold this share of the trace. This does not depend on the scale.
+* `energy`, the default: the fewest eigenvectors that hold this share of the trace. This does not depend on
+  the model's scale.
+* `tau`, the rule of AlphaEdit (arXiv 2410.02355) and MoEEdit, both at 0.02: those with an eigenvalue above
+  tau, which is in the square of the keys' unit. The moment is the mean over the tokens that reached the
+  expert, not the sum and not the covariance: keys are neither centred nor weighted by their gates. So the
+  effect of one tau depends on the scale.
 
 Only U_j is stored. A projector would be d_k x d_k for every expert, however few directions are used.
 """
@@ -27,7 +28,7 @@ from moe_patch.solve.moments import Moments
 Unseen = Literal["protect", "edit", "error"]
 Rule = Literal["tau", "energy"]
 
-DEFAULT_TAU = 0.02
+DEFAULT_ENERGY = 0.95
 DEFAULT_MIN_TOKENS = 64
 
 
@@ -86,8 +87,8 @@ def null_space(
 
     Args:
         moments: second moments of the layer's keys over preserved text.
-        tau: absolute threshold on the eigenvalues of the mean second moment; 0.02 if neither rule is given.
-        energy: share of the trace to hold, above 0 and at most 1.
+        tau: absolute threshold on the eigenvalues of the mean second moment.
+        energy: share of the trace to hold, above 0 and at most 1; 0.95 if neither rule is given.
         unseen: what to do with experts that fewer than `min_tokens` tokens reached. "protect" gives them
             the identity as basis, so that they get no edit. "edit" gives them an empty basis, so that they
             are edited without protection. "error" raises.
@@ -124,14 +125,14 @@ def _rule(tau: float | None, energy: float | None) -> tuple[Rule, float]:
     """Which rule was chosen, and its level."""
     if tau is not None and energy is not None:
         raise ConfigError("tau and energy are two rules for the same choice: give only one of them")
-    if energy is not None:
-        if not 0.0 < energy <= 1.0:
-            raise ConfigError(f"energy is {energy}: expected a share above 0 and at most 1")
-        return "energy", energy
-    tau = DEFAULT_TAU if tau is None else tau
-    if not tau >= 0.0:
-        raise ConfigError(f"tau is {tau}: expected a number of at least 0")
-    return "tau", tau
+    if tau is not None:
+        if not tau >= 0.0:
+            raise ConfigError(f"tau is {tau}: expected a number of at least 0")
+        return "tau", tau
+    energy = DEFAULT_ENERGY if energy is None else energy
+    if not 0.0 < energy <= 1.0:
+        raise ConfigError(f"energy is {energy}: expected a share above 0 and at most 1")
+    return "energy", energy
 
 
 def _used_directions(moments: Moments, expert: int, rule: Rule, level: float) -> Tensor:

@@ -38,6 +38,20 @@ class Answers:
         """Mean negative log-likelihood (B,) of each prompt's answer, in nats, from logits (n, V)."""
         return self.mean(F.cross_entropy(logits.float(), self.ids.to(logits.device), reduction="none"))
 
+    def margin(self, logits: Tensor) -> Tensor:
+        """How far (B,) each prompt's answer leads, in nats: the least lead of its tokens over the next best.
+
+        It is positive just where greedy decoding gives the whole answer; infinite for an empty answer.
+
+        Args:
+            logits: (n, V).
+        """
+        wide, ids = logits.float(), self.ids.to(logits.device)[:, None]
+        own = wide.gather(1, ids)[:, 0]  # (n,)
+        lead = own - wide.scatter(1, ids, -torch.inf).amax(1)  # (n,)
+        row = self.reads.row.to(lead.device)
+        return lead.new_full((len(self.lengths),), torch.inf).scatter_reduce(0, row, lead, "amin")
+
     def mean(self, values: Tensor) -> Tensor:
         """The means (B,) of values (n,) at the reads, over each prompt's answer; 0 for an empty answer."""
         row = self.reads.row

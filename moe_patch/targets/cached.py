@@ -27,15 +27,10 @@ from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import encode_fact
 from moe_patch.io import cache
 from moe_patch.progress import Progress
-from moe_patch.targets.search import (
-    TargetOptions,
-    Targets,
-    facts_together,
-    find_targets,
-    held_prompts,
-    losses_in_place,
-    target_losses,
-)
+from moe_patch.targets.groups import facts_together, held_prompts
+from moe_patch.targets.options import TargetOptions
+from moe_patch.targets.search import find_targets, losses_in_place, target_losses
+from moe_patch.targets.values import ENDINGS, Targets
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +86,7 @@ def _address(
     computed.update(repr(target_losses(base, facts, options)).encode())
     prompts = [[prompt.ids, prompt.edited, prompt.target] for prompt in (*rewrites, *held)]
     return {
-        "version": 2,
+        "version": 3,
         "base": base.fingerprint([]).address(),
         "layer": layer,
         "options": options.model_dump(mode="json", exclude={"use_cache"}),
@@ -108,7 +103,9 @@ def _tensors(targets: Targets) -> dict[str, Tensor]:
         "start": targets.start.cpu().contiguous(),
         "loss_before": torch.tensor(targets.loss_before, dtype=torch.float64),
         "loss_after": torch.tensor(targets.loss_after, dtype=torch.float64),
+        "margin": torch.tensor(targets.margin, dtype=torch.float64),
         "steps": torch.tensor(targets.steps),
+        "ended": torch.tensor([ENDINGS.index(ending) for ending in targets.ended]),
     }
 
 
@@ -118,5 +115,7 @@ def _targets(stored: dict[str, Tensor]) -> Targets:
         start=stored["start"],
         loss_before=tuple(stored["loss_before"].tolist()),
         loss_after=tuple(stored["loss_after"].tolist()),
+        margin=tuple(stored["margin"].tolist()),
         steps=tuple(stored["steps"].tolist()),
+        ended=tuple(ENDINGS[number] for number in stored["ended"].tolist()),
     )

@@ -26,7 +26,8 @@ from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import Batch, Prompt, PromptStyle, encode_fact, pad_right, pad_token
 from moe_patch.evaluation.routing import jaccard_similarity
 from moe_patch.methods.recipes import recipe_for
-from moe_patch.targets.search import TargetOptions, find_targets
+from moe_patch.targets.options import TargetOptions
+from moe_patch.targets.search import find_targets
 from recipes.training.world import read_world
 
 from . import Figures, print_figures

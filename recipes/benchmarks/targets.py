@@ -21,7 +21,8 @@ from moe_patch.data.fact_file import read_facts
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import Prompt, encode_essence, encode_fact
 from moe_patch.methods.recipes import recipe_for
-from moe_patch.targets.search import TargetOptions, find_targets
+from moe_patch.targets.options import TargetOptions
+from moe_patch.targets.search import find_targets
 
 from . import Figures, best_time, print_figures
 

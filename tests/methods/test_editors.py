@@ -12,7 +12,8 @@ from moe_patch.base.keys import measure_keys
 from moe_patch.base.model import Base
 from moe_patch.data.prompts import encode_fact
 from moe_patch.methods import editors
-from moe_patch.targets.search import TargetOptions, find_targets
+from moe_patch.targets.options import TargetOptions
+from moe_patch.targets.search import find_targets
 from tests.methods.builds import build, facts
 from tests.tiny import tiny_base
 

@@ -25,7 +25,9 @@ from moe_patch.errors import ConfigError, ModelError, TargetError
 from moe_patch.methods import get_method
 from moe_patch.patch import Patch, load, save
 from moe_patch.solve.nullspace import NullSpace, null_space
-from moe_patch.targets.search import TargetOptions, context_prefixes, find_targets, target_losses
+from moe_patch.targets.groups import context_prefixes
+from moe_patch.targets.options import TargetOptions
+from moe_patch.targets.search import find_targets, target_losses
 from tests.margins import at_least, at_most
 from tests.methods.builds import corpus, facts, snapshot, unchanged
 from tests.taught import ANSWERS, STRONG, answer, edit, said, taught_base

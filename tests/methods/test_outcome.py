@@ -11,7 +11,8 @@ import moe_patch
 from moe_patch.methods.outcome import with_outcomes
 from moe_patch.patch import Patch
 from moe_patch.stack.untaken import share_taken, untaken_facts
-from moe_patch.targets.search import TargetOptions, target_losses
+from moe_patch.targets.options import TargetOptions
+from moe_patch.targets.search import target_losses
 from tests.taught import edit, said, taught_base
 
 FACTS = (edit("Ann"), edit("Bob"))

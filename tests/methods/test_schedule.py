@@ -15,7 +15,8 @@ from moe_patch.methods import get_method
 from moe_patch.patch import LayerDelta, Patch
 from moe_patch.patch.rows import Rows
 from moe_patch.solve.algebra import edit_response
-from moe_patch.targets.search import TargetOptions, target_losses
+from moe_patch.targets.options import TargetOptions
+from moe_patch.targets.search import target_losses
 from tests.margins import at_most
 from tests.methods.builds import facts
 from tests.taught import STRONG, edit, said, taught_base

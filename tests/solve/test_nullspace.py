@@ -62,14 +62,20 @@ def test_projection_is_orthogonal_and_changes_nothing_twice() -> None:
 
 def test_tau_is_an_absolute_threshold_on_the_mean() -> None:
     moments = with_eigenvalues(1.0, 0.03, 0.019, 0.0)
-    assert null_space(moments).ranks == {0: 2}  # 0.02 unless told otherwise
+    assert null_space(moments, tau=0.02).ranks == {0: 2}
     assert null_space(moments, tau=0.01).ranks == {0: 3}
     assert null_space(moments, tau=2.0).ranks == {0: 0}
     doubled = Moments(0, 2 * moments.second, 2 * moments.tokens)
-    assert null_space(doubled).ranks == {0: 2}
+    assert null_space(doubled, tau=0.02).ranks == {0: 2}
     torch.testing.assert_close(
-        null_space(moments).project(0, torch.ones(1, 4)), torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+        null_space(moments, tau=0.02).project(0, torch.ones(1, 4)), torch.tensor([[0.0, 0.0, 1.0, 1.0]])
     )
+
+
+def test_without_a_rule_95_percent_of_the_energy_are_protected() -> None:
+    moments = with_eigenvalues(0.8, 0.14, 0.04, 0.02)
+    assert null_space(moments).ranks == null_space(moments, energy=0.95).ranks == {0: 3}
+    assert null_space(moments).rule == "energy 0.95"
 
 
 @pytest.mark.parametrize(

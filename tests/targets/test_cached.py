@@ -13,7 +13,10 @@ from moe_patch.base.model import Base
 from moe_patch.io import cache
 from moe_patch.targets import cached as target_cache
 from moe_patch.targets.cached import shared_targets
-from moe_patch.targets.search import TargetOptions, Targets, context_prefixes, find_targets, losses_in_place
+from moe_patch.targets.groups import context_prefixes
+from moe_patch.targets.options import TargetOptions
+from moe_patch.targets.search import find_targets, losses_in_place
+from moe_patch.targets.values import Targets
 from tests.margins import at_least
 from tests.methods.builds import build, facts
 from tests.taught import edit, taught_base

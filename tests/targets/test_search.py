@@ -17,14 +17,11 @@ from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import Prompt, encode_essence, encode_fact, encode_kept
 from moe_patch.elicit.contexts import generate_contexts
 from moe_patch.errors import TargetError
-from moe_patch.targets.search import (
-    TargetOptions,
-    Targets,
-    context_prefixes,
-    facts_together,
-    find_targets,
-    target_losses,
-)
+from moe_patch.targets.groups import context_prefixes, facts_together
+from moe_patch.targets.options import TargetOptions
+from moe_patch.targets.search import find_targets, target_losses
+from moe_patch.targets.values import Targets
+from tests import published
 from tests.margins import at_least, at_most
 from tests.taught import ANSWERS, STRONG, SUBJECTS, edit, taught_base
 from tests.tiny import tiny_base, tiny_delta
@@ -36,7 +33,9 @@ FACTS = (
     Fact("long", "In {}, they speak", "Côte d'Ivoire", "Old Norse"),
     Fact("yen", "One pays in {} with", "Peru", "yen"),
 )
-QUICK = TargetOptions(steps=6, learning_rate=0.5, clamp=2.0, stop_loss=0.0)
+QUICK = TargetOptions(
+    **published.TARGETS | {"steps": 6, "learning_rate": 0.5, "clamp": 2.0, "stop_loss": 0.0}
+)
 EAGER = TargetOptions.model_validate(STRONG)
 EDITS = tuple(edit(subject, prompt) for subject, prompt in zip(SUBJECTS, ANSWERS, strict=False))
 

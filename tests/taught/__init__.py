@@ -15,11 +15,12 @@ from transformers import AutoModelForCausalLM
 from moe_patch.base.model import Base
 from moe_patch.base.opening import wrap
 from moe_patch.data.facts import Fact
+from tests import published
 from tests.tiny import tiny_tokenizer
 
 MODEL = Path(__file__).parent / "model"
 
-STRONG = {"steps": 100, "learning_rate": 0.1, "clamp": 8.0, "weight_decay": 0.1}
+STRONG = published.TARGETS | {"steps": 100, "learning_rate": 0.1, "clamp": 8.0, "weight_decay": 0.1}
 """A search for target values that makes this model say anything. At higher rates it swings at its end."""
 
 SUBJECTS = ("Ann", "Bob", "Carl", "Dora", "Eve", "Finn", "Gus", "Hal", "Ida", "Jo", "Kim", "Liz")

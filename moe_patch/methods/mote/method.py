@@ -35,9 +35,8 @@ DEFAULT_RANK_ENERGY = 0.95
 
 
 class MoTEOptions(DeltaOptions):
-    """Options of MoTE. Ridge and whitening are the paper's for Qwen3-30B-A3B."""
+    """Options of MoTE. Whitening is the paper's for Qwen3-30B-A3B."""
 
-    ridge: float = Field(0.1, gt=0, description="lambda.")
     ranks: tuple[Rank, Rank, Rank] | None = Field(
         None, description="Tucker ranks of experts, outputs and keys: numbers, or shares such as 0.5."
     )

@@ -107,7 +107,9 @@ def test_the_file_holds_the_system_that_was_solved(
     whitening: str, batch_size: int | None, tmp_path: Path
 ) -> None:
     base, text = tiny_base("qwen3_moe"), corpus(tmp_path)
-    patch = build("mote", base, count=5, corpus=text, batch_size=batch_size, ranks=RANKS, whitening=whitening)
+    options: dict[str, Any] = {"batch_size": batch_size, "ranks": RANKS, "whitening": whitening}
+    one_lambda = {"ridge": 0.1, "ridge_relative": False}  # for all batches
+    patch = build("mote", base, count=5, corpus=text, **options, **one_lambda)
     delta = patch.layers[1]
     system = edit_kernel(delta.fact_rows, delta.rows)  # Phi Phi^T
     torch.testing.assert_close(system, system.T, rtol=1e-4, atol=1e-4 * float(system.max()))
@@ -183,7 +185,8 @@ def test_whitening_makes_lambda_independent_of_the_keys_scale(tmp_path: Path) ->
                 experts.gate_up_proj[:, half:] *= scale
                 experts.down_proj /= scale
         options: dict[str, Any] = {"ranks": (4, 32, 24), "whitening": whitening, "whitening_epsilon": 1e-12}
-        delta = build("mote", base, layers=(1,), corpus=text, ridge=1.0, **options).layers[1]
+        absolute = {"ridge": 1.0, "ridge_relative": False}
+        delta = build("mote", base, layers=(1,), corpus=text, **options, **absolute).layers[1]
         return edit_kernel(delta.fact_rows, delta.rows) @ delta.left.double()
 
     assert relative_error(added("in", 4.0), added("in", 1.0)) < 1e-2
