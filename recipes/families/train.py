@@ -1,4 +1,4 @@
-"""Train one model, and write it with facts to edit and text that it has not seen."""
+"""Train one model, and write what it is measured with: `model`, `facts.jsonl`, `text.txt`, `corpus.txt`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from moe_patch.data.fact_file import write_facts
 from moe_patch.io.files import write_text
-from recipes.training.edits import example_edits
+from recipes.training.edits import example_edits, preserved_sentences
 from recipes.training.exam import accuracy
 from recipes.training.sentences import tokenize
 from recipes.training.trainer import Schedule, log, run_phase, settling
@@ -24,7 +24,7 @@ EDITS = 50
 
 
 def train_family(family: Family, out: Path) -> dict[str, float]:
-    """Train the model and write `model`, `facts.jsonl` and `text.txt` to `out`; the percentage it knows."""
+    """Train the model, and write it and its materials into `out`; the percentage that it knows."""
     triples = small_world(read_world())
     tokenizer = AutoTokenizer.from_pretrained(ATLAS)
 
@@ -48,8 +48,9 @@ def train_family(family: Family, out: Path) -> dict[str, float]:
 
 
 def write_materials(triples: list[Triple], out: Path) -> None:
-    """The facts to edit, and the text for perplexity."""
+    """The facts to edit, the text for perplexity, and text of the kind that the model was taught."""
     edits = example_edits(triples, EDITS)
     write_facts(out / "facts.jsonl", edits)
+    write_text(out / "corpus.txt", "\n".join(preserved_sentences(triples)) + "\n")
     text = unseen_text(triples, {fact.subject for fact in edits})
     write_text(out / "text.txt", "\n".join(text) + "\n")

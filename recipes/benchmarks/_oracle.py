@@ -1,0 +1,79 @@
+"""The best options that a long search finds, judged by the facts that are edited: what no user can know.
+
+Random candidates are built with a few of the facts. The better ones are built with more of them, and the best
+with all (successive halving, Jamieson and Talwalkar, arXiv 1502.07943).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from moe_patch.base.model import Base
+
+SHARES = (0.2, 0.5, 1.0)
+"""Of the facts, by round."""
+
+KEPT = 1 / 3
+"""Of the candidates, after each round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Candidate options by dotted names, and how good they were."""
+
+    options: dict[str, Any]
+    utility: float  # percent
+    perplexity: float  # with the patch on
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Greater is better: utility to half a point, then the language that is left."""
+        return round(2 * self.utility), -self.perplexity
+
+
+Measure = Callable[[dict[str, Any], int], Trial | None]
+"""Builds with options and the first facts, as many as given; None if that cannot be done."""
+
+
+def random_options(base: Base, rng: random.Random) -> dict[str, Any]:
+    """One point of the space: where to edit, how strongly, what to protect, and how to search for targets."""
+    known = list(base.layers)
+    last, count = rng.randrange(len(known)), rng.choice((1, 1, 2, 3))
+    options: dict[str, Any] = {
+        "layers": known[max(0, last - count + 1) : last + 1],
+        "ridge_relative": True,
+        "ridge": _between(1e-3, 1.0, rng),
+        "targets.steps": rng.choice((12, 25, 50)),
+        "targets.learning_rate": _between(0.05, 1.0, rng),
+        "targets.clamp": _between(0.5, 6.0, rng),
+        "targets.weight_decay": rng.choice((0.0, 0.05, 0.5)),
+        "targets.stop_loss": rng.choice((0.0, 0.05)),
+        "targets.contexts": rng.choice((0, 0, 5)),
+    }
+    energy = rng.choice((None, 0.8, 0.9, 0.95, 0.99, 0.999))
+    return options | ({"projection": False} if energy is None else {"energy": energy})
+
+
+def successive_halving(candidates: Sequence[dict[str, Any]], measure: Measure, facts: int) -> list[Trial]:
+    """The trials of the last round, in which all facts are used; the best is first.
+
+    Raises:
+        ValueError: no candidate can be built.
+    """
+    left, found = list(candidates), list[Trial]()
+    for share in SHARES:
+        trials = [measure(options, math.ceil(share * facts)) for options in left]
+        found = sorted((t for t in trials if t is not None), key=lambda t: t.rank, reverse=True)
+        left = [trial.options for trial in found[: math.ceil(KEPT * len(found))]]
+    if not found:
+        raise ValueError(f"none of {len(candidates)} candidates can be built")
+    return found
+
+
+def _between(low: float, high: float, rng: random.Random) -> float:
+    """A number of which every factor is equally likely, with three digits."""
+    return float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.3g}")

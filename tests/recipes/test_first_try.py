@@ -1,0 +1,65 @@
+"""The pieces of the benchmark of first tries: its long search, and what it is measured on."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moe_patch.methods import get_method
+from moe_patch.methods.overrides import merged_options
+from recipes.benchmarks._oracle import Trial, random_options, successive_halving
+from recipes.benchmarks._subjects import ATLAS, subject_at
+from recipes.families.train import write_materials
+from recipes.families.world import small_world
+from recipes.training.world import read_world
+from tests.tiny import tiny_base
+
+
+def test_every_random_candidate_can_be_an_option_of_the_method() -> None:
+    base, method = tiny_base("qwen3_moe"), get_method("moeedit")
+    for seed in range(50):
+        options = random_options(base, random.Random(seed))
+        layers = merged_options(method.Options, {}, options, "").layers
+        assert set(layers) <= set(base.layers)
+        assert list(layers) == sorted(layers)
+
+
+def test_halving_spends_the_most_facts_on_the_best() -> None:
+    asked: list[tuple[int, int]] = []
+
+    def measure(options: dict[str, Any], facts: int) -> Trial:
+        asked.append((options["number"], facts))
+        return Trial(options, utility=float(options["number"]), perplexity=1.0)
+
+    found = successive_halving([{"number": number} for number in range(9)], measure, facts=50)
+    assert asked[:9] == [(number, 10) for number in range(9)]
+    assert asked[9:] == [(8, 25), (7, 25), (6, 25), (8, 50)]
+    assert [trial.options["number"] for trial in found] == [8]
+
+
+def test_of_equal_scores_the_one_that_keeps_the_language_is_better() -> None:
+    fluent, broken = Trial({}, 96.1, 5.0), Trial({}, 96.2, 50.0)
+    assert max((broken, fluent), key=lambda trial: trial.rank) is fluent
+
+
+def test_candidates_that_cannot_be_built_are_left_out() -> None:
+    def measure(options: dict[str, Any], facts: int) -> Trial | None:
+        return Trial(options, 1.0, 1.0) if options["number"] == 2 else None
+
+    found = successive_halving([{"number": number} for number in range(4)], measure, facts=5)
+    assert [trial.options["number"] for trial in found] == [2]
+    with pytest.raises(ValueError, match="none of 2"):
+        successive_halving([{"number": 0}, {"number": 1}], measure, facts=5)
+
+
+def test_a_family_s_folder_and_atlas_are_subjects(tmp_path: Path) -> None:
+    write_materials(small_world(read_world()), tmp_path)
+    for subject in (subject_at(str(tmp_path)), subject_at(ATLAS)):
+        assert subject.facts.exists()
+        assert subject.corpus is not None
+        assert subject.corpus.exists()
+        assert len(subject.text.texts) > 300
+        assert not set(subject.text.texts) & set(subject.corpus.read_text(encoding="utf-8").splitlines())
