@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from moe_patch.base.logits import finite_logits
 from moe_patch.base.model import Base
@@ -22,7 +22,12 @@ from moe_patch.data.prompts import pad_token
 
 @torch.no_grad()
 def continue_rows(
-    base: Base, rows: Sequence[tuple[int, ...]], length: int, *, sample: bool = False
+    base: Base,
+    rows: Sequence[tuple[int, ...]],
+    length: int,
+    *,
+    sample: bool = False,
+    temperatures: Sequence[float] | None = None,
 ) -> list[tuple[int, ...]]:
     """What the model puts after each of B rows of tokens: at most `length` tokens.
 
@@ -33,6 +38,7 @@ def continue_rows(
         rows: token ids, without padding.
         length: of the longest continuation.
         sample: draw from the 50 likeliest tokens, instead of taking the likeliest.
+        temperatures: by which each of the B rows divides its logits before it draws; None for 1.
 
     Raises:
         NumericalError: the logits hold NaN or an infinity.
@@ -40,17 +46,37 @@ def continue_rows(
     pad, longest = pad_token(base.tokenizer), max(map(len, rows))
     padded = [(pad,) * (longest - len(row)) + row for row in rows]
     mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
-    ends = base.model.generation_config.eos_token_id
+    ends = end_tokens(base)
     choice: dict[str, Any] = {"do_sample": True, "top_k": 50} if sample else {"do_sample": False}
-    config = GenerationConfig(max_new_tokens=length, pad_token_id=pad, eos_token_id=ends, **choice)
+    config = GenerationConfig(
+        max_new_tokens=length, pad_token_id=pad, eos_token_id=sorted(ends) or None, **choice
+    )
     with _without_defaults(base.model), finite_logits(base):
         produced: Tensor = base.model.generate(
             input_ids=torch.tensor(padded, device=base.device),  # (B, S)
             attention_mask=torch.tensor(mask, device=base.device),  # (B, S)
             generation_config=config,
+            logits_processor=LogitsProcessorList(
+                [] if temperatures is None else [_Temperatures(torch.tensor(temperatures))]
+            ),
         )
-    known = set(ends if isinstance(ends, list) else [ends])
-    return [_until_end(tail, known) for tail in produced[:, longest:].tolist()]
+    return [_until_end(tail, ends) for tail in produced[:, longest:].tolist()]
+
+
+def end_tokens(base: Base) -> frozenset[int]:
+    """The tokens with which the model ends a text, as its generation settings have them."""
+    ends = base.model.generation_config.eos_token_id
+    return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
+
+
+class _Temperatures(LogitsProcessor):
+    """Divides the logits of each row by its own temperature, so that one batch can hold several."""
+
+    def __init__(self, temperature: Tensor) -> None:
+        self._temperature = temperature[:, None]  # (B, 1)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return scores / self._temperature.to(scores)  # (B, V)
 
 
 @contextmanager
@@ -73,7 +99,7 @@ def _without_defaults(model: Any) -> Iterator[None]:
         model.generation_config = own
 
 
-def _until_end(tail: list[int], ends: set[int | None]) -> tuple[int, ...]:
+def _until_end(tail: list[int], ends: frozenset[int]) -> tuple[int, ...]:
     """Generated tokens up to the first end-of-text token, which is included; padding follows it."""
     stop = next((i + 1 for i, token in enumerate(tail) if token in ends), len(tail))
     return tuple(tail[:stop])

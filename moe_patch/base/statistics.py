@@ -7,7 +7,7 @@ depend on how the text is batched. Padding never counts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -91,11 +91,17 @@ def collect_moments(
         sequences = list(corpus.sequences(base.reader, max_tokens=max_tokens, length=length))
         found |= _collect(base, sequences, missing, batch_tokens, progress)
         for layer in missing if use_cache else ():
-            moments = found[layer]
-            cache.store_tensors(
-                "moments", addresses[layer], {"second": moments.second, "tokens": moments.tokens}
-            )
+            _store(addresses[layer], found[layer])
     return {layer: found[layer] for layer in wanted}
+
+
+def remember_moments(
+    base: Base, corpus: Corpus, moments: Mapping[int, Moments], *, length: int = DEFAULT_LENGTH
+) -> None:
+    """Put moments into the cache that were collected over a corpus part by part, and then added."""
+    addresses = _addresses(base, corpus, moments, None, length)
+    for layer, address in addresses.items():
+        _store(address, moments[layer])
 
 
 def _collect(
@@ -134,6 +140,10 @@ def _addresses(
         }
         for layer in layers
     }
+
+
+def _store(address: dict[str, Any], moments: Moments) -> None:
+    cache.store_tensors("moments", address, {"second": moments.second, "tokens": moments.tokens})
 
 
 def _cached(layer: int, address: dict[str, Any]) -> Moments | None:

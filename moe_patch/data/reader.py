@@ -131,14 +131,17 @@ class Reader:
         if chat:
             frame, _, _ = chat_frame(self.tokenizer, _STAND_IN, _STAND_IN)
             return self._encoded(frame.before, chat=True, name="the chat template's beginning")[0]
-        put, _ = self._encoded("", chat=False, name="an empty text")
         ends = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
         known = (end for end in ends if end is not None and (self.rows is None or end < self.rows))
-        return put or tuple(islice(known, 1))
+        return self.before_text() or tuple(islice(known, 1))
 
     def read_fragment(self, text: str) -> list[int]:
         """The tokens of a part of a text, without any special tokens around it."""
         return list(self.tokenizer(composed(text), add_special_tokens=False)["input_ids"])
+
+    def before_text(self) -> tuple[int, ...]:
+        """The special tokens that the tokenizer puts before every text, as a BOS; often none."""
+        return self._encoded("", chat=False, name="an empty text")[0]
 
     def sequences(self, texts: Sequence[str], length: int) -> list[list[int]]:
         """The tokens of texts in order; longer ones go on in sequences of at most `length` tokens.

@@ -14,8 +14,6 @@ from pydantic import Field, JsonValue, model_validator
 
 from moe_patch.apply import apply
 from moe_patch.base.model import Base
-from moe_patch.base.statistics import collect_moments
-from moe_patch.data.corpus import Corpus
 from moe_patch.data.fact_file import schema_of_facts
 from moe_patch.data.facts import Fact
 from moe_patch.errors import ConfigError
@@ -24,6 +22,7 @@ from moe_patch.methods.base import Method, MethodOptions
 from moe_patch.methods.earlier_edits import EarlierEdits
 from moe_patch.methods.editors import DeltaEditor
 from moe_patch.methods.outcome import with_outcomes
+from moe_patch.methods.preserved import Preserved, preserve
 from moe_patch.methods.schedule import run_schedule
 from moe_patch.patch import Patch
 from moe_patch.progress import Progress
@@ -61,8 +60,10 @@ class DeltaOptions(MethodOptions):
     min_tokens: int = Field(
         DEFAULT_MIN_TOKENS, ge=1, description="Fewest tokens with which an expert counts as seen."
     )
-    corpus: Path | None = Field(None, description="Text to preserve, .txt or .jsonl.")
-    corpus_tokens: int = Field(100_000, ge=1, description="Tokens of preserved text to use.")
+    corpus: Path | None = Field(
+        None, description="Text to preserve, .txt or .jsonl; unset: the base writes its own."
+    )
+    corpus_tokens: int = Field(100_000, ge=1, description="Most tokens of preserved text to use.")
     targets: TargetOptions = TargetOptions()
 
     @model_validator(mode="after")
@@ -72,9 +73,9 @@ class DeltaOptions(MethodOptions):
         return self
 
     @property
-    def without_text(self) -> str:
-        """The flags that make preserved text unnecessary; empty if it is not needed."""
-        return "--no-projection" if self.projection else ""
+    def needs_text(self) -> bool:
+        """Whether preserved text is used."""
+        return self.projection
 
 
 def edit_layers(base: Base, options: DeltaOptions) -> list[int]:
@@ -127,9 +128,9 @@ class DeltaMethod(Method[DeltaOptionsT]):
         """Build a patch.
 
         Raises:
-            ConfigError: there are no facts or no edit layers, or preserved text is needed but not given.
+            ConfigError: there are no facts or no edit layers.
             ModelError: a layer cannot be edited.
-            StatisticsError: the preserved text cannot be used.
+            StatisticsError: the preserved text cannot be used, or the base writes none of its own.
             TargetError: a fact's subject or answer has no token of its own, or a layer has nothing to edit.
         """
         return self._build(base, facts, options, progress)
@@ -174,8 +175,11 @@ class DeltaMethod(Method[DeltaOptionsT]):
         layers = edit_layers(base, options)
         check_readable(base, facts, options.targets)
         fingerprint = base.fingerprint(layers, progress)
-        moments, corpus_hash = preserved_moments(base, layers, options, progress)
-        setup = EditSetup(base, layers, moments, null_space_projections(moments, options))
+        preserved = Preserved()
+        if options.needs_text:
+            preserved = preserve(base, layers, options.corpus, options.corpus_tokens, progress)
+        projections = null_space_projections(preserved.moments, options)
+        setup = EditSetup(base, layers, preserved.moments, projections)
         editor = self.editor(setup, options, progress)
         if earlier is not None:
             editor.protect(earlier.rows(layers, facts))
@@ -192,7 +196,7 @@ class DeltaMethod(Method[DeltaOptionsT]):
             patch = Patch(
                 kind="delta",
                 method=self.name,
-                hyperparameters=_parameters(options, setup, corpus_hash) | editor.findings(),
+                hyperparameters=_parameters(options, setup, preserved) | editor.findings(),
                 base=fingerprint,
                 facts=tuple(facts),
                 results=tuple(results),
@@ -201,55 +205,16 @@ class DeltaMethod(Method[DeltaOptionsT]):
             )
             finished = self.finished(patch if earlier is None else earlier.finish(patch), options)
             finished = with_outcomes(base, finished, progress)
-            return with_controls(base, finished, preserved_texts(options))
+            return with_controls(base, finished, preserved.texts)
 
 
-def _parameters(options: DeltaOptions, setup: EditSetup, corpus_hash: str | None) -> dict[str, JsonValue]:
+def _parameters(options: DeltaOptions, setup: EditSetup, preserved: Preserved) -> dict[str, JsonValue]:
     """The options, as a patch records them, and what the projections protect."""
     parameters: dict[str, JsonValue] = options.model_dump(mode="json", exclude={"corpus"})
-    parameters |= {"layers": list(setup.layers), "corpus_hash": corpus_hash}
+    parameters |= {"layers": list(setup.layers), "corpus_hash": preserved.corpus_hash}
+    parameters["preserved_text"] = preserved.record
     parameters["protection"] = [space.summary() for space in setup.projections.values()]
     return parameters
-
-
-def preserved_texts(options: DeltaOptions) -> tuple[str, ...]:
-    """The preserved text; empty if the options need none.
-
-    Raises:
-        StatisticsError: the text cannot be read.
-    """
-    if not options.without_text or options.corpus is None:
-        return ()
-    return Corpus.read(options.corpus).texts
-
-
-def preserved_moments(
-    base: Base, layers: Sequence[int], options: DeltaOptions, progress: Progress | None
-) -> tuple[dict[int, Moments], str | None]:
-    """Second moments of the edit layers' keys over preserved text, and the text's hash.
-
-    Returns:
-        the moments by layer, and the hash; no moments and None if the options need no text.
-
-    Raises:
-        ConfigError: text is needed, but not given.
-        StatisticsError: the text cannot be read.
-    """
-    if not options.without_text:
-        return {}, None
-    if options.corpus is None:
-        raise ConfigError(
-            f"no preserved text: give --corpus FILE, or {options.without_text} to do without it"
-        )
-    corpus = Corpus.read(options.corpus)
-    moments = collect_moments(
-        base,
-        corpus,
-        layers,
-        max_tokens=options.corpus_tokens,
-        progress=progress and (lambda done, total: progress("statistics", done, total)),
-    )
-    return moments, corpus.hash
 
 
 def null_space_projections(moments: Mapping[int, Moments], options: DeltaOptions) -> dict[int, NullSpace]:

@@ -121,6 +121,27 @@ def null_space(
     return NullSpace(moments.layer, basis, moments.tokens, tuple(rare), f"{rule} {level:g}")
 
 
+def captured_energy(seen: Moments, fresh: Moments, expert: int, energy: float) -> float:
+    """The share of the energy of one text's keys that the directions found in another text hold.
+
+    With enough text it is `energy`, since the directions hold that share of the keys they were found in. With
+    too little it is less: they are then those of a sample, and other text turns them.
+
+    Args:
+        seen: moments of the text whose leading directions are taken.
+        fresh: moments of text that is not part of it.
+        expert: its number; tokens of both texts reached it.
+        energy: the share that the directions hold of the keys they are found in, above 0 and at most 1.
+
+    Raises:
+        StatisticsError: a moment is not finite or has no eigendecomposition.
+    """
+    basis = _used_directions(seen, expert, "energy", energy)  # (d_k, r)
+    moment = fresh.mean(expert)  # (d_k, d_k)
+    total = float(moment.trace())
+    return float(((moment @ basis) * basis).sum()) / total if total > 0.0 else 1.0
+
+
 def _rule(tau: float | None, energy: float | None) -> tuple[Rule, float]:
     """Which rule was chosen, and its level."""
     if tau is not None and energy is not None:

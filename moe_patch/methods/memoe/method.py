@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from pydantic import JsonValue
@@ -23,6 +24,7 @@ from moe_patch.data.fact_file import schema_of_facts
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import Prompt, encode_fact
 from moe_patch.data.schemas import FactSchema, common_schema
+from moe_patch.elicit.own_text import NAME, own_prose
 from moe_patch.errors import ConfigError
 from moe_patch.evaluation.controls import with_controls
 from moe_patch.methods.base import Method
@@ -58,10 +60,10 @@ class MEMoE(Method[MEMoEOptions]):
         """Build a patch of kind "bypass".
 
         Raises:
-            ConfigError: facts, layer or preserved text are needed but not given, the patch to start from
+            ConfigError: facts or layer are not given, the patch to start from
                 holds another bypass than the options describe, or a package is missing.
             ModelError: the layer does not exist or has no block that a bypass can run beside.
-            StatisticsError: the preserved text cannot be read.
+            StatisticsError: the preserved text cannot be read, or the base writes none of its own.
             TargetError: a fact's answer has no token of its own.
             PatchError: the patch to start from cannot be read, or was built for another base.
         """
@@ -121,11 +123,12 @@ class _Build:
         self._start = self._beginning(config, facts)
         self._facts = (*self._start.facts, *facts)
         self._schema = common_schema([*self._start.schemas, schema_of_facts(facts)])
-        self._corpus = _corpus(options)
+        self._corpus: Corpus | None = None
 
     def run(self, progress: Progress | None) -> Patch:
         """Train the bypass and make a patch of it."""
         options, known = self._options, len(self._start.facts)
+        self._corpus = _corpus(self._base, options, progress)
         texts = self._texts()
         trunk = Trunk(self._base, self._block, texts.all, options.router_states)
         bypass = self._start.bypass.to(self._block.device).requires_grad_(True).train()
@@ -169,6 +172,8 @@ class _Build:
         parameters, tensors = write_bypass(bypass, routed)
         options: dict[str, JsonValue] = self._options.model_dump(mode="json", exclude={"corpus", "start"})
         options["corpus_hash"] = self._corpus.hash if self._corpus else None
+        source = "own" if self._options.corpus is None else "corpus"
+        options["preserved_text"] = {"source": source} if self._corpus else None
         return Patch(
             kind="bypass",
             method=MEMoE.name,
@@ -252,12 +257,11 @@ class _Build:
         return Texts(everything, torch.arange(count), about, preserved, elsewhere, kept)
 
 
-def _corpus(options: MEMoEOptions) -> Corpus | None:
+def _corpus(base: Base, options: MEMoEOptions, progress: Progress | None) -> Corpus | None:
+    """The preserved text: what is given, or what the base writes itself; None if the options need none."""
     if not options.needs_text:
         return None
-    if options.corpus is None:
-        raise ConfigError(
-            "no preserved text: give --corpus FILE, or --set scope_gate=false --set balance=false to do "
-            "without it"
-        )
-    return Corpus.read(options.corpus)
+    if options.corpus is not None:
+        return Corpus.read(options.corpus)
+    tell = None if progress is None else partial(progress, "own text")
+    return Corpus(NAME, own_prose(base, options.preserved, progress=tell))

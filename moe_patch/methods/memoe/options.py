@@ -56,7 +56,9 @@ class MEMoEOptions(MethodOptions):
     )
     per_step: int = Field(2, ge=0, description="Generated prompts of each kind for each fact in a step.")
     preserved: int = Field(512, ge=1, description="Prompts drawn from preserved text.")
-    corpus: Path | None = Field(None, description="Text to preserve, .txt or .jsonl.")
+    corpus: Path | None = Field(
+        None, description="Text to preserve, .txt or .jsonl; unset: the base writes its own."
+    )
     language: str = Field("en", description="Language of the facts, for word frequencies and stems.")
     chat: bool = Field(False, description="Put prompts under the tokenizer's chat template.")
     start: Path | None = Field(None, description="A MEMoE patch to continue from; its facts are replayed.")

@@ -61,10 +61,9 @@ class MoTEOptions(DeltaOptions):
         return self
 
     @property
-    def without_text(self) -> str:
-        """The flags that make preserved text unnecessary, which whitening needs too."""
-        whitening = "--set whitening=none" if self.whitening != "none" else ""
-        return " ".join(filter(None, (super().without_text, whitening)))
+    def needs_text(self) -> bool:
+        """Whether preserved text is used, which whitening does too."""
+        return super().needs_text or self.whitening != "none"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,161 @@
+"""Texts that a base writes itself: drawn from its start token, and from its chat template if it has one.
+
+What a model writes is what it is used for, so its own text shows which directions of its experts are in use.
+Loops are left out: they are one sentence many times.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice, takewhile
+
+import torch
+
+from moe_patch.base.decoding import continue_rows, end_tokens, seeded
+from moe_patch.base.model import Base
+from moe_patch.data.text import composed
+from moe_patch.errors import NoChatTemplate, PromptError
+
+logger = logging.getLogger(__name__)
+
+TEMPERATURES = (0.7, 1.0, 1.2)
+"""Of the texts in turn: what the model says when it is careful, as it was trained, and when it is not."""
+
+_MESSAGE = 48  # tokens of a user's message
+_STAGES = (16, 32, 64, 128, 256, 512)  # tokens after which the rows that have ended leave the batch
+_ROWS_PER_PASS = 256
+_LOOP = 0.5  # share of distinct runs of three tokens, below which a text repeats itself
+_TOO_SHORT_TO_LOOP = 24  # tokens
+_TOKENS_ASKED = 64  # drawn from the vocabulary, to see what usually comes next
+
+Row = tuple[int, ...]
+
+Wrote = Callable[[int], None]
+"""Called with the number of tokens that a pass has added."""
+
+
+def write_texts(base: Base, count: int, seed: int, *, length: int, wrote: Wrote | None = None) -> list[str]:
+    """At most `count` texts of up to `length` tokens, from the base's start of a text.
+
+    Args:
+        base: the model.
+        count: how many are begun; loops, repeated and empty texts are left out.
+        seed: of the samples. The caller's random state does not change.
+        length: of the longest text in tokens.
+        wrote: called after each pass.
+
+    Raises:
+        NumericalError: the logits hold NaN or an infinity.
+    """
+    start = base.reader.read_start(chat=False)
+    with seeded(base, seed):
+        begun = [start] * count if start else [(token,) for token in _first_tokens(base, count)]
+        rows = continue_until_end(base, begun, length, wrote)
+    return _distinct(_prose(base, row[len(start) :]) for row in rows if not is_loop(row))
+
+
+def write_exchanges(
+    base: Base, count: int, seed: int, *, length: int, wrote: Wrote | None = None
+) -> list[str]:
+    """At most `count` exchanges in the base's chat template; none if it has no template that can be used.
+
+    The base writes the user's message after the template's opening of it, and then the answer. A text has the
+    template's special tokens in it, from which the tokenizer makes the same tokens again.
+
+    Args:
+        base: the model.
+        count: how many are begun; loops, repeated and empty messages are left out.
+        seed: of the samples. The caller's random state does not change.
+        length: of the longest message, and of the longest answer, in tokens.
+        wrote: called after each pass.
+
+    Raises:
+        NumericalError: the logits hold NaN or an infinity.
+    """
+    asking = _before_message(base)
+    if not asking:
+        return []
+    with seeded(base, seed):
+        asked = continue_until_end(base, [asking] * count, min(length, _MESSAGE), wrote)
+        messages = _distinct(_prose(base, row[len(asking) :]) for row in asked if not is_loop(row))
+        begun = [base.reader.read_question(message, chat=True) for message in messages]
+        rows = continue_until_end(base, begun, length, wrote)
+    before = base.reader.before_text()
+    kept = (row[len(before) :] if row[: len(before)] == before else row for row in rows if not is_loop(row))
+    return _distinct(_as_read(base, row) for row in kept)
+
+
+def continue_until_end(base: Base, rows: Sequence[Row], length: int, wrote: Wrote | None = None) -> list[Row]:
+    """Rows of tokens, each with what the base puts after it: up to its end, or `length` tokens.
+
+    The rows take the temperatures in turn. They are continued in stages, so that rows that have ended do not
+    stay in the batch with those that go on. Call it inside `seeded`.
+
+    Raises:
+        NumericalError: the logits hold NaN or an infinity.
+    """
+    ends, room = end_tokens(base), base.reader.positions
+    found, written, active = list(rows), 0, list(range(len(rows)))
+    for stage in sorted({min(stage, length) for stage in _STAGES} | {length}):
+        step, written = stage - written, stage
+        if room is not None:
+            active = [i for i in active if len(found[i]) + step <= room]
+        for start in range(0, len(active), _ROWS_PER_PASS):
+            batch = active[start : start + _ROWS_PER_PASS]
+            heats = [TEMPERATURES[i % len(TEMPERATURES)] for i in batch]
+            tails = continue_rows(base, [found[i] for i in batch], step, sample=True, temperatures=heats)
+            for i, tail in zip(batch, tails, strict=True):
+                found[i] += tail
+            if wrote is not None:
+                wrote(sum(map(len, tails)))
+        active = [i for i in active if found[i][-1] not in ends]
+    return found
+
+
+def is_loop(row: Sequence[int]) -> bool:
+    """Whether a text says the same again and again."""
+    runs = list(zip(row, islice(row, 1, None), islice(row, 2, None), strict=False))
+    return len(row) >= _TOO_SHORT_TO_LOOP and len(set(runs)) < _LOOP * len(runs)
+
+
+@torch.no_grad()
+def _first_tokens(base: Base, count: int) -> list[int]:
+    """First tokens drawn from what the base puts, on average, after any one token of its vocabulary."""
+    rows = base.reader.rows or len(base.tokenizer)
+    anything = torch.randint(rows, (_TOKENS_ASKED, 1))
+    logits = base.model(input_ids=anything.to(base.device), use_cache=False).logits[:, -1]  # (n, V)
+    chances = logits.float().softmax(-1).mean(0)[:rows].cpu()  # (V,)
+    return [int(token) for token in torch.multinomial(chances, count, replacement=True)]
+
+
+def _before_message(base: Base) -> Row:
+    """The tokens of the chat template before a user's message; empty if there are none to begin with."""
+    try:
+        return base.reader.read_start(chat=True)
+    except NoChatTemplate:
+        return ()
+    except PromptError as error:
+        logger.info("the base writes no exchanges in its chat template: %s", error)
+        return ()
+
+
+def _prose(base: Base, row: Row) -> str:
+    """The text of a row up to its first special token: no user writes these."""
+    special = end_tokens(base) | set(base.tokenizer.all_special_ids)
+    return _decoded(base, list(takewhile(lambda token: token not in special, row)))
+
+
+def _as_read(base: Base, row: Row) -> str:
+    """The text of a row from which the tokenizer makes the same row again, without the token that ends it."""
+    return _decoded(base, list(row[:-1] if row[-1] in end_tokens(base) else row))
+
+
+def _decoded(base: Base, ids: list[int]) -> str:
+    text = base.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return composed(text).strip()
+
+
+def _distinct(texts: Iterable[str]) -> list[str]:
+    """The texts in order, without empty ones and repeats."""
+    return [text for text in dict.fromkeys(texts) if text]
