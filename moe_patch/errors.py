@@ -33,6 +33,17 @@ class FactError(MoePatchError):
         self.field = field
 
 
+class UnclearFact(FactError):
+    """A text does not say for certain what its subject or its answer is.
+
+    `candidates` are the parts of the text that could be it, the likelier ones first.
+    """
+
+    def __init__(self, problem: str, *, field: str, candidates: tuple[str, ...] = ()) -> None:
+        super().__init__(problem, field=field)
+        self.candidates = candidates
+
+
 class ModelError(MoePatchError):
     """A model, or one of its layers, cannot be opened or edited."""
 
