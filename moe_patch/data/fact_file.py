@@ -1,21 +1,24 @@
 """Files of facts, in the native schema or that of a published data set.
 
-A facts file has one JSON object per line, or is one JSON array of them, in UTF-8. The first record decides
-which of the schemas of `moe_patch.data.schemas` the file follows. Unknown fields are an error in native
-records only: the published data sets have more fields than are used here.
+A facts file is JSON, a table or a text (`moe_patch.data.formats`). The first record decides which of the
+schemas of `moe_patch.data.schemas` the file follows. Unknown fields are an error in native records only: the
+published data sets have more fields than are used here. Records that do not tell prompt, subject and new
+answer apart are understood when all of the file has been read, since its lines explain each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import overload
 
 from pydantic import JsonValue, ValidationError
 
-from moe_patch.data.facts import Fact, FactRecord, as_continuation, fact_json
-from moe_patch.data.records import read_records
+from moe_patch.data.checks import FactChecks, Tokenize
+from moe_patch.data.drafts import Draft, draft_of
+from moe_patch.data.facts import Fact, FactRecord, fact_json
+from moe_patch.data.formats import read_entries
 from moe_patch.data.schemas import (
     DEFAULT_ZSRE,
     RECORDS,
@@ -26,12 +29,12 @@ from moe_patch.data.schemas import (
     field_in_file,
     schema_of_record,
 )
-from moe_patch.data.text import comparable
-from moe_patch.errors import FactError
+from moe_patch.data.understanding.guide import Guide, Origin, Understanding
+from moe_patch.errors import FactError, UnclearFact
 from moe_patch.io import strict_json
 from moe_patch.io.files import write_text
 
-Tokenize = Callable[[str], list[int]]
+_MOST_LISTED = 10  # lines that an error lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class Skipped:
 
     line: int
     reason: str
+    candidates: tuple[str, ...] = ()  # what its subject or its answer could be, if that is not clear
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,8 @@ class FactFile(Sequence[Fact]):
     facts: tuple[Fact, ...]
     skipped: tuple[Skipped, ...]
     schema: FactSchema
+    lines: tuple[int, ...] = field(default=(), compare=False)  # one for each fact: where its record starts
+    origins: tuple[Origin, ...] = field(default=(), compare=False)  # one for each fact: how it was understood
 
     def __len__(self) -> int:
         return len(self.facts)
@@ -65,7 +71,14 @@ class FactFile(Sequence[Fact]):
 
     def __getitem__(self, place: int | slice) -> Fact | FactFile:
         """A fact; or some of them, with what is known of the file."""
-        return replace(self, facts=self.facts[place]) if isinstance(place, slice) else self.facts[place]
+        if not isinstance(place, slice):
+            return self.facts[place]
+        return replace(self, facts=self.facts[place], lines=self.lines[place], origins=self.origins[place])
+
+    @property
+    def understood(self) -> int:
+        """How many facts were not given in parts, but found in a text."""
+        return sum(origin != Origin() for origin in self.origins)
 
 
 def schema_of_facts(facts: Sequence[Fact]) -> FactSchema:
@@ -79,8 +92,9 @@ def read_facts(
     skip_invalid: bool = False,
     tokenize: Tokenize | None = None,
     zsre: ZsreSchema = DEFAULT_ZSRE,
+    understanding: Understanding | None = None,
 ) -> FactFile:
-    """Read a facts file of any of the schemas.
+    """Read a facts file of any form and any of the schemas.
 
     Args:
         path: the file.
@@ -88,25 +102,76 @@ def read_facts(
         tokenize: turns text into token ids without special tokens. If given, a target that tokenises to
             nothing is an error.
         zsre: the schema of ZsRE records, which do not say themselves what an edit is to.
+        understanding: what may be done, beside the rules, to understand records without a subject.
 
     Raises:
         FactError: a record cannot be used, or the file has no usable fact. The message has the form
             `file:line: field: what was expected`.
+        UnclearFact: what the subject or the answer of a record is, is not clear.
     """
     reader = _Reader(tokenize, zsre)
-    facts: list[Fact] = []
+    found: list[tuple[int, Fact, Origin]] = []
+    drafts: list[Draft] = []
     skipped: list[Skipped] = []
-    for line, raw in read_records(Path(path)):
+    for line, record in read_entries(Path(path)):
         try:
-            facts += reader.read(line, raw)
+            if isinstance(record, FactError):
+                raise record
+            read = reader.read(line, record)
         except FactError as error:
             if not skip_invalid:
                 raise FactError(f"{path}:{line}: {error}") from error
             skipped.append(Skipped(line, str(error)))
-    if not facts or reader.schema is None:
+            continue
+        if isinstance(read, Draft):
+            drafts.append(read)
+        elif read is not None:
+            found.append((line, read, Origin()))
+    guide = Guide(understanding or Understanding())
+    guide.learn((draft.learned for draft in drafts), (fact for _, fact, _ in found) if drafts else ())
+    understood, unclear = _understand(path, reader, drafts, guide, skip_invalid=skip_invalid)
+    found += understood
+    found.sort(key=lambda entry: entry[0])
+    skipped = sorted([*skipped, *unclear], key=lambda entry: entry.line)
+    if not found or reader.schema is None:
         tail = f"; line {skipped[0].line}: {skipped[0].reason}" if skipped else ""
         raise FactError(f"{path}: expected at least one fact, found none{tail}")
-    return FactFile(tuple(facts), tuple(skipped), reader.schema)
+    lines, facts, origins = zip(*found, strict=True)
+    return FactFile(facts, tuple(skipped), reader.schema, lines, origins)
+
+
+def _understand(
+    path: str | Path, reader: _Reader, drafts: Sequence[Draft], guide: Guide, *, skip_invalid: bool
+) -> tuple[list[tuple[int, Fact, Origin]], list[Skipped]]:
+    """The facts of drafts, and those that cannot be used. All that are unclear make one error."""
+    found: list[tuple[int, Fact, Origin]] = []
+    skipped: list[Skipped] = []
+    unclear: list[tuple[int, UnclearFact]] = []
+    for draft in drafts:
+        try:
+            found.append((draft.line, *reader.finish(draft, guide)))
+        except FactError as error:
+            if isinstance(error, UnclearFact):
+                unclear.append((draft.line, error))
+            elif not skip_invalid:
+                raise FactError(f"{path}:{draft.line}: {error}") from error
+            candidates = error.candidates if isinstance(error, UnclearFact) else ()
+            skipped.append(Skipped(draft.line, str(error), candidates))
+    if unclear and not skip_invalid:
+        raise _all_unclear(path, unclear, len(drafts))
+    return found, skipped
+
+
+def _all_unclear(path: str | Path, unclear: Sequence[tuple[int, UnclearFact]], among: int) -> UnclearFact:
+    """The error for all texts of a file that are not clear: the first in full, the others by their lines."""
+    (line, first), *others = unclear
+    problem = f"{path}:{line}: {first}"
+    if others:
+        listed = ", ".join(str(number) for number, _ in others[:_MOST_LISTED])
+        more = ", ..." if len(others) > _MOST_LISTED else ""
+        problem += f"; {len(unclear)} of {among} texts are unclear, also those of lines {listed}{more}"
+    problem += f"; `moe-patch facts check {path}` shows how each line is understood"
+    return UnclearFact(problem, field="", candidates=first.candidates)
 
 
 def write_facts(path: str | Path, facts: Iterable[Fact]) -> None:
@@ -124,104 +189,42 @@ class _Reader:
     def __init__(self, tokenize: Tokenize | None, zsre: ZsreSchema) -> None:
         self.zsre = zsre
         self.schema: FileSchema | None = None
-        self.tokenize = tokenize
-        self.lines_of_ids: dict[str, int] = {}
-        self.answers: dict[str, tuple[int, str]] = {}
-        self.lines_of_kept: dict[str, int] = {}
+        self._checks = FactChecks(tokenize)
 
-    def read(self, line: int, raw: bytes) -> list[Fact]:
-        """The fact on this line, or none if the schema has several records for it and this is not the first.
+    def read(self, line: int, record: Mapping[str, JsonValue]) -> Fact | Draft | None:
+        """The fact on this line, or a draft that is to be understood first.
 
+        There is none if the schema has several records for one fact and this is not the first of them.
         Raises FactError, without file and line, if the record cannot be used.
         """
-        record = _parse(raw)
         schema = schema_of_record(record, self.zsre)
         if schema != (self.schema or schema):
             raise FactError(f"expected a {self.schema} record like the ones before, found a {schema} record")
+        draft = draft_of(line, record) if schema == "native" else None
+        if draft is not None:
+            self.schema = schema
+            return draft
         try:
             fact = RECORDS[schema].model_validate(record).fact()
-            if schema in REPEATING and self._is_known(fact):
-                return []
-            self._check_targets(fact)
-            _check_change(fact)
-            self._check_new(line, fact)
+            if schema in REPEATING and self._checks.is_known(fact):
+                return None
+            self._checks.add(line, fact)
         except ValidationError as error:
             raise FactError(_explain(error)) from error
         except FactError as error:
             raise FactError(error.problem, field=field_in_file(error.field, schema)) from error
         self.schema = schema
-        return [fact]
+        return fact
 
-    def _is_known(self, fact: Fact) -> bool:
-        _, answer = self.answers.get(comparable(fact.text), (0, ""))
-        return comparable(answer) == comparable(fact.target_new)
-
-    def _check_targets(self, fact: Fact) -> None:
-        for field, answer in _answers(fact):
-            if self.tokenize and not self.tokenize(as_continuation(answer)):
-                raise FactError(
-                    f"expected at least one token, but {answer!r} tokenises to nothing", field=field
-                )
-
-    def _check_new(self, line: int, fact: Fact) -> None:
-        asked = comparable(fact.text)
-        if asked in self.answers:
-            earlier, answer = self.answers[asked]
-            if comparable(answer) == comparable(fact.target_new):
-                problem = f"{fact.text!r} repeats line {earlier}; keep one of the two"
-                raise FactError(problem, field="prompt")
-            problem = f"{fact.target_new!r} after {fact.text!r} contradicts line {earlier}, which says"
-            raise FactError(f"{problem} {answer!r}; keep one of the two", field="target_new")
-        if fact.id in self.lines_of_ids:
-            problem = f"{fact.id!r} is already the id of line {self.lines_of_ids[fact.id]}"
-            raise FactError(problem, field="id")
-        self._check_kept(line, fact)
-        self.answers[asked] = line, fact.target_new
-        self.lines_of_ids[fact.id] = line
-        self.lines_of_kept |= dict.fromkeys(map(comparable, fact.kept), line)
-
-    def _check_kept(self, line: int, fact: Fact) -> None:
-        """A prompt to keep must not be one that a fact changes."""
-        asked = comparable(fact.text)
-        for number, text in enumerate(fact.kept):
-            kept = comparable(text)
-            changed = line if kept == asked else self.answers.get(kept, (0, ""))[0]
-            if changed:
-                problem = f"{text!r} is a prompt to keep, but line {changed} changes its answer"
-                raise FactError(f"{problem}; remove one of the two", field=f"keep.{number}")
-        if asked in self.lines_of_kept:
-            problem = f"line {self.lines_of_kept[asked]} asks to keep the answer of {fact.text!r}"
-            raise FactError(f"{problem}; remove one of the two", field="prompt")
-
-
-def _answers(fact: Fact) -> Iterator[tuple[str, str]]:
-    """Every answer of a fact, with its field."""
-    yield "target_new", fact.target_new
-    if fact.target_true is not None:
-        yield "target_true", fact.target_true
-    for number, answer in enumerate(fact.neighborhood_answers):
-        yield f"neighborhood_answers.{number}", answer
-    for number, implied in enumerate(fact.portability):
-        yield f"portability.{number}.answer", implied.answer
-
-
-def _check_change(fact: Fact) -> None:
-    """Refuse a new answer that is the true one: neither can be likelier, so it would count as missed."""
-    if fact.changes_nothing:
-        problem = f"{fact.target_new!r} is target_true as well, so nothing would change; leave the fact out"
-        raise FactError(problem, field="target_new")
-
-
-def _parse(raw: bytes) -> dict[str, JsonValue]:
-    try:
-        record = strict_json.parse_json(raw.decode())
-    except UnicodeDecodeError as error:
-        raise FactError(f"expected UTF-8, found byte 0x{raw[error.start]:02x} at {error.start}") from error
-    except ValueError as error:
-        raise FactError(f"expected one JSON object: {error}") from error
-    if not isinstance(record, dict):
-        raise FactError(f"expected one JSON object, found {strict_json.describe_json(record)}")
-    return record
+    def finish(self, draft: Draft, guide: Guide) -> tuple[Fact, Origin]:
+        """The fact of a draft, and how it was understood. Raises as `read` does."""
+        try:
+            record, origin = draft.complete(guide)
+            fact = record.fact()
+        except ValidationError as error:
+            raise FactError(_explain(error)) from error
+        self._checks.add(draft.line, fact)
+        return fact, origin
 
 
 def _explain(error: ValidationError) -> str:
