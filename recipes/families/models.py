@@ -98,7 +98,7 @@ FAMILIES = {
                 "attention_multiplier": 32**-0.5,
                 "logits_scaling": 1.0,
             },
-            Schedule(epochs=5, batch=128, warm_up=40),
+            Schedule(epochs=7, batch=128, warm_up=40),
         ),
     )
 }
