@@ -69,6 +69,24 @@ def encode_fact(
     return Prompt(reading.ids, edited, reading.first) if answer else Prompt(reading.prompt, edited)
 
 
+def subject_tokens(reader: Any, fact: Fact, style: PromptStyle) -> tuple[int, ...]:
+    """The tokens of the fact's prompt with a part of its subject, as indices into those of `encode_fact`.
+
+    Raises:
+        NoChatTemplate: as for `encode_fact`.
+        PromptError: as for `Reader.read_answer`.
+        TargetError: the subject has no token.
+    """
+    left, _ = fact.prompt.split(SLOT)
+    reading = Reader.of(reader).read_answer(
+        fact.text, fact.target_new, chat=style.chat, name=f"fact {fact.id}"
+    )
+    found = reading.tokens(len(composed(left)), len(composed(left + fact.subject_text)))
+    if not found:
+        raise _no_subject(fact)
+    return found
+
+
 def encode_essence(reader: Any, fact: Fact, template: str = "{} is a") -> Prompt:
     """The prompt of MEMIT's KL term (arXiv 2210.07229), which keeps what the model says the subject is.
 
@@ -102,8 +120,12 @@ def _subject_last(reading: Reading, fact: Fact, left: str) -> int:
     """The last token of the fact's subject, which follows `left`."""
     found = reading.last_token(len(composed(left)), len(composed(left + fact.subject_text)))
     if found is None:
-        raise TargetError(f"fact {fact.id}: no token of {fact.text!r} covers the subject {fact.subject!r}")
+        raise _no_subject(fact)
     return found
+
+
+def _no_subject(fact: Fact) -> TargetError:
+    return TargetError(f"fact {fact.id}: no token of {fact.text!r} covers the subject {fact.subject!r}")
 
 
 @dataclass(frozen=True, slots=True)

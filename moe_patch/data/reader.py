@@ -45,9 +45,12 @@ class Reading:
 
         Several tokens may cover the same character, if each of them is some of its bytes.
         """
+        return max(self.tokens(start, end), default=None)
+
+    def tokens(self, start: int, end: int) -> tuple[int, ...]:
+        """All tokens before the answer with a part of the prompt's characters `start` to `end`."""
         first, last = self.start + start, self.start + end
-        own = (i for i in reversed(range(self.first)) if self.spans[i][0] < last and self.spans[i][1] > first)
-        return next(own, None)
+        return tuple(i for i in range(self.first) if self.spans[i][0] < last and self.spans[i][1] > first)
 
 
 @dataclass(frozen=True, slots=True)

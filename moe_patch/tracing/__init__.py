@@ -1,0 +1,12 @@
+"""Where a base keeps facts: causal tracing by layer, by expert, and by coalition of experts.
+
+`methods` and everything above may import this package. It imports `evaluation` and what is below.
+"""
+
+from __future__ import annotations
+
+from moe_patch.tracing.choice import choose_layers
+from moe_patch.tracing.report import Effect, LayerEffect, TracedFact, TraceReport
+from moe_patch.tracing.trace import trace
+
+__all__ = ["Effect", "LayerEffect", "TraceReport", "TracedFact", "choose_layers", "trace"]
