@@ -45,13 +45,12 @@ def random_options(base: Base, rng: random.Random) -> dict[str, Any]:
     last, count = rng.randrange(len(known)), rng.choice((1, 1, 2, 3))
     options: dict[str, Any] = {
         "layers": known[max(0, last - count + 1) : last + 1],
-        "ridge_relative": True,
         "ridge": _between(1e-3, 1.0, rng),
-        "targets.steps": rng.choice((12, 25, 50)),
-        "targets.learning_rate": _between(0.05, 1.0, rng),
+        "targets.learning_rate": _between(0.05, 0.6, rng),
         "targets.clamp": _between(0.5, 6.0, rng),
-        "targets.weight_decay": rng.choice((0.0, 0.05, 0.5)),
-        "targets.stop_loss": rng.choice((0.0, 0.05)),
+        "targets.weight_decay": rng.choice((0.0, 0.01, 0.1)),
+        "targets.margin": rng.choice((0.0, 1.0, 3.0, 6.0)),
+        "targets.share": rng.choice((0.4, 0.6, 0.8, 1.0)),
         "targets.contexts": rng.choice((0, 0, 5)),
     }
     energy = rng.choice((None, 0.8, 0.9, 0.95, 0.99, 0.999))

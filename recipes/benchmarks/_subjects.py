@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from moe_patch.apply import apply
+from moe_patch.base.model import Base
 from moe_patch.data.corpus import Corpus
 from moe_patch.data.fact_file import read_facts
+from moe_patch.data.facts import Fact
+from moe_patch.data.schemas import FactSchema
+from moe_patch.evaluation import Questions, Scores, Setting, measure_scores
+from moe_patch.evaluation.drift import Drift, measure_drift
+from moe_patch.patch import Patch
 from recipes.families.world import unseen_text
 from recipes.training.world import read_world
 
 from ._runs import FACTS
 
 ATLAS = "atlas"
+SETTING = Setting(batch_size=512)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +36,38 @@ class Subject:
 
 
 def subject_at(place: str) -> Subject:
-    """The demo model by its name, or a folder as `recipes.families` writes it; it need have no corpus."""
+    """The demo model by its name, a folder as `recipes.families` writes it, or MODEL,FACTS,TEXT."""
     if place == ATLAS:
         facts = FACTS / "50.jsonl"
         unseen = unseen_text(read_world(), {fact.subject for fact in read_facts(facts)})
         text = Corpus("unseen text", tuple(unseen))
         return Subject(ATLAS, None, facts, text, FACTS.parent / "atlas" / "corpus.txt")
+    if "," in place:
+        model, edits, text_at = map(Path, place.split(","))
+        return Subject(model.name, model, edits, Corpus.read(text_at), None)
     folder = Path(place)
-    corpus = folder / "corpus.txt"
     return Subject(
         folder.name,
         folder / "model",
         folder / "facts.jsonl",
         Corpus.read(folder / "text.txt"),
-        corpus if corpus.exists() else None,
+        folder / "corpus.txt",
+    )
+
+
+def scores_now(base: Base, facts: Sequence[Fact], schema: FactSchema) -> Scores:
+    """The scores of the model as it is."""
+    return measure_scores(base, Questions.about(facts, schema=schema), SETTING, stage="").scores
+
+
+def scores_with(base: Base, patch: Patch) -> Scores:
+    """The scores of a patch on its own facts. Those of the bare base are the same each time, and left out."""
+    with apply(base, patch, check=False, allow_large=True):
+        return scores_now(base, patch.facts, patch.schema)
+
+
+def drift_with(base: Base, subject: Subject, patch: Patch) -> Drift:
+    """What a patch does to the text that no build sees."""
+    return measure_drift(
+        base, patch, list(subject.text.sequences(base.reader, max_tokens=20_000, length=256))
     )
