@@ -24,6 +24,11 @@ class MethodOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @property
+    def needs_text(self) -> bool:
+        """Whether preserved text is used."""
+        return False
+
     @model_validator(mode="after")
     def _can_be_recorded(self) -> Self:
         check_ranges(self.model_dump(mode="json"))  # a patch holds its options, and is written last

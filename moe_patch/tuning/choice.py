@@ -1,12 +1,13 @@
 """A build's options, and where each that is no plain default came from.
 
 What is given wins over a recipe, and a recipe over what is chosen by looking at the model. There is at most
-one recipe: the one that is asked for, else one that ships for the model. What nothing speaks of is the
-method's default.
+one recipe: the one that is asked for, else one that ships for the model, else one that tuning found for it.
+What nothing speaks of is the method's default.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,17 +16,28 @@ from pydantic import JsonValue
 
 from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
+from moe_patch.data.prompts import PromptStyle
+from moe_patch.errors import ConfigError
 from moe_patch.methods.base import Method, MethodOptions
 from moe_patch.methods.overrides import merged_options
 from moe_patch.methods.recipes import Recipe, load_recipe, recipe_for
 from moe_patch.progress import Progress
-from moe_patch.tuning.layers import early_layer
+from moe_patch.tuning.kept import kept_recipe
+from moe_patch.tuning.layers import find_place
+
+logger = logging.getLogger(__name__)
 
 NO_RECIPE = "none"
 """The name that asks for no recipe, not even one that ships for the model."""
 
+TUNED_RECIPE = "tuned"
+"""The name that asks for the recipe that tuning found, even where another one ships for the model."""
+
 GIVEN, CHOSEN = "given", "chosen"
 """Where an option can come from, beside a recipe, which is called by its name."""
+
+OWN_TEXT = "own text"
+"""What is shown as the corpus where there is none: the method lets the base write it."""
 
 _LAYERS = ("layers", "layer")
 """The option that says where to edit, in the words of the methods."""
@@ -55,6 +67,7 @@ class Choice:
 
     options: MethodOptions
     sources: tuple[Source, ...]
+    ranking: tuple[int, ...] = ()  # layers with experts, those that carry most first; empty if not traced
 
     def to_json(self) -> list[JsonValue]:
         """The sources as plain data."""
@@ -81,50 +94,86 @@ def choose(
         facts: the facts to edit.
         method: the method.
         given: values by dotted names, which win over everything else.
-        recipe: the name or path of a recipe; "none" for no recipe; None for the one that ships for the model,
-            if there is one.
+        recipe: a name or a path; "none" for no recipe; "tuned" for the one that tuning found; None
+            for the one that ships for the model, else for the one that tuning found, else for none.
         progress: called with stages, where a choice takes time.
 
     Raises:
-        ConfigError: there is no such recipe, an option is unknown or its value is not valid, or the model has
-            no layer that can be chosen.
+        ConfigError: there is no such recipe, an option is unknown, or its value is not valid.
+        MoePatchError: as for `find_place`, where the layers are left open.
     """
     given = dict(given or {})
-    found = _recipe(base, recipe)
-    values = found.method_options(method.name) if found else {}
-    place = f"recipe {found.name}" if found else ""
-    options = merged_options(
-        method.Options, values, given, place
-    )  # mistakes show before anything is computed
-    chosen = _chosen(base, options)
-    if chosen:
-        named = {source.option: source.value for source in chosen}
-        options = merged_options(method.Options, values, named | given, place)
-    origins = dict.fromkeys(_dotted(values), place) | dict.fromkeys(given, GIVEN)
+    found = _find_recipe(base, method.name, recipe)
+    options = merged_options(method.Options, found.values, given, found.place)  # mistakes show at once
+    origins = dict.fromkeys(_dotted(found.values), (found.place, found.reason))
+    origins |= dict.fromkeys(given, (GIVEN, ""))
+    ranking: tuple[int, ...] = ()
+    if (name := _open_layers(options)) is not None:
+        place = find_place(base, facts, _style(options), progress)
+        options = merged_options(method.Options, found.values, given | {name: place.layers}, found.place)
+        ranking = place.ranking
+        origins[name] = (CHOSEN, place.reason)
     dumped = options.model_dump(mode="json")
-    sources = [Source(name, _look_up(dumped, name), origin) for name, origin in origins.items()]
-    return Choice(options, (*(source for source in sources if source.option not in _names(chosen)), *chosen))
+    sources = [Source(name, _look_up(dumped, name), *origin) for name, origin in origins.items()]
+    return Choice(options, (*sources, *_own_text(options)), ranking)
 
 
-def _recipe(base: Base, name: str | None) -> Recipe | None:
-    """The recipe that is asked for, else the one that ships for the base."""
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a recipe says of a method."""
+
+    values: dict[str, Any]  # nested as in a recipe file
+    place: str = ""
+    reason: str = ""
+
+
+def _find_recipe(base: Base, method: str, name: str | None) -> _Found:
+    """The options of the recipe that counts."""
     if name == NO_RECIPE:
-        return None
-    return recipe_for(base) if name is None else load_recipe(name)
+        return _Found({})
+    if name is not None and name != TUNED_RECIPE:
+        asked = load_recipe(name)
+        _warn_of_another_base(base, asked)
+        return _Found(asked.method_options(method), f"recipe {asked.name}", "it was asked for")
+    shipped, kept = recipe_for(base), kept_recipe(base, method)
+    if name == TUNED_RECIPE and kept is None:
+        raise ConfigError(f"no tuned recipe for {base.name} and {method}: run moe-patch tune first")
+    if name is None and shipped is not None and shipped.method_options(method):
+        other = f"; --recipe {TUNED_RECIPE} takes the tuned one" if kept is not None else ""
+        place, reason = f"recipe {shipped.name}", f"it ships for this model{other}"
+        return _Found(shipped.method_options(method), place, reason)
+    if kept is not None:
+        return _Found(kept.method_options(method), f"recipe {kept.name}", "found by moe-patch tune")
+    return _Found({})
 
 
-def _chosen(base: Base, options: MethodOptions) -> list[Source]:
-    """What the options leave open and the model answers: so far the layers."""
-    found = []
-    for name in _LAYERS:
-        if name in type(options).model_fields and getattr(options, name) in ((), None):
-            layers = early_layer(base)
-            found.append(Source(name, list(layers), CHOSEN, "a layer with experts a quarter of the way up"))
-    return found
+def _warn_of_another_base(base: Base, recipe: Recipe) -> None:
+    if recipe.base is not None and recipe.base != base.fingerprint([]).root:
+        logger.warning(
+            "recipe %s was found by tuning another model than %s: its options may not suit this one",
+            recipe.name,
+            base.name,
+        )
 
 
-def _names(sources: Sequence[Source]) -> set[str]:
-    return {source.option for source in sources}
+def _open_layers(options: MethodOptions) -> str | None:
+    """The option that says where to edit, if it is left open."""
+    fields = type(options).model_fields
+    return next((name for name in _LAYERS if name in fields and getattr(options, name) in ((), None)), None)
+
+
+def _style(options: MethodOptions) -> PromptStyle:
+    """How the method turns facts into text."""
+    own: Any = options
+    style: PromptStyle = (own.targets if hasattr(own, "targets") else own).style
+    return style
+
+
+def _own_text(options: MethodOptions) -> list[Source]:
+    """What stands for preserved text where none is given."""
+    if options.needs_text and getattr(options, "corpus", None) is None:
+        return [Source("corpus", OWN_TEXT, CHOSEN, "no text is given, so the base writes some")]
+    return []
 
 
 def _dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
