@@ -31,6 +31,7 @@ from moe_patch.cli.push import push
 from moe_patch.cli.serve import serve
 from moe_patch.cli.sign import sign
 from moe_patch.cli.stack import stack
+from moe_patch.cli.tune import tune
 from moe_patch.cli.unmerge import unmerge
 from moe_patch.cli.verify import verify
 from moe_patch.errors import MoePatchError
@@ -98,7 +99,7 @@ def main(verbose: int, quiet: bool) -> None:
 
 
 _COMMANDS = (
-    *(build, evaluate, inspect, ask, verify, sign, pull, push),
+    *(build, tune, evaluate, inspect, ask, verify, sign, pull, push),
     *(stack, drop, diff, log, merge, unmerge, export),
     *(serve, live, doctor),
 )

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from moe_patch.cli.console import plain_table, print_json, print_tables, say
+from moe_patch.cli.method_options import layers_option, method_option, settings_option
 from moe_patch.cli.options import (
     FILE,
     NEW_FILE,
@@ -31,25 +31,6 @@ if TYPE_CHECKING:
     from moe_patch.tuning import Choice
 
 
-def _layers(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int] | None:
-    """Parse `2,3,4` or `2-4` into a list of decoder layers."""
-    found: list[int] = []
-    for part in value.split(",") if value is not None else ():
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise click.BadParameter(
-                f"{value!r} is not a list of layers: expected a form such as 2,3,4 or 2-4"
-            )
-        found += range(int(first), int(last if dash else first) + 1)
-    return None if value is None else found
-
-
-def _method_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    from moe_patch.methods import METHODS
-
-    return [CompletionItem(name, help=method.pretty_name) for name, method in sorted(METHODS.items())]
-
-
 @click.command(
     epilog="""\b
 Examples:
@@ -62,8 +43,9 @@ Examples:
 Exit codes:
   0 built   15 built, but fewer facts took than --require asks
 
-Options that are not given come from --recipe, or from the recipe that ships for the model, or are chosen
-by looking at the model, or are the method's defaults, in this order. The report says which came from where.
+Options that are not given come from --recipe, else from the recipe that ships for the model, else from the
+one that "moe-patch tune" found for it. What is left open is chosen by looking at the model, or is the
+method's default. The report says which came from where.
 """
 )
 @click.option(
@@ -75,9 +57,7 @@ by looking at the model, or are the method's defaults, in this order. The report
 )
 @schema_option
 @click.option("--out", type=NEW_FILE, help="The patch.  [default: EDITS.safetensors]")
-@click.option(
-    "--method", default="moeedit", show_default=True, shell_complete=_method_names, help="Editing method."
-)
+@method_option
 @click.option(
     "--on",
     "lock_path",
@@ -86,10 +66,10 @@ by looking at the model, or are the method's defaults, in this order. The report
 )
 @click.option(
     "--recipe",
-    help='Hyper-parameters: a .yaml file, the name of a recipe that ships, or "none" to do without the one '
-    "that ships for the model.",
+    help='Hyper-parameters: a .yaml file, or the name of a recipe that ships; "tuned" for the one that '
+    '"moe-patch tune" found, "none" for none.',
 )
-@click.option("--layers", callback=_layers, help="Decoder layers to edit, as 2,3,4 or 2-4.")
+@layers_option
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
@@ -124,13 +104,7 @@ by looking at the model, or are the method's defaults, in this order. The report
 )
 @click.option("--chat/--no-chat", default=None, help="Format prompts with the tokenizer's chat template.")
 @click.option("--seed", type=int, help="Seed of all random numbers.")
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Any other option of the method; repeatable.",
-)
+@settings_option
 @click.option(
     "--require",
     type=NumberRange(min=0, max=1),

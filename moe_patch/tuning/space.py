@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, JsonValue
 
 from moe_patch.methods.overrides import option_names
+from moe_patch.solve.nullspace import DEFAULT_ENERGY
 
 Settings = dict[str, Any]
 """Options by dotted names."""
@@ -20,10 +21,16 @@ Settings = dict[str, Any]
 Point = tuple[int, ...]
 """One candidate of every dimension, by its number."""
 
-_FACTORS = {"targets.clamp": (0.5, 0.7, 1.0, 1.5, 2.0), "ridge": (0.1, 0.3, 1.0, 3.0, 10.0)}
-_MARGINS = (1.0, 2.0, 4.0, 8.0)
+_PROTECTION = "protection"
+_TIMES_DEFAULT = {"targets.clamp": (0.5, 0.7, 1.5, 2.0), "ridge": (0.1, 0.3, 3.0, 10.0)}
+_VALUES = {
+    "targets.share": (0.4, 0.6, 0.8, 1.0),
+    "targets.margin": (1.0, 3.0, 6.0),
+    "targets.contexts": (0, 2, 5),
+}
 _ENERGIES = (0.8, 0.9, 0.95, 0.98, 0.99)
-_CONTEXTS = (0, 2, 5)
+_ORDER = ("targets.clamp", "targets.share", _PROTECTION, "ridge", "targets.margin", "targets.contexts")
+"""The dimensions after the layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +41,6 @@ class Dimension:
     candidates: tuple[Settings, ...]
     start: int  # the number of the default
     ordered: bool = True  # whether neighbours among the candidates are alike
-    cheap: bool = False  # whether a change costs a solve and no search for target values
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,43 +83,36 @@ def search_space(options: BaseModel, layers: Sequence[Sequence[int]], fixed: Seq
     values = options.model_dump()
     found: list[Dimension] = []
     if "layers" in known:
-        own = tuple(options.layers)  # type: ignore[attr-defined]  # it is in `known`
-        places = list(dict.fromkeys([own, *map(tuple, layers)]))
-        found.append(Dimension("layers", tuple({"layers": list(p)} for p in places), 0, ordered=False))
-    for name, factors in (("targets.clamp", _FACTORS["targets.clamp"]),):
-        if name in known:
-            found.append(_ladder(name, [_value(values, name) * factor for factor in factors], values))
-    if "energy" in known and "projection" in known and _value(values, "projection"):
-        found.append(_projections(values))
-    if "ridge" in known:
-        scaled = [_value(values, "ridge") * factor for factor in _FACTORS["ridge"]]
-        found.append(_ladder("ridge", scaled, values, cheap=True))
-    if "targets.margin" in known and _value(values, "targets.margin") is not None:
-        found.append(_ladder("targets.margin", _MARGINS, values))
-    if "targets.contexts" in known:
-        found.append(_ladder("targets.contexts", _CONTEXTS, values))
+        places = dict.fromkeys([values["layers"], *map(tuple, layers)])
+        found.append(
+            Dimension("layers", tuple({"layers": list(place)} for place in places), 0, ordered=False)
+        )
+    if _value(values, "targets.margin") is None:
+        known -= {"targets.share"}  # it says what the margin is measured with
+    for name in _ORDER:
+        if name == _PROTECTION and values["projection"] and {"projection", "energy", "tau"} <= known:
+            found.append(_protection(values))
+        elif name in known and (own := _value(values, name)) is not None:
+            found.append(_ladder(name, own))
     return Space(tuple(dimension for dimension in found if len(dimension.candidates) > 1))
 
 
-def _ladder(
-    name: str, candidates: Sequence[float], values: Mapping[str, Any], *, cheap: bool = False
-) -> Dimension:
-    """An ordered dimension of one option, with the default among the candidates."""
-    own = _value(values, name)
-    steps = sorted({*candidates, own})
-    return Dimension(name, tuple({name: step} for step in steps), steps.index(own), cheap=cheap)
+def _ladder(name: str, own: float) -> Dimension:
+    """An ordered dimension of one option, with its present value among the candidates."""
+    others = [float(f"{factor * own:.3g}") for factor in _TIMES_DEFAULT.get(name, ())]
+    steps = sorted({own, *others, *_VALUES.get(name, ())})
+    return Dimension(name, tuple({name: step} for step in steps), steps.index(own))
 
 
-def _projections(values: Mapping[str, Any]) -> Dimension:
-    """How much is protected, from all but everything to nothing."""
-    own = values.get("energy")
-    if own is None:  # a threshold in the model's units, which are left as they are
-        kept: list[Settings] = [{"projection": True}, {"projection": False}]
-        return Dimension("protection", tuple(kept), 0, cheap=True)
+def _protection(values: Mapping[str, Any]) -> Dimension:
+    """How much is protected, from nearly everything to nothing."""
+    if values["tau"] is not None:  # a threshold in the model's units, which are left as they are
+        return Dimension(_PROTECTION, ({"projection": True}, {"projection": False}), 0)
+    own = DEFAULT_ENERGY if values["energy"] is None else values["energy"]
     steps = sorted({*_ENERGIES, own}, reverse=True)
     candidates: list[Settings] = [{"projection": True, "energy": step} for step in steps]
     candidates.append({"projection": False, "energy": own})
-    return Dimension("protection", tuple(candidates), steps.index(own), cheap=True)
+    return Dimension(_PROTECTION, tuple(candidates), steps.index(own))
 
 
 def _value(values: Mapping[str, Any], name: str) -> Any:

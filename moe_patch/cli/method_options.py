@@ -1,0 +1,40 @@
+"""Options that choose a method and set its options, for the commands that build or try builds."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import CompletionItem
+
+
+def _method_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from moe_patch.methods import METHODS
+
+    return [CompletionItem(name, help=method.pretty_name) for name, method in sorted(METHODS.items())]
+
+
+def _layers(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int] | None:
+    """Parse `2,3,4` or `2-4` into a list of decoder layers."""
+    found: list[int] = []
+    for part in value.split(",") if value is not None else ():
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise click.BadParameter(
+                f"{value!r} is not a list of layers: expected a form such as 2,3,4 or 2-4"
+            )
+        found += range(int(first), int(last if dash else first) + 1)
+    return None if value is None else found
+
+
+method_option = click.option(
+    "--method", default="moeedit", show_default=True, shell_complete=_method_names, help="Editing method."
+)
+
+layers_option = click.option("--layers", callback=_layers, help="Decoder layers to edit, as 2,3,4 or 2-4.")
+
+settings_option = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any other option of the method; repeatable.",
+)
