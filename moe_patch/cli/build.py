@@ -96,7 +96,11 @@ method's default. The report says which came from where.
     type=click.Choice(["protect", "edit", "error"]),
     help="What to do with experts that preserved text hardly uses.",
 )
-@click.option("--corpus", type=FILE, help="Preserved text: .txt, or .jsonl with a text field.")
+@click.option(
+    "--corpus",
+    type=FILE,
+    help="Preserved text: .txt, or .jsonl with a text field.  [default: the base writes it]",
+)
 @click.option(
     "--fact-token",
     type=click.Choice(["subject-last", "last"]),

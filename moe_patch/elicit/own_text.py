@@ -198,8 +198,9 @@ def _grow(
     base: Base, layers: Collection[int], most: int, progress: Progress | None, use_cache: bool
 ) -> OwnText:
     text = _Growing(base, sorted(layers), most)
+    first = min(_FIRST_PORTION, 1 + most // (4 * _LONG))  # so that there are several portions
     wrote = None if progress is None else _Counter(progress, most)
-    for portion in _portions(base, use_cache, wrote):
+    for portion in _portions(base, first, use_cache, wrote):
         added = text.add(portion)
         if text.settled or text.full or not added:  # a base that repeats itself shows nothing new
             break
@@ -227,9 +228,9 @@ def shortfall(seen: Moments, fresh: Moments) -> float:
     return max(0.0, ENERGY - float((weights * held).sum() / weights.sum()))
 
 
-def _portions(base: Base, use_cache: bool, wrote: Wrote | None) -> Iterator[dict[str, bool]]:
-    """Texts, with whether each is prose: each portion begins as many as all before it together."""
-    number, begun, size = 0, 0, _FIRST_PORTION
+def _portions(base: Base, first: int, use_cache: bool, wrote: Wrote | None) -> Iterator[dict[str, bool]]:
+    """Texts, with whether each is prose: `first` are begun, then always as many as before altogether."""
+    number, begun, size = 0, 0, first
     while True:
         address = _address(base) | {"portion": number, "size": size, "length": _LONG}
         found = _load(address) if use_cache else None

@@ -65,8 +65,8 @@ def _own(base: Base, layers: Collection[int], tokens: int, progress: Progress | 
     found = own_text(base, layers, most=most, progress=tell)
     if not found.growth.settled:
         logger.warning(
-            "the base's own text ends at %d tokens, and the directions that it uses still turn: what it does "
-            "not say may move more than what it says; give text with --corpus to protect more",
+            "the base's own text ends at %d tokens, and the directions that it uses still turn, so some of "
+            "them are not protected: raise corpus_tokens, or give text with --corpus",
             found.growth.tokens,
         )
     record: JsonValue = {"source": "own", **asdict(found.growth)}

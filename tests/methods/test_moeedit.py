@@ -247,8 +247,6 @@ def test_what_cannot_be_built() -> None:
         build(base, facts(1), layers=())
     with pytest.raises(ConfigError, match="no facts"):
         build(base, [])
-    with pytest.raises(ConfigError, match=r"give --corpus FILE, or --no-projection"):
-        build(base, facts(1), projection=True)
     with pytest.raises(ModelError, match="layer 7 is out of range"):
         build(base, facts(1), layers=(7,))
     with pytest.raises(ModelError, match=r"layer 0 .* is dense"):

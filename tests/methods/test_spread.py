@@ -9,7 +9,6 @@ import torch
 
 from moe_patch.base.statistics import collect_moments
 from moe_patch.data.corpus import Corpus
-from moe_patch.errors import ConfigError
 from moe_patch.methods import get_method
 from moe_patch.patch import load, save
 from moe_patch.solve.algebra import edit_kernel, edit_response, ridge_solve
@@ -94,12 +93,6 @@ def test_objectives_of_the_descent_are_reported_for_the_layer_that_is_solved() -
     assert isinstance(objectives, dict)
     assert list(objectives) == ["1"]
     assert [len(batch) for batch in objectives["1"]] == [4, 4]
-
-
-def test_text_is_asked_for_unless_nothing_is_projected() -> None:
-    method = get_method("woodbury-spread")
-    with pytest.raises(ConfigError, match="--no-projection"):
-        method.build(tiny_base("qwen3_moe"), facts(), method.options(layers=(0,)))
 
 
 def test_progress_tells_of_every_stage_once_it_is_done() -> None:

@@ -14,6 +14,8 @@ from moe_patch.apply import apply
 from moe_patch.base.model import Base
 from moe_patch.base.opening import wrap
 from moe_patch.bypass import LEAVE_ALONE, Bypass, read_bypass, read_routed
+from moe_patch.data.corpus import Corpus
+from moe_patch.elicit.own_text import NAME, own_prose
 from moe_patch.errors import ConfigError, ModelError
 from moe_patch.methods import get_method
 from moe_patch.patch import Patch, load, save
@@ -181,11 +183,14 @@ def test_builds_repeat(corpus: Path) -> None:
     assert all(torch.equal(first.bypass[name], second.bypass[name]) for name in first.bypass)
 
 
-def test_without_text_only_what_needs_none() -> None:
-    with pytest.raises(ConfigError, match="give --corpus FILE"):
-        build(None)
+def test_without_text_the_base_writes_its_own_where_it_is_needed() -> None:
     patch = build(None, EDITED[:1], steps=2, scope_gate=False, balance=False)
     assert patch.hyperparameters["corpus_hash"] is None
+    assert patch.hyperparameters["preserved_text"] is None
+    patch = build(None, EDITED[:1], steps=2, preserved=6)
+    own = Corpus(NAME, own_prose(taught_base(), 6))
+    assert patch.hyperparameters["corpus_hash"] == own.hash
+    assert patch.hyperparameters["preserved_text"] == {"source": "own"}
 
 
 def test_layers(corpus: Path) -> None:

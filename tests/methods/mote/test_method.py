@@ -16,7 +16,6 @@ from moe_patch.base.opening import wrap
 from moe_patch.base.statistics import collect_moments
 from moe_patch.data.corpus import Corpus
 from moe_patch.errors import ConfigError, ModelError
-from moe_patch.methods import get_method
 from moe_patch.methods.delta import EditSetup
 from moe_patch.methods.mote.method import MoTEOptions, find_manifolds
 from moe_patch.patch import Patch, load, save
@@ -25,7 +24,7 @@ from moe_patch.solve.moments import Moments
 from moe_patch.solve.nullspace import NullSpace, null_space
 from moe_patch.solve.tucker_edit import Manifold, compress_rows
 from tests.margins import at_most
-from tests.methods.builds import build, corpus, facts, snapshot, unchanged
+from tests.methods.builds import build, corpus, snapshot, unchanged
 from tests.tiny import dense_delta, tiny_base, tiny_batch
 
 RANKS = (3, 20, 15)
@@ -238,17 +237,16 @@ def test_experts_without_enough_text_are_protected_by_default_and_named(
 
 
 @pytest.mark.parametrize(
-    ("options", "flags"),
+    ("options", "needed"),
     [
-        ({}, "--no-projection --set whitening=none to do without"),
-        ({"whitening": "none"}, "or --no-projection to do without"),
-        ({"projection": False}, "or --set whitening=none to do without"),
+        ({}, True),
+        ({"whitening": "none"}, True),
+        ({"projection": False}, True),
+        ({"projection": False, "whitening": "none"}, False),
     ],
 )
-def test_text_is_asked_for_where_it_is_needed(options: dict[str, Any], flags: str) -> None:
-    method = get_method("mote")
-    with pytest.raises(ConfigError, match=flags):
-        method.build(tiny_base("qwen3_moe"), facts(), method.options(layers=(0,), **options))
+def test_text_is_used_for_projection_and_for_whitening(options: dict[str, Any], needed: bool) -> None:
+    assert MoTEOptions(**options).needs_text is needed
 
 
 def test_impossible_options_are_refused() -> None:
