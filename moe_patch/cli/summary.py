@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from moe_patch.cli.console import plain_table
+from moe_patch.cli.protection import preserved_line, protection_table
 
 if TYPE_CHECKING:
     from moe_patch.patch import LayerDelta, Patch
@@ -57,6 +58,8 @@ def summary_tables(described: dict[str, Any]) -> list[Table]:
         whole.add_row("bypass", _bypass_line(described["bypass"]))
     else:
         whole.add_row("experts touched", f"{touched} in {len(described['layers'])} layers")
+    if preserved := preserved_line(described["hyperparameters"]):
+        whole.add_row("preserved text", preserved)
     whole.add_row("size", _size_line(described["bytes"], described["dense_bytes"]))
     whole.add_row("base", f"{described['base']['model_type']} {described['base']['config']}")
     whole.add_row("controls", str(described["controls"] or "none"))
@@ -79,7 +82,8 @@ def summary_tables(described: dict[str, Any]) -> list[Table]:
         counts = (layer["layer"], layer["experts"], layer["rows"])
         ratio = (f"{layer['largest_ratio']:.3g}",) if compared else ()
         layers.add_row(*map(str, counts), *norms, f"{layer['bytes']:,}", *ratio)
-    tables = [whole, layers] if described["layers"] else [whole]
+    protection = protection_table(described["hyperparameters"])
+    tables = [whole, *([layers] if described["layers"] else []), *([protection] if protection else [])]
     return [*tables, _untaken_table(described["untaken"])] if described["untaken"] else tables
 
 

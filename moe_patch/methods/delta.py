@@ -23,6 +23,7 @@ from moe_patch.methods.earlier_edits import EarlierEdits
 from moe_patch.methods.editors import DeltaEditor
 from moe_patch.methods.outcome import with_outcomes
 from moe_patch.methods.preserved import Preserved, preserve
+from moe_patch.methods.room import Room, with_room
 from moe_patch.methods.schedule import run_schedule
 from moe_patch.patch import Patch
 from moe_patch.progress import Progress
@@ -196,10 +197,10 @@ class DeltaMethod(Method[DeltaOptionsT]):
             patch = Patch(
                 kind="delta",
                 method=self.name,
-                hyperparameters=_parameters(options, setup, preserved) | editor.findings(),
+                hyperparameters=_parameters(options, setup, preserved, editor.room) | editor.findings(),
                 base=fingerprint,
                 facts=tuple(facts),
-                results=tuple(results),
+                results=tuple(with_room(results, editor.room)),
                 layers=editor.deltas(),
                 schema=schema_of_facts(facts),
             )
@@ -208,12 +209,16 @@ class DeltaMethod(Method[DeltaOptionsT]):
             return with_controls(base, finished, preserved.texts)
 
 
-def _parameters(options: DeltaOptions, setup: EditSetup, preserved: Preserved) -> dict[str, JsonValue]:
-    """The options, as a patch records them, and what the projections protect."""
+def _parameters(
+    options: DeltaOptions, setup: EditSetup, preserved: Preserved, room: Room
+) -> dict[str, JsonValue]:
+    """The options, as a patch records them, and what the projections protect and leave."""
     parameters: dict[str, JsonValue] = options.model_dump(mode="json", exclude={"corpus"})
     parameters |= {"layers": list(setup.layers), "corpus_hash": preserved.corpus_hash}
     parameters["preserved_text"] = preserved.record
-    parameters["protection"] = [space.summary() for space in setup.projections.values()]
+    parameters["protection"] = [
+        space.summary() | room.of_layer(layer) for layer, space in setup.projections.items()
+    ]
     return parameters
 
 

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from moe_patch.base.capture import ExpertCall
 from moe_patch.base.gain import asked_gain
-from moe_patch.base.keys import first_tokens, key_rows, measure_keys
+from moe_patch.base.keys import first_tokens, key_rows, measure_keys, project_rows
 from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import Prompt
 from moe_patch.errors import TargetError
 from moe_patch.methods.layer_edit import LayerEdit, LayerProblem, LayerSolution, LayerSolver
+from moe_patch.methods.room import Room
 from moe_patch.patch import LayerDelta
 from moe_patch.patch.rows import Rows
 from moe_patch.progress import Progress
@@ -62,6 +63,7 @@ class DeltaEditor(ABC):
         self.layers = sorted(layers)
         self.protect_earlier = protect_earlier
         self.objectives: dict[int, list[tuple[float, ...]]] = {}  # by layer; only from iterative solvers
+        self.room = Room()
         self._base, self._projections = base, projections
         self._gains = {layer: asked_gain(base, layer) for layer in self.solved}
 
@@ -115,7 +117,12 @@ class DeltaEditor(ABC):
         """The new facts' rows at a layer."""
         count = len(request.facts)
         own = first_tokens(call, count * request.contexts)
-        return key_rows(own, self._base.layer(layer).num_experts, count, self._projections.get(layer))
+        keys = key_rows(own, self._base.layer(layer).num_experts, count, None)
+        if layer not in self._projections:
+            return keys
+        projected = project_rows(keys, self._projections[layer])
+        self.room.measure(layer, keys, projected, request.facts)
+        return projected
 
     def _change_of_earlier(self, share: Tensor, request: EditRequest) -> Tensor | None:
         """(T_earlier, d_m) how much earlier facts' outputs should change; None if they are not protected."""

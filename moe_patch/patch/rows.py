@@ -102,6 +102,12 @@ def select_rows(rows: Rows, facts: Tensor) -> Rows:
     return sort_rows(rows.value[kept], rows.expert[kept], renumbered[rows.fact[kept]], len(facts))
 
 
+def row_energy(rows: Rows) -> Tensor:
+    """||g k~||^2 of each fact over all experts, (T,) fp64: the diagonal of its kernel."""
+    square = rows.value.double().square().sum(1)  # (nnz,)
+    return square.new_zeros(rows.num_facts).index_add(0, rows.fact, square)
+
+
 def one_left_per_row(rows: Rows) -> Rows:
     """The same rows with one fact number for each, for solutions with one left factor per row."""
     nnz = len(rows.value)

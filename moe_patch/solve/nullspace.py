@@ -60,6 +60,14 @@ class NullSpace:
         """How many directions each expert uses; d_k if it is fully protected."""
         return {expert: basis.shape[1] for expert, basis in self.basis.items()}
 
+    @property
+    def protected(self) -> float:
+        """The share of directions that is protected: the experts' mean, weighted by their tokens."""
+        width = len(next(iter(self.basis.values())))
+        ranks = torch.tensor([self.ranks[expert] for expert in range(len(self.tokens))]).double()
+        weights = self.tokens.double() if bool(self.tokens.any()) else torch.ones(len(ranks)).double()
+        return float((ranks * weights).sum() / (width * weights.sum()))
+
     def summary(self) -> dict[str, Any]:
         """This layer's figures for a report, as JSON values."""
         ranks, width = sorted(self.ranks.values()), next(iter(self.basis.values())).shape[0]
@@ -67,6 +75,7 @@ class NullSpace:
             "layer": self.layer,
             "rule": self.rule,
             "width": width,
+            "protected": round(self.protected, 4),
             "rank_median": ranks[len(ranks) // 2],
             "rank_min": ranks[0],
             "rank_max": ranks[-1],

@@ -12,15 +12,17 @@ from dataclasses import dataclass
 
 import torch
 from pydantic import JsonValue
-from torch import Tensor
 
 from moe_patch.data.facts import Fact
 from moe_patch.patch import Patch
-from moe_patch.patch.rows import Rows, select_rows
+from moe_patch.patch.rows import row_energy, select_rows
 from moe_patch.solve.algebra import edit_kernel
 
 ALIKE = 0.9
 """Facts whose keys have a larger cosine than this get nearly the same change."""
+
+TIGHT = 0.05
+"""Facts with less of their keys' energy left than this have hardly any direction to be edited in."""
 
 _SAID = math.log(2)  # nats a token; an answer with less is likelier, token by token, than all others together
 
@@ -81,7 +83,14 @@ def _reasons(patch: Patch, number: int, alike: tuple[int, float] | None) -> Iter
             if own > _SAID
             else "the router sends its prompt past its expert"
         )
-    if patch.kind == "delta" and target is not None and target <= _SAID and not unseen:
+    room = _number(result.get("room"))
+    tight = room is not None and 0.0 < room < TIGHT
+    if tight:
+        yield (
+            f"preserved text uses nearly all directions of its keys ({room:.1%} is left): protect less "
+            "(--set energy=0.9), or edit other layers"
+        )
+    if patch.kind == "delta" and target is not None and target <= _SAID and not unseen and not tight:
         yield "the layers do not reach its target value: lower lambda (--ridge), or edit more layers"
 
 
@@ -90,7 +99,7 @@ def _most_alike(patch: Patch, missed: list[int]) -> dict[int, tuple[int, float]]
     if not patch.layers or not missed:
         return {}
     rows = patch.layers[max(patch.layers)].fact_rows
-    norm = _norms(rows)  # (T,)
+    norm = row_energy(rows).sqrt()  # (T,)
     chosen = torch.tensor(missed)
     cosine = edit_kernel(select_rows(rows, chosen), rows) / (norm[chosen, None] * norm).clamp_min(1e-30)
     cosine[torch.arange(len(missed)), chosen] = 0.0  # (U, T)
@@ -100,12 +109,6 @@ def _most_alike(patch: Patch, missed: list[int]) -> dict[int, tuple[int, float]]
         for i, number in enumerate(missed)
         if float(largest[i]) > ALIKE
     }
-
-
-def _norms(rows: Rows) -> Tensor:
-    """(T,) fp64: the norm of each fact's rows over all experts."""
-    square = rows.value.double().square().sum(1)  # (nnz,)
-    return square.new_zeros(rows.num_facts).index_add(0, rows.fact, square).sqrt()
 
 
 def _number(value: JsonValue) -> float | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from moe_patch.cli.protection import preserved_line, protection_table
 from moe_patch.patch import load
 from tests.cli.conftest import Run
 from tests.tiny import dense_delta, tiny_base
@@ -59,3 +60,18 @@ def test_a_broken_file_is_one_line(run: Run, tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert result.stderr.startswith(f"Error: {path}: ")
     assert result.stderr.count("\n") == 1
+
+
+def test_a_report_says_what_was_preserved_and_what_that_leaves() -> None:
+    own = {"source": "own", "tokens": 33_026, "left_out": 0.004, "settled": True}
+    assert preserved_line({"preserved_text": own}).startswith("the base's own, 33,026 tokens: enough")
+    assert ": not enough" in preserved_line({"preserved_text": own | {"settled": False}})
+    assert preserved_line({"preserved_text": {"source": "corpus"}}) == "as given"
+    assert preserved_line({"preserved_text": None}) == "none"
+    assert preserved_line({}) == ""
+    layer = {"layer": 2, "protected": 0.26, "room_min": 0.125, "room_median": 0.5, "unseen": [3, 9]}
+    table = protection_table({"protection": [layer, {"layer": 3, "rule": "tau 0.02"}]})
+    assert table is not None
+    assert [list(column.cells) for column in table.columns] == [["2"], ["26.0"], ["50.0"], ["12.5"], ["2"]]
+    assert protection_table({"protection": []}) is None
+    assert protection_table({}) is None

@@ -119,6 +119,7 @@ def test_the_summary_says_what_was_protected() -> None:
         "layer": 5,
         "rule": "energy 0.999999",
         "width": D_KEY,
+        "protected": round((100 * 4 + 3 * D_KEY) / (103 * D_KEY), 4),
         "rank_median": D_KEY,
         "rank_min": 4,
         "rank_max": D_KEY,
