@@ -1,16 +1,17 @@
-"""The untouched command against the best options that a long search finds, on several models.
+"""The untouched command against tuned options and the best that a long search finds, on several models.
 
     python -m recipes.families --out models
     python -m recipes.benchmarks.first_try --on atlas --on models/gpt-oss --on models/deepseek
 
 Each model gets builds of the same facts, and no recipe that ships counts, so atlas is a model like any other.
-`untouched` is given the model and the facts and nothing else. `searched` has the best of --candidates random
-options, judged by the scores of these very facts, and may protect text that the model's makers have: a bound
-on what tuning could reach. `base` is the model as it is.
+`untouched` is given the model and the facts and nothing else. `tuned` has what `moe-patch tune` finds in
+--minutes. `searched` has the best of --candidates random options, judged by the scores of these very facts,
+and may protect text that the model's makers have: a bound on what tuning could reach. `base` is the model as
+it is.
 
-Perplexity is that of text of the model's world that no build sees and that names no edited subject. Seconds
-are of the processor, since a machine may have other work. What a build needs of preserved text and target
-values is computed anew.
+Perplexity is that of text of the model's world that no build sees and that names no edited subject, KL what a
+patch changes there. Seconds, and the minutes of tuning, are of the processor, since a machine may have other
+work. Nothing is taken from the cache.
 """
 
 from __future__ import annotations
@@ -36,12 +37,15 @@ from moe_patch.io.cache import fresh_cache
 from moe_patch.methods import get_method
 from moe_patch.methods.overrides import merged_options
 from moe_patch.patch import Patch
-from moe_patch.tuning.choice import NO_RECIPE
+from moe_patch.tuning.choice import NO_RECIPE, TUNED_RECIPE
+from moe_patch.tuning.kept import keep_recipe
+from moe_patch.tuning.tune import tune
 
 from ._oracle import Trial, random_options, successive_halving
 from ._subjects import ATLAS, Subject, drift_with, scores_now, scores_with, subject_at
 
 METHOD = "moeedit"
+BUILDS = ("base", "untouched", "tuned", "searched")
 SCORES = ("efficacy", "generalization", "specificity", "utility")
 
 Record = dict[str, Any]
@@ -55,46 +59,64 @@ def record_of(scores: Scores, **others: Any) -> Record:
 def figures(base: Base, subject: Subject, patch: Patch) -> Record:
     """The scores of a patch on its own facts, and what it does to text that no build sees."""
     drift = drift_with(base, subject, patch)
-    return record_of(scores_with(base, patch), perplexity=drift.perplexity_after, kl=drift.divergence)
+    return record_of(
+        scores_with(base, patch),
+        before=drift.perplexity_before,
+        perplexity=drift.perplexity_after,
+        kl=drift.divergence,
+    )
 
 
-def untouched(subject: Subject) -> list[Record]:
-    """The model as it is, and the build of a user who names it and the facts."""
+def built(subject: Subject, base: Base, recipe: str) -> Record:
+    """The build of a user who names a model and facts, with a recipe or none."""
+    job = open_job(BuildRequest(subject.facts, base, METHOD, recipe=recipe))
+    started = time.process_time()
+    choice = job.choose()
+    patch = job.run(choice).patch
+    seconds = time.process_time() - started
+    return figures(base, subject, patch) | {"seconds": seconds, "options": choice.record()}
+
+
+def untouched(subject: Subject) -> Record:
+    """Without a recipe, as for a model that nobody has looked at."""
     with fresh_cache():
-        job = open_job(BuildRequest(subject.facts, subject.model, METHOD, recipe=NO_RECIPE))
-        started = time.process_time()
-        choice = job.choose()
-        patch = job.run(choice).patch
-        seconds = time.process_time() - started
-    before = drift_with(job.base, subject, patch).perplexity_before
-    scores = scores_now(job.base, patch.facts, patch.schema)
-    return [
-        {"build": "base", **record_of(scores, perplexity=before, kl=0.0), "seconds": 0.0},
-        {
-            "build": "untouched",
-            **figures(job.base, subject, patch),
-            "seconds": seconds,
-            "options": choice.record(),
-        },
-    ]
+        return built(subject, open_base(subject.model), NO_RECIPE) | {"search": 0.0}
 
 
-def searched(subject: Subject, candidates: int, seed: int) -> list[Record]:
+def tuned(subject: Subject, minutes: float) -> Record:
+    """With the recipe that tuning finds for the model."""
+    base = open_base(subject.model)
+    with fresh_cache():
+        found = tune(base, get_method(METHOD), minutes=minutes, clock=time.process_time)
+        keep_recipe(base, found.recipe)
+        return built(subject, base, TUNED_RECIPE) | {"search": found.seconds, "finished": found.finished}
+
+
+def as_it_is(subject: Subject) -> Record:
+    """The model without a patch."""
+    base, facts = open_base(subject.model), read_facts(subject.facts)
+    return record_of(scores_now(base, facts, facts.schema))
+
+
+def searched(subject: Subject, candidates: int, seed: int) -> Record:
     """The best of a search that sees the facts and their scores."""
     base, facts = open_base(subject.model), read_facts(subject.facts)
     method, rng = get_method(METHOD), random.Random(seed)
     finals: dict[str, Record] = {}
 
     def measure(options: dict[str, Any], count: int) -> Trial | None:
+        began = time.process_time()
         try:
             patch = method.build(base, facts[:count], merged_options(method.Options, {}, options, ""))
         except MoePatchError as error:  # options that this model cannot have are no candidates
             click.echo(f"{subject.name}: {options}: {error}", err=True)
             return None
+        took = time.process_time() - began
         if count < len(facts):
             utility, perplexity = scores_with(base, patch).utility.value, 0.0
         else:
-            finals[json.dumps(options)] = final = figures(base, subject, patch)
+            final = figures(base, subject, patch) | {"seconds": took, "options": options}
+            finals[json.dumps(options)] = final
             utility, perplexity = final["utility"], final["perplexity"]
         assert utility is not None
         click.echo(f"{subject.name}: {count} facts, utility {utility:.1f}: {options}", err=True)
@@ -106,15 +128,17 @@ def searched(subject: Subject, candidates: int, seed: int) -> list[Record]:
         started = time.process_time()
         best = successive_halving(drawn, measure, len(facts))[0].options
         seconds = time.process_time() - started
-    return [{"build": "searched", **finals[json.dumps(best)], "seconds": seconds, "options": best}]
+    return finals[json.dumps(best)] | {"search": seconds}
 
 
 def table_of(records: list[Record]) -> Table:
     """One row a build."""
-    table = Table("model", "build", *SCORES, "perplexity", "KL", "seconds", title="First tries")
+    columns = {"before": 2, "perplexity": 2, "kl": 3, "seconds": 0, "search": 0}  # their decimals
+    titles = ("perplexity before", "after", "KL", "build s", "search s")
+    table = Table("model", "build", *SCORES, *titles, title="First tries")
     for record in records:
         cells = [f"{record[score]:.1f}" for score in SCORES]
-        cells += [f"{record['perplexity']:.2f}", f"{record['kl']:.3f}", f"{record['seconds']:.0f}"]
+        cells += [f"{record[name]:.{n}f}" if name in record else "-" for name, n in columns.items()]
         table.add_row(record["model"], record["build"], *cells)
     return table
 
@@ -127,26 +151,33 @@ def table_of(records: list[Record]) -> Table:
     default=(ATLAS,),
     help="atlas (the default), a folder of recipes.families, or MODEL,FACTS,TEXT.",
 )
+@click.option("--minutes", default=10.0, show_default=True, help="Of tuning.")
 @click.option("--candidates", default=48, show_default=True, help="Of the long search.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--only", type=click.Choice(("untouched", "searched")), multiple=True)
+@click.option("--seed", default=0, show_default=True, help="Of the long search.")
+@click.option("--only", type=click.Choice(BUILDS), multiple=True)
 @click.option("--json", "lines", type=click.Path(path_type=Path), help="Append one JSON line per build.")
 def main(
-    places: tuple[str, ...], candidates: int, seed: int, only: tuple[str, ...], lines: Path | None
+    places: tuple[str, ...],
+    minutes: float,
+    candidates: int,
+    seed: int,
+    only: tuple[str, ...],
+    lines: Path | None,
 ) -> None:
     """Run the builds and report."""
-    builds: dict[str, Callable[[Subject], list[Record]]] = {
+    builds: dict[str, Callable[[Subject], Record]] = {
+        "base": as_it_is,
         "untouched": untouched,
+        "tuned": lambda subject: tuned(subject, minutes),
         "searched": lambda subject: searched(subject, candidates, seed),
     }
     records: list[Record] = []
     for subject in map(subject_at, places):
-        for name in only or builds:
-            found = [{"model": subject.name, **record} for record in builds[name](subject)]
-            records += found
+        for name in only or BUILDS:
+            records.append({"model": subject.name, "build": name, **builds[name](subject)})
             if lines:
                 with lines.open("a", encoding="utf-8") as file:
-                    file.writelines(json.dumps(record) + "\n" for record in found)
+                    file.write(json.dumps(records[-1]) + "\n")
     Console(width=160).print(table_of(records))
 
 
