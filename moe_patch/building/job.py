@@ -1,8 +1,9 @@
-"""A build from its request to its patch, in three steps: open, choose, run.
+"""A build from its request to its patch, in steps: open, choose, run, and look at what came of it.
 
     job = open_job(BuildRequest(Path("facts.jsonl")))   # the facts are read and the model is opened
     choice = job.choose()                               # options, with where each comes from
     built = job.run(choice)                             # the patch
+    card = job.card(built)                              # whether it is good
 
 Between the steps a caller can show what was found. Saving the patch is left to the caller.
 """
@@ -11,19 +12,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from moe_patch.apply import apply
 from moe_patch.base.model import Base
 from moe_patch.base.opening import open_base
 from moe_patch.building.edits import notes_on, read_edits
+from moe_patch.data.corpus import Corpus
 from moe_patch.data.fact_file import FactFile
 from moe_patch.data.facts import Fact
 from moe_patch.data.schemas import ZsreSchema
+from moe_patch.evaluation import Setting
+from moe_patch.evaluation.card import Card, held_out, make_card
 from moe_patch.methods import Method, get_method
+from moe_patch.methods.base import MethodOptions
 from moe_patch.methods.earlier_edits import EarlierEdits
 from moe_patch.patch import Patch
 from moe_patch.progress import Progress
@@ -102,6 +109,24 @@ class BuildJob:
         recorded = patch.hyperparameters | {SOURCES: choice.record()}
         return Built(replace(patch, hyperparameters=recorded), choice, time.monotonic() - started)
 
+    def card(self, built: Built, *, size: int | None = None, progress: Progress | None = None) -> Card:
+        """Whether the patch is good, measured on top of the stack that it was built on.
+
+        Args:
+            built: what came of the build.
+            size: of the patch's file in bytes.
+            progress: called while the model is asked.
+
+        Raises:
+            MoePatchError: as for `make_card`.
+        """
+        setting = Setting(chat=built.patch.chat, progress=progress)
+        text = _unused_text(self.base, built.choice.options)
+        with nullcontext() if self.earlier is None else apply(self.base, self.earlier.patch, mode="hook"):
+            return make_card(
+                self.base, built.patch, text=text, seconds=built.seconds, size=size, setting=setting
+            )
+
 
 def open_job(request: BuildRequest, tell: Tell | None = None) -> BuildJob:
     """Read the facts, resolve the stack and open the model.
@@ -135,13 +160,21 @@ def open_job(request: BuildRequest, tell: Tell | None = None) -> BuildJob:
 def build_patch(
     request: BuildRequest, *, tell: Tell | None = None, progress: Progress | None = None
 ) -> Built:
-    """All three steps.
+    """Open, choose and run.
 
     Raises:
         MoePatchError: as for the steps.
     """
     job = open_job(request, tell)
     return job.run(job.choose(progress), progress)
+
+
+def _unused_text(base: Base, options: MethodOptions) -> Corpus | None:
+    """What is left of the preserved text behind the part that the build has used."""
+    corpus, used = getattr(options, "corpus", None), getattr(options, "corpus_tokens", None)
+    if corpus is None or used is None:
+        return None
+    return held_out(base, Corpus.read(corpus), used)
 
 
 def _open(request: BuildRequest, method: Method[Any]) -> Base:

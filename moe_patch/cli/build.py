@@ -22,6 +22,7 @@ from moe_patch.cli.options import (
     schema_option,
 )
 from moe_patch.cli.output import check_writable
+from moe_patch.cli.required import check_required, require_options, required_shares
 from moe_patch.progress import progress_bars
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ Examples:
 
 \b
 Exit codes:
-  0 built   15 built, but fewer facts took than --require asks
+  0 built   15 built, but the patch is not as good as a --require option asks
 
 Options that are not given come from --recipe, else from the recipe that ships for the model, else from the
 one that "moe-patch tune" found for it. What is left open is chosen by looking at the model, or is the
@@ -110,11 +111,13 @@ method's default. The report says which came from where.
 @click.option("--seed", type=int, help="Seed of all random numbers.")
 @settings_option
 @click.option(
-    "--require",
-    type=NumberRange(min=0, max=1),
-    help="Share of the facts that must take, such as 0.95: with fewer, the exit code is 15. The patch is "
-    "written all the same.",
+    "--card/--no-card",
+    "with_card",
+    default=True,
+    show_default=True,
+    help="End with a card: what the model says to facts, paraphrases and neighbours, and what else moved.",
 )
+@require_options
 @click.option("--skip-invalid", is_flag=True, help="List facts that cannot be used, and build without them.")
 @model_options
 @json_option
@@ -126,7 +129,7 @@ def build(
     recipe: str | None,
     settings: tuple[str, ...],
     schema: ZsreSchema | None,
-    require: float | None,
+    with_card: bool,
     skip_invalid: bool,
     model: str | None,
     dtype: str,
@@ -142,6 +145,7 @@ def build(
     from moe_patch.methods import get_method
     from moe_patch.patch import save
 
+    required = required_shares(given, with_card)
     out = check_writable(out or Path(f"{edits.stem}.safetensors"))
     quiet_transformers()
     request = BuildRequest(
@@ -161,15 +165,17 @@ def build(
     with progress_bars() as progress:
         choice = job.choose(progress)
         built = job.run(choice, progress)
-    save(built.patch, out)
-    described = describe_patch(built.patch, out)
+        save(built.patch, out)
+        described = describe_patch(built.patch, out)
+        card = job.card(built, size=described["bytes"], progress=progress) if with_card else None
     if as_json:
-        print_json(described | {"patch": str(out), "seconds": built.seconds, "options": choice.to_json()})
+        found = {"patch": str(out), "seconds": built.seconds, "options": choice.to_json()}
+        print_json(described | found | {"card": None if card is None else card.to_json()})
     else:
-        print_tables(*summary_tables(described), *_choice_tables(choice))
-        say("", f"{out}: {len(job.facts)} facts, built in {built.seconds:.1f} s")
-    if require is not None:
-        _require(described["taken"], require)
+        print_tables(*summary_tables(described, untaken=card is None), *_choice_tables(choice))
+        say("", f"{out}: {len(job.facts)} facts, built in {built.seconds:.1f} s", "")
+        print_tables(*([] if card is None else card.tables()))
+    check_required(described["taken"], card, required)
 
 
 def _choice_tables(choice: Choice) -> list[Table]:
@@ -185,13 +191,3 @@ def _choice_tables(choice: Choice) -> list[Table]:
 def _shown(value: Any) -> str:
     """An option's value, as it could be set."""
     return ",".join(map(str, value)) if isinstance(value, list) else json.dumps(value).strip('"')
-
-
-def _require(taken: float | None, least: float) -> None:
-    """End with the exit code of a patch that does not hold, as `verify` has it, if too few facts took."""
-    from moe_patch.share.verify import Verdict
-
-    if taken is None or taken < least:
-        share = "an unknown share" if taken is None else f"{taken:.1%}"
-        say(f"{share} of the facts took; {least:.1%} were required", err=True)
-        raise click.exceptions.Exit(int(Verdict.NOT_HELD))

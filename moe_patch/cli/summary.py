@@ -47,8 +47,8 @@ def describe_patch(patch: Patch, path: Path) -> dict[str, Any]:
     }
 
 
-def summary_tables(described: dict[str, Any]) -> list[Table]:
-    """One table for the whole patch, and one for its layers."""
+def summary_tables(described: dict[str, Any], *, untaken: bool = True) -> list[Table]:
+    """Tables for the whole patch, for its layers, and with `untaken` for facts that did not take."""
     whole = plain_table("", ("", "patch"))
     whole.show_header = False
     touched = sum(len(experts) for experts in described["experts"].values())
@@ -84,7 +84,8 @@ def summary_tables(described: dict[str, Any]) -> list[Table]:
         layers.add_row(*map(str, counts), *norms, f"{layer['bytes']:,}", *ratio)
     protection = protection_table(described["hyperparameters"])
     tables = [whole, *([layers] if described["layers"] else []), *([protection] if protection else [])]
-    return [*tables, _untaken_table(described["untaken"])] if described["untaken"] else tables
+    show = untaken and described["untaken"]
+    return [*tables, _untaken_table(described["untaken"])] if show else tables
 
 
 def _untaken_table(untaken: list[dict[str, Any]]) -> Table:

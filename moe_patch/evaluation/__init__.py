@@ -121,10 +121,14 @@ def evaluate(
     )
 
 
-def _made(base: Base, questions: Questions, patch: Patch, setting: Setting) -> GeneratedQuestions:
-    """Prompts of the base's for the facts that have none."""
+_Made = tuple[GeneratedQuestions, list[Encoded]]
+"""Prompts that the base made, and what it says to the neighbours among them."""
+
+
+def _made(base: Base, questions: Questions, patch: Patch, setting: Setting) -> _Made:
     avoid = [fact.subject for fact in patch.facts]
-    return generate_questions(base, [each.fact for each in questions.edited], setting, avoid=avoid)
+    made = generate_questions(base, [each.fact for each in questions.edited], setting, avoid=avoid)
+    return made, own_answers(base, made.neighbours, setting, "base: generated neighbours")
 
 
 def _observe(
@@ -133,13 +137,13 @@ def _observe(
     setting: Setting,
     stage: str,
     own: Sequence[Encoded],
-    made: GeneratedQuestions | None,
+    made: _Made | None,
     *,
     routing: bool,
 ) -> _State:
     measurement = measure_scores(base, questions, setting, stage=stage, own=own)
-    if made:
-        also = measure_generated(base, made, questions.scoring, measurement, setting, stage)
+    if made and made[0]:
+        also = measure_generated(base, *made, questions.scoring, measurement, setting, stage)
         measurement = replace(measurement, generated=also)
     edited, preserved = (_spread(asked) for asked in (questions.edited, questions.neighbours))
     return _State(

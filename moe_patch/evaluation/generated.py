@@ -14,7 +14,7 @@ from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
 from moe_patch.data.spacing import spaced
 from moe_patch.elicit.neighbours import generate_neighbours
-from moe_patch.elicit.paraphrases import generate_paraphrases
+from moe_patch.elicit.paraphrases import PARAPHRASES, generate_paraphrases
 from moe_patch.evaluation.metrics import (
     GeneratedScores,
     Measurement,
@@ -24,7 +24,6 @@ from moe_patch.evaluation.metrics import (
     Scores,
     Setting,
     measure_scores,
-    own_answers,
 )
 from moe_patch.evaluation.rules import Scoring
 from moe_patch.evaluation.scoring import Encoded, score_encoded
@@ -39,7 +38,6 @@ class GeneratedQuestions:
 
     paraphrased: tuple[Question, ...]  # of facts that have no paraphrases
     neighbours: tuple[Question, ...]  # of facts that have no neighborhood prompts
-    own: tuple[Encoded, ...]  # what the base says to each neighbour
 
     def __bool__(self) -> bool:
         """Whether there are any."""
@@ -47,7 +45,13 @@ class GeneratedQuestions:
 
 
 def generate_questions(
-    base: Base, facts: Sequence[Fact], setting: Setting, *, avoid: Sequence[str] = (), most: int = MOST_FACTS
+    base: Base,
+    facts: Sequence[Fact],
+    setting: Setting,
+    *,
+    avoid: Sequence[str] = (),
+    most: int = MOST_FACTS,
+    count: int = PARAPHRASES,
 ) -> GeneratedQuestions:
     """Prompts for the facts that have none of their own.
 
@@ -57,6 +61,7 @@ def generate_questions(
         setting: how prompts are run.
         avoid: subjects that are edited beside those of `facts`, and so are no neighbours.
         most: facts that prompts of a kind are made for.
+        count: prompts of a kind for each of them.
 
     Raises:
         NoChatTemplate: as for `generate_paraphrases`.
@@ -66,23 +71,23 @@ def generate_questions(
     bare = spaced([fact for fact in facts if not fact.paraphrases], most)
     alone = spaced([fact for fact in facts if not fact.neighborhood], most)
     edited = [*avoid, *(fact.subject for fact in facts)]
-    wordings = generate_paraphrases(base, bare, chat=setting.chat)
-    others = generate_neighbours(base, alone, chat=setting.chat, avoid=edited)
+    wordings = generate_paraphrases(base, bare, count=count, chat=setting.chat)
+    others = generate_neighbours(base, alone, count=count, chat=setting.chat, avoid=edited)
     paraphrased = (
         Question(text, fact, fact.target_new)
         for fact, some in zip(bare, wordings, strict=True)
         for text in some
     )
-    neighbours = [
+    neighbours = (
         Question(each.prompt, fact) for fact, some in zip(alone, others, strict=True) for each in some
-    ]
-    own = own_answers(base, neighbours, setting, "base: generated neighbours")
-    return GeneratedQuestions(tuple(paraphrased), tuple(neighbours), tuple(own))
+    )
+    return GeneratedQuestions(tuple(paraphrased), tuple(neighbours))
 
 
 def measure_generated(
     base: Base,
     asked: GeneratedQuestions,
+    own: Sequence[Encoded],
     scoring: Scoring,
     measured: Measurement,
     setting: Setting,
@@ -93,6 +98,7 @@ def measure_generated(
     Args:
         base: the model, with or without a patch.
         asked: the generated prompts.
+        own: what the base says to each neighbour.
         scoring: of the facts.
         measured: the model's scores on the facts' own prompts.
         setting: how prompts are run.
@@ -105,7 +111,7 @@ def measure_generated(
     held = measure_scores(base, alone, setting, stage=f"{stage}: generated paraphrases")
     kept = score_encoded(
         base,
-        asked.own,
+        own,
         batch_size=setting.batch_size,
         progress=setting.progress,
         stage=f"{stage}: generated neighbours",

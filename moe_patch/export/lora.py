@@ -117,7 +117,7 @@ def to_lora(
 
 
 def _rank_needed(patch: Patch) -> int:
-    ranks = [_needed(delta, expert) for delta in patch.layers.values() for expert in delta.experts()]
+    ranks = [delta.rank(expert) for delta in patch.layers.values() for expert in delta.experts()]
     if not ranks:
         raise PatchError("the patch changes no expert: there is nothing to export")
     return max(ranks)
@@ -133,12 +133,6 @@ def _all_factors(patch: Patch, rank: int) -> dict[tuple[int, int], Factors]:
     return factors
 
 
-def _needed(delta: LayerDelta, expert: int) -> int:
-    """A rank at which the expert's delta is exact: its number of rows, but at most its smaller side."""
-    right, _ = delta.rows.of(expert)
-    return min(len(right), delta.left.shape[1], right.shape[1])
-
-
 def _factors(delta: LayerDelta, expert: int, rank: int) -> Factors:
     """B (d_m, n) and A (n, d_k) of one expert, with n at most `rank`."""
     right, fact = delta.rows.of(expert)  # (n, d_k) and (n,)
@@ -148,7 +142,7 @@ def _factors(delta: LayerDelta, expert: int, rank: int) -> Factors:
     key, _ = delta.fact_rows.of(expert)  # (m, d_k)
     outer, inner = torch.linalg.qr(left.double())  # (d_m, q) and (q, n)
     small = inner @ right.double()  # (q, d_k): the delta is outer @ small
-    probe = small if rank == _needed(delta, expert) else small @ key.double().T  # (q, d_k or m)
+    probe = small if rank == delta.rank(expert) else small @ key.double().T  # (q, d_k or m)
     turn = torch.linalg.svd(probe, full_matrices=True).U[:, :rank]  # (q, rank)
     return (outer @ turn).float(), (turn.T @ small).float()
 

@@ -73,6 +73,11 @@ class LayerDelta:
         """The experts that this changes, in ascending order."""
         return self.rows.experts()
 
+    def rank(self, expert: int) -> int:
+        """A rank at which the expert's delta is exact: its number of rows, but at most its smaller side."""
+        right, _ = self.rows.of(expert)
+        return min(len(right), self.left.shape[1], right.shape[1])
+
 
 def delta_tensors(layer: int, delta: LayerDelta) -> dict[str, Tensor]:
     """The tensors of a layer's delta, by their names in a patch file."""

@@ -16,7 +16,7 @@ from moe_patch.methods.overrides import merged_options, option_names, parse_sett
 from moe_patch.patch import load
 from tests.cli.conftest import FACTS, Run
 
-QUICK = ("--layers", "1", "--no-projection", "--set", "targets.steps=2")
+QUICK = ("--layers", "1", "--no-projection", "--set", "targets.steps=2", "--no-card")
 
 
 def test_a_build_writes_a_patch_of_the_facts(run: Run, edits: Path, model: Path, tmp_path: Path) -> None:
