@@ -14,9 +14,7 @@ from moe_patch.base.model import Base
 from moe_patch.data.facts import SLOT
 from moe_patch.data.text import comparable
 
-OPENINGS = ("The", "Therefore", "Because", "I", "You")
-"""First words of texts, for a search and for models that have no token to start a text with."""
-
+_OPENINGS = ("The", "Therefore", "Because", "I", "You")
 _ROUNDS = 3  # of samples, for contexts that can be read
 _END = re.compile(  # of a sentence, in Latin, Arabic, Indic and East Asian scripts
     r"[.!?\u2026\u061f\u06d4\u0964]+[\"'\u201d\u2019\u00bb)\]]*(?=\s|$)|[\u3002\uff01\uff1f]"
@@ -44,7 +42,7 @@ def generate_contexts(base: Base, count: int, tokens: int, seed: int) -> tuple[s
     texts = []
     with seeded(base, seed):
         for number in range(count):
-            opening = base.reader.read_prompt(OPENINGS[number % len(OPENINGS)], chat=False)
+            opening = base.reader.read_prompt(_OPENINGS[number % len(_OPENINGS)], chat=False)
             base.reader.check_room(opening, tokens, "a generated context")
             (written,) = continue_rows(base, [opening], tokens, sample=True)
             text = base.tokenizer.decode([*opening, *written], skip_special_tokens=True)
@@ -71,7 +69,7 @@ def written_contexts(
         PromptError: the model has no positions for so many tokens.
     """
     start = base.reader.read_start(chat=chat)
-    rows = [start or base.reader.read_prompt(opening, chat=False) for opening in OPENINGS]
+    rows = [start or base.reader.read_prompt(opening, chat=False) for opening in _OPENINGS]
     for row in rows:
         base.reader.check_room(row, tokens, "a generated context")
     rows = [rows[number % len(rows)] for number in range(count)]

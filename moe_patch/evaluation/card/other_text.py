@@ -6,14 +6,11 @@ nothing is left, or nothing was given, the base writes some.
 
 from __future__ import annotations
 
-from moe_patch.base.decoding import seeded
 from moe_patch.base.model import Base
 from moe_patch.data.corpus import Corpus
 from moe_patch.data.spacing import spaced
-from moe_patch.elicit.asking import write_on
-from moe_patch.elicit.contexts import OPENINGS
-
-OWN_TEXT = "the base's own text"
+from moe_patch.elicit.own_text import NAME
+from moe_patch.elicit.writing import write_exchanges, write_texts
 
 TOKENS = 2048
 """Tokens of other text that a model is compared on, at most."""
@@ -21,7 +18,7 @@ TOKENS = 2048
 _LENGTH = 256  # of a sequence
 _TEXTS = 32  # that the base writes
 _WRITTEN = 64  # tokens of each
-_SEED = 4_000_037
+_SEED = 4_000_037  # apart from those of the text that a build protects
 _LEAST = 256  # tokens; less of preserved text says too little
 
 
@@ -39,16 +36,18 @@ def held_out(base: Base, corpus: Corpus, used: int) -> Corpus | None:
 
 
 def other_text(base: Base, given: Corpus | None) -> tuple[str, list[list[int]]]:
-    """A text's name and its sequences: some of what is given, evenly spaced, or what the base writes."""
+    """A text's name and its sequences: some of what is given, evenly spaced, or what the base writes.
+
+    There are no sequences if the base writes nothing but loops.
+    """
     if given is not None:
         some = Corpus(given.name, tuple(spaced(given.texts, TOKENS)))
         return given.name, list(some.sequences(base.reader, max_tokens=TOKENS, length=_LENGTH))
-    return OWN_TEXT, base.reader.sequences(_write(base), _LENGTH)
+    written = Corpus(NAME, tuple(_write(base)))
+    return NAME, list(written.sequences(base.reader, max_tokens=TOKENS, length=_LENGTH))
 
 
 def _write(base: Base) -> list[str]:
-    start = base.reader.read_start(chat=False)
-    starts = [start or base.reader.read_prompt(opening, chat=False) for opening in OPENINGS]
-    rows = [starts[number % len(starts)] for number in range(_TEXTS)]
-    with seeded(base, _SEED):
-        return list(filter(None, write_on(base, rows, _WRITTEN, sample=True)))
+    """Texts of the base's, half of them in its chat template if it has one."""
+    exchanges = write_exchanges(base, _TEXTS // 2, _SEED, length=_WRITTEN)
+    return exchanges + write_texts(base, _TEXTS - len(exchanges), _SEED, length=_WRITTEN)

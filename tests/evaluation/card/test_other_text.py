@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from moe_patch.data.corpus import Corpus
-from moe_patch.evaluation.card.other_text import OWN_TEXT, TOKENS, held_out, other_text
+from moe_patch.elicit.own_text import NAME
+from moe_patch.evaluation.card.other_text import TOKENS, held_out, other_text
 from tests.tiny import tiny_base
 
 
@@ -34,6 +35,6 @@ def test_else_the_base_writes_it_the_same_every_time(start: bool) -> None:
     if not start:
         base.tokenizer.bos_token = base.tokenizer.eos_token = None
     name, sequences = other_text(base, None)
-    assert name == OWN_TEXT
+    assert name == NAME
     assert sum(map(len, sequences)) > 256
     assert other_text(base, None)[1] == sequences
