@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from moe_patch.tuning.search import Trial
-    from moe_patch.tuning.tune import Tuned
+    from moe_patch.tuning.tuned import Tuned
 
 
 @click.command(

@@ -72,6 +72,17 @@ class Bench:
         options: DeltaOptions = merged_options(self._method.Options, {}, {**settings, **self._given}, "")
         return options
 
+    def prepare(self, settings: Settings, progress: Progress | None = None) -> None:
+        """Do what trials share before the first of them: its time should say how long others take.
+
+        Raises:
+            ConfigError: an option is unknown or not valid.
+            StatisticsError: preserved text cannot be used.
+            NumericalError: a moment is not finite.
+        """
+        options = self.options(settings)
+        self._moments_of(edit_layers(self._base, options), options, progress)
+
     def score(self, settings: Settings, probes: Sequence[Probe], progress: Progress | None = None) -> Score:
         """Edit the probes' facts and score the model; it is as before when this returns or raises.
 

@@ -10,98 +10,29 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
-
-from pydantic import JsonValue
 
 from moe_patch.base.model import Base
 from moe_patch.errors import TuningError
 from moe_patch.methods.base import Method
 from moe_patch.methods.delta import DeltaMethod
 from moe_patch.methods.overrides import merged_options
-from moe_patch.methods.recipes import Recipe
 from moe_patch.progress import Progress
 from moe_patch.tuning.bench import Bench
 from moe_patch.tuning.budget import Budget, Clock, OutOfTime
 from moe_patch.tuning.calibration import FACTS, Calibration, Probe, calibrate
-from moe_patch.tuning.choice import GIVEN, NO_RECIPE, Choice, choose
+from moe_patch.tuning.choice import NO_RECIPE, Choice, choose
 from moe_patch.tuning.layers import layer_candidates
 from moe_patch.tuning.recipe import tuned_recipe
-from moe_patch.tuning.score import Gain, Score, gain, joined
-from moe_patch.tuning.search import Search, Trial
-from moe_patch.tuning.space import Settings, Space, search_space
+from moe_patch.tuning.score import Score, joined
+from moe_patch.tuning.search import Search
+from moe_patch.tuning.space import Settings, search_space
+from moe_patch.tuning.tuned import Check, Tuned
 
 logger = logging.getLogger(__name__)
 
 MINUTES = 20.0
 """The budget of a tuning, unless another is asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """The settings that won the search against the defaults, on facts that neither was searched on."""
-
-    default: Score
-    best: Score
-
-    @property
-    def gain(self) -> Gain:
-        """Of the settings over the defaults."""
-        return gain(self.best, self.default)
-
-
-@dataclass(frozen=True, slots=True)
-class Tuned:
-    """What came of a tuning."""
-
-    recipe: Recipe
-    space: Space
-    start: Choice  # what a build without a recipe would take
-    given: Mapping[str, Any]  # options that were not searched
-    trials: tuple[Trial, ...]  # in the order in which they were run
-    best: Trial  # the one that won the search
-    check: Check | None  # None if no time was left for it
-    finished: bool  # whether the search came to its end, rather than to that of its budget
-    seconds: float
-
-    @property
-    def taken(self) -> bool:
-        """Whether the recipe has the settings that won the search, rather than the defaults."""
-        return self.check is not None and self.check.gain.is_clear
-
-    @property
-    def settings(self) -> Settings:
-        """The recipe's options by dotted names, but for those that were given."""
-        return self.space.settings(self.best.point if self.taken else self.space.start)
-
-    @property
-    def score(self) -> Score | None:
-        """The recipe's score on the facts that were kept for the check."""
-        if self.check is None:
-            return None
-        return self.check.best if self.taken else self.check.default
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """All of it as plain data."""
-        check: JsonValue = None
-        if self.check is not None:
-            found = self.check.gain
-            check = {
-                "default": self.check.default.to_json(),
-                "best": self.check.best.to_json(),
-                "gain": found.mean,
-                "noise": found.noise,
-            }
-        return {
-            "recipe": self.recipe.model_dump(mode="json", exclude_none=True),
-            "taken": self.taken,
-            "finished": self.finished,
-            "seconds": self.seconds,
-            "changes": self.space.changes(self.best.point),
-            "check": check,
-            "trials": [trial.to_json(self.space) for trial in self.trials],
-        }
 
 
 def tune(
@@ -123,7 +54,7 @@ def tune(
         base: the model, without patches.
         method: one that changes down projections.
         minutes: the time after which the search ends with the best that it has.
-        facts: how many are edited together in a trial; three times as many are asked for.
+        facts: that a trial edits together; three times as many are asked for.
         seed: of all that the base writes.
         given: options by dotted names that are not searched.
         progress: called with stages.
@@ -144,11 +75,8 @@ def tune(
         calibration = calibrate(base, facts, seed=seed, chat=chat, progress=watch)
         known = [probe.fact for probe in calibration.search]
         start = choose(base, known, method, given=given, recipe=NO_RECIPE, progress=watch)
-        own = start.options.layers  # type: ignore[attr-defined]  # every delta method has them
-        layers = [] if "layers" in given else layer_candidates(base, own, start.ranking)
-        tried = {layer for some in (own, *layers) for layer in some}
-        bench = Bench(base, method, given, calibration.texts, tried)
-        search = _search(start, layers, calibration, bench, watch)
+        bench, search = _prepare(base, method, start, given, calibration, watch)
+        bench.prepare(search.space.settings(search.space.start), watch)
         best = search.run()
     except OutOfTime:
         raise TuningError(
@@ -186,24 +114,28 @@ class _Watch:
             self._progress("seconds of the budget", min(int(self.budget.spent), seconds), seconds)
 
 
-def _search(
-    start: Choice, layers: Sequence[Sequence[int]], calibration: Calibration, bench: Bench, watch: _Watch
-) -> Search:
-    """The search over the space around the defaults."""
-    fixed = [source.option for source in start.sources if source.origin == GIVEN]
+def _prepare(
+    base: Base,
+    method: DeltaMethod[Any],
+    start: Choice,
+    given: Mapping[str, Any],
+    calibration: Calibration,
+    watch: _Watch,
+) -> tuple[Bench, Search]:
+    """The search over the space around the defaults, and the bench on which it tries settings."""
+    own = start.options.layers  # type: ignore[attr-defined]  # every delta method has them
+    layers = [] if "layers" in given else layer_candidates(base, own, start.ranking)
+    tried = {layer for some in (own, *layers) for layer in some}
+    bench = Bench(base, method, given, calibration.texts, tried)
 
     def evaluate(settings: Settings, count: int) -> Score:
         return bench.score(settings, calibration.search[:count], watch)
 
-    search = Search(
-        search_space(start.options, layers, fixed),
-        evaluate,
-        len(calibration.search),
-        watch.budget,
-        checks=2 * len(calibration.checks),
-    )
+    space = search_space(start.options, layers, tuple(given))
+    checks = 2 * len(calibration.checks)
+    search = Search(space, evaluate, len(calibration.search), watch.budget, checks=checks)
     watch.reserve = lambda: search.reserve
-    return search
+    return bench, search
 
 
 def _check(

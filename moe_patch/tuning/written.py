@@ -8,7 +8,7 @@ from pathlib import Path
 from moe_patch.io.files import write_text
 from moe_patch.methods.recipes import Recipe, recipe_text
 from moe_patch.tuning.score import Score
-from moe_patch.tuning.tune import Tuned
+from moe_patch.tuning.tuned import Tuned
 
 
 def write_recipe(tuned: Tuned, path: Path) -> None:

@@ -16,7 +16,8 @@ from moe_patch.tuning import tune as tune_module
 from moe_patch.tuning.choice import choose
 from moe_patch.tuning.kept import keep_recipe, kept_recipe
 from moe_patch.tuning.score import FactScore, Score
-from moe_patch.tuning.tune import Check, Tuned, tune
+from moe_patch.tuning.tune import tune
+from moe_patch.tuning.tuned import Check, Tuned
 from moe_patch.tuning.written import outcome, write_recipe
 from tests.taught import taught_base
 from tests.tiny import tiny_base
