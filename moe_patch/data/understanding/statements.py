@@ -189,9 +189,10 @@ def _noun_at_end(words: Sequence[Word]) -> int | None:
 
 def _belongs_to_noun(words: Sequence[Word], place: int) -> bool:
     """Whether a verb may belong to the noun behind it, as in "is organized crime"."""
-    word = words[place]
-    verb = word.lower in VERBS - FINITE and word.lower not in SMALL_WORDS
-    return verb and place > 0 and words[place - 1].lower in SMALL_WORDS
+    word, before = words[place], words[place - 1]
+    if place == 0 or word.lower in SMALL_WORDS | FINITE or word.lower not in VERBS:
+        return False
+    return before.lower in SMALL_WORDS or (_is_plain(before) and not before.lower.endswith("ly"))
 
 
 def _leads_to_answer(word: Word) -> bool:
@@ -208,8 +209,9 @@ def _is_whole_complement(words: Sequence[Word], first: int) -> bool:
     ]
     if not acts or acts[-1] + 1 == first:
         return True
-    behind = words[acts[-1] + 1]
-    return behind.lower in SMALL_WORDS and not behind.capital
+    between = words[acts[-1] + 1 : first]
+    named = any(word.capital or word.number or word.quoted for word in between)
+    return not named and between[0].lower in SMALL_WORDS
 
 
 def _is_plain(word: Word) -> bool:

@@ -33,6 +33,7 @@ SubjectBy = Literal["given", "brackets", "name", "grammar", "other lines", "aske
 _MOST_AROUND = 14  # words beside the subject: in a longer sentence, a name is often not what it is about
 _SHOWN = 100  # characters of a long text
 _START_TITLES = frozenset({"no", "she", "he", "we", "you", "they"})
+_DO = frozenset({"do", "does", "did"})
 _PLACING = frozenset({"in", "at", "on", "near", "within", "inside", "outside", "during"})
 
 
@@ -64,7 +65,7 @@ def find_subject(prompt: str) -> Place:
     names = _without_focus(words, names)
     alone = len(names) == 1
     found = _only_name(words, names[0]) if alone else _grammatical_subject(words, names)
-    if found is None:
+    if found is None or _has_other_quotation(words, *found):
         raise unclear_subject(prompt, tuple(_texts(prompt, words, names)), _why(names))
     first, last = found
     start, end = characters(prompt, words, first, last)
@@ -135,6 +136,11 @@ def _grammatical_subject(words: Sequence[Word], names: Sequence[Name]) -> tuple[
     return (name.first, last) if last is not None and _opens_statement(words, name, last) else None
 
 
+def _has_other_quotation(words: Sequence[Word], first: int, last: int) -> bool:
+    """Whether something is quoted beside the subject, which may be what the prompt is about."""
+    return any(word.quoted and not first <= place <= last for place, word in enumerate(words))
+
+
 def _right_edge(words: Sequence[Word], name: Name) -> int | None:
     """The last word of the name, with nouns such as "station" behind it; None if its end is not clear."""
     last, extended = name.last, 0
@@ -144,8 +150,10 @@ def _right_edge(words: Sequence[Word], name: Name) -> int | None:
             return last if _owns_clearly(words, last) else None
         if ":" in word.after or ";" in word.after:
             return None
-        if word.after or last + 1 == len(words):
+        if last + 1 == len(words):
             return last
+        if word.after:  # behind a comma, a noun would be the next of a list
+            return last if "," not in word.after or _is_known(words[last + 1]) else None
         follows = words[last + 1]
         if follows.lower in KINDS and not follows.possessive and extended < 2:
             last, extended = last + 1, extended + 1
@@ -162,16 +170,24 @@ def _is_clear_end(words: Sequence[Word], name: Name, last: int) -> bool:
     if follows in ARTICLES:
         return asked  # "is Ulm a part of"
     if follows == "of":
-        return last + 2 < len(words) and words[last + 2].lower in SMALL_WORDS
+        return last + 2 < len(words) and words[last + 2].lower in QUESTION_WORDS
     if follows in SMALL_WORDS:
-        return True
+        return not (asked and follows in _DO)  # in "does Sur do" it is no English word
     return follows in VERBS and not (asked and follows in FINITE)
+
+
+def _is_known(word: Word) -> bool:
+    """Whether a word is small or a verb, and no noun or name."""
+    return word.capital or word.number or word.lower in SMALL_WORDS | VERBS
 
 
 def _owns_clearly(words: Sequence[Word], last: int) -> bool:
     """Whether what belongs to the name is its property, and not another of whom the sentence goes on."""
     behind = words[last + 1 :]
     if not behind:
+        return False
+    does = any(word.lower in _DO for word in words[:last])
+    if does and behind[0].lower in VERBS:  # "does Arnaud's belong": it is part of the name
         return False
     if behind[0].lower in KIN and len(behind) > 1 and behind[1].lower not in AUXILIARIES:
         return False
@@ -202,7 +218,7 @@ def _left_edge_is_clear(words: Sequence[Word], name: Name) -> bool:
         before -= 1
     if before <= 0 or words[before].lower not in _PLACING:
         return True
-    acts = any(word.lower in ("do", "does", "did") for word in words[:before])
+    acts = any(word.lower in _DO for word in words[:before])
     return words[before - 1].lower in SMALL_WORDS | VERBS and not acts
 
 

@@ -16,8 +16,7 @@ PREPOSITIONS = _words(
 )
 
 AUXILIARIES = _words(
-    "is are was were be been being am do does did has have had can could will would shall should may "
-    "might must"
+    "is are was were be been being do does did has have had can could will would shall should may might must"
 )
 
 QUESTION_WORDS = _words("what which who whom whose when where why how")
