@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from moe_patch.base.model import Base
 from moe_patch.data.fact_file import FactFile, read_facts
 from moe_patch.data.schemas import DEFAULT_ZSRE, ZSRE_SCHEMAS, ZsreSchema
+from moe_patch.data.understanding.guide import Understanding
+from moe_patch.data.understanding.subjects import SubjectBy
 from moe_patch.errors import ConfigError
 from moe_patch.patch import Patch
 
 _ZSRE = {"zsre-alt": "alt", "zsre-answers": "the first of `answers`"}
 """What ZsRE records edit to, by convention: papers differ in it, and the records do not tell."""
+
+_WAYS: dict[SubjectBy, str] = {
+    "given": "subjects given",
+    "brackets": "subjects in brackets",
+    "name": "subjects by their name",
+    "grammar": "subjects by grammar",
+    "other lines": "subjects by other lines",
+    "asked": "subjects by asking",
+    "whole prompt": "without a subject",
+}
 
 
 def read_edits(
@@ -22,6 +35,7 @@ def read_edits(
     skip_invalid: bool = False,
     base: Base | None = None,
     built: Patch | None = None,
+    whole_prompt: bool = False,
 ) -> FactFile:
     """Read a facts file. With a base, also refuse answers that its tokenizer turns into no tokens.
 
@@ -31,9 +45,12 @@ def read_edits(
         skip_invalid: list the records that cannot be used, instead of raising at the first one.
         base: the model.
         built: a patch that is asked or evaluated.
+        whole_prompt: take all of a prompt as its subject where that is not clear; so it is also for a patch
+            that edits last tokens.
 
     Raises:
         FactError: a record cannot be used, or the file has no usable fact.
+        UnclearFact: the subject or the answer of a record is not clear.
         ConfigError: a schema is given, but the file has no ZsRE records.
     """
 
@@ -43,7 +60,15 @@ def read_edits(
 
     as_built = next((known for known in ZSRE_SCHEMAS if built and known == built.schema), DEFAULT_ZSRE)
     zsre = schema or as_built
-    read = read_facts(path, skip_invalid=skip_invalid, tokenize=tokenize if base else None, zsre=zsre)
+    read = read_facts(
+        path,
+        skip_invalid=skip_invalid,
+        tokenize=tokenize if base else None,
+        zsre=zsre,
+        understanding=Understanding(
+            whole_prompt=whole_prompt or (built is not None and built.edits_last_token)
+        ),
+    )
     if schema is not None and read.schema != schema:
         raise ConfigError(f"--schema {schema} is for ZsRE records, but {path} has {read.schema} records")
     return read
@@ -55,7 +80,22 @@ def notes_on(read: FactFile, path: Path) -> Iterator[str]:
         yield f"Skipped line {skipped.line}: {skipped.reason}"
     if read.skipped:
         yield f"{len(read.skipped)} facts were skipped; {len(read.facts)} are left."
+    yield from _how_understood(read, path)
     if read.schema in _ZSRE:
         other = next(schema for schema in _ZSRE if schema != read.schema)
         told = f"{path}: ZsRE records, read as {read.schema}: the new answer is {_ZSRE[read.schema]}"
         yield f"{told}; --schema {other} takes {_ZSRE[other]}"
+
+
+def _how_understood(read: FactFile, path: Path) -> Iterator[str]:
+    """Nothing of a file whose records have all parts."""
+    if not read.understood:
+        return
+    ways = Counter(origin.subject for origin in read.origins if origin.subject != "given")
+    split = sum(origin.answer != "given" for origin in read.origins)
+    parts = [f"{count} {_WAYS[way]}" for way, count in ways.most_common()]
+    parts += [f"{split} answers in sentences"] if split else []
+    shown = f"`moe-patch facts check {path}` shows each"
+    yield f"{path}: {read.understood} of {len(read)} facts were understood ({', '.join(parts)}); {shown}"
+    if whole := ways["whole prompt"]:
+        yield f"{path}: {whole} facts without a clear subject are edited at the last token of their prompts"

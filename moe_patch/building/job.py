@@ -192,7 +192,13 @@ def _open(request: BuildRequest, method: Method[Any]) -> Base:
 def _read(request: BuildRequest, base: Base | None = None) -> Sequence[Fact]:
     if not isinstance(request.edits, Path):
         return request.edits
-    return read_edits(request.edits, schema=request.schema, skip_invalid=request.skip_invalid, base=base)
+    return read_edits(
+        request.edits,
+        schema=request.schema,
+        skip_invalid=request.skip_invalid,
+        base=base,
+        whole_prompt=request.given.get("targets.fact_token") == "last",
+    )
 
 
 def _tell_all(tell: Tell | None, lines: Iterable[str]) -> None:

@@ -21,6 +21,7 @@ from moe_patch.cli.doctor import doctor
 from moe_patch.cli.drop import drop
 from moe_patch.cli.eval import evaluate
 from moe_patch.cli.export import export
+from moe_patch.cli.facts import facts
 from moe_patch.cli.failure import out_of_memory
 from moe_patch.cli.inspect import inspect
 from moe_patch.cli.live import live
@@ -99,7 +100,7 @@ def main(verbose: int, quiet: bool) -> None:
 
 
 _COMMANDS = (
-    *(build, tune, evaluate, inspect, ask, verify, sign, pull, push),
+    *(facts, build, tune, evaluate, inspect, ask, verify, sign, pull, push),
     *(stack, drop, diff, log, merge, unmerge, export),
     *(serve, live, doctor),
 )

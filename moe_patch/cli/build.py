@@ -53,8 +53,8 @@ method's default. The report says which came from where.
     "--edits",
     type=FILE,
     required=True,
-    help="Facts: native, or records of COUNTERFACT, ZsRE, KnowEdit, QAEdit, WikiBigEdit or KnowGIC, one to a "
-    "line or in one JSON array.",
+    help="Facts as JSON, a table (.csv, .tsv) or text (.txt), or records of COUNTERFACT, ZsRE, KnowEdit, "
+    "QAEdit, WikiBigEdit or KnowGIC. `moe-patch facts check` shows how they are understood.",
 )
 @schema_option
 @click.option("--out", type=NEW_FILE, help="The patch.  [default: EDITS.safetensors]")
@@ -105,7 +105,7 @@ method's default. The report says which came from where.
 @click.option(
     "--fact-token",
     type=click.Choice(["subject-last", "last"]),
-    help="The token whose hidden state is edited.",
+    help="The token whose hidden state is edited. With last, facts need no subject.",
 )
 @click.option("--chat/--no-chat", default=None, help="Format prompts with the tokenizer's chat template.")
 @click.option("--seed", type=int, help="Seed of all random numbers.")

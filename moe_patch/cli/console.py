@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
+from rich.text import Text
 
 from moe_patch.io.plain_text import plain_json, plain_text
 
@@ -78,12 +79,18 @@ def print_tables(*tables: Table) -> None:
         console.print(table)
 
 
+def marked_text(before: str, marked: str, after: str) -> Text:
+    """A cell of a table with a part in brackets, which a terminal shows in bold too."""
+    return Text.assemble(plain_text(before), (f"[{plain_text(marked)}]", "bold"), plain_text(after))
+
+
 class _PlainTable(Table):
     """A table whose title and cells are text and no more, whatever they quote of files."""
 
-    def add_row(self, *cells: str, **options: Any) -> None:  # type: ignore[override]
-        """Add a row of texts."""
-        super().add_row(*map(plain_text, cells), **options)
+    def add_row(self, *cells: str | Text, **options: Any) -> None:  # type: ignore[override]
+        """Add a row of texts, or of what `marked_text` makes of them."""
+        plain = (cell if isinstance(cell, Text) else plain_text(cell) for cell in cells)
+        super().add_row(*plain, **options)
 
 
 def plain_table(title: str, columns: Sequence[str], right: Sequence[str] = ()) -> Table:

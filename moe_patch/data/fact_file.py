@@ -110,10 +110,29 @@ def read_facts(
         UnclearFact: what the subject or the answer of a record is, is not clear.
     """
     reader = _Reader(tokenize, zsre)
+    read = _read(Path(path), reader, understanding or Understanding(), skip_invalid=skip_invalid)
+    if not read.facts:
+        tail = f"; line {read.skipped[0].line}: {read.skipped[0].reason}" if read.skipped else ""
+        raise FactError(f"{path}: expected at least one fact, found none{tail}")
+    return read
+
+
+def scan_facts(
+    path: str | Path, *, zsre: ZsreSchema = DEFAULT_ZSRE, understanding: Understanding | None = None
+) -> FactFile:
+    """As `read_facts` with `skip_invalid`, but a file without any usable fact is no error.
+
+    Raises:
+        FactError: the file cannot be read.
+    """
+    return _read(Path(path), _Reader(None, zsre), understanding or Understanding(), skip_invalid=True)
+
+
+def _read(path: Path, reader: _Reader, understanding: Understanding, *, skip_invalid: bool) -> FactFile:
     found: list[tuple[int, Fact, Origin]] = []
     drafts: list[Draft] = []
     skipped: list[Skipped] = []
-    for line, record in read_entries(Path(path)):
+    for line, record in read_entries(path):
         try:
             if isinstance(record, FactError):
                 raise record
@@ -127,21 +146,21 @@ def read_facts(
             drafts.append(read)
         elif read is not None:
             found.append((line, read, Origin()))
-    guide = Guide(understanding or Understanding())
+    guide = Guide(understanding)
     guide.learn((draft.learned for draft in drafts), (fact for _, fact, _ in found) if drafts else ())
     understood, unclear = _understand(path, reader, drafts, guide, skip_invalid=skip_invalid)
-    found += understood
-    found.sort(key=lambda entry: entry[0])
-    skipped = sorted([*skipped, *unclear], key=lambda entry: entry.line)
-    if not found or reader.schema is None:
-        tail = f"; line {skipped[0].line}: {skipped[0].reason}" if skipped else ""
-        raise FactError(f"{path}: expected at least one fact, found none{tail}")
-    lines, facts, origins = zip(*found, strict=True)
-    return FactFile(facts, tuple(skipped), reader.schema, lines, origins)
+    found = sorted([*found, *understood], key=lambda entry: entry[0])
+    return FactFile(
+        facts=tuple(fact for _, fact, _ in found),
+        skipped=tuple(sorted([*skipped, *unclear], key=lambda entry: entry.line)),
+        schema=reader.schema or "native",
+        lines=tuple(line for line, _, _ in found),
+        origins=tuple(origin for _, _, origin in found),
+    )
 
 
 def _understand(
-    path: str | Path, reader: _Reader, drafts: Sequence[Draft], guide: Guide, *, skip_invalid: bool
+    path: Path, reader: _Reader, drafts: Sequence[Draft], guide: Guide, *, skip_invalid: bool
 ) -> tuple[list[tuple[int, Fact, Origin]], list[Skipped]]:
     """The facts of drafts, and those that cannot be used. All that are unclear make one error."""
     found: list[tuple[int, Fact, Origin]] = []
@@ -162,7 +181,7 @@ def _understand(
     return found, skipped
 
 
-def _all_unclear(path: str | Path, unclear: Sequence[tuple[int, UnclearFact]], among: int) -> UnclearFact:
+def _all_unclear(path: Path, unclear: Sequence[tuple[int, UnclearFact]], among: int) -> UnclearFact:
     """The error for all texts of a file that are not clear: the first in full, the others by their lines."""
     (line, first), *others = unclear
     problem = f"{path}:{line}: {first}"

@@ -109,9 +109,17 @@ class Patch(Tabled):
     @property
     def chat(self) -> bool:
         """Whether its prompts were put under the tokenizer's chat template when it was built."""
+        return bool(self._target_options.get("chat"))
+
+    @property
+    def edits_last_token(self) -> bool:
+        """Whether it edits facts at the last token of their prompts, and so needs no subjects."""
+        return self._target_options.get("fact_token") == "last"
+
+    @property
+    def _target_options(self) -> Mapping[str, JsonValue]:
         targets = self.hyperparameters.get("targets")
-        options = targets if isinstance(targets, dict) else self.hyperparameters
-        return bool(options.get("chat"))
+        return targets if isinstance(targets, dict) else self.hyperparameters
 
     def body(self) -> dict[str, JsonValue]:
         """The metadata of the patch but for its hash, as the file has it."""
