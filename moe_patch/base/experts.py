@@ -182,14 +182,19 @@ def experts_forward(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_wei
         key = _key(experts, expert, inputs[expert])  # (n, d_k)
         for tap in state.taps:
             tap(expert, token[pairs], slot[pairs], key, gates[expert])
-        output = _linear(experts, "down_proj", expert, key)  # (n, d_m)
-        for delta in state.deltas:
-            added = delta(expert, key)
-            output = output if added is None else output + added.to(output.dtype)
-        output = experts.post_expert_norm(output) if norm_follows(experts) else output
-        outputs.append(output * gates[expert][:, None])
+        outputs.append(expert_output(experts, expert, key) * gates[expert][:, None])
     outputs.append(hidden.new_zeros(1, hidden.shape[-1]))  # the last row is what a sentinel adds
     return _sum_by_token(torch.cat(outputs), order, top_k_index).to(hidden.dtype)
+
+
+def expert_output(experts: Any, expert: int, key: Tensor) -> Tensor:
+    """What an expert makes of n keys (n, d_k), with the deltas that are on: (n, d_m), before its gate."""
+    output = _linear(experts, "down_proj", expert, key)
+    state = _states.get(experts)
+    for delta in state.deltas if state is not None else ():
+        added = delta(expert, key)
+        output = output if added is None else output + added.to(output.dtype)
+    return experts.post_expert_norm(output) if norm_follows(experts) else output
 
 
 def _sum_by_token(outputs: Tensor, order: Tensor, top_k_index: Tensor) -> Tensor:

@@ -6,7 +6,18 @@
 from __future__ import annotations
 
 from moe_patch.tracing.choice import choose_layers
+from moe_patch.tracing.experts import ExpertEffect, LayerExperts, trace_experts
 from moe_patch.tracing.report import Effect, LayerEffect, TracedFact, TraceReport
 from moe_patch.tracing.trace import trace
 
-__all__ = ["Effect", "LayerEffect", "TraceReport", "TracedFact", "choose_layers", "trace"]
+__all__ = [
+    "Effect",
+    "ExpertEffect",
+    "LayerEffect",
+    "LayerExperts",
+    "TraceReport",
+    "TracedFact",
+    "choose_layers",
+    "trace",
+    "trace_experts",
+]

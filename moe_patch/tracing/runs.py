@@ -6,21 +6,24 @@ A run is independent of the others in its pass, so it gives what it would give a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from moe_patch.base.contributions import Contributions, capture_contributions
 from moe_patch.base.decoding import continue_rows
 from moe_patch.base.embeddings import embed, noisy_embeddings
 from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
-from moe_patch.data.prompts import Prompt, PromptStyle, encode_fact, subject_tokens
+from moe_patch.data.prompts import Prompt, PromptStyle, encode_fact, pad_right, pad_token, subject_tokens
 from moe_patch.targets.answers import Answers
 from moe_patch.targets.tail import plain_logits
 from moe_patch.tracing.sites import Site, batch_places, recording, restoring
 
+PLAIN = PromptStyle()
+NOISE = 3.0  # standard deviations of the subjects' embeddings, as in ROME
 ROWS = 64  # in a pass
 ANSWER = 3  # tokens of an answer that the base gives itself
 
@@ -124,23 +127,45 @@ class Runner:
             report(len(some))
         return torch.cat(chances), {site: torch.cat([states[site] for states in seen]) for site in sites}
 
+    def contributions(self, runs: Sequence[Run], layers: Collection[int]) -> dict[int, Contributions]:
+        """What experts add at the edited token of each run, by layer. Nothing is restored in these runs.
+
+        Raises:
+            CaptureError: as for `noisy_embeddings` and `capture_contributions`.
+            ModelError: a layer is dense or out of range.
+            NumericalError: a key or a gate is not finite.
+        """
+        parts = []
+        for first in range(0, len(runs), ROWS):
+            some = runs[first : first + ROWS]
+            batch = pad_right(
+                [self._asked[run.asked].prompt for run in some], pad_token(self._base.tokenizer)
+            )
+            with noisy_embeddings(self._base, self._noises(some, batch.ids.shape[1])):
+                parts.append(capture_contributions(self._base, batch.ids, batch.mask, batch.edited, layers))
+        return {layer: Contributions.joined([part[layer] for part in parts]) for layer in layers}
+
     def _pass(self, runs: Sequence[Run], sites: Sequence[Site]) -> tuple[Tensor, dict[Site, Tensor]]:
         prompts = [self._asked[run.asked].prompt for run in runs]
         length = max(len(prompt.ids) for prompt in prompts)
         edited = [prompt.edited for prompt in prompts]
-        noise = torch.zeros(len(runs), length, self._base.hidden_size)  # (B, S, d_m)
-        for row, run in enumerate(runs):
-            if run.sample is not None:
-                noise[row, list(self._asked[run.asked].subject)] = self._noise(run.asked, run.sample)
         answers = Answers.of(prompts)
         rows = torch.arange(len(runs))
         with (
-            noisy_embeddings(self._base, noise),
+            noisy_embeddings(self._base, self._noises(runs, length)),
             restoring(_by_site(runs, edited, length)),
             recording(sites, rows, torch.tensor(edited), length) as seen,
         ):
             nll = answers.nll(plain_logits(self._base, prompts, answers.reads)).cpu()  # (B,) means
         return (-nll.double() * answers.lengths).exp(), seen
+
+    def _noises(self, runs: Sequence[Run], length: int) -> Tensor:
+        """The noise (B, S, d_m) of a pass, at the subjects of the runs that have some."""
+        noise = torch.zeros(len(runs), length, self._base.hidden_size)
+        for row, run in enumerate(runs):
+            if run.sample is not None:
+                noise[row, list(self._asked[run.asked].subject)] = self._noise(run.asked, run.sample)
+        return noise
 
     def _noise(self, asked: int, sample: int) -> Tensor:
         """The noise (n, d_m) at the n tokens of a subject."""

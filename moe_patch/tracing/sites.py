@@ -15,7 +15,7 @@ from moe_patch.base.blocks import find_block
 from moe_patch.base.model import Base
 from moe_patch.errors import ModelError
 
-Kind = Literal["moe", "stream", "attention"]
+Kind = Literal["moe", "stream", "attention", "experts"]
 
 _MIXERS = re.compile("attention|mamba|deltanet|mixer|conv|kda|retention", re.IGNORECASE)
 
@@ -32,8 +32,9 @@ class Site:
 def find_sites(base: Base, kind: Kind) -> dict[int, Site]:
     """The sites of a kind by layer; layers that have none are left out.
 
-    Of the kind "moe" is a layer's feed-forward block, dense ones included, with its shared experts where they
-    are part of it; of the kind "stream" the layer's output; of the kind "attention" its mixer of tokens.
+    Of the kind "moe" is a layer's feed-forward block, dense ones included, with shared experts that are a
+    part of it; of the kind "stream" the layer's output; of the kind "attention" its mixer of tokens; of the
+    kind "experts" the routed experts alone.
     """
     found = {layer: _module(base, kind, layer) for layer in range(base.num_layers)}
     return {layer: Site(layer, kind, module) for layer, module in found.items() if module is not None}
@@ -43,6 +44,8 @@ def _module(base: Base, kind: Kind, layer: int) -> nn.Module | None:
     block = base.decoder_layers[layer]
     if kind == "stream":
         return block
+    if kind == "experts":
+        return base.layers[layer].experts if layer in base.layers else None
     if kind == "attention":
         named = [child for child in block.children() if _MIXERS.search(type(child).__name__)]
         return named[0] if named else None

@@ -17,11 +17,8 @@ from moe_patch.data.prompts import PromptStyle
 from moe_patch.errors import ConfigError
 from moe_patch.progress import Progress
 from moe_patch.tracing.report import Effect, LayerEffect, TracedFact, TraceReport
-from moe_patch.tracing.runs import Asked, Run, Runner, ask_all
+from moe_patch.tracing.runs import NOISE, PLAIN, Asked, Run, Runner, ask_all
 from moe_patch.tracing.sites import Kind, Site, find_sites
-
-_PLAIN = PromptStyle()
-NOISE = 3.0  # standard deviations of the subjects' embeddings, as in ROME
 
 
 def trace(
@@ -34,7 +31,7 @@ def trace(
     kinds: Collection[Kind] = ("moe", "stream"),
     layers: Collection[int] | None = None,
     window: int = 1,
-    style: PromptStyle = _PLAIN,
+    style: PromptStyle = PLAIN,
     progress: Progress | None = None,
 ) -> TraceReport:
     """The average indirect effect of each layer on what the base says of the facts' subjects.
