@@ -22,7 +22,8 @@ def preserved_line(hyperparameters: Mapping[str, Any]) -> str:
     if not isinstance(tokens := text.get("tokens"), int):
         return "the base's own"
     state = "enough" if text.get("settled") else "not enough"
-    return f"the base's own, {tokens:,} tokens: {state} for the directions that it uses to settle"
+    sought = f"; more was written for {text['sought']} experts hardly reached" if text.get("sought") else ""
+    return f"the base's own, {tokens:,} tokens: {state} for the directions that it uses to settle{sought}"
 
 
 def protection_table(hyperparameters: Mapping[str, Any]) -> Table | None:

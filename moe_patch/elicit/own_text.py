@@ -1,15 +1,8 @@
-"""The base's own text: preserved text where none is given, as much of it as its experts need.
-
-The base writes in portions, each as long as all before. After each, the directions that hold most of the
-keys' energy in the text so far are tried on the new portion, which they have not seen. While text is short
-they hold less of it than of the text that they come from: they are still turning. When they hold nearly as
-much, there is enough text.
-"""
+"""The base's own text: preserved text where none is given, as much of it as its experts need, and no more."""
 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
@@ -19,44 +12,27 @@ import torch
 from moe_patch.base.decoding import end_tokens
 from moe_patch.base.model import Base
 from moe_patch.base.occupied import find_occupant
-from moe_patch.base.statistics import DEFAULT_LENGTH, collect_moments, remember_moments
+from moe_patch.base.statistics import collect_moments, remember_moments
 from moe_patch.data.corpus import Corpus
+from moe_patch.elicit.growing import ENERGY, NAME, SETTLED, GrowingText, Growth
 from moe_patch.elicit.writing import TEMPERATURES, Wrote, write_exchanges, write_texts
 from moe_patch.errors import StatisticsError
 from moe_patch.io import cache
 from moe_patch.patch.fingerprint import TEMPLATE
 from moe_patch.solve.moments import Moments
-from moe_patch.solve.nullspace import captured_energy
+from moe_patch.solve.nullspace import DEFAULT_MIN_TOKENS
 
-logger = logging.getLogger(__name__)
+__all__ = ["NAME", "Growth", "OwnText", "own_prose", "own_text"]
 
-NAME = "the base's own text"
 MOST_TOKENS = 131_072
-ENERGY = 0.95
-"""The share of the keys' energy in the directions that are watched. It is no option, so that builds with
-different options share the text."""
-
-SETTLED = 0.01
-"""The text is long enough when new text leaves at most this share more of its energy out than text that the
-directions come from."""
 
 _FIRST_PORTION = 64  # texts
 _LONG = 128  # tokens of a text
 _SHORT = 32  # tokens of a text of `own_prose`
-_EXPERTS_WATCHED = 16  # of a layer, those that are used most: an eigendecomposition of all would take minutes
 _CACHE_LIMIT = 2**28  # bytes of texts
 
 Progress = Callable[[int, int], None]
 """Called as progress(tokens so far, most tokens)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Growth:
-    """Where the text stopped growing, and why."""
-
-    tokens: int
-    left_out: float | None  # share of the last portion's energy outside of the directions, beyond 1 - ENERGY
-    settled: bool  # whether that is at most SETTLED; else the text ended at the cap, or nothing new came
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +40,7 @@ class OwnText:
     """A base's own text, and the moments of the keys that it sends to the experts."""
 
     corpus: Corpus
-    prose: tuple[str, ...]  # those of its texts that are not in a chat template
+    prose: tuple[str, ...]  # those of its texts that people could have written, without a chat template
     moments: dict[int, Moments]
     growth: Growth
 
@@ -74,6 +50,7 @@ def own_text(
     layers: Collection[int],
     *,
     most: int = MOST_TOKENS,
+    least: int = DEFAULT_MIN_TOKENS,
     use_cache: bool = True,
     progress: Progress | None = None,
 ) -> OwnText:
@@ -82,7 +59,9 @@ def own_text(
     Args:
         base: the model, without patches.
         layers: decoder indices of MoE layers.
-        most: tokens after which the text ends, settled or not.
+        most: tokens after which the text ends, settled or not. It may become a quarter longer for experts
+            that it hardly reaches.
+        least: tokens that should reach every expert. More is written for those that fewer reach.
         use_cache: whether to read and write the cache.
         progress: called while the base writes; not called if the text is cached.
 
@@ -92,18 +71,20 @@ def own_text(
         NumericalError: a moment or a logit is not finite.
     """
     _check_bare(base)
-    address = _address(base) | {"layers": sorted(layers), "most": most, "energy": ENERGY, "settled": SETTLED}
+    asked = {"layers": sorted(layers), "most": most, "least": least, "energy": ENERGY, "settled": SETTLED}
+    address = _address(base) | asked
     stored = _load(address) if use_cache else None
     if stored is not None:
-        texts, prose, growth = stored["texts"], stored["prose"], Growth(**stored["growth"])
-        corpus = Corpus(NAME, tuple(texts))
-        return OwnText(corpus, tuple(prose), collect_moments(base, corpus, layers), growth)
-    written = _grow(base, layers, most, progress, use_cache)
+        corpus = Corpus(NAME, tuple(stored["texts"]))
+        moments = collect_moments(base, corpus, layers)
+        return OwnText(corpus, tuple(stored["prose"]), moments, Growth(**stored["growth"]))
+    text = _grow(base, layers, most, least, use_cache, None if progress is None else _Counter(progress, most))
+    corpus = Corpus(NAME, tuple(text.texts))
+    prose = tuple(one for one, is_prose in text.texts.items() if is_prose)
     if use_cache:
-        found = {"texts": written.corpus.texts, "prose": written.prose, "growth": asdict(written.growth)}
-        _store(address, found)
-        remember_moments(base, written.corpus, written.moments)
-    return written
+        _store(address, {"texts": corpus.texts, "prose": prose, "growth": asdict(text.growth)})
+        remember_moments(base, corpus, text.moments)
+    return OwnText(corpus, prose, text.moments, text.growth)
 
 
 def own_prose(
@@ -132,6 +113,37 @@ def own_prose(
     return tuple(found["texts"]) or _nothing(base)
 
 
+def _grow(
+    base: Base, layers: Collection[int], most: int, least: int, use_cache: bool, wrote: Wrote | None
+) -> GrowingText:
+    text = GrowingText(base, layers, most)
+    first = min(_FIRST_PORTION, 1 + most // (4 * _LONG))  # so that there are several portions
+    for portion in _portions(base, first, use_cache, wrote):
+        if not text.add(portion) or text.settled or text.full:  # a base that repeats itself shows nothing new
+            break
+    if not text.texts:
+        _nothing(base)
+    text.seek(least, wrote)
+    return text
+
+
+def _portions(base: Base, first: int, use_cache: bool, wrote: Wrote | None) -> Iterator[dict[str, bool]]:
+    """Texts, with whether each is prose: `first` are begun, then always as many as before altogether."""
+    number, begun, size = 0, 0, first
+    while True:
+        address = _address(base) | {"portion": number, "size": size, "length": _LONG}
+        found = _load(address) if use_cache else None
+        if found is None:
+            exchanges = write_exchanges(base, size // 2, 2 * number + 1, length=_LONG, wrote=wrote)
+            prose = write_texts(base, size - len(exchanges), 2 * number, length=_LONG, wrote=wrote)
+            found = {"prose": prose, "exchanges": exchanges}
+            if use_cache:
+                _store(address, found)
+        yield dict.fromkeys(found["prose"], True) | dict.fromkeys(found["exchanges"], False)
+        number, begun = number + 1, begun + size
+        size = begun
+
+
 def _nothing(base: Base) -> NoReturn:
     raise StatisticsError(
         f"{base.name} writes nothing but loops by itself, so there is no text to preserve: give --corpus"
@@ -154,117 +166,11 @@ class _Counter:
         self._progress(self._written, self._most)
 
 
-class _Growing:
-    """Text so far, with its moments in some layers."""
-
-    def __init__(self, base: Base, layers: Collection[int], most: int) -> None:
-        self.texts: dict[str, bool] = {}  # in order; whether each is prose
-        self.moments: dict[int, Moments] = {}
-        self.tokens = 0
-        self.left_out: float | None = None
-        self.full = False
-        self._base, self._layers, self._most = base, layers, most
-
-    @property
-    def settled(self) -> bool:
-        """Whether the used directions held nearly as much of the last portion as they should."""
-        return self.left_out is not None and self.left_out <= SETTLED
-
-    def add(self, portion: Mapping[str, bool]) -> int:
-        """Add the texts that are new, as far as they fit. The number of their tokens."""
-        unknown = {text: kind for text, kind in portion.items() if text not in self.texts}
-        new = _within(self._base, unknown, self._most - self.tokens)
-        self.full = len(new) < len(unknown)
-        if not new:
-            return 0
-        fresh = collect_moments(self._base, Corpus(NAME, tuple(new)), self._layers, use_cache=False)
-        if self.moments:
-            self.left_out = max(shortfall(self.moments[layer], fresh[layer]) for layer in self._layers)
-            fresh = {layer: self.moments[layer] + fresh[layer] for layer in self._layers}
-        self.moments = fresh
-        self.texts |= new
-        added = _tokens(self._base, new)
-        self.tokens += added
-        return added
-
-    def finished(self) -> OwnText:
-        """The text as it is now."""
-        prose = tuple(text for text, is_prose in self.texts.items() if is_prose)
-        growth = Growth(self.tokens, self.left_out, self.settled)
-        return OwnText(Corpus(NAME, tuple(self.texts)), prose, self.moments, growth)
-
-
-def _grow(
-    base: Base, layers: Collection[int], most: int, progress: Progress | None, use_cache: bool
-) -> OwnText:
-    text = _Growing(base, sorted(layers), most)
-    first = min(_FIRST_PORTION, 1 + most // (4 * _LONG))  # so that there are several portions
-    wrote = None if progress is None else _Counter(progress, most)
-    for portion in _portions(base, first, use_cache, wrote):
-        added = text.add(portion)
-        if text.settled or text.full or not added:  # a base that repeats itself shows nothing new
-            break
-    if not text.texts:
-        _nothing(base)
-    return text.finished()
-
-
-def shortfall(seen: Moments, fresh: Moments) -> float:
-    """By how much the share of new text's energy in the used directions is below `ENERGY`; at least 0.
-
-    It is the mean over the experts that are used most, weighted by the tokens of the new text.
-
-    Args:
-        seen: moments of the text so far.
-        fresh: moments of new text at the same layer.
-    """
-    both = torch.minimum(seen.tokens, fresh.tokens)  # (E,)
-    used = both.topk(min(_EXPERTS_WATCHED, len(both))).indices.tolist()
-    watched = [expert for expert in used if both[expert]]
-    if not watched:
-        return ENERGY
-    weights = fresh.tokens[watched].double()
-    held = torch.tensor([captured_energy(seen, fresh, expert, ENERGY) for expert in watched]).double()
-    return max(0.0, ENERGY - float((weights * held).sum() / weights.sum()))
-
-
-def _portions(base: Base, first: int, use_cache: bool, wrote: Wrote | None) -> Iterator[dict[str, bool]]:
-    """Texts, with whether each is prose: `first` are begun, then always as many as before altogether."""
-    number, begun, size = 0, 0, first
-    while True:
-        address = _address(base) | {"portion": number, "size": size, "length": _LONG}
-        found = _load(address) if use_cache else None
-        if found is None:
-            exchanges = write_exchanges(base, size // 2, 2 * number + 1, length=_LONG, wrote=wrote)
-            prose = write_texts(base, size - len(exchanges), 2 * number, length=_LONG, wrote=wrote)
-            found = {"prose": prose, "exchanges": exchanges}
-            if use_cache:
-                _store(address, found)
-        yield dict.fromkeys(found["prose"], True) | dict.fromkeys(found["exchanges"], False)
-        number, begun = number + 1, begun + size
-        size = begun
-
-
-def _within(base: Base, texts: Mapping[str, bool], most: int) -> dict[str, bool]:
-    """The first of the texts that have at most `most` tokens together."""
-    kept, left = {}, most
-    for text, kind in texts.items():
-        left -= _tokens(base, [text])
-        if left < 0:
-            break
-        kept[text] = kind
-    return kept
-
-
-def _tokens(base: Base, texts: Collection[str]) -> int:
-    return sum(map(len, base.reader.sequences(list(texts), DEFAULT_LENGTH)))
-
-
 def _address(base: Base) -> dict[str, Any]:
     """All that a portion depends on, but its number and size."""
     identity = base.fingerprint([])  # with a patch on, still that of the base
     return {
-        "version": 1,
+        "version": 2,
         "base": identity.address(),
         "template": identity.tokens.get(TEMPLATE),
         "ends": sorted(end_tokens(base)),

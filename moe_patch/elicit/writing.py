@@ -52,7 +52,7 @@ def write_texts(base: Base, count: int, seed: int, *, length: int, wrote: Wrote 
     with seeded(base, seed):
         begun = [start] * count if start else [(token,) for token in _first_tokens(base, count)]
         rows = continue_until_end(base, begun, length, wrote)
-    return _distinct(_prose(base, row[len(start) :]) for row in rows if not is_loop(row))
+    return row_texts(base, [row[len(start) :] for row in rows])
 
 
 def write_exchanges(
@@ -111,6 +111,11 @@ def continue_until_end(base: Base, rows: Sequence[Row], length: int, wrote: Wrot
                 wrote(sum(map(len, tails)))
         active = [i for i in active if found[i][-1] not in ends]
     return found
+
+
+def row_texts(base: Base, rows: Iterable[Row]) -> list[str]:
+    """The texts of rows without their start, up to special tokens; without loops, repeats and empty ones."""
+    return _distinct(_prose(base, row) for row in rows if not is_loop(row))
 
 
 def is_loop(row: Sequence[int]) -> bool:

@@ -178,7 +178,14 @@ class DeltaMethod(Method[DeltaOptionsT]):
         fingerprint = base.fingerprint(layers, progress)
         preserved = Preserved()
         if options.needs_text:
-            preserved = preserve(base, layers, options.corpus, options.corpus_tokens, progress)
+            preserved = preserve(
+                base,
+                layers,
+                options.corpus,
+                options.corpus_tokens,
+                progress,
+                least=options.min_tokens,
+            )
         projections = null_space_projections(preserved.moments, options)
         setup = EditSetup(base, layers, preserved.moments, projections)
         editor = self.editor(setup, options, progress)

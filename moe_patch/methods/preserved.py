@@ -16,6 +16,7 @@ from moe_patch.data.corpus import Corpus
 from moe_patch.elicit.own_text import MOST_TOKENS, own_text
 from moe_patch.progress import Progress
 from moe_patch.solve.moments import Moments
+from moe_patch.solve.nullspace import DEFAULT_MIN_TOKENS
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ def preserve(
     corpus: Path | None,
     tokens: int,
     progress: Progress | None = None,
+    *,
+    least: int = DEFAULT_MIN_TOKENS,
 ) -> Preserved:
     """The preserved text with the moments of the edit layers' keys.
 
@@ -45,24 +48,27 @@ def preserve(
         corpus: a file of text; None for the base's own text.
         tokens: most tokens to use.
         progress: called with the stages "own text" and "statistics".
+        least: tokens of its own text with which the base should reach every expert.
 
     Raises:
         StatisticsError: the text cannot be read, or the base writes none of its own.
         NumericalError: a moment or a logit is not finite.
     """
     if corpus is None:
-        return _own(base, layers, tokens, progress)
+        return _own(base, layers, tokens, least, progress)
     read = Corpus.read(corpus)
     tell = None if progress is None else partial(progress, "statistics")
     moments = collect_moments(base, read, layers, max_tokens=tokens, progress=tell)
     return Preserved(moments, read.texts, read.hash, {"source": "corpus"})
 
 
-def _own(base: Base, layers: Collection[int], tokens: int, progress: Progress | None) -> Preserved:
+def _own(
+    base: Base, layers: Collection[int], tokens: int, least: int, progress: Progress | None
+) -> Preserved:
     logger.info("no text to preserve is given: the base writes its own")
     most = min(tokens, MOST_TOKENS)
     tell = None if progress is None else partial(progress, "own text")
-    found = own_text(base, layers, most=most, progress=tell)
+    found = own_text(base, layers, most=most, least=least, progress=tell)
     if not found.growth.settled:
         logger.warning(
             "the base's own text ends at %d tokens, and the directions that it uses still turn, so some of "

@@ -10,10 +10,10 @@ import torch
 from moe_patch.apply import apply
 from moe_patch.base.model import Base
 from moe_patch.base.statistics import collect_moments
+from moe_patch.elicit import growing
 from moe_patch.elicit import own_text as module
-from moe_patch.elicit.own_text import ENERGY, own_prose, own_text, shortfall
+from moe_patch.elicit.own_text import own_prose, own_text
 from moe_patch.errors import StatisticsError
-from moe_patch.solve.moments import Moments
 from tests.tiny import tiny_base, tiny_patch
 
 
@@ -39,9 +39,9 @@ def written(base: Base, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_portions_double_until_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny_base("mixtral")
-    monkeypatch.setattr(module, "SETTLED", -1.0)
+    monkeypatch.setattr(growing, "SETTLED", -1.0)
     asked = written(base, monkeypatch)
-    found = own_text(base, [0, 2], most=150)
+    found = own_text(base, [0, 2], most=150, least=1)
     assert asked == [4, 4, 8]  # of 12 tokens each: 48, 96, and 150 in the third
     assert 150 - 12 < found.growth.tokens <= 150
     assert not found.growth.settled
@@ -51,7 +51,7 @@ def test_portions_double_until_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_stops_when_new_text_lies_where_old_text_does(monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny_base("mixtral")
     sequence = iter([0.2, 0.005])
-    monkeypatch.setattr(module, "shortfall", lambda *_: next(sequence))
+    monkeypatch.setattr(growing, "shortfall", lambda *_: next(sequence))
     asked = written(base, monkeypatch)
     growth = own_text(base, [1]).growth
     assert asked == [4, 4, 8]
@@ -61,9 +61,9 @@ def test_it_stops_when_new_text_lies_where_old_text_does(monkeypatch: pytest.Mon
 
 def test_the_moments_are_those_of_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny_base("mixtral")
-    first = own_text(base, [0, 2], most=150)
+    first = own_text(base, [0, 2], most=150, least=1)
     asked = written(base, monkeypatch)
-    again = own_text(base, [0, 2], most=150)
+    again = own_text(base, [0, 2], most=150, least=1)
     assert asked == []
     assert again.corpus.texts == first.corpus.texts
     assert again.growth == first.growth
@@ -76,29 +76,14 @@ def test_the_moments_are_those_of_the_text(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_another_layer_takes_the_same_portions_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny_base("mixtral")
-    monkeypatch.setattr(module, "SETTLED", -1.0)
-    first = own_text(base, [0], most=150)
+    monkeypatch.setattr(growing, "SETTLED", -1.0)
+    first = own_text(base, [0], most=150, least=1)
     asked = written(base, monkeypatch)
-    assert own_text(base, [2], most=150).corpus.texts == first.corpus.texts
+    assert own_text(base, [2], most=150, least=1).corpus.texts == first.corpus.texts
     assert asked == []
     other = tiny_base("mixtral", seed=1)
-    assert own_text(other, [0], most=150).corpus.texts != first.corpus.texts
+    assert own_text(other, [0], most=150, least=1).corpus.texts != first.corpus.texts
     assert asked
-
-
-def test_shortfall_is_what_the_directions_of_a_sample_miss() -> None:
-    def moments(*diagonals: list[float], tokens: tuple[int, ...]) -> Moments:
-        second = torch.stack(
-            [n * torch.diag(torch.tensor(d)) for d, n in zip(diagonals, tokens, strict=True)]
-        )
-        return Moments(0, second, torch.tensor(tokens))
-
-    seen = moments([1.0, 0.0], [0.0, 1.0], tokens=(10, 10))
-    assert shortfall(seen, seen) == 0.0
-    fresh = moments([0.9, 0.1], [0.5, 0.5], tokens=(30, 10))
-    assert shortfall(seen, fresh) == pytest.approx(ENERGY - (0.75 * 0.9 + 0.25 * 0.5))
-    elsewhere = moments([1.0, 0.0], [0.0, 1.0], tokens=(0, 10))
-    assert shortfall(elsewhere, moments([1.0, 0.0], [0.0, 1.0], tokens=(10, 0))) == ENERGY
 
 
 def test_a_patched_base_does_not_write() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from moe_patch.data.corpus import Corpus
+from moe_patch.elicit import growing
 from moe_patch.elicit import own_text as module
 from moe_patch.elicit.own_text import own_text
 from moe_patch.methods.preserved import preserve
@@ -26,7 +27,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_corpus_a_build_preserves_what_the_base_writes() -> None:
     base = tiny_base("qwen3_moe")
     patch = build("moeedit", base, 2, **OWN)
-    own = own_text(base, [0, 1], most=400)
+    own = own_text(base, [0, 1], most=400, least=1)
     said = patch.hyperparameters
     assert said["corpus_hash"] == own.corpus.hash
     assert said["preserved_text"] == {
@@ -34,6 +35,8 @@ def test_without_a_corpus_a_build_preserves_what_the_base_writes() -> None:
         "tokens": own.growth.tokens,
         "left_out": own.growth.left_out,
         "settled": own.growth.settled,
+        "sought": own.growth.sought,
+        "unreached": own.growth.unreached,
     }
     assert isinstance(said["protection"], list)
     assert [layer["layer"] for layer in said["protection"] if isinstance(layer, dict)] == [0, 1]
@@ -58,11 +61,11 @@ def test_text_that_ends_before_it_settles_is_told(
 ) -> None:
     base = tiny_base("qwen3_moe")
     with caplog.at_level(logging.WARNING):
-        monkeypatch.setattr(module, "SETTLED", 1.0)
-        preserve(base, [0], None, 300)
+        monkeypatch.setattr(growing, "SETTLED", 1.0)
+        preserve(base, [0], None, 300, least=1)
         assert not caplog.records
-        monkeypatch.setattr(module, "SETTLED", -1.0)
-        preserve(base, [0], None, 300)
+        monkeypatch.setattr(growing, "SETTLED", -1.0)
+        preserve(base, [0], None, 301, least=1)
     (record,) = caplog.records
     assert "still turn" in record.getMessage()
     assert "--corpus" in record.getMessage()
