@@ -24,6 +24,7 @@ from moe_patch.progress import Progress
 from moe_patch.targets.cached import shared_targets
 from moe_patch.targets.groups import context_prefixes, facts_together
 from moe_patch.targets.options import TargetOptions
+from moe_patch.targets.shortfall import warn_of_shortfall
 from moe_patch.targets.values import Targets
 
 Results = list[dict[str, JsonValue]]
@@ -52,8 +53,8 @@ def run_schedule(
 
     Returns:
         one result per fact: the loss of its answer in nats a token before the edit and with the target value
-        in place, both measured in its batch; the steps of the search; and the ids of the facts that share its
-        value.
+        in place, both measured in its batch; the margin, the steps and the ending of the search (see
+        `moe_patch.targets.values.Targets`); and the ids of the facts that share its value.
 
     Raises:
         ConfigError: there are no facts.
@@ -98,6 +99,7 @@ class _Schedule:
         found = shared_targets(
             base, members, self._editor.last, self._targets, self._progress, prefixes=prefixes
         )
+        warn_of_shortfall(members, found, self._targets, self._editor.last)
         request = EditRequest(
             facts=batch,
             moved=moved,

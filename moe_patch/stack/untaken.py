@@ -76,7 +76,7 @@ def _reasons(patch: Patch, number: int, alike: tuple[int, float] | None) -> Iter
         yield f"its keys are nearly those of {patch.facts[alike[0]].id} (cosine {alike[1]:.2f})"
     target, own = _number(result.get("loss_target")), _number(result.get("loss_expert"))
     if target is not None and target > _SAID:
-        yield f"no target value was found (its loss is {target:.2g}): raise targets.steps or targets.clamp"
+        yield f"no target value was found (its loss is {target:.2g}): {_remedy(result.get('ended'))}"
     if own is not None:
         yield (
             "its expert has not learned it: train for more steps"
@@ -92,6 +92,15 @@ def _reasons(patch: Patch, number: int, alike: tuple[int, float] | None) -> Iter
         )
     if patch.kind == "delta" and target is not None and target <= _SAID and not unseen and not tight:
         yield "the layers do not reach its target value: lower lambda (--ridge), or edit more layers"
+
+
+def _remedy(ended: JsonValue) -> str:
+    """What to do about a search for a target value that ended in this way."""
+    if ended == "clamp":
+        return "raise targets.clamp, or edit a lower layer"
+    if ended == "stalled":
+        return "lower targets.learning_rate"
+    return "raise targets.steps or targets.clamp"
 
 
 def _most_alike(patch: Patch, missed: list[int]) -> dict[int, tuple[int, float]]:

@@ -12,6 +12,9 @@ from torch import Tensor
 from moe_patch.data.prompts import Prompt
 from moe_patch.targets.tail import Reads
 
+FARTHEST = 1e4
+"""The largest lead of an answer, in nats."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answers:
@@ -41,16 +44,17 @@ class Answers:
     def margin(self, logits: Tensor) -> Tensor:
         """How far (B,) each prompt's answer leads, in nats: the least lead of its tokens over the next best.
 
-        It is positive just where greedy decoding gives the whole answer; infinite for an empty answer.
+        It is positive just where greedy decoding gives the whole answer, and never beyond `FARTHEST`, which
+        is the lead of an empty answer too: JSON, in which it is recorded, has no infinity.
 
         Args:
             logits: (n, V).
         """
         wide, ids = logits.float(), self.ids.to(logits.device)[:, None]
         own = wide.gather(1, ids)[:, 0]  # (n,)
-        lead = own - wide.scatter(1, ids, -torch.inf).amax(1)  # (n,)
+        lead = (own - wide.scatter(1, ids, -torch.inf).amax(1)).clamp(-FARTHEST, FARTHEST)  # (n,)
         row = self.reads.row.to(lead.device)
-        return lead.new_full((len(self.lengths),), torch.inf).scatter_reduce(0, row, lead, "amin")
+        return lead.new_full((len(self.lengths),), FARTHEST).scatter_reduce(0, row, lead, "amin")
 
     def mean(self, values: Tensor) -> Tensor:
         """The means (B,) of values (n,) at the reads, over each prompt's answer; 0 for an empty answer."""

@@ -50,6 +50,13 @@ def rows(keys: torch.Tensor, count: int) -> Rows:
         (("{} lies in", "{} lies in"), KEYS[:1], {}, "hardly reaches its experts in layer 2"),
         (("{} lies in", "{} lies in"), KEYS[1:3], {}, r"nearly those of f0 \(cosine 1.00\)"),
         (("{} lies in", "{} lies in"), KEYS[:2], {"loss_target": 2.0}, "no target value was found"),
+        (
+            ("{} lies in", "{} lies in"),
+            KEYS[:2],
+            {"loss_target": 2.0, "ended": "clamp"},
+            "edit a lower layer",
+        ),
+        (("{} lies in", "{} lies in"), KEYS[:2], {"loss_target": 2.0, "ended": "stalled"}, "learning_rate"),
         (("{} lies in", "{} lies in"), KEYS[:2], {"loss_target": 0.1}, "do not reach its target value"),
         (("{} lies in", "{} lies in"), KEYS[:2], {"loss_target": 0.1, "room": 0.04}, r"\(4.0% is left\)"),
         (("{} lies in", "{} lies in"), KEYS[:2], {"loss_target": 0.1, "room": 0.06}, "do not reach its"),

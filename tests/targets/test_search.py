@@ -20,9 +20,11 @@ from moe_patch.errors import TargetError
 from moe_patch.targets.groups import context_prefixes, facts_together
 from moe_patch.targets.options import TargetOptions
 from moe_patch.targets.search import find_targets, target_losses
+from moe_patch.targets.size import stream_size
 from moe_patch.targets.values import Targets
 from tests import published
 from tests.margins import at_least, at_most
+from tests.targets.passes import logits_with
 from tests.taught import ANSWERS, STRONG, SUBJECTS, edit, taught_base
 from tests.tiny import tiny_base, tiny_delta
 
@@ -36,6 +38,7 @@ FACTS = (
 QUICK = TargetOptions(
     **published.TARGETS | {"steps": 6, "learning_rate": 0.5, "clamp": 2.0, "stop_loss": 0.0}
 )
+SCALE_FREE = TargetOptions(steps=6, margin=None)
 EAGER = TargetOptions.model_validate(STRONG)
 EDITS = tuple(edit(subject, prompt) for subject, prompt in zip(SUBJECTS, ANSWERS, strict=False))
 
@@ -43,18 +46,6 @@ EDITS = tuple(edit(subject, prompt) for subject, prompt in zip(SUBJECTS, ANSWERS
 @pytest.fixture(scope="module")
 def base() -> Base:
     return tiny_base("qwen3_moe")
-
-
-def logits_with(base: Base, prompt: Prompt, change: Tensor, layer: int) -> Tensor:
-    """(S, V) of one uncached pass with `change` (d_m,) added at the edited token."""
-
-    def add(_module: object, _inputs: object, states: Tensor) -> Tensor:
-        return states + change * (torch.arange(states.shape[1]) == prompt.edited)[None, :, None]
-
-    hook = base.decoder_layers[layer].register_forward_hook(add)
-    logits: Tensor = base.model(input_ids=torch.tensor([prompt.ids]), use_cache=False).logits[0]
-    hook.remove()
-    return logits
 
 
 def output_at(base: Base, prompt: Prompt, layer: int) -> Tensor:
@@ -74,6 +65,16 @@ def nll(base: Base, prompt: Prompt, change: Tensor, layer: int) -> Tensor:
     return -sum(said[prompt.target - 1 + i, token] for i, token in enumerate(wanted)) / len(wanted)
 
 
+def units(start: Tensor, options: TargetOptions) -> tuple[float, float, float]:
+    """Adam's rate, the weight of ||delta|| and its clamp, for a stream (d_m,)."""
+    if options.units == "published":
+        norm = start.norm().item()
+        return options.learning_rate, options.weight_decay / norm**2, options.clamp * norm
+    size = stream_size(start[None]).item()
+    rate = options.learning_rate * size / len(start) ** 0.5
+    return rate, options.weight_decay / size, options.clamp * size
+
+
 def memit(
     base: Base, fact: Fact, layer: int, options: TargetOptions, prefixes: tuple[str, ...] = ("",)
 ) -> tuple[Tensor, list[float]]:
@@ -84,18 +85,18 @@ def memit(
     held += [(prompt, options.keep_weight / len(kept)) for prompt in kept]
     start = output_at(base, rewrites[0], layer)
     change = torch.zeros_like(start, requires_grad=True)
-    adam = torch.optim.Adam([change], lr=options.learning_rate)
+    rate, decay, clamp = units(start, options)
+    adam = torch.optim.Adam([change], lr=rate)
     before = [logits_with(base, prompt, 0 * start, layer)[-1].log_softmax(-1).detach() for prompt, _ in held]
     losses = []
     for step in range(options.steps):
-        loss = torch.stack([nll(base, prompt, change, layer) for prompt in rewrites]).mean()
+        loss = torch.stack([nll(base, prompt, options.share * change, layer) for prompt in rewrites]).mean()
         after = [logits_with(base, prompt, change, layer)[-1].log_softmax(-1) for prompt, _ in held]
         divergence = [
             weight * F.kl_div(old, new, log_target=True, reduction="sum")
             for (_, weight), old, new in zip(held, before, after, strict=True)
         ]
-        decay = change.norm() / start.norm() ** 2
-        total = loss + sum(divergence) + options.weight_decay * decay
+        total = loss + sum(divergence) + decay * change.norm()
         losses.append(loss.item())
         if total < options.stop_loss or step + 1 == options.steps:
             break
@@ -103,7 +104,10 @@ def memit(
         total.backward(inputs=[change])
         adam.step()
         with torch.no_grad():
-            change *= min(1.0, float(options.clamp * start.norm() / change.norm()))
+            change *= min(1.0, float(clamp / change.norm()))
+    if options.share < 1:  # what is reported is the loss of the whole change
+        with torch.no_grad():
+            losses[-1] = torch.stack([nll(base, prompt, change, layer) for prompt in rewrites]).mean().item()
     return (start + change).detach(), losses
 
 
@@ -129,8 +133,11 @@ def assert_like_memit(
         QUICK.model_copy(update={"clamp": 0.3}),
         QUICK.model_copy(update={"fact_token": "last"}),
         QUICK.model_copy(update={"steps": 1}),
+        SCALE_FREE,
+        SCALE_FREE.model_copy(update={"clamp": 0.3}),
+        SCALE_FREE.model_copy(update={"weight_decay": 5.0, "kl_weight": 2.0}),
     ],
-    ids=["plain", "kl", "decay", "clamp", "last token", "no step"],
+    ids=["plain", "kl", "decay", "clamp", "last token", "no step", "stream", "stream clamp", "stream decay"],
 )
 def test_a_batch_is_memit_one_at_a_time(base: Base, options: TargetOptions) -> None:
     assert_like_memit(base, FACTS, LAYER, options)
