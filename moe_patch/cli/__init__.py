@@ -27,6 +27,7 @@ from moe_patch.cli.inspect import inspect
 from moe_patch.cli.live import live
 from moe_patch.cli.log import log
 from moe_patch.cli.merge import merge
+from moe_patch.cli.plan import plan
 from moe_patch.cli.pull import pull
 from moe_patch.cli.push import push
 from moe_patch.cli.serve import serve
@@ -100,7 +101,7 @@ def main(verbose: int, quiet: bool) -> None:
 
 
 _COMMANDS = (
-    *(facts, build, tune, evaluate, inspect, ask, verify, sign, pull, push),
+    *(facts, build, plan, tune, evaluate, inspect, ask, verify, sign, pull, push),
     *(stack, drop, diff, log, merge, unmerge, export),
     *(serve, live, doctor),
 )

@@ -28,6 +28,7 @@ from moe_patch.progress import progress_bars
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from moe_patch.building import BuildRequest
     from moe_patch.data.schemas import ZsreSchema
     from moe_patch.tuning import Choice
 
@@ -118,6 +119,7 @@ method's default. The report says which came from where.
     help="End with a card: what the model says to facts, paraphrases and neighbours, and what else moved.",
 )
 @require_options
+@click.option("--dry-run", is_flag=True, help="Show the options and what the build will take; build nothing.")
 @click.option("--skip-invalid", is_flag=True, help="List facts that cannot be used, and build without them.")
 @model_options
 @json_option
@@ -130,6 +132,7 @@ def build(
     settings: tuple[str, ...],
     schema: ZsreSchema | None,
     with_card: bool,
+    dry_run: bool,
     skip_invalid: bool,
     model: str | None,
     dtype: str,
@@ -161,6 +164,9 @@ def build(
         device_map=device_map,
         offload_folder=offload_folder,
     )
+    if dry_run:
+        _show_dry_run(request, as_json=as_json)
+        return
     job = open_job(request, tell=partial(say, err=True))
     with progress_bars() as progress:
         choice = job.choose(progress)
@@ -176,6 +182,19 @@ def build(
         say("", f"{out}: {len(job.facts)} facts, built in {built.seconds:.1f} s", "")
         print_tables(*([] if card is None else card.tables()))
     check_required(described["taken"], card, required)
+
+
+def _show_dry_run(request: BuildRequest, *, as_json: bool) -> None:
+    """Print what a build would do."""
+    from moe_patch.building.dry_run import plan_build
+    from moe_patch.cli.plan import show_plan
+
+    found = plan_build(request, tell=partial(say, err=True))
+    if as_json:
+        print_json(found.to_json())
+        return
+    print_tables(*_choice_tables(found.choice))
+    show_plan(found.plan, as_json=False)
 
 
 def _choice_tables(choice: Choice) -> list[Table]:

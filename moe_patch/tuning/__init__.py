@@ -5,6 +5,6 @@ Imported by `building` and above. It imports `methods`, `tracing`, `evaluation` 
 
 from __future__ import annotations
 
-from moe_patch.tuning.choice import Choice, Source, choose
+from moe_patch.tuning.choice import Choice, Source, choose, settle
 
-__all__ = ["Choice", "Source", "choose"]
+__all__ = ["Choice", "Source", "choose", "settle"]

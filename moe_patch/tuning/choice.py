@@ -102,20 +102,45 @@ def choose(
         ConfigError: there is no such recipe, an option is unknown, or its value is not valid.
         MoePatchError: as for `find_place`, where the layers are left open.
     """
-    given = dict(given or {})
     found = _find_recipe(base, method.name, recipe)
-    options = merged_options(method.Options, found.values, given, found.place)  # mistakes show at once
+    choice = _settled(method, found, dict(given or {}))
+    name = _open_layers(choice.options)
+    if name is None:
+        return choice
+    place = find_place(base, facts, _style(choice.options), progress)
+    layers = Source(name, list(place.layers), CHOSEN, place.reason)
+    values = dict(given or {}) | {name: place.layers}
+    options = merged_options(method.Options, found.values, values, found.place)
+    others = tuple(source for source in choice.sources if source.option != name)
+    return Choice(options, (*others, layers), place.ranking)
+
+
+def settle(
+    base: Base, method: Method[Any], *, given: Mapping[str, Any] | None = None, recipe: str | None = None
+) -> Choice:
+    """As `choose`, as far as it goes without weights: layers that nobody names stay open.
+
+    A recipe that tuning found is not looked for, since it belongs to weights and not to a config.
+
+    Raises:
+        ConfigError: as for `choose`, or the tuned recipe is asked for.
+    """
+    if recipe == TUNED_RECIPE:
+        raise ConfigError(
+            f"the recipe {TUNED_RECIPE!r} belongs to a model's weights, which are not read here: "
+            "name its file, as moe-patch tune wrote it"
+        )
+    return _settled(method, _find_recipe(base, method.name, recipe, weights=False), dict(given or {}))
+
+
+def _settled(method: Method[Any], found: _Found, given: dict[str, Any]) -> Choice:
+    """The options that follow from what is given and a recipe, with their sources."""
+    options = merged_options(method.Options, found.values, given, found.place)
     origins = dict.fromkeys(_dotted(found.values), (found.place, found.reason))
     origins |= dict.fromkeys(given, (GIVEN, ""))
-    ranking: tuple[int, ...] = ()
-    if (name := _open_layers(options)) is not None:
-        place = find_place(base, facts, _style(options), progress)
-        options = merged_options(method.Options, found.values, given | {name: place.layers}, found.place)
-        ranking = place.ranking
-        origins[name] = (CHOSEN, place.reason)
     dumped = options.model_dump(mode="json")
     sources = [Source(name, _look_up(dumped, name), *origin) for name, origin in origins.items()]
-    return Choice(options, (*sources, *_own_text(options)), ranking)
+    return Choice(options, (*sources, *_own_text(options)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,23 +152,24 @@ class _Found:
     reason: str = ""
 
 
-def _find_recipe(base: Base, method: str, name: str | None) -> _Found:
-    """The options of the recipe that counts."""
+def _find_recipe(base: Base, method: str, name: str | None, *, weights: bool = True) -> _Found:
+    """The options of the recipe that counts. What tuning found is left out where there are no weights."""
     if name == NO_RECIPE:
         return _Found({})
     if name is not None and name != TUNED_RECIPE:
         asked = load_recipe(name)
-        _warn_of_another_base(base, asked)
+        if weights:
+            _warn_of_another_base(base, asked)
         return _Found(asked.method_options(method), f"recipe {asked.name}", "it was asked for")
-    shipped, kept = recipe_for(base), kept_recipe(base, method)
-    if name == TUNED_RECIPE and kept is None:
+    shipped, tuned = recipe_for(base), kept_recipe(base, method) if weights else None
+    if name == TUNED_RECIPE and tuned is None:
         raise ConfigError(f"no tuned recipe for {base.name} and {method}: run moe-patch tune first")
     if name is None and shipped is not None and shipped.method_options(method):
-        other = f"; --recipe {TUNED_RECIPE} takes the tuned one" if kept is not None else ""
+        other = f"; --recipe {TUNED_RECIPE} takes the tuned one" if tuned is not None else ""
         place, reason = f"recipe {shipped.name}", f"it ships for this model{other}"
         return _Found(shipped.method_options(method), place, reason)
-    if kept is not None:
-        return _Found(kept.method_options(method), f"recipe {kept.name}", "found by moe-patch tune")
+    if tuned is not None:
+        return _Found(tuned.method_options(method), f"recipe {tuned.name}", "found by moe-patch tune")
     return _Found({})
 
 
