@@ -1,7 +1,8 @@
 """The best options that a long search finds, judged by the facts that are edited: what no user can know.
 
-Random candidates are built with a few of the facts. The better ones are built with more of them, and the best
-with all (successive halving, Jamieson and Talwalkar, arXiv 1502.07943).
+First every layer is tried by itself. Then random candidates around the best layers are built with a few of
+the facts, the better ones with more of them, and the best with all (successive halving, Jamieson and
+Talwalkar, arXiv 1502.07943).
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from moe_patch.base.model import Base
-
 SHARES = (0.2, 0.5, 1.0)
 """Of the facts, by round."""
 
 KEPT = 1 / 3
 """Of the candidates, after each round."""
+
+TOP = 3
+"""Layers at which candidates set their target values: those that are best by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +41,24 @@ Measure = Callable[[dict[str, Any], int], Trial | None]
 """Builds with options and the first facts, as many as given; None if that cannot be done."""
 
 
-def random_options(base: Base, rng: random.Random) -> dict[str, Any]:
-    """One point of the space: where to edit, how strongly, what to protect, and how to search for targets."""
-    known = list(base.layers)
-    last, count = rng.randrange(len(known)), rng.choice((1, 1, 2, 3))
+def best_layers(layers: Sequence[int], common: dict[str, Any], measure: Measure, facts: int) -> list[int]:
+    """The layers that are best by themselves, with a method's defaults but for `common`."""
+    alone = [measure({"layers": [layer]} | common, math.ceil(SHARES[0] * facts)) for layer in layers]
+    found = sorted((t for t in alone if t is not None), key=lambda t: t.rank, reverse=True)
+    return [trial.options["layers"][0] for trial in found[:TOP]]
+
+
+def random_options(layers: Sequence[int], last: Sequence[int], rng: random.Random) -> dict[str, Any]:
+    """One point of the space: where to edit, how strongly, what to protect, and how to search for targets.
+
+    Args:
+        layers: all that can be edited, ascending.
+        last: those that may be the last one of an edit.
+        rng: draws the point.
+    """
+    end, count = layers.index(rng.choice(last)) + 1, rng.choice((1, 1, 2, 3))
     options: dict[str, Any] = {
-        "layers": known[max(0, last - count + 1) : last + 1],
+        "layers": list(layers[max(0, end - count) : end]),
         "ridge": _between(1e-3, 1.0, rng),
         "targets.learning_rate": _between(0.05, 0.6, rng),
         "targets.clamp": _between(0.5, 6.0, rng),

@@ -41,7 +41,7 @@ from moe_patch.tuning.choice import NO_RECIPE, TUNED_RECIPE
 from moe_patch.tuning.kept import keep_recipe
 from moe_patch.tuning.tune import tune
 
-from ._oracle import Trial, random_options, successive_halving
+from ._oracle import Trial, best_layers, random_options, successive_halving
 from ._subjects import ATLAS, Subject, drift_with, scores_now, scores_with, subject_at
 
 METHOD = "moeedit"
@@ -123,9 +123,11 @@ def searched(subject: Subject, candidates: int, seed: int) -> Record:
         return Trial(options, utility, perplexity)
 
     text = {"corpus": str(subject.corpus)} if subject.corpus else {}
-    drawn = [random_options(base, rng) | text for _ in range(candidates)]
+    layers = list(base.layers)
     with fresh_cache():
         started = time.process_time()
+        last = best_layers(layers, text, measure, len(facts))
+        drawn = [random_options(layers, last, rng) | text for _ in range(candidates)]
         best = successive_halving(drawn, measure, len(facts))[0].options
         seconds = time.process_time() - started
     return finals[json.dumps(best)] | {"search": seconds}
@@ -152,7 +154,7 @@ def table_of(records: list[Record]) -> Table:
     help="atlas (the default), a folder of recipes.families, or MODEL,FACTS,TEXT.",
 )
 @click.option("--minutes", default=10.0, show_default=True, help="Of tuning.")
-@click.option("--candidates", default=48, show_default=True, help="Of the long search.")
+@click.option("--candidates", default=24, show_default=True, help="Of the long search.")
 @click.option("--seed", default=0, show_default=True, help="Of the long search.")
 @click.option("--only", type=click.Choice(BUILDS), multiple=True)
 @click.option("--json", "lines", type=click.Path(path_type=Path), help="Append one JSON line per build.")

@@ -10,7 +10,7 @@ import pytest
 
 from moe_patch.methods import get_method
 from moe_patch.methods.overrides import merged_options
-from recipes.benchmarks._oracle import Trial, random_options, successive_halving
+from recipes.benchmarks._oracle import Trial, best_layers, random_options, successive_halving
 from recipes.benchmarks._subjects import ATLAS, subject_at
 from recipes.families.train import write_materials
 from recipes.families.world import small_world
@@ -21,10 +21,19 @@ from tests.tiny import tiny_base
 def test_every_random_candidate_can_be_an_option_of_the_method() -> None:
     base, method = tiny_base("qwen3_moe"), get_method("moeedit")
     for seed in range(50):
-        options = random_options(base, random.Random(seed))
+        options = random_options(list(base.layers), [2], random.Random(seed))
         layers = merged_options(method.Options, {}, options, "").layers
         assert set(layers) <= set(base.layers)
+        assert layers[-1] == 2
         assert list(layers) == sorted(layers)
+
+
+def test_candidates_end_at_the_layers_that_are_best_by_themselves() -> None:
+    def measure(options: dict[str, Any], facts: int) -> Trial | None:
+        layer = options["layers"][0]
+        return None if layer == 4 else Trial(options, utility=10.0 * layer, perplexity=1.0)
+
+    assert best_layers(range(6), {}, measure, facts=5) == [5, 3, 2]
 
 
 def test_halving_spends_the_most_facts_on_the_best() -> None:
