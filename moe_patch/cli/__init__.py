@@ -25,6 +25,7 @@ from moe_patch.cli.facts import facts
 from moe_patch.cli.failure import out_of_memory
 from moe_patch.cli.inspect import inspect
 from moe_patch.cli.live import live
+from moe_patch.cli.locate import locate
 from moe_patch.cli.log import log
 from moe_patch.cli.merge import merge
 from moe_patch.cli.plan import plan
@@ -101,7 +102,7 @@ def main(verbose: int, quiet: bool) -> None:
 
 
 _COMMANDS = (
-    *(facts, build, plan, tune, evaluate, inspect, ask, verify, sign, pull, push),
+    *(facts, build, plan, locate, tune, evaluate, inspect, ask, verify, sign, pull, push),
     *(stack, drop, diff, log, merge, unmerge, export),
     *(serve, live, doctor),
 )

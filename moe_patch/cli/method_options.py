@@ -12,7 +12,7 @@ def _method_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
     return [CompletionItem(name, help=method.pretty_name) for name, method in sorted(METHODS.items())]
 
 
-def _layers(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int] | None:
+def parse_layers(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int] | None:
     """Parse `2,3,4` or `2-4` into a list of decoder layers."""
     found: list[int] = []
     for part in value.split(",") if value is not None else ():
@@ -29,7 +29,9 @@ method_option = click.option(
     "--method", default="moeedit", show_default=True, shell_complete=_method_names, help="Editing method."
 )
 
-layers_option = click.option("--layers", callback=_layers, help="Decoder layers to edit, as 2,3,4 or 2-4.")
+layers_option = click.option(
+    "--layers", callback=parse_layers, help="Decoder layers to edit, as 2,3,4 or 2-4."
+)
 
 settings_option = click.option(
     "--set",

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moe_patch.errors import ConfigError
-from moe_patch.io.files import replacing_file
+from moe_patch.io.figure import new_figure, save_figure
 from moe_patch.io.plain_text import plain_text
 from moe_patch.stack.conflicts import Disturbance
 
-_ENDINGS = (".png", ".svg", ".pdf")
 _INCHES_A_PATCH = 0.5
 _MARGIN = 2.5  # inches, for the names of patches
 
@@ -22,17 +21,11 @@ def draw_heatmap(disturbances: Sequence[Disturbance], path: Path) -> None:
         ConfigError: matplotlib is missing, there is nothing to draw, or the file ending is unknown.
         OutputError: the file cannot be written.
     """
-    if path.suffix.lower() not in _ENDINGS:
-        raise ConfigError(f"{path}: expected a name that ends in {', '.join(_ENDINGS)}")
     if not disturbances:
         raise ConfigError("there is nothing to draw: no two enabled patches edit the same layer")
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415  an extra, and slow to import
-    except ImportError as error:
-        raise ConfigError("a heat map needs matplotlib: pip install 'moe-patch[bench]'") from error
     names, shares = share_table(disturbances)
     side = _MARGIN + _INCHES_A_PATCH * len(names)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    figure = new_figure(path, side + 1, side)
     axes = figure.add_subplot()
     image = axes.imshow([[100 * share for share in row] for row in shares], cmap="magma_r", vmin=0)
     labels = [plain_text(name, 80).replace("$", r"\$") for name in names]  # a pair of $ would begin a formula
@@ -41,8 +34,7 @@ def draw_heatmap(disturbances: Sequence[Disturbance], path: Path) -> None:
     axes.set_xlabel("moves")
     axes.set_ylabel("facts of")
     figure.colorbar(image, label="% of the most disturbed fact's own edit, at the worst layer")
-    with replacing_file(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=150)
+    save_figure(figure, path)
 
 
 def share_table(disturbances: Sequence[Disturbance]) -> tuple[list[str], list[list[float]]]:

@@ -46,7 +46,7 @@ def random_model(name: str, folder: Path) -> Path:
     """A model of a size with random weights, in a folder."""
     hidden, layers, experts, key, top_k = SIZES[name]
     tokenizer = AutoTokenizer.from_pretrained(demo_model())
-    config = Qwen3MoeConfig(
+    config = Qwen3MoeConfig(  # type: ignore[call-arg]
         vocab_size=len(tokenizer),
         hidden_size=hidden,
         num_hidden_layers=layers,
@@ -128,7 +128,8 @@ def main(places: tuple[str, ...], facts: int, as_json: bool) -> None:
     apart = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         made = [str(random_model(name, Path(folder) / name)) for name in SIZES] if not places else []
-        for place in places or (None, *made):
+        every: list[str | None] = [*places] if places else [None, *made]
+        for place in every:
             with apart.Pool(1) as pool:
                 records.append(pool.apply(compare, (place, facts)))
     if as_json:

@@ -51,6 +51,7 @@ _TAKES = {
     "offload_folder": "offload",
     "out": "new",
     "heatmap": "heat.svg",
+    "plot": "plot.svg",
     "reference": "hf://org/name",
     "names": "patch",
     "name": "patch",
