@@ -35,6 +35,7 @@ from moe_patch.io import strict_json
 from moe_patch.io.files import write_text
 
 _MOST_LISTED = 10  # lines that an error lists
+_REPORTED = 20  # texts between two reports of progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,9 @@ def _understand(
     found: list[tuple[int, Fact, Origin]] = []
     skipped: list[Skipped] = []
     unclear: list[tuple[int, UnclearFact]] = []
-    for draft in drafts:
+    for number, draft in enumerate(drafts):
+        if guide.options.progress is not None and number % _REPORTED == 0:
+            guide.options.progress("texts", number, len(drafts))
         try:
             found.append((draft.line, *reader.finish(draft, guide)))
         except FactError as error:

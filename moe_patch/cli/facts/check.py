@@ -18,9 +18,11 @@ from moe_patch.progress import progress_bars
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from moe_patch.base.model import Base
     from moe_patch.data.fact_file import FactFile
     from moe_patch.data.schemas import ZsreSchema
     from moe_patch.data.understanding.findings import Finding
+    from moe_patch.progress import Progress
 
 SHOWN = 50  # facts in the table without --all
 
@@ -50,14 +52,14 @@ def check(
     keep out whose answers it is not sure of.
     """
     from moe_patch.data.understanding.findings import find_conflicts
-    from moe_patch.elicit.plain_facts import says_already
+    from moe_patch.data.understanding.guide import Understanding
 
     base = open_asked(model, **opening)
-    read = scan(edits, schema, base)
-    findings = find_conflicts(read.facts, read.lines)
     with progress_bars() as progress:
+        read = scan(edits, schema, base, Understanding(progress=progress))
+        findings = find_conflicts(read.facts, read.lines)
         if base is not None:
-            findings += _nothing_new(read, says_already(base, read.facts, progress))
+            findings += _nothing_new(read, base, progress)
         keep = keep_for(read, base, progress)
     if as_json:
         print_json(_json(read, findings, keep))
@@ -67,9 +69,11 @@ def check(
         raise click.exceptions.Exit(1)
 
 
-def _nothing_new(read: FactFile, said: Sequence[bool]) -> list[Finding]:
+def _nothing_new(read: FactFile, base: Base, progress: Progress | None) -> list[Finding]:
     from moe_patch.data.understanding.findings import Finding
+    from moe_patch.elicit.plain_facts import says_already
 
+    said = says_already(base, read.facts, progress)
     return [
         Finding("nothing new", (line,), f"line {line}: the model says {fact.target_new!r} already")
         for fact, line, known in zip(read.facts, read.lines, said, strict=True)

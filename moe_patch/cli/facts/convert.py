@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,8 +65,10 @@ def convert(
     if asks and not asking.is_terminal():
         raise click.UsageError("--ask needs a terminal; without one, give --skip-invalid or mark the lines")
     base = open_asked(model, **opening)
-    how = Understanding(whole_prompt=whole_prompt, ask=asking.ask_person if asks else None)
-    read = scan(edits, schema, base, how)
+    ask = asking.ask_person if asks else None
+    with progress_bars() if ask is None else nullcontext() as progress:  # a bar would hide the question
+        how = Understanding(whole_prompt=whole_prompt, ask=ask, progress=progress)
+        read = scan(edits, schema, base, how)
     for skipped in read.skipped:
         say(f"Left out line {skipped.line}: {skipped.reason}", err=True)
     if not read.facts or (read.skipped and not (skip_invalid or asks)):

@@ -37,19 +37,16 @@ def open_asked(model: str | None, **opening: Any) -> Base | None:
     return None if model is None else open_model(model, **opening, allow_dense=True)
 
 
-def scan(
-    edits: Path, schema: ZsreSchema | None, base: Base | None, understanding: Understanding | None = None
-) -> FactFile:
+def scan(edits: Path, schema: ZsreSchema | None, base: Base | None, understanding: Understanding) -> FactFile:
     """All that can be said of a file, with what a model says of its sentences."""
     from moe_patch.data.fact_file import scan_facts
     from moe_patch.data.schemas import DEFAULT_ZSRE
-    from moe_patch.data.understanding.guide import Understanding
-    from moe_patch.elicit.plain_facts import judge_of
 
-    how = understanding or Understanding()
     if base is not None:
-        how = replace(how, judge=judge_of(base))
-    read = scan_facts(edits, zsre=schema or DEFAULT_ZSRE, understanding=how)
+        from moe_patch.elicit.plain_facts import judge_of
+
+        understanding = replace(understanding, judge=judge_of(base))
+    read = scan_facts(edits, zsre=schema or DEFAULT_ZSRE, understanding=understanding)
     if schema is not None and read.schema != schema:
         raise click.UsageError(
             f"--schema {schema} is for ZsRE records, but {edits} has {read.schema} records"
@@ -61,11 +58,12 @@ def keep_for(read: FactFile, base: Base | None, progress: Progress | None) -> li
     """Prompts to keep for each fact; with a model, those alone of whose answers it is sure."""
     from moe_patch.data.facts import SLOT
     from moe_patch.data.understanding.keep import suggest_keep
-    from moe_patch.elicit.plain_facts import is_sure
 
     suggested = suggest_keep(read.facts)
     if base is None:
         return suggested
+    from moe_patch.elicit.plain_facts import is_sure
+
     flat = [
         prompt.replace(SLOT, fact.subject_text, 1)
         for fact, prompts in zip(read.facts, suggested, strict=True)

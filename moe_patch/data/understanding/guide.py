@@ -21,6 +21,7 @@ from moe_patch.data.understanding.statements import (
 from moe_patch.data.understanding.subjects import Place, SubjectBy, find_subject
 from moe_patch.data.understanding.templates import Templates, learn_from_names
 from moe_patch.errors import FactError, UnclearFact
+from moe_patch.progress import Progress
 
 
 class Judge(Protocol):
@@ -52,6 +53,7 @@ class Understanding:
     whole_prompt: bool = False  # where the subject is not clear, edit at the last token of the prompt
     judge: Judge | None = None
     ask: Ask | None = None
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +160,9 @@ class Guide:
         try:
             split = split_sentence(sentence)
         except UnclearFact as error:
-            starts = possible_starts(sentence)
+            starts = possible_starts(sentence) if judge is not None and error.candidates else []
             # a model is surprised by much in a sentence: it is believed where the answer is usual, at the end
-            if judge is None or not error.candidates or not starts or judge(sentence, starts) != starts[-1]:
+            if judge is None or not starts or judge(sentence, starts) != starts[-1]:
                 raise
             return split_at(sentence, starts[-1], "model")
         return split

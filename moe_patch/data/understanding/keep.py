@@ -17,6 +17,8 @@ from moe_patch.data.understanding.relations import Relation, meaning_of, relatio
 MOST = 4
 """Suggestions for a fact."""
 
+_MOST_ALIKE = 20  # prompts of other facts that are considered for one
+
 
 @dataclass(frozen=True, slots=True)
 class Family:
@@ -49,7 +51,7 @@ COUNTRIES = _family(
 )
 WORKS = _family(
     "author director genre composer screenwriter publisher",
-    "written directed published premiered premieres aired debuted",
+    "written directed published",
     "The author of {} is",
     "The original language of {} is",
     "{} was published in",
@@ -107,7 +109,7 @@ def _prompts_of_alike(facts: Sequence[Fact]) -> Mapping[Relation, Sequence[str]]
         for relation in dict.fromkeys(map(relation_of, own)):
             counts[relation].update(list(own))
     return {
-        relation: [prompt for prompt, count in alike.items() if count > 1]
+        relation: [prompt for prompt, count in alike.most_common(_MOST_ALIKE) if count > 1]
         for relation, alike in counts.items()
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from moe_patch.data.facts import SLOT, Fact
 from moe_patch.data.text import comparable
@@ -30,6 +31,7 @@ _OTHER_WORDS = (  # wordings of one relation, and the one word that stands for t
 _WORDINGS = [(word, re.compile(rf"\b(?:{wordings})")) for word, wordings in _OTHER_WORDS]
 
 
+@lru_cache(maxsize=1 << 12)
 def meaning_of(prompt: str) -> Relation:
     """All words of a prompt with a `{}` that mean something, with one word for each of the usual wordings."""
     text = prompt.lower()

@@ -73,14 +73,14 @@ def split_at(sentence: str, start: int, by: AnswerBy) -> Split:
 def without_stop(answer: str) -> str:
     """An answer without the full stop of the sentence that it ends; one of an abbreviation stays."""
     answer = answer.strip()
-    words = split_words(answer)
+    words = split_words(answer[-_SHOWN:])
     stops = sum(words[-1].after.count(mark) for mark in ".!") if words else 0
     return answer[:-1].rstrip() if stops == 1 and answer.endswith((".", "!")) else answer
 
 
 def possible_starts(sentence: str) -> list[int]:
     """The characters where an answer could start: at names, numbers and nouns behind small words or verbs."""
-    words = split_words(sentence)
+    words = split_words(sentence) if len(sentence) <= LONGEST else []
     return [
         word.start
         for before, word in list(pairwise(words))[1:]

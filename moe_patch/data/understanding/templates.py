@@ -20,7 +20,7 @@ from moe_patch.data.understanding.vocabulary import (
     SMALL_WORDS,
     VERBS,
 )
-from moe_patch.data.understanding.words import Word, split_words
+from moe_patch.data.understanding.words import LONGEST, Word, split_words
 
 LEAST = 3
 """Different subjects that must stand between the same words, before these are a template."""
@@ -50,9 +50,7 @@ class Templates:
         Raises:
             UnclearFact: they fit in ways that exclude each other.
         """
-        words = split_words(prompt)
-        if len(words) > _MOST_WORDS:
-            return None
+        words = _words_of(prompt)
         found = [
             (start, end)
             for start, end in _spans(words)
@@ -76,11 +74,11 @@ def learn_from_names(prompts: Iterable[str], templates: Templates) -> None:
     seen: dict[Around, set[str]] = defaultdict(set)
     all_spans = []
     for prompt in prompts:
-        words = split_words(prompt)
+        words = _words_of(prompt)
         spans = [
             characters(prompt, words, name.first, name.last)
             for name in find_names(words)
-            if len(words) <= _MOST_WORDS and _is_bounded(words, name)
+            if _is_bounded(words, name)
         ]
         all_spans.append((prompt, spans))
         for start, end in spans:
@@ -89,6 +87,12 @@ def learn_from_names(prompts: Iterable[str], templates: Templates) -> None:
         shared = [span for span in spans if len(seen[prompt[: span[0]], prompt[span[1] :]]) >= LEAST]
         if len(shared) == 1:
             templates.add(prompt, *shared[0])
+
+
+def _words_of(prompt: str) -> list[Word]:
+    """The words of a prompt, or none of one that is too long for a template."""
+    words = split_words(prompt) if len(prompt) <= LONGEST else []
+    return words if len(words) <= _MOST_WORDS else []
 
 
 def _spans(words: Sequence[Word]) -> Iterator[tuple[int, int]]:

@@ -12,7 +12,7 @@ LONGEST = 1000
 """Characters of a text that is understood. What is longer is no prompt with one subject."""
 
 _GROUP = re.compile(
-    r'(?<!\w)(?:"{1,2}(?P<double>[^"]+?)"{1,2}|“(?P<curly>[^”]+)”|«\s?(?P<angle>[^»]+?)\s?»'
+    r'(?<!\w)(?:"{1,2}(?P<double>[^"]{1,300}?)"{1,2}|“(?P<curly>[^”]{1,300})”|«\s?(?P<angle>[^»]{1,300}?)\s?»'
     r"|(?<!\S)'(?P<single>[^'\s](?:[^']|'\w){0,200}?)'(?![\w])"
     r"|(?P<aside>\([^()]{1,100}\)))"
 )
