@@ -74,7 +74,7 @@ def built(subject: Subject, base: Base, recipe: str) -> Record:
     choice = job.choose()
     patch = job.run(choice).patch
     seconds = time.process_time() - started
-    return figures(base, subject, patch) | {"seconds": seconds, "options": choice.record()}
+    return figures(base, subject, patch) | {"seconds": seconds, "options": choice.to_json()}
 
 
 def untouched(subject: Subject) -> Record:
@@ -153,7 +153,7 @@ def table_of(records: list[Record]) -> Table:
     default=(ATLAS,),
     help="atlas (the default), a folder of recipes.families, or MODEL,FACTS,TEXT.",
 )
-@click.option("--minutes", default=10.0, show_default=True, help="Of tuning.")
+@click.option("--minutes", default=5.0, show_default=True, help="Of tuning.")
 @click.option("--candidates", default=24, show_default=True, help="Of the long search.")
 @click.option("--seed", default=0, show_default=True, help="Of the long search.")
 @click.option("--only", type=click.Choice(BUILDS), multiple=True)
