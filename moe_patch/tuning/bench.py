@@ -7,7 +7,9 @@ ridge or another projection costs a solve and the questions.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from statistics import fmean
 from typing import Any
 
@@ -90,7 +92,8 @@ class Bench:
             MoePatchError: as for the method's `build`.
         """
         options = self.options(settings)
-        patch = self._edit(options, [probe.fact for probe in probes], progress)
+        with _without_warnings():
+            patch = self._edit(options, [probe.fact for probe in probes], progress)
         with apply(self._base, patch, mode="hook", check=False, allow_large=True):
             facts = self._ask(probes, chat=options.targets.chat, progress=progress)
         return Score(facts, measure_drift(self._base, patch, self._sequences, progress).divergence)
@@ -165,6 +168,23 @@ class Bench:
             spread = 1 + len(probe.paraphrases)
             found.append(FactScore(points[0], _mean(points[1:spread]), _mean(points[spread:])))
         return tuple(found)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Log no warnings of single facts, which nobody asked to edit, unless more than warnings is logged.
+
+    What is wrong with settings shows in their score.
+    """
+    loggers = [logging.getLogger(f"moe_patch.{package}") for package in ("methods", "targets")]
+    quieted = [(logger, logger.level) for logger in loggers if not logger.isEnabledFor(logging.INFO)]
+    for logger, _ in quieted:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in quieted:
+            logger.setLevel(level)
 
 
 def _questions(probe: Probe) -> list[tuple[str, str, str]]:

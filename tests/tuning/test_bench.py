@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from moe_patch.evaluation.drift import measure_drift
 from moe_patch.evaluation.scoring import score_answers
 from moe_patch.methods import get_method
 from moe_patch.methods.delta import DeltaMethod
+from moe_patch.methods.schedule import run_schedule
 from moe_patch.tuning import bench as bench_module
 from moe_patch.tuning.bench import Bench
 from tests.methods.builds import corpus, snapshot, unchanged
@@ -89,3 +91,18 @@ def test_trials_repeat_to_the_bit() -> None:
     first, second = (bench().score(SETTINGS, taught_calibration().search) for _ in range(2))
     assert first == second
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(("level", "warned"), [(logging.WARNING, False), (logging.INFO, True)])
+def test_warnings_of_facts_that_nobody_edits_are_not_logged(
+    level: int, warned: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warning(*arguments: Any, **options: Any) -> Any:
+        logging.getLogger("moe_patch.methods.schedule").warning("a fact did not take")
+        return run_schedule(*arguments, **options)
+
+    monkeypatch.setattr(bench_module, "run_schedule", warning)
+    logging.getLogger("moe_patch").setLevel(level)
+    bench().score(SETTINGS, [probe("Ann")])
+    assert ("a fact did not take" in caplog.text) is warned
+    assert logging.getLogger("moe_patch.methods").level == logging.NOTSET
