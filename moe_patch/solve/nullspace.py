@@ -28,7 +28,7 @@ from moe_patch.solve.moments import Moments
 Unseen = Literal["protect", "edit", "error"]
 Rule = Literal["tau", "energy"]
 
-DEFAULT_ENERGY = 0.95
+DEFAULT_ENERGY = 0.9
 DEFAULT_MIN_TOKENS = 64
 
 
@@ -97,7 +97,7 @@ def null_space(
     Args:
         moments: second moments of the layer's keys over preserved text.
         tau: absolute threshold on the eigenvalues of the mean second moment.
-        energy: share of the trace to hold, above 0 and at most 1; 0.95 if neither rule is given.
+        energy: share of the trace to hold, above 0 and at most 1; 0.9 if neither rule is given.
         unseen: what to do with experts that fewer than `min_tokens` tokens reached. "protect" gives them
             the identity as basis, so that they get no edit. "edit" gives them an empty basis, so that they
             are edited without protection. "error" raises.

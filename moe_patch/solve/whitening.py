@@ -14,7 +14,8 @@ A Tucker decomposition has one factor for each mode, so there is one second mome
 * `out`, (d_m, d_m): the mean of y y^T over the same pairs, where y = W_j k is the output of the expert's down
   projection before its bias and gate. It follows from the keys' moments, without another forward pass.
 
-Epsilon, in the square of the moment's own unit, is added to the diagonal of both.
+Epsilon, in the square of the moment's own unit, is added to the diagonal of both. Where none is given, it is
+a share of the diagonal's mean, so that it means the same on every model.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from torch import Tensor
 
 from moe_patch.errors import StatisticsError
 from moe_patch.solve.moments import Moments
+
+EPSILON_SHARE = 1e-5
+"""Epsilon as a share of the diagonal's mean, where none is given."""
 
 WhiteningKind = Literal["none", "in", "out", "both"]
 
@@ -71,7 +75,7 @@ NOT_WHITENED = Whitening()
 
 
 def find_whitening(
-    kind: WhiteningKind, layer: DownProjections, moments: Moments | None, epsilon: float
+    kind: WhiteningKind, layer: DownProjections, moments: Moments | None, epsilon: float | None
 ) -> Whitening:
     """The whitened bases of a layer.
 
@@ -79,7 +83,7 @@ def find_whitening(
         kind: which modes to whiten.
         layer: the layer, whose down projections turn keys into outputs.
         moments: second moments of the layer's keys over preserved text; may be None only if kind is "none".
-        epsilon: added to the diagonals, positive.
+        epsilon: added to the diagonals, positive; None for `EPSILON_SHARE` of their means.
 
     Raises:
         StatisticsError: there are no moments, they count no tokens, or they are not finite.
@@ -112,8 +116,10 @@ def output_moment(moments: Moments, layer: DownProjections) -> Tensor:
     return total.cpu() / moments.tokens.sum()
 
 
-def square_root(second: Tensor, epsilon: float) -> Root:
+def square_root(second: Tensor, epsilon: float | None) -> Root:
     """The square root, and its inverse, of a symmetric second moment (d, d) plus `epsilon` I.
+
+    Without an epsilon it is `EPSILON_SHARE` of the mean eigenvalue.
 
     Raises:
         StatisticsError: the moment is not finite, or has no eigendecomposition.
@@ -124,5 +130,8 @@ def square_root(second: Tensor, epsilon: float) -> Root:
         values, vectors = torch.linalg.eigh(second.double())  # (d,), (d, d)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # documented, but not exported
         raise StatisticsError(f"the moment for whitening has no eigendecomposition: {error}") from error
-    scale = (values.clamp_min(0.0) + epsilon).sqrt()  # (d,)
+    values = values.clamp_min(0.0)
+    if epsilon is None:
+        epsilon = max(EPSILON_SHARE * float(values.mean()), torch.finfo(torch.float64).tiny)
+    scale = (values + epsilon).sqrt()  # (d,)
     return Root(root=(vectors * scale) @ vectors.T, inverse=(vectors / scale) @ vectors.T)

@@ -258,6 +258,23 @@ def test_lambda_is_absolute_or_a_share_of_the_mean_diagonal() -> None:
         algebra.ridge_value(torch.zeros(2, 2), 0.5, relative=True)
 
 
+@few
+@given(counts, seeds, ridges, st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
+def test_a_relative_lambda_means_the_same_at_any_scale(
+    facts: int, seed: int, ridge: float, keys: float, stream: float
+) -> None:
+    """Keys that are longer, and weights that are smaller for it, are the same model."""
+    rows, residual = random_rows(facts, seed), random_residual(facts, seed)
+    scaled = Rows(keys * rows.value, rows.expert, rows.fact, facts)
+
+    def added(own: Rows, wanted: Tensor) -> Tensor:
+        kernel = algebra.edit_kernel(own)
+        left = algebra.ridge_solve(kernel, wanted, algebra.ridge_value(kernel, ridge, relative=True))
+        return algebra.edit_response(left, own, own)
+
+    torch.testing.assert_close(added(scaled, stream * residual) / stream, added(rows, residual))
+
+
 @pytest.mark.parametrize(
     ("value", "expert", "fact", "message"),
     [

@@ -66,6 +66,13 @@ def test_epsilon_is_added_to_the_second_moment() -> None:
     torch.testing.assert_close(root.root @ root.inverse, torch.eye(2, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_without_an_epsilon_it_follows_the_moments_scale(scale: float) -> None:
+    second = scale * torch.diag(torch.tensor([3.0, 1.0, 0.0, 0.0], dtype=torch.float64))
+    wanted = scale * (second.diagonal() / scale + 1e-5)
+    torch.testing.assert_close(square_root(second, None).root.diagonal(), wanted.sqrt())
+
+
 def test_whitening_without_text_is_refused_and_none_needs_no_text() -> None:
     layer = tiny_base("qwen3_moe").layer(0)
     empty = Moments(0, torch.zeros(8, 24, 24), torch.zeros(8, dtype=torch.int64))

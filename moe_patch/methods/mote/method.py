@@ -29,7 +29,7 @@ from moe_patch.solve.algebra import ridge_value
 from moe_patch.solve.nullspace import NullSpace
 from moe_patch.solve.tucker import Rank, Ranks
 from moe_patch.solve.tucker_edit import Manifold, compress_rows, expand_rows, solve_core, truncate_delta
-from moe_patch.solve.whitening import Whitening, WhiteningKind, find_whitening
+from moe_patch.solve.whitening import EPSILON_SHARE, Whitening, WhiteningKind, find_whitening
 
 DEFAULT_RANK_ENERGY = 0.95
 
@@ -49,7 +49,11 @@ class MoTEOptions(DeltaOptions):
     )
     sweeps: int = Field(0, ge=0, description="Sweeps of HOOI that refine the factors.")
     whitening: WhiteningKind = Field("in", description="Modes to whiten: none, in (keys), out, both.")
-    whitening_epsilon: float = Field(1e-5, gt=0, description="Added to the second moments' diagonal.")
+    whitening_epsilon: float | None = Field(
+        None,
+        gt=0,
+        description=f"Added to the second moments' diagonal; unset: {EPSILON_SHARE:g} of its mean.",
+    )
     delta_rank: int | None = Field(
         None, ge=1, description="Number of left factors kept in each layer; unset: all, which is exact."
     )
