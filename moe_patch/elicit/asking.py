@@ -19,17 +19,25 @@ T = TypeVar("T")
 _ROWS = 32  # in one pass
 
 
-def write_on(base: Base, rows: Sequence[tuple[int, ...]], length: int, *, sample: bool = False) -> list[str]:
+def write_on(
+    base: Base, rows: Sequence[tuple[int, ...]], length: int, *, temperature: float | None = None
+) -> list[str]:
     """What the base writes after each row: at most `length` tokens, as text with single blanks.
+
+    Args:
+        base: the model.
+        rows: token ids.
+        length: of the longest text in tokens.
+        temperature: of samples; None for the likeliest tokens.
 
     Raises:
         NumericalError: the logits hold NaN or an infinity.
     """
-    return [
-        comparable(str(base.tokenizer.decode(tail, skip_special_tokens=True)))
-        for some in _batches(rows)
-        for tail in continue_rows(base, some, length, sample=sample)
-    ]
+    tails = []
+    for some in _batches(rows):
+        heats = None if temperature is None else [temperature] * len(some)
+        tails += continue_rows(base, some, length, sample=temperature is not None, temperatures=heats)
+    return [comparable(str(base.tokenizer.decode(tail, skip_special_tokens=True))) for tail in tails]
 
 
 @torch.no_grad()

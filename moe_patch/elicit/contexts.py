@@ -8,17 +8,20 @@ whatever language it has learned, and serve to ask about an edit what its search
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from moe_patch.base.decoding import continue_rows, seeded
 from moe_patch.base.model import Base
 from moe_patch.data.facts import SLOT
 from moe_patch.data.text import comparable
+from moe_patch.errors import PromptError
 
 _OPENINGS = ("The", "Therefore", "Because", "I", "You")
 _ROUNDS = 3  # of samples, for contexts that can be read
 _END = re.compile(  # of a sentence, in Latin, Arabic, Indic and East Asian scripts
     r"[.!?\u2026\u061f\u06d4\u0964]+[\"'\u201d\u2019\u00bb)\]]*(?=\s|$)|[\u3002\uff01\uff1f]"
 )
+_FIRST = frozenset({"Lu", "Lt", "Lo", "Nd"})  # Unicode's categories of capitals, other letters and digits
 _SHORTEST = 8  # characters of a sentence
 
 UNREADABLE = "\ufffd"
@@ -55,36 +58,53 @@ def written_contexts(
 ) -> tuple[str, ...]:
     """Beginnings of texts as the model writes them, each ending so that a prompt can follow.
 
-    Those with characters that are whole are preferred; a model that writes no text at all gives none.
+    They are beginnings of a user's message if the tokenizer has a chat template: models that were trained
+    on chats write little else from another start. Those that look like the beginning of a sentence are
+    preferred, and among the others those of whole characters. A model that writes no text gives none.
 
     Args:
         base: the model that writes them.
         count: how many at most; they differ.
         tokens: new tokens in each.
         seed: of the samples. The caller's random state does not change.
-        chat: whether they are beginnings of a user's message in the tokenizer's chat template.
+        chat: whether there has to be a chat template.
 
     Raises:
         NoChatTemplate: `chat` is on, and the tokenizer has no chat template.
         PromptError: the model has no positions for so many tokens.
     """
-    start = base.reader.read_start(chat=chat)
+    start = _start(base, chat)
     rows = [start or base.reader.read_prompt(opening, chat=False) for opening in _OPENINGS]
     for row in rows:
         base.reader.check_room(row, tokens, "a generated context")
     rows = [rows[number % len(rows)] for number in range(count)]
-    readable: dict[str, None] = {}  # in order, and each once
-    others: dict[str, None] = {}
+    found: dict[str, bool] = {}  # in order, each once; whether it is as it should be
     with seeded(base, seed):
         for _ in range(_ROUNDS if count else 0):
             for row, tail in zip(rows, continue_rows(base, rows, tokens, sample=True), strict=True):
                 ids = tail if start else row + tail
                 text = comparable(str(base.tokenizer.decode(ids, skip_special_tokens=True)))
                 if text and SLOT not in text:
-                    (others if UNREADABLE in text else readable)[_ended(text)] = None
-            if len(readable) >= count:
+                    found[_ended(text)] = _is_beginning(text) and UNREADABLE not in text
+            if sum(found.values()) >= count:
                 break
-    return tuple([*readable, *others][:count])
+    return tuple(sorted(found, key=lambda text: (not found[text], UNREADABLE in text))[:count])
+
+
+def _start(base: Base, chat: bool) -> tuple[int, ...]:
+    """The tokens before a user's message, or else before a text."""
+    if chat:
+        return base.reader.read_start(chat=True)
+    try:
+        return base.reader.read_start(chat=True)
+    except PromptError:  # no template, or one that cannot be used: texts start without it
+        return base.reader.read_start(chat=False)
+
+
+def _is_beginning(text: str) -> bool:
+    """Whether a text begins as sentences do: with a capital, a number or a letter that has no case."""
+    first = text.lstrip("\"'(\u00ab\u201c\u2018\u201e\u00bf\u00a1\u300c")[:1]
+    return bool(first) and unicodedata.category(first) in _FIRST
 
 
 def _ended(text: str) -> str:

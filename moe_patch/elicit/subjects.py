@@ -24,6 +24,7 @@ _PLACED = 64  # texts for all prompts together, as far as each has two
 _MOST_PLACED = 32  # for one prompt
 _SAMPLES = 8  # of a list, and of texts from the start
 _TOKENS = 16  # of a text
+_TEMPERATURE = 0.7  # proposals should be typical, not new
 _OWN = 8  # proposals for a prompt's own place that come before others
 _LISTED = 8  # subjects in a list that the base is to continue
 _SEPARATORS = re.compile(r"[,;\u3001\uff0c\uff1b]|\s[-\u2013\u2014]\s")  # in lists
@@ -53,7 +54,8 @@ def propose_subjects(base: Base, facts: Sequence[Fact], taken: Collection[str], 
         longest = 2 * len(subject) + 16  # in characters
         others = [one for pair in zip_longest(listed, _turned(pooled, number)) for one in pair if one]
         kept = dict.fromkeys(map(_trimmed, [*_turned(own, number)[:_OWN], *others, *spans]))
-        found.append([each for each in kept if _is_name(each, taken) and len(each) <= longest])
+        names = (each for each in kept if _is_name(each, taken) and len(each) <= longest)
+        found.append([each for each in names if not (subject[:1].isupper() and each[0].islower())])
     return found
 
 
@@ -69,7 +71,7 @@ def _in_place(base: Base, prompts: Sequence[str], subjects: Sequence[str]) -> li
     distinct = list(dict.fromkeys(filter(None, lefts)))
     rows = [base.reader.read_prompt(left, chat=False) for left in distinct]
     each = max(2, min(_MOST_PLACED, _PLACED // max(1, len(distinct))))
-    texts = write_on(base, [row for row in rows for _ in range(each)], _TOKENS, sample=True)
+    texts = write_on(base, [row for row in rows for _ in range(each)], _TOKENS, temperature=_TEMPERATURE)
     written = {left: texts[n * each : (n + 1) * each] for n, left in enumerate(distinct)}
     return [
         [_cut(text, prompt, subject) for text in written.get(left, ())]
@@ -94,7 +96,7 @@ def _in_lists(base: Base, subjects: Sequence[str]) -> list[str]:
     distinct = list(dict.fromkeys(map(comparable, subjects)))
     text = ", ".join(spaced(distinct, _LISTED)) + ","
     row = base.reader.read_prompt(text, chat=False)
-    texts = write_on(base, [row] * _SAMPLES, _TOKENS, sample=True)
+    texts = write_on(base, [row] * _SAMPLES, _TOKENS, temperature=_TEMPERATURE)
     longest = max(len(subject.split()) for subject in distinct) + 1  # words
     parts = [part for text in texts for part in _SEPARATORS.split(text)]
     return [part for part in parts if len(part.split()) <= longest]
@@ -105,7 +107,7 @@ def _spans(base: Base) -> list[str]:
     start = base.reader.read_start(chat=False)
     if not start:
         return []
-    texts = write_on(base, [start] * _SAMPLES, _TOKENS, sample=True)
+    texts = write_on(base, [start] * _SAMPLES, _TOKENS, temperature=_TEMPERATURE)
     pairs = (text.split() for text in texts)
     return [run for words in pairs for run in _runs(words)]
 

@@ -62,10 +62,10 @@ def test_they_end_with_a_sentence(base: Base, monkeypatch: pytest.MonkeyPatch) -
     assert written_contexts(base, 2, 9, seed=0) == ("«Il pleut beaucoup.» ", "今日は雨が降っている。 ")
 
 
-def test_readable_ones_come_first_and_no_two_are_equal(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = ["a {} b", "same.", "same."], ["", "broken \ufffd", "same."], ["other", "x", "y"]
+def test_those_that_begin_as_sentences_do_come_first(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = ["A {} b", "Same.", "of it"], ["", "Broken \ufffd", "Same."], ["- x", "“Other”", "7 men"]
     write(monkeypatch, base, *written)
-    assert written_contexts(base, 3, 9, seed=0) == ("same. ", "other. ", "x. ")
+    assert written_contexts(base, 3, 9, seed=0) == ("Same. ", "“Other”. ", "7 men. ")
     write(monkeypatch, base, ["", "broken \ufffd"], ["", "plain"], ["", ""])
     assert written_contexts(base, 2, 9, seed=0) == ("plain. ", "broken \ufffd. ")
     write(monkeypatch, base, *[[""]] * 3)
@@ -90,7 +90,11 @@ def test_under_a_chat_template_they_start_a_users_message(base: Base) -> None:
     assert base.tokenizer.decode(start).endswith("<|im_start|>user\n")
     asked = base.reader.read_prompt("Where?", chat=True)
     assert asked[: len(start)] == start
-    assert len(written_contexts(base, 2, 6, seed=0, chat=True)) == 2
+    texts = written_contexts(base, 2, 6, seed=0, chat=True)
+    assert len(texts) == 2
+    assert written_contexts(base, 2, 6, seed=0) == texts  # a model of chats writes nothing else
+    base.tokenizer.chat_template = "{{ raise_exception('no') }}"
+    assert len(written_contexts(base, 2, 6, seed=0)) == 2
 
 
 def test_a_model_without_room_is_refused(base: Base) -> None:

@@ -78,7 +78,13 @@ def test_proposals_end_where_the_prompt_goes_on(base: Base, monkeypatch: pytest.
     placed, listed, anywhere = found[:4], found[4:7], found[7:]
     assert placed == ["Oslo", "Lyon", "Lima", "Mexico City"]
     assert listed == ["Rio", "Ulm", "Ghent"]
-    assert anywhere == ["cat", "cat sat", "sat", "On", "On mats", "mats"]
+    assert anywhere == ["On", "On mats"]  # a subject with a capital stands for one with a capital
+    write(monkeypatch, ["gold is the"], [""], ["The cat sat. On mats"])
+    monkeypatch.setattr(proposing, "_PLACED", 1)
+    assert propose(base, "The price of {} is the", "tin") == [
+        "gold",
+        *["cat", "cat sat", "sat", "On", "On mats", "mats"],
+    ]
 
 
 def test_no_proposal_is_edited_or_more_than_one_subject(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
