@@ -173,6 +173,7 @@ def test_dropping_says_whose_company_a_fact_was_shaped_in(
     first = facts(2)[0]
     both = [first, replace(first, id="other", prompt="{} is found in", target_new="Land2"), facts(2)[1]]
     patch = made.build(base, both, made.options(**SETTINGS))
+    caplog.clear()
     drop_facts(patch, {"fact-1"})
     assert not caplog.records
     drop_facts(patch, {"other"})
