@@ -76,8 +76,8 @@ chat_option = click.option(
 schema_option = click.option(
     "--schema",
     type=click.Choice(["zsre-answers", "zsre-alt"]),
-    help="What ZsRE records in EDITS edit to: the first of `answers`, scored by loc_ans, or `alt`, scored by "
-    "agreement with the base.",
+    help="What ZsRE records of the facts file edit to: the first of `answers`, scored by loc_ans, or `alt`, "
+    "scored by agreement with the base.",
 )
 
 mode_option = click.option(
