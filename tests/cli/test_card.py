@@ -36,10 +36,11 @@ def test_what_is_required_of_a_card_sets_the_exit_code(
     out = tmp_path / "out.safetensors"
     how = ("build", "--edits", edits, "--model", model, "--out", out, *QUICK)
     passed = run(*how, "--require-paraphrases", "0", "--require-unchanged", "0")
-    assert (passed.exit_code, passed.stderr) == (0, "")
+    assert passed.exit_code == 0
+    assert "required" not in passed.stderr
     failed = run(*how, "--require", "0.5", "--require-paraphrases", "0.9")
     assert failed.exit_code == 15
-    assert failed.stderr == (
+    assert failed.stderr.endswith(
         "0.0% of the facts took; 50.0% were required\n0.0% of the paraphrases hold; 90.0% were required\n"
     )
     assert load(out).facts == tuple(FACTS)
