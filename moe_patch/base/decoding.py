@@ -28,6 +28,7 @@ def continue_rows(
     *,
     sample: bool = False,
     temperatures: Sequence[float] | None = None,
+    top_k: int = 50,
 ) -> list[tuple[int, ...]]:
     """What the model puts after each of B rows of tokens: at most `length` tokens.
 
@@ -37,8 +38,9 @@ def continue_rows(
         base: the model, with the patches that are on it.
         rows: token ids, without padding.
         length: of the longest continuation.
-        sample: draw from the 50 likeliest tokens, instead of taking the likeliest.
+        sample: draw from the likeliest tokens, instead of taking the likeliest.
         temperatures: by which each of the B rows divides its logits before it draws; None for 1.
+        top_k: from how many tokens it draws; 0 for all of them.
 
     Raises:
         NumericalError: the logits hold NaN or an infinity.
@@ -47,7 +49,7 @@ def continue_rows(
     padded = [(pad,) * (longest - len(row)) + row for row in rows]
     mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
     ends = end_tokens(base)
-    choice: dict[str, Any] = {"do_sample": True, "top_k": 50} if sample else {"do_sample": False}
+    choice: dict[str, Any] = {"do_sample": True, "top_k": top_k} if sample else {"do_sample": False}
     config = GenerationConfig(
         max_new_tokens=length, pad_token_id=pad, eos_token_id=sorted(ends) or None, **choice
     )

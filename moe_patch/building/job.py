@@ -26,6 +26,7 @@ from moe_patch.building.edits import notes_on, read_edits
 from moe_patch.data.corpus import Corpus
 from moe_patch.data.fact_file import FactFile
 from moe_patch.data.facts import Fact
+from moe_patch.data.mixture import read_corpus
 from moe_patch.data.schemas import ZsreSchema
 from moe_patch.evaluation import Setting
 from moe_patch.evaluation.card import Card, held_out, make_card
@@ -39,6 +40,8 @@ from moe_patch.tuning import Choice, choose
 
 SOURCES = "sources"
 """The key of a patch's hyper-parameters that says where options came from which are no plain defaults."""
+
+_MORE_TOKENS = 16_384  # of preserved text that are read behind the used ones, to see what else a patch moves
 
 Tell = Callable[[str], None]
 """Called with a line that the user should read while the job goes on."""
@@ -174,7 +177,7 @@ def _unused_text(base: Base, options: MethodOptions) -> Corpus | None:
     corpus, used = getattr(options, "corpus", None), getattr(options, "corpus_tokens", None)
     if corpus is None or used is None:
         return None
-    return held_out(base, Corpus.read(corpus), used)
+    return held_out(base, read_corpus(corpus, base.reader, used + _MORE_TOKENS), used)
 
 
 def _open(request: BuildRequest, method: Method[Any]) -> Base:

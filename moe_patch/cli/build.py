@@ -15,6 +15,7 @@ from moe_patch.cli.options import (
     FILE,
     NEW_FILE,
     NumberRange,
+    corpus_option,
     dtype_of,
     json_option,
     model_options,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 Examples:
   moe-patch build --edits facts.jsonl
   moe-patch build --edits facts.jsonl --model ./Qwen3-30B-A3B --layers 4-6 --corpus wiki.txt --device-map auto
+  moe-patch build --edits facts.jsonl --corpus wiki.parquet=3 --corpus code/
   moe-patch build --edits facts.jsonl --batch-size 50 --set targets.clamp=0.5 --out capitals.safetensors
   moe-patch build --edits rivers.jsonl --on moe-patch.stack --require 0.95
 
@@ -98,11 +100,7 @@ method's default. The report says which came from where.
     type=click.Choice(["protect", "edit", "error"]),
     help="What to do with experts that preserved text hardly uses.",
 )
-@click.option(
-    "--corpus",
-    type=FILE,
-    help="Preserved text: .txt, or .jsonl with a text field.  [default: the base writes it]",
-)
+@corpus_option
 @click.option(
     "--fact-token",
     type=click.Choice(["subject-last", "last"]),

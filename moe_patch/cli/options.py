@@ -50,6 +50,25 @@ class NumberRange(click.FloatRange):
         return number
 
 
+class _Corpus(click.ParamType[str]):
+    """A source of text: a file, a folder, a pattern or a data set, with its weight. Local ones must exist."""
+
+    name = "SOURCE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The source's text form, with an absolute path."""
+        from moe_patch.data.corpus_source import CorpusSource
+        from moe_patch.errors import MoePatchError
+
+        try:
+            source = CorpusSource.parse(str(value))
+            if not source.in_hub:
+                source.files()
+        except MoePatchError as error:
+            self.fail(str(error), param, ctx)
+        return source.from_folder(Path.cwd())
+
+
 FILE = _RegularFile(exists=True)
 NEW_FILE = _RegularFile(exists=False)  # to be written, whether it is there or not
 STREAM = click.Path(
@@ -99,6 +118,15 @@ out_folder_option = click.option(
     type=click.Path(path_type=Path),
     required=True,
     help="Folder to write; it must not exist yet.",
+)
+
+corpus_option = click.option(
+    "--corpus",
+    type=_Corpus(),
+    multiple=True,
+    callback=lambda _ctx, _param, value: value or None,
+    help="Preserved text: a file (.txt, .jsonl, .parquet), a folder, a pattern, or hf:owner/name of the Hub; "
+    "repeatable, with =WEIGHT behind each.  [default: what the base writes itself]",
 )
 
 link_option = click.option(

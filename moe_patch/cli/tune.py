@@ -10,7 +10,14 @@ import click
 
 from moe_patch.cli.console import plain_table, print_json, print_tables, say
 from moe_patch.cli.method_options import layers_option, method_option, settings_option
-from moe_patch.cli.options import FILE, NEW_FILE, NumberRange, json_option, model_options, open_model
+from moe_patch.cli.options import (
+    NEW_FILE,
+    NumberRange,
+    corpus_option,
+    json_option,
+    model_options,
+    open_model,
+)
 from moe_patch.cli.output import check_writable
 from moe_patch.progress import progress_bars
 
@@ -57,7 +64,7 @@ for the model.
     help="Seed of all that the model writes.",
 )
 @layers_option
-@click.option("--corpus", type=FILE, help="Preserved text: .txt, or .jsonl with a text field.")
+@corpus_option
 @settings_option
 @click.option("--keep/--no-keep", default=True, show_default=True, help="Keep the recipe in the cache.")
 @model_options
@@ -69,7 +76,7 @@ def tune(
     facts: int,
     seed: int,
     layers: list[int] | None,
-    corpus: Path | None,
+    corpus: tuple[str, ...] | None,
     settings: tuple[str, ...],
     keep: bool,
     as_json: bool,
@@ -90,7 +97,7 @@ def tune(
     if out is not None:
         check_writable(out)
     chosen = get_method(method)
-    given = given_options(chosen, {"layers": layers, "corpus": corpus and corpus.resolve()}, settings)
+    given = given_options(chosen, {"layers": layers, "corpus": corpus}, settings)
     base = open_model(**model)
     with progress_bars() as progress:
         tuned = run(base, chosen, minutes=minutes, facts=facts, seed=seed, given=given, progress=progress)

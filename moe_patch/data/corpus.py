@@ -1,9 +1,8 @@
-"""Preserved text, whose keys a patch should leave alone: read from a file and cut into batches of tokens."""
+"""Preserved text, whose keys a patch should leave alone, as texts and as batches of tokens."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,8 @@ import torch
 from torch import Tensor
 
 from moe_patch.data.reader import Reader
-from moe_patch.data.text import composed
-from moe_patch.errors import StatisticsError
-from moe_patch.io.reading import read_file
+from moe_patch.data.text_files import file_texts
 
-_MAX_BYTES = 4 * 2**30  # all texts are in memory at once
 _TEXTS_AT_ONCE = 1024  # texts tokenised in one call; after each call, the tokens so far are counted
 
 
@@ -29,33 +25,14 @@ class Corpus:
 
     @classmethod
     def read(cls, path: str | Path) -> Corpus:
-        """The texts of a UTF-8 file.
-
-        In a .jsonl file, each line is a JSON object whose "text" is taken; other fields are ignored. In any
-        other file, each line is a text. Empty lines and empty texts are skipped.
+        """The texts of one file, as `file_texts` reads them.
 
         Raises:
-            StatisticsError: the file cannot be read or contains no text, or a line is not UTF-8, not JSON,
-                or has no text. The message names the file and the line.
+            ConfigError: a package is missing that a file of this kind needs.
+            StatisticsError: the file cannot be read, or contains no text or something else.
         """
         path = Path(path)
-        try:
-            lines = read_file(path, _MAX_BYTES).splitlines()
-        except OSError as error:
-            raise StatisticsError(f"cannot read the corpus {path}: {error.strerror}") from error
-        parse = _json_text if path.suffix == ".jsonl" else str.strip
-        texts = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                content = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                text = composed(parse(content)) if content else ""
-            except ValueError as error:  # not UTF-8, not JSON, or no "text"
-                raise StatisticsError(f"{path}:{number}: {error}") from error
-            if text:
-                texts.append(text)
-        if not texts:
-            raise StatisticsError(f"the corpus {path} contains no text: give one text per line")
-        return cls(path.name, tuple(texts))
+        return cls(path.name, tuple(file_texts(path)))
 
     @property
     def hash(self) -> str:
@@ -110,11 +87,3 @@ def _pad(batch: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
     ids = torch.tensor([sequence + [pad] * (longest - len(sequence)) for sequence in batch])  # (B, S)
     lengths = torch.tensor([len(sequence) for sequence in batch])
     return ids, (torch.arange(longest) < lengths[:, None]).long()
-
-
-def _json_text(line: str) -> str:
-    record = json.loads(line)
-    text = record.get("text") if isinstance(record, dict) else None
-    if not isinstance(text, str):
-        raise ValueError('expected a JSON object with a string "text"')
-    return text.strip()

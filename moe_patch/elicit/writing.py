@@ -104,7 +104,8 @@ def continue_until_end(base: Base, rows: Sequence[Row], length: int, wrote: Wrot
         for start in range(0, len(active), _ROWS_PER_PASS):
             batch = active[start : start + _ROWS_PER_PASS]
             heats = [TEMPERATURES[i % len(TEMPERATURES)] for i in batch]
-            tails = continue_rows(base, [found[i] for i in batch], step, sample=True, temperatures=heats)
+            begun = [found[i] for i in batch]
+            tails = continue_rows(base, begun, step, sample=True, temperatures=heats, top_k=0)
             for i, tail in zip(batch, tails, strict=True):
                 found[i] += tail
             if wrote is not None:

@@ -7,7 +7,6 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from pydantic import Field, JsonValue, model_validator
@@ -19,6 +18,7 @@ from moe_patch.data.facts import Fact
 from moe_patch.errors import ConfigError
 from moe_patch.evaluation.controls import with_controls
 from moe_patch.methods.base import Method, MethodOptions
+from moe_patch.methods.corpus_option import CORPUS_HELP, CorpusOption
 from moe_patch.methods.earlier_edits import EarlierEdits
 from moe_patch.methods.editors import DeltaEditor
 from moe_patch.methods.outcome import with_outcomes
@@ -61,9 +61,7 @@ class DeltaOptions(MethodOptions):
     min_tokens: int = Field(
         DEFAULT_MIN_TOKENS, ge=1, description="Fewest tokens with which an expert counts as seen."
     )
-    corpus: Path | None = Field(
-        None, description="Text to preserve, .txt or .jsonl; unset: the base writes its own."
-    )
+    corpus: CorpusOption = Field(None, description=CORPUS_HELP)
     corpus_tokens: int = Field(100_000, ge=1, description="Most tokens of preserved text to use.")
     targets: TargetOptions = TargetOptions()
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 
 from pydantic import JsonValue
 
 from moe_patch.base.model import Base
 from moe_patch.base.statistics import collect_moments
-from moe_patch.data.corpus import Corpus
+from moe_patch.data.mixture import read_corpus
 from moe_patch.elicit.own_text import MOST_TOKENS, own_text
 from moe_patch.progress import Progress
 from moe_patch.solve.moments import Moments
@@ -34,7 +33,7 @@ class Preserved:
 def preserve(
     base: Base,
     layers: Collection[int],
-    corpus: Path | None,
+    corpus: Sequence[str] | None,
     tokens: int,
     progress: Progress | None = None,
     *,
@@ -45,18 +44,19 @@ def preserve(
     Args:
         base: the model, without patches.
         layers: the edit layers.
-        corpus: a file of text; None for the base's own text.
+        corpus: sources of text, as `read_corpus` takes them; None for the base's own text.
         tokens: most tokens to use.
         progress: called with the stages "own text" and "statistics".
         least: tokens of its own text with which the base should reach every expert.
 
     Raises:
+        ConfigError: a package is missing that a source needs.
         StatisticsError: the text cannot be read, or the base writes none of its own.
         NumericalError: a moment or a logit is not finite.
     """
     if corpus is None:
         return _own(base, layers, tokens, least, progress)
-    read = Corpus.read(corpus)
+    read = read_corpus(corpus, base.reader, tokens)
     tell = None if progress is None else partial(progress, "statistics")
     moments = collect_moments(base, read, layers, max_tokens=tokens, progress=tell)
     return Preserved(moments, read.texts, read.hash, {"source": "corpus"})

@@ -6,7 +6,7 @@
       moeedit: {layers: [0, 1], ridge: 0.001, corpus: corpus.txt}
 
 A recipe is found by its name among those in the package, by its path, or by comparing its `match` with an
-opened base. The path of a corpus is relative to the recipe. One that was found by measuring a model also has
+opened base. Paths of a corpus are relative to the recipe. One that was found by measuring a model also has
 that model's fingerprint, as `base`.
 """
 
@@ -24,6 +24,7 @@ from moe_patch.errors import ConfigError
 from moe_patch.io import strict_json
 from moe_patch.io.reading import read_text
 from moe_patch.io.shipped import shipped_folder
+from moe_patch.methods.corpus_option import map_sources
 
 _MAX_BYTES = 2**20
 _SUFFIXES = {".yaml", ".yml"}
@@ -113,5 +114,13 @@ def _read_recipe(path: Path) -> Recipe:
     recipe = parse_recipe(text, path)
     for options in recipe.methods.values():
         if "corpus" in options:
-            options["corpus"] = path.parent / str(options["corpus"])
+            options["corpus"] = _placed(options["corpus"], path)
     return recipe
+
+
+def _placed(sources: Any, path: Path) -> Any:
+    """Sources of text that a recipe names, with paths that start at the recipe's folder."""
+    try:
+        return map_sources(sources, lambda source: source.from_folder(path.parent))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error

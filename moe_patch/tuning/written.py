@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from moe_patch.io.files import write_text
+from moe_patch.methods.corpus_option import map_sources
 from moe_patch.methods.recipes import Recipe, recipe_text
 from moe_patch.tuning.score import Score
 from moe_patch.tuning.tuned import Tuned
@@ -61,10 +61,12 @@ def _comments(tuned: Tuned) -> list[str]:
 
 
 def _beside(recipe: Recipe, path: Path) -> Recipe:
-    """The recipe with the path of a corpus relative to the file, as it is read from there."""
+    """The recipe with the paths of a corpus relative to the file, as it is read from there."""
     methods = {}
     for method, options in recipe.methods.items():
         methods[method] = dict(options)
         if options.get("corpus") is not None:
-            methods[method]["corpus"] = os.path.relpath(options["corpus"], path.parent)
+            methods[method]["corpus"] = map_sources(
+                options["corpus"], lambda source: source.to_folder(path.parent)
+            )
     return recipe.model_copy(update={"methods": methods})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from moe_patch.data.corpus import Corpus, padded_batches
 from moe_patch.data.reader import Reader
-from moe_patch.errors import StatisticsError
+from moe_patch.errors import ConfigError, StatisticsError
 from tests.tiny import tiny_tokenizer
 
 
@@ -88,3 +89,28 @@ def test_batches_hold_every_sequence_once_within_their_size(sequences: list[list
         assert not ids[mask == 0].any()
         found += [row[kept.bool()].tolist() for row, kept in zip(ids, mask, strict=True)]
     assert sorted(found) == sorted(sequences)
+
+
+def test_the_text_column_of_parquet_files_is_read(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "some.parquet"
+    parquet.write_table(
+        pyarrow.table({"id": [1, 2, 3], "text": ["one ", None, "two"], "title": ["a"] * 3}), path
+    )
+    assert Corpus.read(path).texts == ("one", "two")
+    parquet.write_table(pyarrow.table({"id": [1], "body": ["three"]}), path)
+    assert Corpus.read(path).texts == ("three",)
+    parquet.write_table(pyarrow.table({"body": ["three"], "title": ["a"]}), path)
+    with pytest.raises(StatisticsError, match=r"has no column 'text' of text: .* are body, title"):
+        Corpus.read(path)
+    path.write_bytes(b"PAR1 no")
+    with pytest.raises(StatisticsError, match=r"cannot read the corpus .*some\.parquet"):
+        Corpus.read(path)
+
+
+def test_without_its_package_a_parquet_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ConfigError, match=r"need the package pyarrow: pip install 'moe-patch\[datasets\]'"):
+        Corpus.read(tmp_path / "some.parquet")

@@ -49,7 +49,7 @@ def test_without_a_corpus_a_build_preserves_what_the_base_writes() -> None:
 
 def test_a_given_corpus_is_taken_as_it_is(tmp_path: Path) -> None:
     text = corpus(tmp_path)
-    found = preserve(tiny_base("qwen3_moe"), [1], text, 30)
+    found = preserve(tiny_base("qwen3_moe"), [1], [str(text)], 30)
     assert found.texts == Corpus.read(text).texts
     assert found.corpus_hash == Corpus.read(text).hash
     assert found.record == {"source": "corpus"}

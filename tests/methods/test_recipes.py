@@ -30,7 +30,7 @@ def test_a_recipe_from_a_file(tmp_path: Path) -> None:
     assert options == {
         "layers": [0, 1],
         "ridge": 0.5,
-        "corpus": tmp_path / "text" / "corpus.txt",
+        "corpus": str(tmp_path / "text" / "corpus.txt"),
         "targets": {"steps": 3},
     }
     assert METHODS["moeedit"].options(**options).layers == (0, 1)
@@ -93,7 +93,27 @@ def test_the_shipped_recipes_give_options_that_their_methods_take() -> None:
             if options:
                 METHODS[method].options(**options)
                 if "corpus" in options:
-                    assert options["corpus"].is_file()
+                    assert Path(options["corpus"]).is_file()
+
+
+def test_each_source_of_a_corpus_is_found_from_the_recipe(tmp_path: Path) -> None:
+    text = RECIPE.replace("text/corpus.txt", '["a.txt=3", "hf:owner/name"]')
+    options = load_recipe(write(tmp_path, text)).method_options("moeedit")
+    assert options["corpus"] == [f"{tmp_path}/a.txt=3", "hf:owner/name"]
+    assert METHODS["moeedit"].options(**options).corpus == tuple(options["corpus"])
+
+
+def test_a_source_of_no_form_is_refused_with_the_recipe(tmp_path: Path) -> None:
+    path = write(tmp_path, RECIPE.replace("text/corpus.txt", "a.txt=0"))
+    with pytest.raises(ConfigError, match=r"small\.yaml: the corpus 'a\.txt=0' has the weight 0"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("value", ["[]", "3", "{a: 1}", "[a.txt, 2]"])
+def test_a_corpus_that_is_no_list_of_sources_is_no_option(tmp_path: Path, value: str) -> None:
+    recipe = load_recipe(write(tmp_path, RECIPE.replace("text/corpus.txt", value)))
+    with pytest.raises(ValueError, match=r"corpus\n.* expected a source of text, or a list of sources"):
+        METHODS["moeedit"].options(**recipe.method_options("moeedit"))
 
 
 def test_a_base_that_no_recipe_fits() -> None:

@@ -121,7 +121,7 @@ def test_a_corpus_is_found_from_the_file_and_from_the_cache(found: Tuned, tmp_pa
     path = tmp_path / "tuned.yaml"
     write_recipe(Tuned(**{**_fields(found), "recipe": recipe}), path)
     assert yaml.safe_load(path.read_text())["methods"]["moeedit"]["corpus"] == "texts/text.txt"
-    assert load_recipe(path).methods["moeedit"]["corpus"] == place
+    assert load_recipe(path).methods["moeedit"]["corpus"] == str(place)
     keep_recipe(taught_base(), recipe)
     kept = kept_recipe(taught_base(), "moeedit")
     assert kept is not None

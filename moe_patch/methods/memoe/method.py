@@ -22,6 +22,7 @@ from moe_patch.bypass import Bypass, BypassConfig, Routed, read_bypass, read_rou
 from moe_patch.data.corpus import Corpus
 from moe_patch.data.fact_file import schema_of_facts
 from moe_patch.data.facts import Fact
+from moe_patch.data.mixture import read_corpus
 from moe_patch.data.prompts import Prompt, encode_fact
 from moe_patch.data.schemas import FactSchema, common_schema
 from moe_patch.elicit.own_text import NAME, own_prose
@@ -262,6 +263,6 @@ def _corpus(base: Base, options: MEMoEOptions, progress: Progress | None) -> Cor
     if not options.needs_text:
         return None
     if options.corpus is not None:
-        return Corpus.read(options.corpus)
+        return read_corpus(options.corpus, base.reader, options.corpus_tokens)
     tell = None if progress is None else partial(progress, "own text")
     return Corpus(NAME, own_prose(base, options.preserved, progress=tell))

@@ -11,6 +11,7 @@ from moe_patch.bypass import BypassConfig
 from moe_patch.bypass.config import MOST_EXPERTS, WIDEST, Factor, RouterKind, RouterStates, Tokens
 from moe_patch.data.prompts import PromptStyle
 from moe_patch.methods.base import MethodOptions
+from moe_patch.methods.corpus_option import CORPUS_HELP, CorpusOption
 
 
 def _one_layer(value: Any) -> Any:
@@ -56,9 +57,8 @@ class MEMoEOptions(MethodOptions):
     )
     per_step: int = Field(2, ge=0, description="Generated prompts of each kind for each fact in a step.")
     preserved: int = Field(512, ge=1, description="Prompts drawn from preserved text.")
-    corpus: Path | None = Field(
-        None, description="Text to preserve, .txt or .jsonl; unset: the base writes its own."
-    )
+    corpus: CorpusOption = Field(None, description=CORPUS_HELP)
+    corpus_tokens: int = Field(100_000, ge=1, description="Most tokens of mixed text to read.")
     language: str = Field("en", description="Language of the facts, for word frequencies and stems.")
     chat: bool = Field(False, description="Put prompts under the tokenizer's chat template.")
     start: Path | None = Field(None, description="A MEMoE patch to continue from; its facts are replayed.")
