@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+Choose = Callable[[Tensor, int], Tensor]
 Routing = tuple[
     Tensor, Tensor, Tensor
 ]  # what the routers of both architectures return: logits, weights, experts
@@ -27,19 +28,38 @@ def perplexity(model: nn.Module, text: Tensor, rows: int = 2) -> float:
 
 
 @contextmanager
-def random_routing(moe: nn.Module, seed: int = 0) -> Iterator[None]:
-    """Inside, every token gets random experts, with the weights that its own would have had."""
-    generator = torch.Generator().manual_seed(seed)
+def rerouted(moe: nn.Module, choose: Choose) -> Iterator[None]:
+    """Inside, every token gets the experts that `choose` makes of its own, with the weights of its own."""
 
-    def choose(router: nn.Module, inputs: object, routing: Routing) -> Routing:
+    def replace(router: nn.Module, inputs: object, routing: Routing) -> Routing:
         logits, weights, chosen = routing
-        drawn = torch.rand(logits.shape, generator=generator).topk(chosen.shape[-1], dim=-1).indices
-        return logits, weights, drawn
+        return logits, weights, choose(chosen, logits.shape[-1])
 
     with ExitStack() as stack:
         for layer in moe.model.layers:
-            stack.enter_context(layer.mlp.gate.register_forward_hook(choose))
+            stack.enter_context(layer.mlp.gate.register_forward_hook(replace))
         yield
+
+
+def random_experts(seed: int = 0) -> Choose:
+    """Any experts, all different."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def choose(chosen: Tensor, experts: int) -> Tensor:
+        drawn = torch.rand(len(chosen), experts, generator=generator)
+        return drawn.topk(chosen.shape[-1], dim=-1).indices
+
+    return choose
+
+
+def siblings(chosen: Tensor, experts: int) -> Tensor:
+    """The sibling of each expert."""
+    return chosen ^ 1
+
+
+def other_half(chosen: Tensor, experts: int) -> Tensor:
+    """The experts at the same places of the other half."""
+    return (chosen + experts // 2) % experts
 
 
 @torch.no_grad()
@@ -85,6 +105,8 @@ class Report:
     dense_perplexity: float
     perplexity: float
     random_perplexity: float  # with random experts instead of the routers' own
+    half_perplexity: float  # with the experts of the other half
+    sibling_perplexity: float  # with each expert's sibling
     load: tuple[float, float]  # of the least and the most used expert of a layer, relative to an even share
     likeness: float  # mean cosine between what two experts of a layer write of the same input
     closest: float  # that of each expert and the one most like it
@@ -98,8 +120,10 @@ class Report:
 
 def measure(dense: nn.Module, moe: nn.Module, text: Tensor) -> Report:
     """Everything of a report, on `text` (N, L)."""
-    with random_routing(moe):
-        by_chance = perplexity(moe, text)
+    instead = []
+    for choose in (random_experts(), other_half, siblings):
+        with rerouted(moe, choose):
+            instead.append(perplexity(moe, text))
     used, alike = loads(moe, text), likeness(moe, text[:1])
     experts = alike.shape[-1]
     others = alike.masked_fill(torch.eye(experts, dtype=torch.bool), float("nan"))
@@ -107,7 +131,9 @@ def measure(dense: nn.Module, moe: nn.Module, text: Tensor) -> Report:
         tokens=text.numel(),
         dense_perplexity=perplexity(dense, text),
         perplexity=perplexity(moe, text),
-        random_perplexity=by_chance,
+        random_perplexity=instead[0],
+        half_perplexity=instead[1],
+        sibling_perplexity=instead[2],
         load=(float(used.amin(-1).mean()), float(used.amax(-1).mean())),
         likeness=float(others.nanmean()),
         closest=float(others.nan_to_num(-1.0).amax(-1).mean()),

@@ -16,7 +16,17 @@ from recipes.realmoe.__main__ import main
 from recipes.realmoe.convert import Conversion, convert_layers
 from recipes.realmoe.dense import find_dense, open_dense
 from recipes.realmoe.own_text import DOCUMENT_END, own_text
-from recipes.realmoe.report import active_parameters, likeness, loads, measure, perplexity, random_routing
+from recipes.realmoe.report import (
+    active_parameters,
+    likeness,
+    loads,
+    measure,
+    other_half,
+    perplexity,
+    random_experts,
+    rerouted,
+    siblings,
+)
 from recipes.realmoe.surgery import NEW_MODEL, copy_all_but_experts
 from tests.architectures.configs import BOS, EOS, PAD, VOCABULARY
 from tests.tiny import tiny_tokenizer
@@ -100,7 +110,7 @@ def test_a_converted_model_opens_and_predicts_as_the_dense_one(
     base = open_base(tmp_path)
     assert set(base.layers) == {0, 1, 2}
     assert divergence(base.model, dense, text) < 0.05
-    with random_routing(base.model):
+    with rerouted(base.model, random_experts()):
         assert divergence(base.model, dense, text) > 0.5
 
 
@@ -153,12 +163,19 @@ def test_the_report_counts_what_the_routers_do(dense: nn.Module, text: Tensor, a
     alike = likeness(moe, text[:1])
     torch.testing.assert_close(alike.diagonal(dim1=1, dim2=2), torch.ones(3, 8))
     before = perplexity(moe, text)
-    with random_routing(moe):
-        assert perplexity(moe, text) != pytest.approx(before)
-    assert perplexity(moe, text) == before
     report = measure(dense, moe, text)
-    assert report.perplexity == before
+    assert perplexity(moe, text) == report.perplexity == before
+    assert len({before, report.random_perplexity, report.half_perplexity, report.sibling_perplexity}) == 4
     assert report.active_parameters == active_parameters(moe) < report.parameters
+
+
+def test_tokens_are_sent_elsewhere() -> None:
+    chosen = torch.tensor([[0, 3], [5, 6]])
+    assert siblings(chosen, 8).tolist() == [[1, 2], [4, 7]]
+    assert other_half(chosen, 8).tolist() == [[4, 7], [1, 2]]
+    drawn = random_experts()(torch.zeros(500, 2, dtype=torch.long), 8)
+    assert (drawn[:, 0] != drawn[:, 1]).all()
+    assert torch.bincount(drawn.flatten(), minlength=8).min() > 80
 
 
 @ARCHITECTURES
