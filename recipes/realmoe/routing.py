@@ -1,10 +1,10 @@
 """Routers that choose experts which complete each other.
 
-The experts of a layer stand in two halves of twice top-k. One direction of the layer's input decides for a
-half. In it stand top-k pairs of siblings, whose router rows are the half's, plus and minus a second
-direction of the pair. Of two siblings, one has a logit above that of the half alone and the other one below
-it, so the top-k are always one of each pair. Each pair can then hold its own part of the dense layer's
-neurons, and every token still reaches all parts.
+A layer has two halves of experts, and one direction of its input decides between them. A half has top-k
+pairs of siblings, whose router rows are the half's, plus and minus a direction of the pair. Of two siblings,
+one has a logit above that of the half alone and the other one below it, so the top-k are always one of each
+pair. Each pair can then hold its own part of the dense layer's neurons, and every token still reaches all
+parts.
 """
 
 from __future__ import annotations
