@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Examples:
   moe-patch locate
   moe-patch locate --edits facts.jsonl --model ./Qwen3-30B-A3B --plot effects.png
-  moe-patch locate --facts 32 --samples 5 --stream --attention --json
+  moe-patch locate --facts 32 --samples 5 --attention --json
   moe-patch locate --edits facts.jsonl --layers 2-4 --coalitions
 
 Without --edits the model is asked about facts that it knows, which it is made to write itself.
@@ -76,8 +76,7 @@ Without --edits the model is asked about facts that it knows, which it is made t
     show_default=True,
     help="How many layers, around each, are restored together.",
 )
-@click.option("--stream", is_flag=True, help="Restore the output of the whole layer too.")
-@click.option("--attention", is_flag=True, help="Restore the layer's attention too.")
+@click.option("--attention", is_flag=True, help="Restore what the layer's attention adds too.")
 @click.option("--experts", is_flag=True, help="Restore single experts too.")
 @click.option(
     "--coalitions",
@@ -107,7 +106,6 @@ def locate(
     schema: ZsreSchema | None,
     count: int,
     layers: list[int] | None,
-    stream: bool,
     attention: bool,
     experts: bool,
     coalitions: bool,
@@ -124,8 +122,9 @@ def locate(
     """Find the layers that carry what the model knows, by causal tracing.
 
     Noise at a fact's subject makes the model forget the answer. Then one layer's state at the subject's last
-    token is restored: what that brings back of the answer's probability is the layer's indirect effect. The
-    answer is always the model's own, since new ones are not known to it.
+    token is restored, that of its feed-forward block or all of its output: what that brings back of the
+    answer's probability is the indirect effect. The answer is always the model's own, since new ones are not
+    known to it.
     """
     from moe_patch.building.edits import read_edits
     from moe_patch.cli.traces import trace_lines, trace_tables
@@ -140,8 +139,7 @@ def locate(
         new_figure(check_writable(plot, "--plot"), 1, 1)  # a mistake in it is found before the work
     facts = [] if edits is None else list(read_edits(edits, schema=schema))
     base = open_model(**model, allow_dense=True)
-    wanted: dict[Kind, bool] = {"moe": True, "stream": stream, "attention": attention}
-    kinds = [kind for kind, asked_for in wanted.items() if asked_for]
+    kinds: tuple[Kind, ...] = ("moe", "stream", "attention") if attention else ("moe", "stream")
     options: dict[str, Any] = {
         "noise_samples": samples,
         "noise": noise,

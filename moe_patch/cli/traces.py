@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _BAR = 24  # characters of the longest bar
 _SHOWN = 10  # experts of a layer
-_NAMES = {"moe": "block", "stream": "layer", "attention": "attention"}
+_NAMES = {"moe": "block", "stream": "output", "attention": "attention"}
 
 
 def trace_tables(report: TraceReport, experts: Sequence[LayerExperts]) -> list[Table]:

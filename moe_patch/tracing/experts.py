@@ -22,9 +22,10 @@ from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import PromptStyle
 from moe_patch.errors import ConfigError
 from moe_patch.progress import Progress
+from moe_patch.tracing.asked import PLAIN, ask_all
 from moe_patch.tracing.games import Coalition, grow_coalitions, shapley_values
 from moe_patch.tracing.report import Effect
-from moe_patch.tracing.runs import NOISE, PLAIN, Run, Runner, ask_all
+from moe_patch.tracing.runs import NOISE, Run, Runner
 from moe_patch.tracing.sites import Site, find_sites
 
 MOST = 0.8

@@ -19,13 +19,19 @@ class Effect:
 
     mean: float
     error: float  # standard error of the mean; 0 with a single fact
+    values: tuple[float, ...] = ()  # (F,) of which it is the mean
 
     @classmethod
     def of(cls, values: Tensor) -> Effect:
         """The mean of values (F,), one for each fact."""
-        count = len(values)
-        error = float(values.std()) / math.sqrt(count) if count > 1 else 0.0
-        return cls(float(values.mean()), error)
+        return cls(float(values.mean()), _error(values), tuple(values.tolist()))
+
+    def error_beside(self, other: Effect) -> float:
+        """The standard error of this mean's distance from another of the same facts; 0 if none is known."""
+        if len(self.values) != len(other.values):
+            return 0.0
+        own, others = (torch.tensor(effect.values, dtype=torch.float64) for effect in (self, other))
+        return _error(own - others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,10 @@ class TraceReport:
         """All of it as a JSON object."""
         found = asdict(self)
         return found | {"clean": asdict(self.clean), "corrupted": asdict(self.corrupted)}
+
+
+def _error(values: Tensor) -> float:
+    return float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def _mean(values: Sequence[float]) -> Effect:

@@ -6,37 +6,34 @@ A run is independent of the others in its pass, so it gives what it would give a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from moe_patch.base.contributions import Contributions, capture_contributions
-from moe_patch.base.decoding import continue_rows
 from moe_patch.base.embeddings import embed, noisy_embeddings
 from moe_patch.base.model import Base
-from moe_patch.data.facts import Fact
-from moe_patch.data.prompts import Prompt, PromptStyle, encode_fact, pad_right, pad_token, subject_tokens
+from moe_patch.base.playback import playing_back
+from moe_patch.data.prompts import pad_right, pad_token
 from moe_patch.targets.answers import Answers
 from moe_patch.targets.tail import plain_logits
-from moe_patch.tracing.sites import Site, batch_places, recording, restoring
+from moe_patch.tracing.asked import Asked
+from moe_patch.tracing.sites import Site, batch_places, recorded_outputs, recording, restoring
 
-PLAIN = PromptStyle()
+logger = logging.getLogger(__name__)
+
+Played: TypeAlias = tuple[Sequence[nn.Module], Any]
+"""Decoder layers that compute nothing in a pass, and what the last of them returns."""
+
 NOISE = 3.0  # standard deviations of the subjects' embeddings, as in ROME
 ROWS = 64  # in a pass
-ANSWER = 3  # tokens of an answer that the base gives itself
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A fact as it is traced: its prompt, and the answer that the base gives itself."""
-
-    fact: Fact
-    prompt: Prompt  # with that answer
-    subject: tuple[int, ...]  # indices of the subject's tokens
-    answer: str
-    known: bool  # whether the answer is the fact's true one
+_KEPT = 2**28  # most numbers of the layers' outputs that are kept
+_ROUNDING = 0.05  # nats by which half precision may move an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,46 +45,6 @@ class Run:
     restored: Mapping[Site, Tensor] = field(default_factory=dict)  # (d_m,) by site, put at the edited token
 
 
-def ask_all(base: Base, facts: Sequence[Fact], style: PromptStyle) -> list[Asked]:
-    """The facts with what the base says of them: the true answer if greedy decoding gives it.
-
-    Raises:
-        NumericalError: the logits hold NaN or an infinity.
-        PromptError: as for `Reader.read_answer`.
-        TargetError: as for `encode_fact`.
-    """
-    prompts = [encode_fact(base.reader, fact, style, answer=False) for fact in facts]
-    true = [_true_answer(base, fact, style) for fact in facts]
-    asked = []
-    for first in range(0, len(facts), ROWS):
-        some = range(first, min(first + ROWS, len(facts)))
-        length = max(ANSWER, *(len(true[i]) for i in some))
-        for prompt in (prompts[i] for i in some):
-            base.reader.check_room(prompt.ids, length, "a fact's prompt")
-        for i, said in zip(some, continue_rows(base, [prompts[i].ids for i in some], length), strict=True):
-            known = bool(true[i]) and said[: len(true[i])] == true[i]
-            answer = true[i] if known else said[:ANSWER]
-            ids = prompts[i].ids
-            asked.append(
-                Asked(
-                    facts[i],
-                    Prompt(ids + answer, prompts[i].edited, len(ids)),
-                    subject_tokens(base.reader, facts[i], style),
-                    str(base.tokenizer.decode(answer)),
-                    known,
-                )
-            )
-    return asked
-
-
-def _true_answer(base: Base, fact: Fact, style: PromptStyle) -> tuple[int, ...]:
-    """The tokens of a fact's true answer; none if it is not known."""
-    if fact.target_true is None:
-        return ()
-    reading = base.reader.read_answer(fact.text, fact.target_true, chat=style.chat, name=f"fact {fact.id}")
-    return reading.answer
-
-
 class Runner:
     """Runs facts with and without noise.
 
@@ -97,6 +54,7 @@ class Runner:
 
     def __init__(self, base: Base, asked: Sequence[Asked], noise: float, seed: int) -> None:
         self._base, self._asked, self._seed = base, asked, seed
+        self._resumes: bool | None = None  # whether passes may start in the middle; None until it was tried
         tokens = [one.prompt.ids[place] for one in asked for place in one.subject]
         #: the standard deviation of the noise
         self.deviation = noise * float(embed(base, tokens).std())
@@ -127,6 +85,64 @@ class Runner:
             report(len(some))
         return torch.cat(chances), {site: torch.cat([states[site] for states in seen]) for site in sites}
 
+    @torch.no_grad()
+    def restored(
+        self,
+        runs: Sequence[Run],
+        windows: Sequence[Mapping[Site, Tensor]],
+        report: Callable[[int], None] = lambda runs: None,
+    ) -> Tensor:
+        """The probability (W, R) of each run's answer with each of W sets of states restored.
+
+        What lies below the lowest of these is the same for all of them and is computed once, if the model can
+        be started in the middle. The first pass of the runs tries that.
+
+        Args:
+            runs: R of them, with nothing restored.
+            windows: the states (F, d_m) of all facts by site.
+            report: called after each pass, with its number of runs.
+
+        Raises:
+            CaptureError: as for `noisy_embeddings`.
+        """
+        below = [min(_unchanged(site) for site in window) for window in windows]
+        parts = []
+        for some in self._chunks(runs, len(set(below))):
+            with recorded_outputs(self._base, {layers - 1 for layers in below if layers}) as outputs:
+                chances, _ = self._pass(some)
+            resumes = self._can_resume(some, outputs, chances)
+            found = []
+            for layers, window in zip(below, windows, strict=True):
+                changed = [replace(run, restored=_states_of(run, window)) for run in some]
+                played = self._lowest(layers, outputs) if resumes else None
+                found.append(self._pass(changed, played=played)[0])
+                report(len(some))
+            parts.append(torch.stack(found))
+        return torch.cat(parts, dim=1)
+
+    def _chunks(self, runs: Sequence[Run], layers: int) -> Iterator[Sequence[Run]]:
+        """Runs for one pass each, few enough for the outputs of a number of layers to be kept."""
+        longest = max(len(self._asked[run.asked].prompt.ids) for run in runs)
+        rows = max(1, min(ROWS, _KEPT // (longest * self._base.hidden_size * max(1, layers))))
+        for first in range(0, len(runs), rows):
+            yield runs[first : first + rows]
+
+    def _can_resume(self, runs: Sequence[Run], outputs: Mapping[int, Any], chances: Tensor) -> bool:
+        """Whether passes that start in the middle are right. It is tried once, at the highest layer."""
+        if self._resumes is None and outputs:
+            config = self._base.model.config.get_text_config()
+            self._resumes = not getattr(config, "num_kv_shared_layers", 0)  # they read keys of lower layers
+            if self._resumes:
+                again, _ = self._pass(runs, played=self._lowest(max(outputs) + 1, outputs))
+                self._resumes = torch.allclose(again.log(), chances.log(), rtol=0, atol=_ROUNDING)
+            if not self._resumes:
+                logger.info("%s cannot be started in the middle: every pass is a whole one", self._base.name)
+        return bool(self._resumes)
+
+    def _lowest(self, layers: int, outputs: Mapping[int, Any]) -> Played | None:
+        """The lowest layers, with what the last of them returned."""
+        return (list(self._base.decoder_layers[:layers]), outputs[layers - 1]) if layers else None
+
     def contributions(self, runs: Sequence[Run], layers: Collection[int]) -> dict[int, Contributions]:
         """What experts add at the edited token of each run, by layer. Nothing is restored in these runs.
 
@@ -145,7 +161,9 @@ class Runner:
                 parts.append(capture_contributions(self._base, batch.ids, batch.mask, batch.edited, layers))
         return {layer: Contributions.joined([part[layer] for part in parts]) for layer in layers}
 
-    def _pass(self, runs: Sequence[Run], sites: Sequence[Site]) -> tuple[Tensor, dict[Site, Tensor]]:
+    def _pass(
+        self, runs: Sequence[Run], sites: Sequence[Site] = (), played: Played | None = None
+    ) -> tuple[Tensor, dict[Site, Tensor]]:
         prompts = [self._asked[run.asked].prompt for run in runs]
         length = max(len(prompt.ids) for prompt in prompts)
         edited = [prompt.edited for prompt in prompts]
@@ -153,6 +171,7 @@ class Runner:
         rows = torch.arange(len(runs))
         with (
             noisy_embeddings(self._base, self._noises(runs, length)),
+            nullcontext() if played is None else playing_back(*played),
             restoring(_by_site(runs, edited, length)),
             recording(sites, rows, torch.tensor(edited), length) as seen,
         ):
@@ -174,6 +193,15 @@ class Runner:
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) >> 1
         shape = len(one.subject), self._base.hidden_size
         return self.deviation * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _unchanged(site: Site) -> int:
+    """How many of the lowest layers give, but at the site itself, what they give if nothing is restored."""
+    return site.layer + 1 if site.kind == "stream" else site.layer
+
+
+def _states_of(run: Run, window: Mapping[Site, Tensor]) -> dict[Site, Tensor]:
+    return {site: states[run.asked] for site, states in window.items()}
 
 
 def _by_site(runs: Sequence[Run], edited: Sequence[int], length: int) -> dict[Site, tuple[Tensor, Tensor]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -80,6 +80,23 @@ def recording(
     with ExitStack() as stack:
         for site in sites:
             stack.callback(site.module.register_forward_hook(listener(site)).remove)
+        yield seen
+
+
+@contextmanager
+def recorded_outputs(base: Base, layers: Collection[int]) -> Iterator[dict[int, Any]]:
+    """Inside the block, all that decoder layers return in a pass, by layer, in the form in which they do."""
+    seen: dict[int, Any] = {}
+
+    def listener(layer: int) -> Any:
+        def keep(_module: nn.Module, _inputs: object, output: Any) -> None:
+            seen[layer] = output
+
+        return keep
+
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.callback(base.decoder_layers[layer].register_forward_hook(listener(layer)).remove)
         yield seen
 
 

@@ -7,7 +7,7 @@ and with the same noise while one layer's state at the subject's last token is w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor
 
@@ -16,8 +16,9 @@ from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import PromptStyle
 from moe_patch.errors import ConfigError
 from moe_patch.progress import Progress
+from moe_patch.tracing.asked import PLAIN, Asked, ask_all
 from moe_patch.tracing.report import Effect, LayerEffect, TracedFact, TraceReport
-from moe_patch.tracing.runs import NOISE, PLAIN, Asked, Run, Runner, ask_all
+from moe_patch.tracing.runs import NOISE, Run, Runner
 from moe_patch.tracing.sites import Kind, Site, find_sites
 
 
@@ -51,67 +52,112 @@ def trace(
         progress: called with the stage "tracing".
 
     Raises:
-        ConfigError: there are no facts, samples, or layers, or a layer does not exist.
+        ConfigError: there are no facts, samples or layers, or a layer does not exist.
         CaptureError: the embeddings cannot be changed.
         NumericalError: the logits hold NaN or an infinity.
         PromptError: as for `Reader.read_answer`.
         TargetError: as for `encode_fact`.
     """
     wanted = sorted(set(range(base.num_layers) if layers is None else layers))
-    _check(base, facts, noise_samples, wanted, window)
-    sites = {kind: find_sites(base, kind) for kind in kinds}
-    asked = ask_all(base, facts, style)
-    runner = Runner(base, asked, noise, seed)
-    every = [site for found in sites.values() for site in found.values()]
-    restored = sum(layer in found for found in sites.values() for layer in wanted)
-    count = _Counter(progress, len(asked) * (1 + noise_samples * (1 + restored)))
-    clean, states = runner.run([Run(i, None) for i in range(len(asked))], every, count.more)  # (F,)
-    noisy = [Run(i, sample) for i in range(len(asked)) for sample in range(noise_samples)]
-    corrupted = runner.run(noisy, (), count.more)[0].view(len(asked), noise_samples)  # (F, N)
-    effects = {
-        kind: _restore(runner, corrupted, states, _windows(found, wanted, window), count.more)
-        for kind, found in sites.items()
-    }
-    return TraceReport(
-        base=base.name,
-        facts=tuple(map(_traced, asked, clean.tolist(), corrupted.mean(1).tolist())),
-        noise=noise,
-        samples=noise_samples,
-        seed=seed,
-        window=window,
-        total=Effect.of(clean - corrupted.mean(1)),
-        layers=tuple(_layer(base, layer, effects) for layer in wanted),
+    _check(base, wanted, window)
+    tracer = Tracer(base, facts, kinds, noise_samples=noise_samples, noise=noise, seed=seed, style=style)
+    tracer.start(
+        progress, restored=len(facts) * sum(tracer.has(kind, layer) for kind in kinds for layer in wanted)
     )
+    effects = {kind: tracer.restore(kind, wanted, window) for kind in kinds}
+    tracer.finish()
+    return tracer.report(wanted, effects, window)
 
 
-def _restore(
-    runner: Runner,
-    corrupted: Tensor,
-    states: Mapping[Site, Tensor],
-    windows: Mapping[int, Sequence[Site]],
-    report: Callable[[int], None],
-) -> dict[int, Effect]:
-    """The indirect effect of each window of sites, by the layer that it is around.
+class Tracer:
+    """A trace in steps, each of which may depend on what the ones before have found."""
 
-    Args:
-        runner: of F facts.
-        corrupted: (F, N) the probability of each answer with each sample of noise.
-        states: (F, d_m) by site, without noise.
-        windows: what is restored together.
-        report: called with the number of further runs that are done.
-    """
-    facts, samples = corrupted.shape
-    runs = [
-        Run(fact, sample, {site: states[site][fact] for site in window})
-        for fact in range(facts)
-        for window in windows.values()
-        for sample in range(samples)
-    ]
-    if not runs:
-        return {}
-    chances = runner.run(runs, (), report)[0].view(facts, len(windows), samples)  # (F, L, N)
-    gained = (chances - corrupted[:, None]).mean(2)  # (F, L)
-    return {layer: Effect.of(gained[:, i]) for i, layer in enumerate(windows)}
+    clean: Tensor  # (F,) the probability of each answer
+    corrupted: Tensor  # (F, N) the same with each sample of noise
+
+    def __init__(
+        self,
+        base: Base,
+        facts: Sequence[Fact],
+        kinds: Collection[Kind],
+        *,
+        noise_samples: int,
+        noise: float,
+        seed: int,
+        style: PromptStyle,
+    ) -> None:
+        if not facts or noise_samples < 1:
+            raise ConfigError(f"{len(facts)} facts and {noise_samples} samples of noise: expected at least 1")
+        self._base, self._noise, self._seed, self._samples = base, noise, seed, noise_samples
+        self._sites = {kind: find_sites(base, kind) for kind in kinds}
+        self._asked = ask_all(base, facts, style)
+        self._runner = Runner(base, self._asked, noise, seed)
+
+    def start(self, progress: Progress | None = None, *, restored: int = 0) -> None:
+        """Run the facts with and without noise.
+
+        Args:
+            progress: called with the stage "tracing", here and later.
+            restored: about how many runs with restored states will follow for each sample.
+        """
+        facts = len(self._asked)
+        self._count = _Counter(progress, facts * (1 + self._samples) + restored * self._samples)
+        sites = [site for found in self._sites.values() for site in found.values()]
+        runs = [Run(fact, None) for fact in range(facts)]
+        self.clean, self._states = self._runner.run(runs, sites, self._count.more)
+        noisy = [Run(fact, sample) for fact in range(facts) for sample in range(self._samples)]
+        self.corrupted = self._runner.run(noisy, (), self._count.more)[0].view(facts, self._samples)
+
+    def has(self, kind: Kind, layer: int) -> bool:
+        """Whether a layer has a site of a kind."""
+        return layer in self._sites[kind]
+
+    def finish(self) -> None:
+        """Say that nothing more is going to be restored."""
+        self._count.finish()
+
+    def restore(
+        self, kind: Kind, layers: Sequence[int], window: int = 1, facts: Sequence[int] | None = None
+    ) -> dict[int, Effect]:
+        """The indirect effect of each of some layers that have a site of a kind.
+
+        Args:
+            kind: of the sites.
+            layers: to restore.
+            window: how many layers around each are restored together.
+            facts: numbers of those to restore; None for all.
+        """
+        some = list(range(len(self._asked)) if facts is None else facts)
+        windows = _windows(self._sites[kind], layers, window)
+        if not windows:
+            return {}
+        runs = [Run(fact, sample) for fact in some for sample in range(self._samples)]
+        values = [{site: self._states[site] for site in sites} for sites in windows.values()]
+        chances = self._runner.restored(runs, values, self._count.more)  # (W, F * N)
+        gained = (chances.view(len(windows), len(some), -1) - self.corrupted[some]).mean(2)  # (W, F)
+        return dict(zip(windows, map(Effect.of, gained), strict=True))
+
+    def report(
+        self,
+        layers: Sequence[int],
+        effects: Mapping[Kind, Mapping[int, Effect]],
+        window: int = 1,
+        facts: Sequence[int] | None = None,
+    ) -> TraceReport:
+        """What was found, of some layers and facts."""
+        some = list(range(len(self._asked)) if facts is None else facts)
+        clean, corrupted = self.clean[some], self.corrupted[some].mean(1)  # (F,)
+        asked = [self._asked[fact] for fact in some]
+        return TraceReport(
+            base=self._base.name,
+            facts=tuple(map(_traced, asked, clean.tolist(), corrupted.tolist())),
+            noise=self._noise,
+            samples=self._samples,
+            seed=self._seed,
+            window=window,
+            total=Effect.of(clean - corrupted),
+            layers=tuple(_layer(self._base, layer, effects) for layer in layers),
+        )
 
 
 def _windows(sites: Mapping[int, Site], layers: Sequence[int], window: int) -> dict[int, list[Site]]:
@@ -142,18 +188,17 @@ class _Counter:
         self._progress, self._total, self._done = progress, total, 0
 
     def more(self, runs: int) -> None:
-        self._done += runs
+        self._done = min(self._done + runs, self._total)
         if self._progress is not None:
             self._progress("tracing", self._done, self._total)
 
+    def finish(self) -> None:
+        self.more(self._total)
 
-def _check(base: Base, facts: Sequence[Fact], samples: int, layers: Sequence[int], window: int) -> None:
-    if not facts:
-        raise ConfigError("there are no facts to trace")
-    if samples < 1 or window < 1:
-        raise ConfigError(
-            f"{samples} samples of noise and windows of {window} layers: each must be at least 1"
-        )
+
+def _check(base: Base, layers: Sequence[int], window: int) -> None:
+    if window < 1:
+        raise ConfigError(f"windows of {window} layers cannot be restored: expected at least 1")
     if not layers or layers[0] < 0 or layers[-1] >= base.num_layers:
         raise ConfigError(
             f"layers {', '.join(map(str, layers)) or '(none)'} cannot be traced: {base.name} has layers 0 to "

@@ -15,7 +15,7 @@ from tests.tiny import tiny_base, tiny_tokenizer
 
 
 def test_effects_are_shown_by_layer_with_a_place_to_edit(run: Run, model: Path, edits: Path) -> None:
-    result = run("locate", "--edits", edits, "--model", model, "--samples", "1", "--stream")
+    result = run("locate", "--edits", edits, "--model", model, "--samples", "1", "--attention")
     assert result.exit_code == 0, result.output
     assert "points of probability that restoring one layer brings back" in " ".join(result.stdout.split())
     assert "3 facts" in result.stdout
@@ -28,7 +28,7 @@ def test_the_same_as_json(run: Run, model: Path, edits: Path) -> None:
     found = json.loads(run(*words, "--facts", "2", "--layers", "1-2", "--coalitions").stdout)
     assert [each["layer"] for each in found["layers"]] == [1, 2]
     assert [fact["id"] for fact in found["facts"]] == [FACTS[0].id, FACTS[1].id]
-    assert set(found["layers"][0]["effects"]) == {"moe"}
+    assert set(found["layers"][0]["effects"]) == {"moe", "stream"}
     assert found["total"]["mean"] == pytest.approx(found["clean"]["mean"] - found["corrupted"]["mean"])
     assert len(found["chosen"]) == 1
     assert [each["layer"] for each in found["experts"]] == [1, 2]

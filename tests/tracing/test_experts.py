@@ -8,8 +8,9 @@ import torch
 from moe_patch.data.prompts import PromptStyle
 from moe_patch.errors import ConfigError, ModelError
 from moe_patch.tracing import trace, trace_experts
+from moe_patch.tracing.asked import ask_all
 from moe_patch.tracing.experts import MOST
-from moe_patch.tracing.runs import Run, Runner, ask_all
+from moe_patch.tracing.runs import Run, Runner
 from tests.tiny import tiny_base
 from tests.tracing.test_trace import FACTS
 

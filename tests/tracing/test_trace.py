@@ -16,7 +16,8 @@ from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import PromptStyle
 from moe_patch.errors import ConfigError
 from moe_patch.tracing import trace
-from moe_patch.tracing.runs import Run, Runner, ask_all
+from moe_patch.tracing.asked import ask_all
+from moe_patch.tracing.runs import Run, Runner
 from moe_patch.tracing.sites import find_sites
 from tests.taught import SUBJECTS, answer, edit, taught_base
 from tests.tiny import tiny_base
@@ -92,6 +93,28 @@ def test_many_runs_in_a_pass_equal_runs_one_by_one(model_type: str) -> None:
         with hooks(noisy, put(site.module, one.prompt.edited, seen[0])):
             expected = chance(base, one.prompt.ids, one.prompt.target)
         assert got == pytest.approx(expected, rel=1e-3), site
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+@pytest.mark.parametrize("whole", [False, True])
+def test_passes_from_the_middle_equal_whole_ones(
+    model_type: str, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tiny_base(model_type)
+    if whole:
+        monkeypatch.setattr(base.model.config.get_text_config(), "num_kv_shared_layers", 1, raising=False)
+    runner = Runner(base, ask_all(base, FACTS, PromptStyle()), 3.0, seed=0)
+    sites = [site for kind in ("moe", "stream", "attention") for site in find_sites(base, kind).values()]
+    _, states = runner.run([Run(i, None) for i in range(len(FACTS))], sites)
+    windows = [{site: states[site]} for site in sites] + [{site: states[site] for site in sites[1:4]}]
+    runs = [Run(i, sample) for i in range(len(FACTS)) for sample in range(2)]
+    found = runner.restored(runs, windows)
+    assert runner._resumes is not whole
+    for window, got in zip(windows, found, strict=True):
+        rows = [
+            replace(run, restored={site: some[run.asked] for site, some in window.items()}) for run in runs
+        ]
+        torch.testing.assert_close(got, runner.run(rows)[0], rtol=1e-3, atol=0)
 
 
 def test_noise_is_at_the_subject_and_of_the_size_asked_for() -> None:
@@ -180,7 +203,7 @@ def test_progress_ends_with_the_number_of_runs() -> None:
 @pytest.mark.parametrize(
     ("facts", "options", "problem"),
     [
-        ([], {}, "no facts"),
+        ([], {}, "0 facts"),
         (FACTS, {"noise_samples": 0}, "0 samples"),
         (FACTS, {"window": 0}, "windows of 0"),
         (FACTS, {"layers": []}, r"layers \(none\)"),
