@@ -3,8 +3,9 @@
     python -m recipes.training.search --edits recipes/facts/50.jsonl \
         --vary 'layers=[2]|[1,2]|[0,1,2]' --vary 'energy=0.9|0.95|0.98'
 
-Values are YAML, separated by |. Other options come from the recipe that fits the model. Statistics are
-cached, so a combination takes the time of its targets, its solve and its evaluation.
+Values are YAML, separated by |. Other options come from --set, and from the recipe that fits the model unless
+--no-recipe is given. Statistics are cached, so a combination takes the time of its targets, its solve and its
+evaluation.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from moe_patch.base.opening import open_base
 from moe_patch.data.fact_file import read_facts
 from moe_patch.evaluation import EvaluationReport, Setting, evaluate
 from moe_patch.methods import MethodOptions, get_method
-from moe_patch.methods.overrides import merged_options
+from moe_patch.methods.overrides import merged_options, parse_setting
 from moe_patch.methods.recipes import recipe_for
 
 
@@ -60,19 +61,30 @@ def trial(base: Base, facts: Path, method: str, options: MethodOptions) -> tuple
 @click.option(
     "--vary", multiple=True, required=True, metavar="OPTION=A|B|...", help="An option and its values."
 )
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="An option of all combinations.")
+@click.option("--no-recipe", is_flag=True, help="Start from the method's defaults.")
 @click.option(
     "--json", "lines", type=click.Path(path_type=Path), help="Append one JSON line per trial to this file."
 )
-def main(edits: Path, model: str | None, method: str, vary: tuple[str, ...], lines: Path | None) -> None:
+def main(
+    edits: Path,
+    model: str | None,
+    method: str,
+    vary: tuple[str, ...],
+    settings: tuple[str, ...],
+    no_recipe: bool,
+    lines: Path | None,
+) -> None:
     """Try every combination and print efficacy, generalization, specificity, utility and routing."""
     base = open_base(model, dtype=torch.float32)
-    recipe = recipe_for(base)
+    recipe = None if no_recipe else recipe_for(base)
+    same = dict(map(parse_setting, settings))
     start = recipe.method_options(method) if recipe else {}
     table = Table(
         "options", "efficacy", "generalization", "specificity", "base's", "utility", "routing", "seconds"
     )
     for choices in combinations(vary):
-        report, seconds = trial(base, edits, method, with_choices(method, start, choices))
+        report, seconds = trial(base, edits, method, with_choices(method, start, same | choices))
         scores, before = report.patched.scores, report.base.scores
         kept = report.preserved_routing
         figures = [

@@ -19,3 +19,13 @@ def logits_with(base: Base, prompt: Prompt, change: Tensor, layer: int) -> Tenso
     logits: Tensor = base.model(input_ids=torch.tensor([prompt.ids]), use_cache=False).logits[0]
     hook.remove()
     return logits
+
+
+def stream_after(base: Base, prompt: Prompt, layer: int) -> Tensor:
+    """The layer's output (d_m,) at the edited token."""
+    seen: list[Tensor] = []
+    hook = base.decoder_layers[layer].register_forward_hook(lambda _m, _i, states: seen.append(states[0]))
+    with torch.no_grad():
+        base.model(input_ids=torch.tensor([prompt.ids]), use_cache=False)
+    hook.remove()
+    return seen[0][prompt.edited]

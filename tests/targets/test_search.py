@@ -24,7 +24,7 @@ from moe_patch.targets.size import stream_size
 from moe_patch.targets.values import Targets
 from tests import published
 from tests.margins import at_least, at_most
-from tests.targets.passes import logits_with
+from tests.targets.passes import logits_with, stream_after
 from tests.taught import ANSWERS, STRONG, SUBJECTS, edit, taught_base
 from tests.tiny import tiny_base, tiny_delta
 
@@ -46,16 +46,6 @@ EDITS = tuple(edit(subject, prompt) for subject, prompt in zip(SUBJECTS, ANSWERS
 @pytest.fixture(scope="module")
 def base() -> Base:
     return tiny_base("qwen3_moe")
-
-
-def output_at(base: Base, prompt: Prompt, layer: int) -> Tensor:
-    """The layer's output (d_m,) at the edited token."""
-    seen: list[Tensor] = []
-    hook = base.decoder_layers[layer].register_forward_hook(lambda _m, _i, states: seen.append(states[0]))
-    with torch.no_grad():
-        base.model(input_ids=torch.tensor([prompt.ids]), use_cache=False)
-    hook.remove()
-    return seen[0][prompt.edited]
 
 
 def nll(base: Base, prompt: Prompt, change: Tensor, layer: int) -> Tensor:
@@ -83,7 +73,7 @@ def memit(
     kept = encode_kept(base.reader, fact, options.style)
     held = [(encode_essence(base.reader, fact), options.kl_weight)]
     held += [(prompt, options.keep_weight / len(kept)) for prompt in kept]
-    start = output_at(base, rewrites[0], layer)
+    start = stream_after(base, rewrites[0], layer)
     change = torch.zeros_like(start, requires_grad=True)
     rate, decay, clamp = units(start, options)
     adam = torch.optim.Adam([change], lr=rate)

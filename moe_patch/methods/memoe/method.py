@@ -36,6 +36,7 @@ from moe_patch.methods.memoe.options import MEMoEOptions
 from moe_patch.methods.memoe.scope import ScopeTexts, scope_texts
 from moe_patch.methods.memoe.training import Texts, Training
 from moe_patch.methods.memoe.trunk import Trunk
+from moe_patch.methods.memoe.units import stream_scale
 from moe_patch.methods.outcome import with_outcomes
 from moe_patch.patch import Patch, check_base, load
 from moe_patch.progress import Progress
@@ -120,8 +121,7 @@ class _Build:
         self._base, self._options, self._layer = base, options, options.layer
         self._block: Block = find_block(base, options.layer)
         self._fingerprint = base.fingerprint([options.layer])
-        config = options.config(options.layer, base.hidden_size)
-        self._start = self._beginning(config, facts)
+        self._start = self._beginning(facts)
         self._facts = (*self._start.facts, *facts)
         self._schema = common_schema([*self._start.schemas, schema_of_facts(facts)])
         self._corpus: Corpus | None = None
@@ -188,8 +188,12 @@ class _Build:
             schema=self._schema,
         )
 
-    def _beginning(self, config: BypassConfig, facts: Sequence[Fact]) -> _Beginning:
+    def _config(self, scale: float) -> BypassConfig:
+        return self._options.config(self._layer, self._base.hidden_size, self._options.scale or scale)
+
+    def _beginning(self, facts: Sequence[Fact]) -> _Beginning:
         if self._options.start is None:
+            config = self._config(stream_scale(self._base, self._layer, facts, self._options.style))
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self._options.seed)
                 bypass = Bypass(config)
@@ -198,7 +202,7 @@ class _Build:
         patch = load(self._options.start)
         check_base(patch, self._fingerprint)
         bypass, routed = read_bypass(patch), read_routed(patch)
-        if bypass.config != config:
+        if bypass.config != self._config(bypass.config.scale):
             raise ConfigError(
                 f"{self._options.start} holds another bypass than the options describe: give the options "
                 "that it was built with, which `moe-patch inspect` shows"

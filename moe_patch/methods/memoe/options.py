@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,17 +24,24 @@ def _one_layer(value: Any) -> Any:
     return value
 
 
+RATE = 0.04
+"""The learning rate in units of the size of a weight at the start, which is the root of 1 / d_m."""
+
 Layer = Annotated[int | None, BeforeValidator(_one_layer)]
 
 
 class MEMoEOptions(MethodOptions):
-    """Options of MEMoE. Defaults are the paper's if it has one."""
+    """Options of MEMoE. Defaults are the paper's if it has one that means the same on every model."""
 
     layer: Layer = Field(None, description="The decoder layer that the bypass runs beside.")
     experts: int = Field(5, ge=1, le=MOST_EXPERTS, description="How many experts, n.")
     expert_width: int = Field(64, ge=1, le=WIDEST, description="Inner width of an expert.")
     adapter_width: int = Field(64, ge=1, le=WIDEST, description="Inner width of the router's adapter.")
-    scale: Factor = Field(1.0, gt=0, description="lambda, the factor of an expert's output.")
+    scale: Factor | None = Field(
+        None,
+        gt=0,
+        description="lambda, the factor of an expert's output; unset: a coordinate's size in the stream.",
+    )
     alpha: Factor = Field(1.0, description="Weight of the prompt's attention to its adapted states.")
     beta: Factor = Field(1.0, description="Weight of the adapted states' attention to the prompt.")
     router_states: RouterStates = Field("block-input", description="Hidden states that the router reads.")
@@ -44,7 +52,12 @@ class MEMoEOptions(MethodOptions):
     gamma_1: float = Field(1.0, ge=0, description="Steepness of the adaptive weight.")
     gamma_2: float = Field(0.5, ge=0, description="Steepness of the balance coefficient.")
     gamma_3: float = Field(1.5, ge=0, description="Exponent of the focal router guidance.")
-    learning_rate: float = Field(2e-4, gt=0, le=1e30, description="AdamW's highest learning rate.")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        le=1e30,
+        description=f"AdamW's highest learning rate; unset: {RATE:g} by the root of the stream's width.",
+    )
     weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay.")
     warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate rises.")
     steps: int = Field(100, ge=1, description="Steps for each batch of facts.")
@@ -93,8 +106,12 @@ class MEMoEOptions(MethodOptions):
         """Whether knowledge frequency is used."""
         return (self.division and not self.single) or self.adaptive or self.balance
 
-    def config(self, layer: int, width: int) -> BypassConfig:
-        """The bypass that these options describe."""
+    def rate(self, width: int) -> float:
+        """AdamW's highest learning rate, for a stream of this width."""
+        return RATE / math.sqrt(width) if self.learning_rate is None else self.learning_rate
+
+    def config(self, layer: int, width: int, scale: float) -> BypassConfig:
+        """The bypass that these options describe, whose experts' outputs are multiplied by `scale`."""
         return BypassConfig(
             layer=layer,
             width=width,
@@ -105,7 +122,7 @@ class MEMoEOptions(MethodOptions):
             router_states=self.router_states,
             tokens=self.tokens,
             scope_gate=self.scope_gate,
-            scale=self.scale,
+            scale=scale,
             alpha=self.alpha,
             beta=self.beta,
         )

@@ -65,7 +65,7 @@ class Training:
         options = self._options
         optimiser = torch.optim.AdamW(
             self._bypass.parameters(),
-            lr=options.learning_rate,
+            lr=options.rate(self._bypass.config.width),
             betas=_BETAS,
             weight_decay=options.weight_decay,
         )
