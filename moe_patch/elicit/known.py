@@ -72,6 +72,8 @@ def _search(base: Base, count: int, seed: int, progress: Progress | None) -> tup
     chance = random.Random(seed)
     for attempt in range(_ROUNDS):
         written = write_sentences(base, _TEXTS, _TOKENS, seed * _ROUNDS + attempt)
+        if not written:  # nor will it write any sentence the next time
+            break
         statements = read_statements(base, written)
         usage = Usage.of(statements)
         fresh = {

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from moe_patch.elicit.own_text import MOST_TOKENS
 from moe_patch.planning.outline import LayerOutline, ModelOutline
 from moe_patch.planning.work import Work
+from moe_patch.tracing.location import ASKED, BLOCKS, OUTPUTS, TRACED
 
 _FIRST_TEXTS, _TEXT = 64, 128  # of own text: texts of the first portion, and tokens of a text at most
 _ROWS_PER_PASS = 256  # of own text
 _PER_PASS = 8192  # tokens of preserved text
-_TRACED, _SAMPLES = 16, 3  # facts and drawings of noise of a short trace
 _WATCHED = 16  # experts of a layer whose directions are compared
 
 USUAL_STEPS = 30  # of a search; an option bounds them
@@ -95,10 +95,12 @@ def _hash(model: ModelOutline, job: Job) -> Iterator[Stage]:
 
 def _trace(model: ModelOutline, job: Job) -> Iterator[Stage]:
     if job.trace:
-        facts = min(_TRACED, job.facts)
-        rows = facts * (1 + _SAMPLES * (1 + len(model.editable)))
+        layers = len(model.editable)
+        whole = 3 * min(ASKED, job.facts)  # for the base's answers, and with and without noise
+        begun = min(OUTPUTS, layers) + min(BLOCKS, layers)  # passes that start at the restored layer
+        rows = whole + min(TRACED, job.facts) * (1 + begun / 2)
         passes = max(1.0, rows / job.facts_per_pass)
-        width = min(rows, job.facts_per_pass)
+        width = min(math.ceil(rows), job.facts_per_pass)
         yield Stage("trace", (Work("forward", width, job.prompt + job.answer, passes, _all(model), width),))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from moe_patch.tracing.choice import choose_layers
 from moe_patch.tracing.experts import ExpertEffect, LayerExperts, trace_experts
-from moe_patch.tracing.placement import Placement, place_edit
+from moe_patch.tracing.location import Location, locate_edit
 from moe_patch.tracing.report import Effect, LayerEffect, TracedFact, TraceReport
 from moe_patch.tracing.trace import trace
 
@@ -16,11 +16,11 @@ __all__ = [
     "ExpertEffect",
     "LayerEffect",
     "LayerExperts",
-    "Placement",
+    "Location",
     "TraceReport",
     "TracedFact",
     "choose_layers",
-    "place_edit",
+    "locate_edit",
     "trace",
     "trace_experts",
 ]

@@ -11,18 +11,13 @@ from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import PromptStyle
 from moe_patch.errors import CaptureError
 from moe_patch.progress import Progress
-from moe_patch.tracing import choose_layers, trace
-from moe_patch.tracing.sites import Kind
+from moe_patch.tracing import locate_edit
 
 logger = logging.getLogger(__name__)
-
-TRACED = 16
-"""Facts that are traced, at most: enough to tell layers apart, and a matter of seconds."""
 
 EARLY = 0.25
 """The share of the depth at which an edit is made if tracing says nothing."""
 
-_KINDS: tuple[Kind, ...] = ("moe",)  # what the experts of a layer add at the edited token
 _SINGLE = 4  # layers that are tried alone, those that carry most
 _LONGEST = 3  # layers in a run
 
@@ -33,7 +28,7 @@ class Place:
 
     layers: tuple[int, ...]
     reason: str
-    ranking: tuple[int, ...] = ()  # all layers with experts, those that carry most first; empty if not traced
+    ranking: tuple[int, ...] = ()  # layers with experts, the likeliest to be good first; empty if not traced
 
 
 def find_place(
@@ -43,30 +38,28 @@ def find_place(
 
     Args:
         base: the model, without patches.
-        facts: to edit; of many, some are traced that are spread evenly over them.
+        facts: to edit, or at least of their kind.
         style: how facts become text, and which token is edited.
-        progress: called with the stage "tracing".
+        progress: called with the stages "tracing" and "known facts".
 
     Raises:
         NumericalError: the logits hold NaN or an infinity.
         PromptError: a prompt cannot be read.
         TargetError: a fact has no token to edit.
     """
-    some = facts[:: -(-len(facts) // TRACED)] if facts else ()
-    if not some or not base.layers:
+    if not facts or not base.layers:
         return _early(base, "where early layers usually are")
     try:
-        report = trace(base, some, kinds=_KINDS, layers=base.layers, style=style, progress=progress)
+        found = locate_edit(base, facts, style=style, progress=progress)
     except CaptureError as error:
         logger.warning("tracing is not possible with %s: %s", base.name, error)
         return _early(base, "tracing is not possible with this model")
-    ranking = report.ranking()
-    effects = {each.layer: each.effects["moe"].mean for each in report.editable if "moe" in each.effects}
-    if not ranking or effects[ranking[0]] <= 0:
-        return _early(base, "tracing found no layer that carries the facts")
-    layers = choose_layers(report, base)
-    share = effects[layers[-1]] / report.total.mean if report.total.mean > 0 else 0.0
-    return Place(layers, f"tracing {len(some)} facts: it carries {share:.0%} of the answers", ranking)
+    if found is None:
+        return _early(base, "tracing found no fact that noise at its subject takes away")
+    of = "of these facts" if found.own_facts else "facts that the model knows, since it does not know these"
+    traced = f"tracing {len(found.report.facts)} {of}"
+    where = "the subject is gathered there and not yet read"
+    return Place(found.layers, f"{traced}: {where}", found.ranking)
 
 
 def layer_candidates(base: Base, place: Sequence[int], ranking: Sequence[int]) -> list[tuple[int, ...]]:

@@ -8,11 +8,12 @@ import pytest
 from transformers import LlamaConfig
 
 from moe_patch.base.opening import wrap
+from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import PromptStyle
 from moe_patch.errors import CaptureError
-from moe_patch.tracing import Effect, LayerEffect, TraceReport, choose_layers, trace
+from moe_patch.tracing import Location, locate_edit
 from moe_patch.tuning import layers as layers_module
-from moe_patch.tuning.layers import TRACED, find_place, layer_candidates
+from moe_patch.tuning.layers import find_place, layer_candidates
 from tests.methods.builds import facts
 from tests.taught import SUBJECTS, edit, taught_base
 from tests.tiny import random_model, tiny_base, tiny_tokenizer
@@ -20,59 +21,41 @@ from tests.tiny import random_model, tiny_base, tiny_tokenizer
 STYLE = PromptStyle(False, "subject-last")
 
 
-def test_layers_are_those_that_a_trace_chooses() -> None:
-    base, some = taught_base(), [edit(subject) for subject in SUBJECTS[:4]]
-    place = find_place(base, some, STYLE)
-    report = trace(base, some, style=STYLE)
-    assert place.layers == choose_layers(report, base)
-    assert place.ranking == report.ranking()
-    assert place.reason.startswith("tracing 4 facts: it carries ")
-
-
-@pytest.mark.parametrize(("count", "traced"), [(3, 3), (16, 16), (17, 9), (100, 15)])
-def test_of_many_facts_some_are_traced(count: int, traced: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
-
-    def refused(base: Any, some: Any, **_: Any) -> TraceReport:
-        seen.append(len(some))
-        raise CaptureError("no embeddings")
-
-    monkeypatch.setattr(layers_module, "trace", refused)
-    find_place(tiny_base("qwen3_moe"), facts(count), STYLE)
-    assert seen == [traced]
-    assert traced <= TRACED
+def test_layers_are_those_that_a_short_trace_chooses() -> None:
+    base, some = taught_base(), [edit(subject) for subject in SUBJECTS]
+    place, expected = find_place(base, some, STYLE), locate_edit(base, some, style=STYLE)
+    assert expected is not None
+    assert (place.layers, place.ranking) == (expected.layers, expected.ranking)
+    assert place.reason.startswith(f"tracing {len(expected.report.facts)} of these facts: ")
 
 
 def test_a_model_that_cannot_be_traced_is_edited_early(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refused(*_: Any, **__: Any) -> TraceReport:
+    def refused(*_: Any, **__: Any) -> Location:
         raise CaptureError("the embeddings cannot be changed")
 
-    monkeypatch.setattr(layers_module, "trace", refused)
+    monkeypatch.setattr(layers_module, "locate_edit", refused)
     place = find_place(tiny_base("qwen3_moe", num_hidden_layers=5), facts(), STYLE)
     assert place.layers == (1,)
     assert "tracing is not possible" in place.reason
     assert "the embeddings cannot be changed" in caplog.text
 
 
-def test_a_model_in_which_no_layer_carries_anything_is_edited_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    nothing = Effect(-0.1, 0.0)
-    report = TraceReport(
-        base="b",
-        facts=(),
-        noise=3.0,
-        samples=1,
-        seed=0,
-        window=1,
-        total=nothing,
-        layers=tuple(LayerEffect(layer, 4, {"moe": nothing}) for layer in range(3)),
-    )
-    monkeypatch.setattr(layers_module, "trace", lambda *_, **__: report)
+def test_a_model_that_knows_nothing_is_edited_early() -> None:
     place = find_place(tiny_base("qwen3_moe"), facts(), STYLE)
     assert place.layers == (1,)
     assert place.ranking == ()
-    assert "no layer that carries" in place.reason
+    assert "no fact that noise at its subject takes away" in place.reason
+
+
+def test_facts_that_the_model_does_not_know_give_way_to_some_that_it_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = [edit(subject) for subject in SUBJECTS]
+    monkeypatch.setattr("moe_patch.tracing.location.known_facts", lambda *_, **__: known)
+    place = find_place(taught_base(), [Fact("x", "{} QQ", "zzz", "Rome")], STYLE)
+    assert "facts that the model knows, since it does not know these" in place.reason
 
 
 def test_without_facts_or_experts_a_layer_is_taken_all_the_same() -> None:

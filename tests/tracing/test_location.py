@@ -10,8 +10,8 @@ import pytest
 from moe_patch.data.facts import Fact
 from moe_patch.elicit import known
 from moe_patch.errors import ConfigError
-from moe_patch.tracing import place_edit, placement, trace
-from moe_patch.tracing.placement import early
+from moe_patch.tracing import locate_edit, location, trace
+from moe_patch.tracing.location import early
 from tests.taught import SUBJECTS, answer, edit, taught_base
 from tests.tiny import tiny_base
 
@@ -20,11 +20,11 @@ FACTS = [edit(name, prompt) for prompt in ("{} eats", "{} is in") for name in SU
 
 def test_the_layers_are_those_that_a_whole_trace_of_these_facts_gives() -> None:
     base = taught_base()
-    found = place_edit(base, FACTS)
+    found = locate_edit(base, FACTS)
     assert found is not None
     assert found.own_facts
     traced = [fact for fact in FACTS if fact.id in {one.id for one in found.report.facts}]
-    assert len(traced) == placement.TRACED
+    assert len(traced) == location.TRACED
     whole = trace(base, traced, noise_samples=1, kinds=["moe", "stream"])
     for layer in found.report.layers:
         for kind, effect in layer.effects.items():
@@ -42,7 +42,7 @@ def test_facts_that_the_base_does_not_know_are_replaced_by_some_that_it_knows(
     monkeypatch.setattr(known, "write_sentences", lambda *_: sentences)
     monkeypatch.setattr(known, "_ROUNDS", 1)
     unknown = [Fact("x", "{} QQ", "zzz", "Rome")]
-    found = place_edit(taught_base(), unknown)
+    found = locate_edit(taught_base(), unknown)
     assert found is not None
     assert not found.own_facts
     assert {fact.answer.strip() for fact in found.report.facts} <= {"fig", "oat", "pea"}
@@ -50,12 +50,12 @@ def test_facts_that_the_base_does_not_know_are_replaced_by_some_that_it_knows(
 
 def test_a_base_that_knows_nothing_has_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known, "_ROUNDS", 1)
-    assert place_edit(tiny_base("qwen3_moe"), [Fact("x", "{} lies in", "Atlantis", "Rome")]) is None
+    assert locate_edit(tiny_base("qwen3_moe"), [Fact("x", "{} lies in", "Atlantis", "Rome")]) is None
 
 
 def test_progress_ends_though_fewer_layers_were_restored_than_planned() -> None:
     seen: list[tuple[str, int, int]] = []
-    place_edit(taught_base(), FACTS[:12], progress=lambda *step: seen.append(step))
+    locate_edit(taught_base(), FACTS[:12], progress=lambda *step: seen.append(step))
     assert seen[-1][1] == seen[-1][2]
     assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
 
@@ -72,4 +72,4 @@ def test_low_layers_stand_closer_together() -> None:
 def test_a_model_without_experts_is_refused() -> None:
     base = replace(tiny_base("mixtral"), layers={})
     with pytest.raises(ConfigError, match="no layer with experts"):
-        place_edit(base, FACTS)
+        locate_edit(base, FACTS)

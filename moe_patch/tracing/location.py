@@ -25,15 +25,15 @@ from moe_patch.tracing.trace import Tracer
 
 ASKED = 32  # facts run with and without noise
 TRACED = 16  # of these, facts whose states are restored
-_OUTPUTS = 10  # layers whose outputs are restored
-_BLOCKS = 6  # layers whose blocks are restored
+OUTPUTS = 10  # layers whose outputs are restored
+BLOCKS = 6  # layers whose blocks are restored
 _TELLING = 0.1  # least probability that noise takes from a fact that tells anything
 _CLOSER = 1.5  # exponent by which low layers are closer together; 1 would space them evenly
 _ENOUGH = 4  # facts that tell something
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
+class Location:
     """Layers to edit, and what they were chosen by."""
 
     layers: tuple[int, ...]
@@ -48,7 +48,7 @@ class Placement:
         return last.effects["moe"].mean / self.report.total.mean
 
 
-def place_edit(
+def locate_edit(
     base: Base,
     facts: Sequence[Fact],
     *,
@@ -56,7 +56,7 @@ def place_edit(
     seed: int = 0,
     style: PromptStyle = PLAIN,
     progress: Progress | None = None,
-) -> Placement | None:
+) -> Location | None:
     """At most `count` layers to edit for these facts; None if no fact tells anything.
 
     The base may know nothing of the facts' subjects. Facts that it knows are then traced in their place.
@@ -89,13 +89,13 @@ def place_edit(
     if not telling:
         return None
     editable = sorted(base.layers)
-    outputs = tracer.restore("stream", early(editable, _OUTPUTS), facts=telling)
+    outputs = tracer.restore("stream", early(editable, OUTPUTS), facts=telling)
     live = gathered_layers(outputs)
     between = [layer for layer in editable if min(live) <= layer <= max(live)]
-    blocks = tracer.restore("moe", early(between, _BLOCKS), facts=telling)
+    blocks = tracer.restore("moe", early(between, BLOCKS), facts=telling)
     tracer.finish()
     report = tracer.report(sorted({*outputs, *blocks}), {"stream": outputs, "moe": blocks}, facts=telling)
-    return Placement(choose_layers(report, base, count=count), _ranking(report), own, report)
+    return Location(choose_layers(report, base, count=count), _ranking(report), own, report)
 
 
 def _start(
@@ -104,7 +104,7 @@ def _start(
     """A trace of facts, and the numbers of those that noise takes most from, in their order."""
     kinds: tuple[Kind, ...] = ("stream", "moe")
     tracer = Tracer(base, facts, kinds, noise_samples=1, noise=NOISE, seed=seed, style=style)
-    tracer.start(progress, restored=min(len(facts), TRACED) * (_OUTPUTS + _BLOCKS))
+    tracer.start(progress, restored=min(len(facts), TRACED) * (OUTPUTS + BLOCKS))
     lost = (tracer.clean - tracer.corrupted.mean(1)).tolist()  # (F,)
     telling = sorted(
         (fact for fact in range(len(facts)) if lost[fact] >= _TELLING), key=lambda fact: -lost[fact]
