@@ -155,10 +155,10 @@ bench: $(VENV)/.installed
 		echo "== $$name"; $(BIN)/python -m recipes.benchmarks.$$name; \
 	done
 
-# uv has its own environment, so that a lock that does not install can be renewed.
+# uv has its own environment, so that a lock that does not install can be renewed. Writing files takes psutil and safetensors.
 lock:
 	$(PYTHON) -m venv $(LOCK_VENV)
-	$(LOCK_BIN)/$(INSTALL) "$(UV)" packaging
+	$(LOCK_BIN)/$(INSTALL) "$(UV)" packaging psutil safetensors
 	PYTHONPATH=.ci PATH="$(abspath $(LOCK_BIN)):$$PATH" $(LOCK_BIN)/python -m locks.lock $(TESTED_TORCH) \
 		--serving-torch $(SERVING_TORCH) $(LOCK_ARGS)
 
