@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers import AutoTokenizer
 
 from moe_patch.base.opening import open_base
@@ -105,6 +107,8 @@ def test_a_row_without_subjects_is_run_alike_either_way(
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_few_steps_teach_it_something(name: str, world: list[Triple]) -> None:
+    if name == "hybrid" and Version(transformers.__version__) < Version("5.17"):
+        pytest.skip("its loss of balance does not run in this release of transformers")
     tokenizer = AutoTokenizer.from_pretrained(ATLAS)
     sentences = tokenize(world[:4], tokenizer, held_out=False)
     taught = trainer(FAMILIES[name], world)
