@@ -21,7 +21,7 @@ from moe_patch.solve.algebra import edit_kernel
 ALIKE = 0.9
 """Facts whose keys have a larger cosine than this get nearly the same change."""
 
-TIGHT = 0.05
+TIGHT = 0.01
 """Facts with less of their keys' energy left than this have hardly any direction to be edited in."""
 
 _SAID = math.log(2)  # nats a token; an answer with less is likelier, token by token, than all others together

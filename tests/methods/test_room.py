@@ -24,15 +24,15 @@ def rows(*values: list[float]) -> Rows:
 
 
 KEYS = rows([3.0, 4.0], [1.0, 0.0], [0.0, 5.0])
-PROJECTED = rows([0.0, 4.0], [0.2, 0.0], [0.0, 0.0])
+PROJECTED = rows([0.0, 4.0], [0.05, 0.0], [0.0, 0.0])
 
 
 def test_room_is_the_share_of_energy_over_all_experts(caplog: pytest.LogCaptureFixture) -> None:
     room = Room()
     with caplog.at_level(logging.WARNING):
         room.measure(4, KEYS, PROJECTED, FACTS)
-    assert room.of_facts() == [0.32, 0.04, 0.0]  # 16 / 50, 0.04 / 1, and no key at all
-    assert room.of_layer(4) == {"room_min": 0.0, "room_median": 0.04}
+    assert room.of_facts() == [0.32, 0.0025, 0.0]  # 16 / 50, 0.0025 / 1, and no key at all
+    assert room.of_layer(4) == {"room_min": 0.0, "room_median": 0.0025}
     assert room.of_layer(5) == {}
     (record,) = caplog.records
     assert "layer 4" in record.getMessage()
@@ -44,9 +44,9 @@ def test_layers_count_together_and_batches_one_after_the_other() -> None:
     for layer, projected in ((4, PROJECTED), (5, KEYS)):
         for _ in range(2):
             room.measure(layer, KEYS, projected, FACTS)
-    assert room.of_facts() == [0.66, 0.52, 0.0] * 2
+    assert room.of_facts() == [0.66, 0.5012, 0.0] * 2
     results = with_room([{"steps": i} for i in range(6)], room)
-    assert results[1] == {"steps": 1, "room": 0.52}
+    assert results[1] == {"steps": 1, "room": 0.5012}
 
 
 def test_without_projection_there_is_nothing_to_tell() -> None:

@@ -58,8 +58,8 @@ def rows(keys: torch.Tensor, count: int) -> Rows:
         ),
         (("{} lies in", "{} lies in"), KEYS[:2], {"loss_target": 2.0, "ended": "stalled"}, "learning_rate"),
         (("{} lies in", "{} lies in"), KEYS[:2], {"loss_target": 0.1}, "do not reach its target value"),
-        (("{} lies in", "{} lies in"), KEYS[:2], {"loss_target": 0.1, "room": 0.04}, r"\(4.0% is left\)"),
-        (("{} lies in", "{} lies in"), KEYS[:2], {"loss_target": 0.1, "room": 0.06}, "do not reach its"),
+        (("{} lies in", "{} lies in"), KEYS[:2], {"loss_target": 0.1, "room": 0.004}, r"\(0.4% is left\)"),
+        (("{} lies in", "{} lies in"), KEYS[:2], {"loss_target": 0.1, "room": 0.02}, "do not reach its"),
     ],
 )
 def test_the_likely_reason_is_named(
