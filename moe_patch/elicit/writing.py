@@ -79,7 +79,7 @@ def write_exchanges(
     with seeded(base, seed):
         asked = continue_until_end(base, [asking] * count, min(length, _MESSAGE), wrote)
         messages = _distinct(_prose(base, row[len(asking) :]) for row in asked if not is_loop(row))
-        begun = [base.reader.read_question(message, chat=True) for message in messages]
+        begun = [row for message in messages if (row := _question(base, message))]
         rows = continue_until_end(base, begun, length, wrote)
     before = base.reader.before_text()
     kept = (row[len(before) :] if row[: len(before)] == before else row for row in rows if not is_loop(row))
@@ -143,6 +143,15 @@ def _before_message(base: Base) -> Row:
         return ()
     except PromptError as error:
         logger.info("the base writes no exchanges in its chat template: %s", error)
+        return ()
+
+
+def _question(base: Base, message: str) -> Row:
+    """The tokens after which the base answers a message; empty if the template or the model refuses it."""
+    try:
+        return base.reader.read_question(message, chat=True)
+    except PromptError as error:
+        logger.debug("a message of the base's own is left out: %s", error)
         return ()
 
 

@@ -138,3 +138,20 @@ def test_a_template_that_refuses_gives_no_exchanges() -> None:
     base = ending_base()
     base.tokenizer.chat_template = "{{ raise_exception('no') }}"
     assert write_exchanges(base, 4, 0, length=12) == []
+
+
+def test_a_message_that_the_template_cannot_take_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = ending_base()
+    refusal = "{% if 'B' in m['content'] %}{{ raise_exception('no') }}{% endif %}"
+    base.tokenizer.chat_template = TEMPLATE.replace("{% endfor %}", refusal + "{% endfor %}")
+    opening = base.reader.read_start(chat=True)
+    messages = [(*opening, *base.tokenizer(text)["input_ids"]) for text in ("A", "B", "C")]
+    asked: list[Any] = []
+
+    def write(_base: Base, rows: Any, *_: object) -> Any:
+        asked.append(rows)
+        return messages if len(asked) == 1 else rows
+
+    monkeypatch.setattr(writing, "continue_until_end", write)
+    texts = write_exchanges(base, 3, 0, length=12)
+    assert texts == [f"<bos>user:{message}<eos><bos>assistant:" for message in ("A", "C")]
