@@ -135,7 +135,14 @@ class Bench:
             return {}
         if not self._moments.keys() >= set(layers):
             wanted = sorted({*layers, *self._candidates})
-            found = preserve(self._base, wanted, options.corpus, options.corpus_tokens, progress)
+            found = preserve(
+                self._base,
+                wanted,
+                options.corpus,
+                options.corpus_tokens,
+                progress,
+                least=options.min_tokens,
+            )
             self._moments = found.moments
         return {layer: self._moments[layer] for layer in layers}
 
