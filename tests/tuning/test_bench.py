@@ -71,9 +71,9 @@ def test_moments_and_null_spaces_are_computed_once(tmp_path: Path, monkeypatch: 
     for name in ("preserve", "null_space_projections"):
         original = getattr(bench_module, name)
 
-        def counted(*arguments: Any, original: Any = original, name: str = name) -> Any:
+        def counted(*arguments: Any, original: Any = original, name: str = name, **named: Any) -> Any:
             calls.append(name)
-            return original(*arguments)
+            return original(*arguments, **named)
 
         monkeypatch.setattr(bench_module, name, counted)
     given = {"corpus": corpus(tmp_path), "unseen": "edit", "min_tokens": 1, "targets.steps": 2}
