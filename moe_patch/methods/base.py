@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -14,6 +14,7 @@ from moe_patch.errors import ConfigError
 from moe_patch.io.ranges import check_ranges
 from moe_patch.methods.earlier_edits import EarlierEdits
 from moe_patch.patch import Patch
+from moe_patch.patch.schema import Kind
 from moe_patch.progress import Progress
 
 __all__ = ["Method", "MethodOptions", "Progress"]
@@ -43,6 +44,9 @@ class Method(ABC, Generic[OptionsT]):
 
     name: ClassVar[str]
     pretty_name: ClassVar[str]
+    changes: ClassVar[str]  # what it changes in a model, in a few words
+    kind: ClassVar[Kind] = "delta"  # of its patches
+    rival: ClassVar[bool] = False  # whether it is here to compare with, and not this project's own
     Options: type[OptionsT]
     edits_dense: ClassVar[bool] = False  # whether it can edit bases without experts
 
@@ -74,6 +78,10 @@ class Method(ABC, Generic[OptionsT]):
             f"{self.pretty_name} cannot protect the facts of the stack it builds on: build on the bare base "
             "and solve the two together, or choose another method"
         )
+
+    def rewriter(self, base: Base, patch: Patch) -> Callable[[str], str] | None:
+        """What turns a prompt into the one to ask with `patch`; None, as by default, if it is asked as it is."""
+        return None
 
     def options(self, **values: Any) -> OptionsT:
         """The options of these values, validated.

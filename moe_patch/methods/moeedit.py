@@ -32,6 +32,7 @@ class MoEEdit(DeltaMethod[MoEEditOptions]):
 
     name = "moeedit"
     pretty_name = "MoEEdit"
+    changes = "down projections, layer by layer"
     Options = MoEEditOptions
 
     @classmethod

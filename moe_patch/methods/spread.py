@@ -77,6 +77,7 @@ class WoodburySpread(DeltaMethod[WoodburySpreadOptions]):
 
     name = "woodbury-spread"
     pretty_name = "Woodbury, spread"
+    changes = "down projections of several layers, from one solve"
     Options = WoodburySpreadOptions
 
     @classmethod
@@ -100,6 +101,7 @@ class BcdSpread(DeltaMethod[BcdSpreadOptions]):
 
     name = "bcd-spread"
     pretty_name = "BCD, spread"
+    changes = "down projections of several layers, from one solve"
     Options = BcdSpreadOptions
 
     @classmethod

@@ -48,6 +48,8 @@ class MEMoE(Method[MEMoEOptions]):
 
     name = "memoe"
     pretty_name = "MEMoE"
+    changes = "nothing: runs a small MoE beside one layer"
+    kind = "bypass"
     Options = MEMoEOptions
     edits_dense = True
 

@@ -128,6 +128,7 @@ class MoTE(DeltaMethod[MoTEOptions]):
 
     name = "mote"
     pretty_name = "MoTE"
+    changes = "down projections of several layers, from one solve"
     Options = MoTEOptions
 
     @classmethod
