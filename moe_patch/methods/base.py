@@ -80,7 +80,7 @@ class Method(ABC, Generic[OptionsT]):
         )
 
     def rewriter(self, base: Base, patch: Patch) -> Callable[[str], str] | None:
-        """What turns a prompt into the one to ask with `patch`; None, as by default, if it is asked as it is."""
+        """What turns a prompt into the one to ask with `patch`; None if it is asked as it is, the default."""
         return None
 
     def options(self, **values: Any) -> OptionsT:

@@ -34,7 +34,7 @@ class Room:
             logger.warning(
                 "layer %d: preserved text uses nearly all directions of the keys of these facts (less than "
                 "%g%% is left), so their edits are large or do not take: %s; protect less "
-                "(--set energy=0.9), or edit other layers",
+                "(a lower --set energy=), or edit other layers",
                 layer,
                 100 * TIGHT,
                 ", ".join(tight),

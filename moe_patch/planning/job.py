@@ -70,9 +70,9 @@ def _early(model: ModelOutline) -> int:
 
 
 def _lengths(facts: int | Sequence[Fact]) -> tuple[int, int]:
-    """Tokens of a prompt and of an answer: usual ones, or what the facts' texts come to."""
+    """Tokens of a prompt and of an answer: usual ones, or the longest, to which all are padded."""
     if isinstance(facts, int) or not facts:
         return USUAL_PROMPT, USUAL_ANSWER
-    prompt = sum(len(fact.text) for fact in facts) / len(facts)
-    answer = sum(len(fact.target_new) for fact in facts) / len(facts)
+    prompt = max(len(fact.text) for fact in facts)
+    answer = max(len(fact.target_new) for fact in facts)
     return 1 + round(prompt / _CHARACTERS), max(1, round(answer / _CHARACTERS))

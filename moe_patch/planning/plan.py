@@ -15,6 +15,9 @@ from moe_patch.planning.placement import GIB, Gpus, Placement, place
 from moe_patch.planning.resources import Resources
 from moe_patch.planning.stages import Counted, Job, Stage, count, patch_bytes
 
+LIBRARIES = 64 * 2**20
+"""Bytes that torch and transformers take in main memory once a model runs, beside it."""
+
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
@@ -109,15 +112,16 @@ def make_plan(model: ModelOutline, job: Job, resources: Resources) -> Plan:
         model=model,
         job=fitted,
         machine=resources.machine.name,
-        stages=_stage_plans(counted, resources.machine),
+        stages=_stage_plans(counted, resources.machine, 0 if gpus else LIBRARIES),
         placement=placement,
         options=(*_device_options(gpus, placement), *options),
         notes=(*resources.notes, *_notes(fitted), *_warnings(model, counted, placement, gpus, ram)),
     )
 
 
-def _stage_plans(counted: Counted, machine: Machine) -> tuple[StagePlan, ...]:
-    plans, kept = [], 0
+def _stage_plans(counted: Counted, machine: Machine, kept: int) -> tuple[StagePlan, ...]:
+    """The stages, of which each also holds what was kept before it."""
+    plans = []
     for stage in counted.stages:
         seconds = _seconds(stage, counted.model, machine)
         plans.append(StagePlan(stage.name, seconds, counted.model.bytes + kept + stage.most(counted.model)))

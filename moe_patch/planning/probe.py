@@ -27,12 +27,14 @@ _REPEATS = 3
 _LONG = 1.0  # seconds after which a measurement is not repeated
 _PROBE = 1024  # rows and columns of the products that are timed
 _HASHED = 2**23  # bytes, as in a piece
+_READING = 4e8  # bytes a second that transformers reads from a warm disk, and packs into stacks of experts
+_OPENING = 0.5  # seconds that it takes beside that
 
 
 class Probed:
     """This machine, measured as it is asked for. Each measurement is made once."""
 
-    def __init__(self, device: torch.device | None = None, disk: float = 1e9) -> None:
+    def __init__(self, device: torch.device | None = None, disk: float = _READING) -> None:
         """Of a device.
 
         Args:
@@ -81,7 +83,7 @@ class Probed:
 
     def read(self, amount: float) -> float:
         """At the given rate."""
-        return amount / self._disk
+        return _OPENING + amount / self._disk if amount else 0.0
 
     def hash(self, amount: float) -> float:
         """At the rate of the hash that fingerprints take, on all cores."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from moe_patch.elicit.own_text import MOST_TOKENS
+from moe_patch.evaluation.controls import ANSWER_TOKENS
 from moe_patch.planning.outline import LayerOutline, ModelOutline
 from moe_patch.planning.work import Work
 from moe_patch.tracing.location import ASKED, BLOCKS, OUTPUTS, TRACED
@@ -18,7 +19,10 @@ from moe_patch.tracing.location import ASKED, BLOCKS, OUTPUTS, TRACED
 _FIRST_TEXTS, _TEXT = 64, 128  # of own text: texts of the first portion, and tokens of a text at most
 _ROWS_PER_PASS = 256  # of own text
 _PER_PASS = 8192  # tokens of preserved text
+_PADDING = 1.2  # tokens that a pass over preserved text computes for each that is not padding
 _WATCHED = 16  # experts of a layer whose directions are compared
+_AROUND_A_SEARCH = 8  # passes over all prompts: the start, what is held, and what was found at full size
+_CONTROLS = 8  # prompts that the base answers and scores, with the patch and without
 
 USUAL_STEPS = 30  # of a search; an option bounds them
 USUAL_PROMPT, USUAL_ANSWER = 12, 3  # tokens
@@ -130,7 +134,7 @@ def _statistics(model: ModelOutline, job: Job) -> Iterator[Stage]:
     if job.corpus_tokens:
         layers = _edited(model, job)
         rows = max(1, min(_PER_PASS, job.corpus_tokens) // _TEXT)
-        passes = job.corpus_tokens / (rows * _TEXT)
+        passes = max(1.0, _PADDING * job.corpus_tokens / (rows * _TEXT))
         work = Work("forward", rows, _TEXT, passes, tuple(range(job.last + 1)))
         outer = sum(2.0 * job.corpus_tokens * layer.top_k * layer.d_key**2 for layer in layers)
         moments = sum(4 * layer.experts * layer.d_key**2 for layer in layers)
@@ -155,7 +159,8 @@ def _targets(model: ModelOutline, job: Job) -> Iterator[Stage]:
     rows = facts * job.contexts + facts  # and what is held: one prompt of each subject
     above = tuple(range(job.last + 1, len(model.layers)))
     passes = job.facts / facts
-    first = Work("forward", rows, job.prompt + job.answer, 3 * passes, _all(model), rows)
+    around = _AROUND_A_SEARCH * passes
+    first = Work("forward", rows, job.prompt + job.answer, around, _all(model), rows)
     reads = facts * job.contexts * job.answer + facts
     tail = 2 + job.answer + (job.prompt // 3)  # tokens from the subject's last one on
     search = Work("search", rows, tail, passes * job.steps, above, reads)
@@ -176,8 +181,11 @@ def _solve(model: ModelOutline, job: Job) -> Iterator[Stage]:
 
 def _ask(model: ModelOutline, job: Job) -> Iterator[Stage]:
     width = min(job.facts, job.facts_per_pass)
-    tokens = job.prompt + job.answer
-    yield Stage("ask the facts", (Work("forward", width, tokens, job.facts / width, _all(model), width),))
+    tokens, layers = job.prompt + job.answer, _all(model)
+    asked = Work("forward", width, tokens, job.facts / width, layers, width)
+    answers = Work("step", _CONTROLS, tokens, ANSWER_TOKENS, layers, _CONTROLS)
+    scored = Work("forward", _CONTROLS, tokens + ANSWER_TOKENS, 4, layers, _CONTROLS * ANSWER_TOKENS)
+    yield Stage("ask the facts", (asked, answers, scored))
 
 
 STAGES: tuple[Callable[[ModelOutline, Job], Iterator[Stage]], ...] = (

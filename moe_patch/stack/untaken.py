@@ -88,7 +88,7 @@ def _reasons(patch: Patch, number: int, alike: tuple[int, float] | None) -> Iter
     if tight:
         yield (
             f"preserved text uses nearly all directions of its keys ({room:.1%} is left): protect less "
-            "(--set energy=0.9), or edit other layers"
+            "(a lower --set energy=), or edit other layers"
         )
     if patch.kind == "delta" and target is not None and target <= _SAID and not unseen and not tight:
         yield "the layers do not reach its target value: lower lambda (--ridge), or edit more layers"

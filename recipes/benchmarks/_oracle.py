@@ -1,8 +1,9 @@
 """The best options that a long search finds, judged by the facts that are edited: what no user can know.
 
-First every layer is tried by itself. Then random candidates around the best layers are built with a few of
-the facts, the better ones with more of them, and the best with all (successive halving, Jamieson and
-Talwalkar, arXiv 1502.07943).
+First every layer is tried by itself, with a method's defaults. Then these and random candidates around the
+best layers are built with a few of the facts, the better ones with more of them, and the best with all
+(successive halving, Jamieson and Talwalkar, arXiv 1502.07943). Last, neighbours of the winner are tried, one
+option of which is moved a little, as long as one is better.
 """
 
 from __future__ import annotations
@@ -37,6 +38,15 @@ class Trial:
         return round(2 * self.utility), -self.perplexity
 
 
+_SCALES: dict[str, float] = {
+    "ridge": 0.03,
+    "energy": 0.9,
+    "targets.learning_rate": 0.2,
+    "targets.clamp": 1.5,
+    "targets.margin": 3.0,
+}
+"""The options that a refinement moves, with what stands for those that a candidate leaves open."""
+
 Measure = Callable[[dict[str, Any], int], Trial | None]
 """Builds with options and the first facts, as many as given; None if that cannot be done."""
 
@@ -69,6 +79,25 @@ def random_options(layers: Sequence[int], last: Sequence[int], rng: random.Rando
     }
     energy = rng.choice((None, 0.8, 0.9, 0.95, 0.99, 0.999))
     return options | ({"projection": False} if energy is None else {"energy": energy})
+
+
+def moved(options: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+    """A neighbour of a point: one of its numbers is up to twice as large, or as small."""
+    name = rng.choice([name for name in _SCALES if name != "energy" or options.get("projection", True)])
+    value = options.get(name, _SCALES[name])
+    found = value * math.exp(rng.uniform(-math.log(2), math.log(2)))
+    if name == "energy":  # what is left counts, not what is protected
+        found = 1 - (1 - value) * found / value
+    return options | {name: float(f"{found:.3g}")}
+
+
+def refined(best: Trial, measure: Measure, facts: int, rng: random.Random, tries: int) -> Trial:
+    """The best of the winner and of `tries` neighbours, each of the best so far."""
+    for _ in range(tries):
+        found = measure(moved(best.options, rng), facts)
+        if found is not None and found.rank > best.rank:
+            best = found
+    return best
 
 
 def successive_halving(candidates: Sequence[dict[str, Any]], measure: Measure, facts: int) -> list[Trial]:

@@ -5,9 +5,9 @@
 
 Each model gets builds of the same facts, and no recipe that ships counts, so atlas is a model like any other.
 `untouched` is given the model and the facts and nothing else. `tuned` has what `moe-patch tune` finds in
---minutes. `searched` has the best of --candidates random options, judged by the scores of these very facts,
-and may protect text that the model's makers have: a bound on what tuning could reach. `base` is the model as
-it is.
+--minutes. `searched` has the best of --candidates random options, of the defaults at the best layers, and of
+neighbours of the winner, judged by the scores of these very facts, and may protect text that the model's
+makers have: a bound on what tuning could reach. `base` is the model as it is.
 
 Perplexity is that of text of the model's world that no build sees and that names no edited subject, KL what a
 patch changes there. Seconds, and the minutes of tuning, are of the processor, since a machine may have other
@@ -41,7 +41,7 @@ from moe_patch.tuning.choice import NO_RECIPE, TUNED_RECIPE
 from moe_patch.tuning.kept import keep_recipe
 from moe_patch.tuning.tune import tune
 
-from ._oracle import Trial, best_layers, random_options, successive_halving
+from ._oracle import Trial, best_layers, random_options, refined, successive_halving
 from ._subjects import ATLAS, Subject, drift_with, scores_now, scores_with, subject_at
 
 METHOD = "moeedit"
@@ -128,7 +128,9 @@ def searched(subject: Subject, candidates: int, seed: int) -> Record:
         started = time.process_time()
         last = best_layers(layers, text, measure, len(facts))
         drawn = [random_options(layers, last, rng) | text for _ in range(candidates)]
-        best = successive_halving(drawn, measure, len(facts))[0].options
+        plain = [{"layers": [layer]} | text for layer in last]
+        found = successive_halving([*plain, *drawn], measure, len(facts))[0]
+        best = refined(found, measure, len(facts), rng, max(1, candidates // 3)).options
         seconds = time.process_time() - started
     return finals[json.dumps(best)] | {"search": seconds}
 

@@ -6,17 +6,18 @@
 Atlas is real. The others are of Qwen3-MoE's architecture, with random weights and atlas' tokenizer, so that
 builds of the same facts run on all. Searches take a fixed number of steps, since how many one needs is no
 matter of the machine. Plan and build run one after the other in a process of their own; memory is the most
-that the process had, less what it had before the model was opened.
+that the process had, less what it had before the model was opened. Pages of files do not count, since the
+system takes them back.
 """
 
 from __future__ import annotations
 
 import json
 import multiprocessing
-import resource
 import tempfile
 import time
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import click
@@ -65,6 +66,30 @@ def random_model(name: str, folder: Path) -> Path:
     return folder
 
 
+class Peak(Thread):
+    """Watches the most memory that this process has, without pages of files."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._process, self._ended = psutil.Process(), Event()
+        self.start_bytes = self.bytes = self._now()
+
+    def _now(self) -> int:
+        memory = self._process.memory_info()
+        return int(memory.rss - memory.shared)
+
+    def run(self) -> None:
+        """Look every few milliseconds."""
+        while not self._ended.wait(0.003):
+            self.bytes = max(self.bytes, self._now())
+
+    def end(self) -> int:
+        """Bytes more than at the start."""
+        self._ended.set()
+        self.join()
+        return self.bytes - self.start_bytes
+
+
 def compare(place: str | None, facts: int) -> dict[str, Any]:
     """A plan and a build, each with what it says or took."""
     method = get_method("moeedit")
@@ -80,14 +105,14 @@ def compare(place: str | None, facts: int) -> dict[str, Any]:
     started = time.perf_counter()
     plan = make_plan(outline, plan_job(outline, method, options, edits), Resources.of())
     planned = time.perf_counter() - started
-    # what the process itself takes is no matter of the model
-    before = psutil.Process().memory_info().rss
+    peak = Peak()
+    peak.start()
     with fresh_cache():
         started = time.perf_counter()
         base = open_base(place)
         method.build(base, edits, options)
         took = time.perf_counter() - started
-    most = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    most = peak.end()
     return {
         "model": place or "atlas",
         "parameters": outline.parameters,

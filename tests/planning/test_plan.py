@@ -61,7 +61,7 @@ def test_a_model_that_fits_lies_on_one_gpu(model: ModelOutline) -> None:
 
 
 def test_a_model_that_does_not_fit_is_spread_and_then_said_not_to_fit(model: ModelOutline) -> None:
-    half = Gpus(2, int(1.4 * model.bytes), "L4", named=True)
+    half = Gpus(2, int(3.5 * model.bytes), "L4", named=True)
     spread = make_plan(model, Job(1, (1,), facts_per_pass=1), Resources(gpu("L4", 2), half, 64 * GIB))
     assert set(spread.placement.layers) <= {"0", "1"}
     small = Gpus(1, model.bytes // 3, "L4", named=True)

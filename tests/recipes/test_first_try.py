@@ -10,7 +10,7 @@ import pytest
 
 from moe_patch.methods import get_method
 from moe_patch.methods.overrides import merged_options
-from recipes.benchmarks._oracle import Trial, best_layers, random_options, successive_halving
+from recipes.benchmarks._oracle import Trial, best_layers, moved, random_options, refined, successive_halving
 from recipes.benchmarks._subjects import ATLAS, subject_at
 from recipes.families.train import write_materials
 from recipes.families.world import small_world
@@ -47,6 +47,26 @@ def test_halving_spends_the_most_facts_on_the_best() -> None:
     assert asked[:9] == [(number, 10) for number in range(9)]
     assert asked[9:] == [(8, 25), (7, 25), (6, 25), (8, 50)]
     assert [trial.options["number"] for trial in found] == [8]
+
+
+@pytest.mark.parametrize("start", [{}, {"projection": False}, {"energy": 0.99, "ridge": 0.5}])
+def test_neighbours_differ_in_one_option_that_the_method_takes(start: dict[str, Any]) -> None:
+    method = get_method("moeedit")
+    for seed in range(50):
+        options = moved(start, random.Random(seed))
+        assert sum(options.get(name) != start.get(name) for name in options) == 1
+        merged_options(method.Options, {}, options, "")
+        assert not ("energy" in options and options.get("projection") is False)
+
+
+def test_refinement_goes_on_from_what_is_better_and_keeps_the_winner_else() -> None:
+    def measure(options: dict[str, Any], facts: int) -> Trial:
+        return Trial(options, utility=100.0 - 100 * abs(options.get("ridge", 0.03) - 0.05), perplexity=1.0)
+
+    start = measure({}, 5)
+    found = refined(start, measure, 5, random.Random(0), tries=40)
+    assert abs(found.options["ridge"] - 0.05) < 0.02
+    assert refined(start, lambda *_: None, 5, random.Random(0), tries=5) is start
 
 
 def test_of_equal_scores_the_one_that_keeps_the_language_is_better() -> None:
