@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from moe_patch.base.model import Base
 from moe_patch.base.moe import MoELayer
 from moe_patch.base.opening import wrap
 from moe_patch.data.facts import Fact
-from moe_patch.patch import LayerDelta, Patch
+from moe_patch.patch import Dense, LayerDelta, Patch
 from moe_patch.patch.rows import Rows
 from tests.architectures import configs
 from tests.architectures.configs import BOS, EOS, PAD, UNK, VOCABULARY
@@ -117,6 +118,21 @@ def tiny_patch(base: Base, layers: list[int] | None = None, seed: int = 0, scale
     )
 
 
+def tiny_whole_delta(layer: MoELayer, seed: int = 0, scale: float = 0.1) -> LayerDelta:
+    """`tiny_delta` with dense matrices on top: of an expert that it changes, and of one that it does not."""
+    generator = torch.Generator().manual_seed(seed + 1000)
+    experts = torch.tensor([1, layer.num_experts - 1])
+    value = scale * torch.randn(2, layer.d_model, layer.d_key, generator=generator)
+    return replace(tiny_delta(layer, seed=seed), dense=Dense(value, experts))
+
+
+def tiny_whole_patch(base: Base, layers: list[int] | None = None, seed: int = 0) -> Patch:
+    """`tiny_patch` with `tiny_whole_delta`s."""
+    patch = tiny_patch(base, layers, seed)
+    whole = {index: tiny_whole_delta(base.layer(index), seed + index) for index in patch.layers}
+    return replace(patch, layers=whole)
+
+
 def dense_delta(delta: LayerDelta, layer: MoELayer) -> torch.Tensor:
     """The delta of every expert, (E, d_m, d_k), summed row by row."""
     dense = torch.zeros(layer.num_experts, layer.d_model, layer.d_key)
@@ -124,4 +140,7 @@ def dense_delta(delta: LayerDelta, layer: MoELayer) -> torch.Tensor:
         zip(delta.rows.expert.tolist(), delta.rows.fact.tolist(), strict=True)
     ):
         dense[expert] += torch.outer(delta.left[fact], delta.rows.value[row])
+    if delta.dense is not None:
+        for expert, value in zip(delta.dense.expert.tolist(), delta.dense.value, strict=True):
+            dense[expert] += value
     return dense

@@ -93,7 +93,7 @@ def _exact(layer: MoELayer, expert: int, original: Tensor) -> Tensor | None:
 
 def _deltas_on(layer: MoELayer, expert: int) -> list[LayerDelta]:
     """The deltas that are on and touch the expert, in order of merging."""
-    return [merged.delta for merged in _merged[layer.experts] if expert in merged.delta.rows.expert]
+    return [merged.delta for merged in _merged[layer.experts] if merged.delta.touches(expert)]
 
 
 def _compensated_keys(layer: MoELayer, expert: int) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from moe_patch.base.moe import MoELayer
 from moe_patch.errors import CaptureError
+from moe_patch.patch.dense import Dense
 from moe_patch.patch.rows import Rows
 from moe_patch.versions import norm_follows
 
@@ -42,7 +44,8 @@ class Tap(Protocol):
 class Delta(Protocol):
     """What `attach_delta` needs of a delta.
 
-    The delta of expert j is the sum of outer(left[rows.fact[i]], rows.value[i]) over its rows i.
+    The delta of expert j is the sum of outer(left[rows.fact[i]], rows.value[i]) over its rows i, and of its
+    matrix in `dense`.
     """
 
     @property
@@ -52,6 +55,13 @@ class Delta(Protocol):
     @property
     def rows(self) -> Rows:
         """(nnz, d_k) rows, whose `fact` is an index into `left`."""
+
+    @property
+    def dense(self) -> Dense | None:
+        """(n, d_m, d_k) matrices of some experts; None if there are none."""
+
+    def experts(self) -> list[int]:
+        """The experts that it changes, in ascending order."""
 
 
 class Handle:
@@ -79,13 +89,19 @@ class _LiveDelta:
     """A delta ready to run, on the module's device."""
 
     rows: dict[int, tuple[Tensor, Tensor]]  # expert -> right (n_e, d_k) and left (n_e, d_m)
+    dense: Mapping[int, Tensor]  # expert -> (d_m, d_k)
 
     def __call__(self, expert: int, key: Tensor) -> Tensor | None:
         """What to add (n, d_m) to the expert's output for `key` (n, d_k); None if nothing."""
-        if expert not in self.rows:
-            return None
-        right, left = self.rows[expert]
-        return (key.to(right.dtype) @ right.T) @ left  # (n, rows) @ (rows, d_m)
+        added = None
+        if expert in self.rows:
+            right, left = self.rows[expert]
+            added = (key.to(right.dtype) @ right.T) @ left  # (n, rows) @ (rows, d_m)
+        if expert in self.dense:
+            whole = self.dense[expert]
+            product = key.to(whole.dtype) @ whole.T  # (n, d_m)
+            added = product if added is None else added + product
+        return added
 
 
 @dataclass(slots=True)
@@ -126,7 +142,35 @@ def attach_delta(layer: MoELayer, delta: Delta) -> Handle:
     right = torch.split(rows.value.to(layer.device, dtype), counts.tolist())
     left_of_row = delta.left.to(layer.device, dtype)[rows.fact.to(layer.device)]  # (nnz, d_m)
     left = torch.split(left_of_row, counts.tolist())
-    live = _LiveDelta(dict(zip(experts.tolist(), zip(right, left, strict=True), strict=True)))
+    whole = {} if delta.dense is None else dict(zip(delta.dense.experts(), delta.dense.value, strict=True))
+    live = _LiveDelta(
+        dict(zip(experts.tolist(), zip(right, left, strict=True), strict=True)),
+        {expert: value.to(layer.device, dtype) for expert, value in whole.items()},
+    )
+    return _switch_on(layer.experts, _acquire(layer.experts).deltas, live)
+
+
+def attach_matrices(layer: MoELayer, matrices: Mapping[int, Tensor]) -> Handle:
+    """Add matrices (d_m, d_k), by expert, to the down projections inside the forward pass.
+
+    Each is used as it is at the time of a pass, so an optimiser may change it in place. It is a tensor of its
+    own, so an expert that no token reaches costs nothing in the backward pass and gets no gradient.
+
+    Args:
+        layer: whose experts get them.
+        matrices: on the layer's device, in fp32 or wider.
+
+    Raises:
+        CaptureError: a matrix or an expert does not fit the layer, or the experts implementation of the model
+            cannot be replaced.
+    """
+    for expert, matrix in matrices.items():
+        if not 0 <= expert < layer.num_experts or matrix.shape != (layer.d_model, layer.d_key):
+            raise CaptureError(
+                f"{layer.name}: a matrix {tuple(matrix.shape)} for expert {expert} does not fit "
+                f"{layer.num_experts} experts of (d_m, d_k) {(layer.d_model, layer.d_key)}"
+            )
+    live = _LiveDelta({}, matrices)
     return _switch_on(layer.experts, _acquire(layer.experts).deltas, live)
 
 
@@ -139,8 +183,8 @@ def check_fit(layer: MoELayer, delta: Delta) -> None:
     found, expected = (delta.left.shape[-1], delta.rows.value.shape[-1]), (layer.d_model, layer.d_key)
     if found != expected:
         raise CaptureError(f"{layer.name}: a delta of widths (d_m, d_k) = {found} does not fit {expected}")
-    expert = delta.rows.expert
-    if len(expert) and not 0 <= int(expert[0]) <= int(expert[-1]) < layer.num_experts:  # they ascend
+    experts = delta.experts()  # they ascend
+    if experts and not 0 <= experts[0] <= experts[-1] < layer.num_experts:
         raise CaptureError(f"{layer.name} has experts 0 to {layer.num_experts - 1}; the delta names others")
 
 

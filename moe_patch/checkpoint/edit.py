@@ -103,7 +103,7 @@ class CheckpointEditor:
     def _deltas(self, change: ExpertChange) -> list[LayerDelta]:
         """The deltas that touch an expert, in the order of the patches."""
         at = (patch.layers[change.layer] for patch in self._patches if change.layer in patch.layers)
-        return [delta for delta in at if change.expert in delta.rows.expert]
+        return [delta for delta in at if delta.touches(change.expert)]
 
     def _parts(
         self, change: ExpertChange, deltas: Sequence[LayerDelta], missing: Tensor

@@ -69,6 +69,7 @@ def summary_tables(described: dict[str, Any], *, untaken: bool = True) -> list[T
         "layer",
         "experts",
         "rows",
+        "dense",
         "lambda",
         "norm of the delta",
         "largest expert",
@@ -79,7 +80,7 @@ def summary_tables(described: dict[str, Any], *, untaken: bool = True) -> list[T
     layers = plain_table("Layers", columns, right=columns)
     for layer in described["layers"]:
         norms = (f"{layer['ridge']:.4g}", f"{layer['norm']:.4g}", f"{layer['largest_expert_norm']:.4g}")
-        counts = (layer["layer"], layer["experts"], layer["rows"])
+        counts = (layer["layer"], layer["experts"], layer["rows"], layer["dense"])
         ratio = (f"{layer['largest_ratio']:.3g}",) if compared else ()
         layers.add_row(*map(str, counts), *norms, f"{layer['bytes']:,}", *ratio)
     protection = protection_table(described["hyperparameters"])
@@ -151,13 +152,14 @@ def _facts(patch: Patch) -> list[dict[str, Any]]:
 
 def _layer(index: int, delta: LayerDelta) -> dict[str, Any]:
     from moe_patch.patch.delta import delta_tensors
-    from moe_patch.solve.algebra import expert_penalties
+    from moe_patch.solve.delta_algebra import delta_penalties
 
-    norms = [math.sqrt(square) for square in expert_penalties(delta.left, delta.rows)]
+    norms = [math.sqrt(square) for square in delta_penalties(delta).values()]
     return {
         "layer": index,
         "experts": len(norms),
         "rows": len(delta.rows.value),
+        "dense": 0 if delta.dense is None else len(delta.dense.expert),
         "ridge": delta.ridge,
         "norm": math.hypot(*norms),
         "largest_expert_norm": max(norms, default=0.0),
@@ -189,7 +191,8 @@ def _bypass_line(bypass: dict[str, Any]) -> str:
 
 def _dense_bytes(delta: LayerDelta) -> int:
     """The size in bytes of the touched experts' deltas as dense fp32 matrices."""
-    return 4 * len(delta.experts()) * delta.left.shape[1] * delta.rows.value.shape[1]
+    d_model, d_key = delta.widths
+    return 4 * len(delta.experts()) * d_model * d_key
 
 
 def _size_line(size: int, dense: int) -> str:

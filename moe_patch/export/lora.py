@@ -3,8 +3,9 @@
 An expert's delta is a sum of outer products, so it is an adapter already: B has the left factors as columns,
 A has the rows. If an expert has more rows than the adapter's rank, the rank of its delta D is lowered so that
 the outputs for the expert's own facts change least. With their keys K and D K = U S V^T, the best
-approximation of D K of rank r is U_r U_r^T D K (Eckart and Young 1936), and D_r = U_r U_r^T D gives it. The
-layout of the factors is in `moe_patch.export.lora_forms`.
+approximation of D K of rank r is U_r U_r^T D K (Eckart and Young 1936), and D_r = U_r U_r^T D gives it. A
+dense delta is treated the same; it needs the rank of its smaller side to be exact. The layout of the factors
+is in `moe_patch.export.lora_forms`.
 """
 
 from __future__ import annotations
@@ -135,6 +136,8 @@ def _all_factors(patch: Patch, rank: int) -> dict[tuple[int, int], Factors]:
 
 def _factors(delta: LayerDelta, expert: int, rank: int) -> Factors:
     """B (d_m, n) and A (n, d_k) of one expert, with n at most `rank`."""
+    if delta.dense is not None and delta.dense.of(expert) is not None:
+        return _factors_of_matrix(delta, expert, rank)
     right, fact = delta.rows.of(expert)  # (n, d_k) and (n,)
     left = delta.left[fact].T  # (d_m, n)
     if left.shape[1] <= rank:
@@ -147,13 +150,22 @@ def _factors(delta: LayerDelta, expert: int, rank: int) -> Factors:
     return (outer @ turn).float(), (turn.T @ small).float()
 
 
+def _factors_of_matrix(delta: LayerDelta, expert: int, rank: int) -> Factors:
+    """As `_factors`, for an expert whose delta is a whole matrix."""
+    whole = delta.matrix(expert).double()  # (d_m, d_k)
+    key, _ = delta.fact_rows.of(expert)  # (m, d_k)
+    exact = rank >= delta.rank(expert) or not len(key)
+    turn = torch.linalg.svd(whole if exact else whole @ key.double().T, full_matrices=True).U  # (d_m, d_m)
+    kept = turn[:, : min(rank, *delta.widths)]  # (d_m, n)
+    return kept.float(), (kept.T @ whole).float()
+
+
 def _lost(patch: Patch, factors: Mapping[tuple[int, int], Factors]) -> dict[str, float]:
     """The shares of the worst and of the median fact's edit that the factors lose, on the facts' own keys."""
     survival = Survival(patch)
     for (layer, expert), (left, right) in factors.items():
         delta = patch.layers[layer]
-        exact_left, exact_right = _factors(delta, expert, len(delta.rows.expert))
-        survival.add(layer, expert, [delta], exact_left @ exact_right - left @ right)
+        survival.add(layer, expert, [delta], delta.matrix(expert) - left @ right)
     return survival.lost()
 
 

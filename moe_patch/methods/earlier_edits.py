@@ -16,7 +16,7 @@ import torch
 from moe_patch.data.facts import Fact
 from moe_patch.patch import Patch
 from moe_patch.patch.rows import Rows, select_rows
-from moe_patch.solve.algebra import edit_response
+from moe_patch.solve.delta_algebra import delta_response
 from moe_patch.stack.foundation import KEY, Foundation
 from moe_patch.stack.layers import fact_rows
 
@@ -62,7 +62,7 @@ class EarlierEdits:
         for layer, delta in built.layers.items():
             if layer in self.patch.layers and delta.residual is not None:
                 under = self.patch.layers[layer]
-                already = edit_response(under.left, under.rows, delta.fact_rows).float()  # (T, d_m)
+                already = delta_response(under, delta.fact_rows).float()  # (T, d_m)
                 layers[layer] = replace(delta, residual=delta.residual + already)
         staying = len(self._staying(built.facts))
         foundation = Foundation(

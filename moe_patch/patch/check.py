@@ -22,6 +22,8 @@ def check_table(metadata: Metadata, table: Mapping[str, TensorInfo]) -> None:
     """
     expected: set[str] = set()
     for layer in metadata.layers:
+        if metadata.format == 1 and f"delta.{layer}.dense" in table:
+            raise MalformedTensor(f"delta.{layer}.dense: not expected in format 1")
         expected |= _check_layer(layer, metadata.base.layers[layer], len(metadata.facts), table)
     if metadata.kind == "bypass":
         expected |= {name for name in table if name.removeprefix("bypass.") not in ("", name)}
@@ -44,6 +46,8 @@ def check_values(metadata: Metadata, tensors: Mapping[str, Tensor]) -> None:
     for layer in metadata.layers:
         num_experts, _, _ = metadata.base.layers[layer].sides
         _check_rows(f"delta.{layer}", num_experts, len(tensors[f"delta.{layer}.left"]), tensors)
+        if f"delta.{layer}.dense" in tensors:
+            _check_ascending(f"delta.{layer}.dense_expert", num_experts, tensors)
         if f"solve.{layer}.key" in tensors:
             _check_rows(f"solve.{layer}", num_experts, len(metadata.facts), tensors)
 
@@ -57,6 +61,8 @@ def _check_layer(layer: str, base: BaseLayer, num_facts: int, table: Mapping[str
     _check(table, f"{delta}.expert", "I32", right.shape[:1])
     _check(table, f"{delta}.fact", "I32", right.shape[:1])
     names = {f"{delta}.{part}" for part in ("left", "right", "expert", "fact")}
+    if f"{delta}.dense" in table:
+        names |= _check_dense(delta, base, table)
     if f"{solve}.key" in table:
         key = _check(table, f"{solve}.key", "F32", (None, d_key))
         _check(table, f"{solve}.expert", "I32", key.shape[:1])
@@ -73,6 +79,22 @@ def _check_layer(layer: str, base: BaseLayer, num_facts: int, table: Mapping[str
     return names
 
 
+def _check_dense(delta: str, base: BaseLayer, table: Mapping[str, TensorInfo]) -> set[str]:
+    """Check the whole matrices of one layer and return the names of their tensors."""
+    num_experts, d_model, d_key = base.sides
+    name = f"{delta}.dense"
+    dense = _check(table, name, "F32", (None, d_model, d_key))
+    if not 1 <= dense.shape[0] <= num_experts:
+        raise MalformedTensor(
+            f"{name}: expected matrices of 1 to {num_experts} experts, found {dense.shape[0]}"
+        )
+    _check(table, f"{name}_expert", "I32", dense.shape[:1])
+    residual = f"{delta.replace('delta', 'solve')}.residual"
+    if residual in table:
+        raise MalformedTensor(f"{residual}: not expected beside {name}, which no solve can give again")
+    return {name, f"{name}_expert"}
+
+
 def _check(table: Mapping[str, TensorInfo], name: str, dtype: str, shape: _Shape) -> TensorInfo:
     wanted = f"{dtype} of shape ({', '.join('any' if side is None else str(side) for side in shape)})"
     if name not in table:
@@ -86,15 +108,28 @@ def _check(table: Mapping[str, TensorInfo], name: str, dtype: str, shape: _Shape
     return found
 
 
+def _check_ascending(name: str, num_experts: int, tensors: Mapping[str, Tensor]) -> None:
+    """Check that numbers of experts exist, and ascend without repeats."""
+    expert = tensors[name].long()  # (n,)
+    _check_range(name, expert, num_experts)
+    disorder = (expert[1:] <= expert[:-1]).nonzero()
+    if len(disorder):
+        raise MalformedTensor(
+            f"{name}: expected experts that ascend, but number {disorder[0].item() + 1} does not"
+        )
+
+
+def _check_range(name: str, index: Tensor, count: int) -> None:
+    outside = index[(index < 0) | (index >= count)]
+    if len(outside):
+        raise MalformedTensor(f"{name}: expected numbers from 0 to {count - 1}, found {outside[0].item()}")
+
+
 def _check_rows(group: str, num_experts: int, num_facts: int, tensors: Mapping[str, Tensor]) -> None:
     """Check that rows name existing experts and facts, and ascend by (expert, fact) without repeats."""
     expert, fact = tensors[f"{group}.expert"].long(), tensors[f"{group}.fact"].long()  # (nnz,)
     for part, index, count in (("expert", expert, num_experts), ("fact", fact, num_facts)):
-        outside = index[(index < 0) | (index >= count)]
-        if len(outside):
-            raise MalformedTensor(
-                f"{group}.{part}: expected numbers from 0 to {count - 1}, found {outside[0].item()}"
-            )
+        _check_range(f"{group}.{part}", index, count)
     place = expert * max(num_facts, 1) + fact  # (nnz,)
     disorder = (place[1:] <= place[:-1]).nonzero()
     if len(disorder):

@@ -1,4 +1,4 @@
-"""What a patch is: low-rank changes to experts, the facts they stand for, and the base they belong to."""
+"""What a patch is: changes to experts, the facts they stand for, and the base they belong to."""
 
 from __future__ import annotations
 
@@ -240,10 +240,8 @@ def _misfits(patch: Patch, shapes: Mapping[int, Shape]) -> list[str]:
 
 def _fits(delta: LayerDelta, shape: Shape) -> bool:
     num_experts, *widths = shape
-    named = delta.rows.expert  # in ascending order
-    return [delta.left.shape[1], delta.rows.value.shape[1]] == widths and (
-        not len(named) or 0 <= int(named[0]) <= int(named[-1]) < num_experts
-    )
+    named = delta.experts()  # in ascending order
+    return list(delta.widths) == widths and (not named or 0 <= named[0] <= named[-1] < num_experts)
 
 
 def _refuse(differs: list[str]) -> None:

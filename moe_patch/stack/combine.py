@@ -17,6 +17,7 @@ from pydantic import JsonValue
 from moe_patch.data.schemas import common_schema
 from moe_patch.errors import StackError
 from moe_patch.patch import Fingerprint, LayerDelta, Patch
+from moe_patch.patch.dense import add_dense
 from moe_patch.patch.rows import Rows, concatenate_rows
 from moe_patch.solve.algebra import solve_jointly
 from moe_patch.stack.drop import drop_facts
@@ -101,13 +102,17 @@ def _stack_deltas(patches: Sequence[Patch], layer: int) -> LayerDelta:
     deltas = [patch.layers[layer] for patch in patches]
     residuals = [delta.residual for delta in deltas if delta.residual is not None]
     solvable = len(residuals) == len(deltas)
-    own_beside = solvable and not all(delta.shares_rows for delta in deltas)
+    known = all(
+        delta.fact_rows.num_facts == len(patch.facts) for patch, delta in zip(patches, deltas, strict=True)
+    )
+    own_beside = known and not all(delta.shares_rows for delta in deltas)
     return LayerDelta.from_solution(
         torch.cat([delta.left for delta in deltas]),
         reduce(concatenate_rows, (delta.rows for delta in deltas)),
         fact_rows=reduce(concatenate_rows, (delta.fact_rows for delta in deltas)) if own_beside else None,
         residual=torch.cat(residuals) if solvable else None,
         ridge=_mean([(delta.ridge, len(delta.left) if len(delta.rows.value) else 0) for delta in deltas]),
+        dense=reduce(add_dense, (delta.dense for delta in deltas)),
     )
 
 

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from moe_patch.data.facts import Fact
 from moe_patch.patch import LayerDelta, Patch
-from moe_patch.solve.algebra import edit_kernel, edit_penalty
+from moe_patch.solve.delta_algebra import delta_penalties, delta_product
 from moe_patch.stack.lockfile import Lock
 
 
@@ -83,11 +83,10 @@ def compare_locks(before: Lock, after: Lock) -> list[str]:
 
 
 def _layer(layer: int, first: LayerDelta | None, second: LayerDelta | None) -> LayerDifference:
-    """||D - D'||^2 = ||D||^2 + ||D'||^2 - 2 <D, D'>, from the factors, without dense deltas."""
-    norms = [math.sqrt(edit_penalty(delta.left, delta.rows)) if delta else 0.0 for delta in (first, second)]
+    """||D - D'||^2 = ||D||^2 + ||D'||^2 - 2 <D, D'>, from the factors where there are no dense matrices."""
+    norms = [math.sqrt(sum(delta_penalties(delta).values())) if delta else 0.0 for delta in (first, second)]
     if first is None or second is None or not all(norms):
         return LayerDifference(layer, norms[0], norms[1], math.hypot(*norms), 0.0)
-    gram = edit_kernel(first.rows, second.rows)  # (R, R')
-    product = float((gram * (first.left.double() @ second.left.double().T)).sum())
+    product = delta_product(first, second)
     apart = math.sqrt(max(0.0, norms[0] ** 2 + norms[1] ** 2 - 2 * product))
     return LayerDifference(layer, norms[0], norms[1], apart, product / (norms[0] * norms[1]))

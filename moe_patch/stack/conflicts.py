@@ -16,7 +16,8 @@ from torch import Tensor
 
 from moe_patch.patch import Patch
 from moe_patch.patch.rows import concatenate_rows
-from moe_patch.solve.algebra import Interference, compare_outputs, edit_response
+from moe_patch.solve.algebra import Interference, compare_outputs
+from moe_patch.solve.delta_algebra import delta_response
 from moe_patch.stack.foundation import foundation_of
 from moe_patch.stack.layers import fact_rows
 from moe_patch.stack.members import Stacked
@@ -89,7 +90,7 @@ def _at_layer(deltas: Sequence[Stacked], layer: int) -> Iterator[Disturbance]:
     own = torch.cat([_added(member.patch, member.patch, layer) for member in members])  # (sum T, d_m)
     for other in members:
         delta = other.patch.layers[layer]
-        added = edit_response(delta.left, delta.rows, keys)  # (sum T, d_m)
+        added = delta_response(delta, keys)  # (sum T, d_m)
         for one, alone, moved in zip(
             members, torch.split(own, facts), torch.split(added, facts), strict=True
         ):
@@ -116,5 +117,4 @@ def _added(patch: Patch, probe: Patch, layer: int) -> Tensor:
     rows = fact_rows(probe, layer)
     if layer not in patch.layers:
         return torch.zeros(rows.num_facts, probe.layers[layer].left.shape[1], dtype=torch.float64)
-    delta = patch.layers[layer]
-    return edit_response(delta.left, delta.rows, rows)
+    return delta_response(patch.layers[layer], rows)

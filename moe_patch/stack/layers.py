@@ -151,6 +151,12 @@ def _same(first: Rows, second: Rows) -> bool:
 
 
 def _asked(delta: LayerDelta, layer: int) -> Tensor:
+    if delta.dense is not None:
+        raise PatchError(
+            f"layer {layer} holds dense changes, which were trained on all facts together: no fact can be "
+            "taken out of them, nor solved again with others. Build the patch again from the facts you want, "
+            "or combine it with others by adding"
+        )
     if delta.residual is None:
         raise PatchError(f"layer {layer} lacks the facts' residuals, which solving again needs")
     return delta.residual

@@ -33,7 +33,7 @@ from moe_patch.errors import ConfigError, HashMismatch, ModelError, OutputError,
 from moe_patch.patch import Patch
 from tests.checkpoint.folders import files, opened, same_bits, saved, state
 from tests.margins import at_most
-from tests.tiny import tiny_base, tiny_patch
+from tests.tiny import tiny_base, tiny_patch, tiny_whole_patch
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,18 @@ def patch(base: Path) -> Patch:
 @pytest.fixture
 def plan(base: Path, patch: Patch, tmp_path: Path) -> MergePlan:
     return plan_merge(open_checkpoint(base), [patch], tmp_path / "out")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dense_changes_are_merged_as_in_memory_and_come_off(dtype: torch.dtype, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "base", "qwen3_moe", dtype)
+    live = opened(folder, "qwen3_moe")
+    patch = tiny_whole_patch(live, [0, 1])
+    plan_merge(open_checkpoint(folder), [patch], tmp_path / "out", keep_originals=True).run()
+    with apply(live, patch):
+        assert same_bits(state(opened(tmp_path / "out", "qwen3_moe")), state(live))
+    unmerge_checkpoint(tmp_path / "out", tmp_path / "back")
+    assert same_bits(state(opened(tmp_path / "back", "qwen3_moe")), state(opened(folder, "qwen3_moe")))
 
 
 def test_only_touched_shards_are_written(base: Path, plan: MergePlan) -> None:

@@ -19,7 +19,7 @@ from moe_patch.export.lora import to_lora
 from moe_patch.export.lora_forms import Split
 from moe_patch.patch.rows import Rows
 from tests.checkpoint.folders import opened, saved
-from tests.tiny import dense_delta, tiny_base, tiny_batch, tiny_patch
+from tests.tiny import dense_delta, tiny_base, tiny_batch, tiny_patch, tiny_whole_patch
 
 peft = pytest.importorskip("peft")
 
@@ -51,6 +51,24 @@ def test_the_packed_form_gives_the_merged_models_logits(model_type: str, tmp_pat
         == json.loads((tmp_path / "adapter/adapter_config.json").read_text())["r"]
     )
     assert agrees_with_the_merged_model(base, tmp_path / "adapter", patch)
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_moe", "gpt_oss"])
+def test_a_dense_patch_is_an_adapter_of_full_rank(model_type: str, tmp_path: Path) -> None:
+    base = tiny_base(model_type)
+    patch = tiny_whole_patch(base)
+    adapter = to_lora(patch, base)
+    layer = base.layer(0)
+    assert adapter.rank == min(layer.d_model, layer.d_key)
+    adapter.save(tmp_path / "adapter")
+    assert agrees_with_the_merged_model(base, tmp_path / "adapter", patch)
+
+
+def test_a_dense_patch_can_be_truncated_to_what_its_facts_need() -> None:
+    base = tiny_base("qwen3_moe")
+    patch = tiny_whole_patch(base)  # four facts, so the outputs for their keys have rank four
+    assert to_lora(patch, base, max_rank=4, truncate=True).lost["worst"] < 1e-4
+    assert to_lora(patch, base, max_rank=1, truncate=True).lost["worst"] > 0.1
 
 
 @pytest.mark.parametrize("model_type", ["qwen3_moe", "mixtral", "olmoe"])

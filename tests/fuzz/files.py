@@ -25,7 +25,7 @@ from tests.fuzz.patches import mutate_patch
 from tests.fuzz.values import mutate_bytes, mutate_json
 from tests.patch.patches import delta_patch
 from tests.stack.patches import World
-from tests.tiny import tiny_base, tiny_patch
+from tests.tiny import tiny_base, tiny_patch, tiny_whole_patch
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"0" * 32)
 RECIPE = """name: tiny
@@ -61,6 +61,7 @@ class Originals:
             "solved": world.build([0, 1, 2]),
             "other": world.build([2, 3, 4], relative=True),
             "left": delta_patch(3),
+            "dense": tiny_whole_patch(base, [0, 1]),
             "bypass": bypass,
         }
         for name, patch in patches.items():
@@ -135,7 +136,10 @@ def _text(raw: bytes, chance: random.Random) -> bytes:
 
 KINDS = {
     "patch": Kind(
-        tuple(f"{name}.safetensors" for name in ("fits", "solved", "other", "left", "bypass", "format-1")),
+        tuple(
+            f"{name}.safetensors"
+            for name in ("fits", "solved", "other", "left", "dense", "bypass", "format-1")
+        ),
         mutate_patch,
     ),
     "signature": Kind(("solved.safetensors.sig",), _json),

@@ -117,7 +117,7 @@ def _no_rows(parts: Parts, chance: random.Random) -> None:
     """A layer loses all its rows, or all but the first."""
     if (name := _pick(parts, chance)) is not None and name.count(".") == 2:
         group, left = name.rpartition(".")[0], chance.choice([0, 1])
-        for part in ("left", "right", "expert", "fact", "key", "residual"):
+        for part in ("left", "right", "expert", "fact", "key", "residual", "dense", "dense_expert"):
             if f"{group}.{part}" in parts.tensors and (part != "left" or chance.random() < 0.5):
                 _cut(parts, f"{group}.{part}", left)
 

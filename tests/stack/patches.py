@@ -66,6 +66,9 @@ def dense(patch: Patch, layer: int) -> Tensor:
         zip(delta.rows.expert.tolist(), delta.rows.fact.tolist(), strict=True)
     ):
         total[expert] += torch.outer(delta.left[fact], delta.rows.value[row])
+    if delta.dense is not None:
+        for expert, value in zip(delta.dense.expert.tolist(), delta.dense.value, strict=True):
+            total[expert] += value
     return total
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from moe_patch.errors import OversizedEdit
 from moe_patch.patch import Patch
-from moe_patch.solve.algebra import expert_penalties
+from moe_patch.solve.delta_algebra import delta_penalties
 
 LARGEST_RATIO = 100.0
 """The greatest ||D_j||_F / ||W_j||_F that is written without being asked for; 1,000 facts reach 21."""
@@ -41,7 +41,7 @@ def change_norms(patch: Patch) -> dict[tuple[int, int], float]:
     return {
         (layer, expert): math.sqrt(square)
         for layer, delta in patch.layers.items()
-        for expert, square in zip(delta.experts(), expert_penalties(delta.left, delta.rows), strict=True)
+        for expert, square in delta_penalties(delta).items()
     }
 
 

@@ -29,4 +29,7 @@ def patched_weight(
         left = delta.left[delta.rows.fact[rows]].to(weight.device, dtype)  # (n, d_m)
         right = delta.rows.value[rows][:, columns or slice(None)].to(weight.device, dtype)  # (n, d_k)
         total.addmm_(left.T, right)  # one pass: time goes to memory access, not to arithmetic
+        whole = None if delta.dense is None else delta.dense.of(expert)
+        if whole is not None:
+            total.add_(whole[:, columns or slice(None)].to(weight.device, dtype))
     return total

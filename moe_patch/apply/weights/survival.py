@@ -52,6 +52,8 @@ class Survival:
         for delta in wanted:
             row = (delta.rows.expert == expert).nonzero().squeeze(1)  # (m,)
             asked += (key @ delta.rows.value[row].T) @ delta.left[delta.rows.fact[row]]
+            if delta.dense is not None and (whole := delta.dense.of(expert)) is not None:
+                asked += key @ whole.T
         return ExpertContribution(layer, fact, asked, (missing.to(key.dtype) @ key.T).T)
 
     def count(self, contribution: ExpertContribution | None) -> None:

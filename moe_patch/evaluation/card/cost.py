@@ -30,6 +30,7 @@ def cost_of(patch: Patch, seconds: float | None, size: int | None) -> Cost:
     deltas = patch.layers.values()
     parts = [*patch.bypass.values()] if patch.kind == "bypass" else []
     parts += [tensor for delta in deltas for tensor in (delta.left, delta.rows.value)]
+    parts += [delta.dense.value for delta in deltas if delta.dense is not None]
     return Cost(
         file=size,
         seconds=seconds,

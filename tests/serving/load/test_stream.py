@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,11 +10,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from moe_patch.base.model import Base
 from moe_patch.checkpoint import Checkpoint, open_checkpoint, plan_merge
 from moe_patch.errors import ModelError, OversizedEdit, WrongBase
+from moe_patch.patch import Patch
 from moe_patch_serving.load.stream import PatchedStream
 from tests.checkpoint.folders import opened, saved
-from tests.tiny import tiny_patch
+from tests.tiny import tiny_patch, tiny_whole_patch
 
 LAYOUTS = {  # model type: how its checkpoint stores down projections
     "qwen3_moe": "one by one",
@@ -29,13 +31,14 @@ def tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
         yield from load_file(checkpoint.folder / name).items()
 
 
+@pytest.mark.parametrize("patched", [tiny_patch, tiny_whole_patch])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("model_type", LAYOUTS)
 def test_what_streams_past_is_what_a_merge_would_have_written(
-    model_type: str, dtype: torch.dtype, tmp_path: Path
+    model_type: str, dtype: torch.dtype, patched: Callable[[Base], Patch], tmp_path: Path
 ) -> None:
     folder = saved(tmp_path / "base", model_type, dtype)
-    patch = tiny_patch(opened(folder, model_type))
+    patch = patched(opened(folder, model_type))
     checkpoint = open_checkpoint(folder)
     stream = PatchedStream(checkpoint, patch, dtype)
     found = dict(stream.apply(tensors(checkpoint)))
