@@ -255,10 +255,12 @@ class _Enough(Exception):  # noqa: N818 - no error: it ends a forward pass whose
     pass
 
 
-def run_decoder(base: Base, input_ids: Tensor, attention_mask: Tensor, last_layer: int) -> None:
-    """Run (B, S) tokens through the decoder's layers up to `last_layer`, without gradients or a cache."""
+def run_decoder(
+    base: Base, input_ids: Tensor, attention_mask: Tensor, last_layer: int, *, gradients: bool = False
+) -> None:
+    """Run (B, S) tokens through the decoder's layers up to `last_layer`, without a cache."""
     ids, mask = input_ids.to(base.device), attention_mask.to(base.device)
-    with _ending_after(base, last_layer), torch.no_grad():
+    with _ending_after(base, last_layer), torch.set_grad_enabled(gradients):
         base.decoder(input_ids=ids, attention_mask=mask, use_cache=False)
 
 

@@ -12,6 +12,11 @@ from moe_patch.methods.base import Method, MethodOptions, Progress
 from moe_patch.methods.memoe.method import MEMoE
 from moe_patch.methods.moeedit import MoEEdit
 from moe_patch.methods.mote.method import MoTE
+from moe_patch.methods.rivals.ft import FT
+from moe_patch.methods.rivals.ft_l import FTL
+from moe_patch.methods.rivals.ft_m import FTM
+from moe_patch.methods.rivals.locft_bf import LocFTBF
+from moe_patch.methods.rivals.unke import UnKE
 from moe_patch.methods.spread import BcdSpread, WoodburySpread
 
 METHODS: dict[str, Method[Any]] = {
@@ -22,6 +27,11 @@ METHODS: dict[str, Method[Any]] = {
         MEMoE(),
         WoodburySpread(),
         BcdSpread(),
+        FT(),
+        FTL(),
+        FTM(),
+        LocFTBF(),
+        UnKE(),
     )
 }  # fmt: skip
 

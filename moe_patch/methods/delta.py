@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -77,7 +77,15 @@ class DeltaOptions(MethodOptions):
         return self.projection
 
 
-def edit_layers(base: Base, options: DeltaOptions) -> list[int]:
+class LayerOptions(Protocol):
+    """Options that name edit layers."""
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Decoder layers to edit."""
+
+
+def edit_layers(base: Base, options: LayerOptions) -> list[int]:
     """The edit layers, ascending, checked against the base.
 
     Raises:

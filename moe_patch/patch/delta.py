@@ -75,11 +75,10 @@ class LayerDelta:
         )
 
     @classmethod
-    def whole(cls, dense: Dense, fact_rows: Rows) -> LayerDelta:
+    def whole(cls, dense: Dense | None, fact_rows: Rows, d_model: int) -> LayerDelta:
         """A delta of whole matrices and no factors, with the facts' own rows for what asks about facts."""
-        _, d_model, d_key = dense.value.shape
         none = torch.zeros(0, dtype=torch.int64)
-        nothing = Rows(torch.zeros(0, d_key), none, none, 0)
+        nothing = Rows(torch.zeros(0, fact_rows.value.shape[1]), none, none, 0)
         return cls.from_solution(
             torch.zeros(0, d_model), nothing, residual=None, ridge=0.0, fact_rows=fact_rows, dense=dense
         )

@@ -30,7 +30,9 @@ def dense_of(experts: list[int], seed: int = 0) -> Dense:
 def dense_patch(experts: list[int], seed: int = 0, *, low_rank: bool = False) -> Patch:
     own = layer_delta(3, torch.Generator().manual_seed(seed))
     dense = dense_of(experts, seed)
-    whole = replace(own, dense=dense, residual=None) if low_rank else LayerDelta.whole(dense, own.rows)
+    whole = (
+        replace(own, dense=dense, residual=None) if low_rank else LayerDelta.whole(dense, own.rows, D_MODEL)
+    )
     return delta_patch(edited=(1,), layers={1: whole})
 
 
@@ -139,7 +141,7 @@ def test_a_shape_that_is_not_the_layers(good: Path, shape: list[int]) -> None:
 def test_more_matrices_than_experts() -> None:
     value = torch.zeros(NUM_EXPERTS + 1, D_MODEL, D_KEY)
     own = layer_delta(3, torch.Generator()).rows
-    many = LayerDelta.whole(Dense(value, torch.arange(NUM_EXPERTS + 1)), own)
+    many = LayerDelta.whole(Dense(value, torch.arange(NUM_EXPERTS + 1)), own, D_MODEL)
     with pytest.raises(MalformedTensor, match="matrices of 1 to 8 experts, found 9"):
         save(delta_patch(edited=(1,), layers={1: many}), Path("unwritten.safetensors"))
 
