@@ -82,6 +82,9 @@ def _answers(fact: Fact) -> Iterator[tuple[str, str]]:
         yield f"neighborhood_answers.{number}", answer
     for number, implied in enumerate(fact.portability):
         yield f"portability.{number}.answer", implied.answer
+    for number, chain in enumerate(fact.chains):
+        for link, known in enumerate(chain):
+            yield f"chains.{number}.{link}.answer", known.answer
 
 
 def _check_change(fact: Fact) -> None:

@@ -17,7 +17,7 @@ from pydantic import JsonValue, ValidationError
 
 from moe_patch.data.checks import FactChecks, Tokenize
 from moe_patch.data.drafts import Draft, draft_of
-from moe_patch.data.facts import Fact, FactRecord, fact_json
+from moe_patch.data.facts import Chain, Fact, FactRecord, fact_json
 from moe_patch.data.formats import read_entries
 from moe_patch.data.schemas import (
     DEFAULT_ZSRE,
@@ -29,6 +29,7 @@ from moe_patch.data.schemas import (
     field_in_file,
     schema_of_record,
 )
+from moe_patch.data.text import comparable
 from moe_patch.data.understanding.guide import Guide, Origin, Understanding
 from moe_patch.errors import FactError, UnclearFact
 from moe_patch.io import strict_json
@@ -152,7 +153,7 @@ def _read(path: Path, reader: _Reader, understanding: Understanding, *, skip_inv
     understood, unclear = _understand(path, reader, drafts, guide, skip_invalid=skip_invalid)
     found = sorted([*found, *understood], key=lambda entry: entry[0])
     return FactFile(
-        facts=tuple(fact for _, fact, _ in found),
+        facts=tuple(reader.whole(fact) for _, fact, _ in found),
         skipped=tuple(sorted([*skipped, *unclear], key=lambda entry: entry.line)),
         schema=reader.schema or "native",
         lines=tuple(line for line, _, _ in found),
@@ -212,6 +213,7 @@ class _Reader:
         self.zsre = zsre
         self.schema: FileSchema | None = None
         self._checks = FactChecks(tokenize)
+        self._more_chains: dict[str, list[Chain]] = {}  # of records after a fact's first, by what it asks
 
     def read(self, line: int, record: Mapping[str, JsonValue]) -> Fact | Draft | None:
         """The fact on this line, or a draft that is to be understood first.
@@ -229,6 +231,7 @@ class _Reader:
         try:
             fact = RECORDS[schema].model_validate(record).fact()
             if schema in REPEATING and self._checks.is_known(fact):
+                self._more_chains.setdefault(comparable(fact.text), []).extend(fact.chains)
                 return None
             self._checks.add(line, fact)
         except ValidationError as error:
@@ -237,6 +240,11 @@ class _Reader:
             raise FactError(error.problem, field=field_in_file(error.field, schema)) from error
         self.schema = schema
         return fact
+
+    def whole(self, fact: Fact) -> Fact:
+        """The fact with the chains of all its records."""
+        more = self._more_chains.get(comparable(fact.text))
+        return replace(fact, chains=tuple(dict.fromkeys((*fact.chains, *more)))) if more else fact
 
     def finish(self, draft: Draft, guide: Guide) -> tuple[Fact, Origin]:
         """The fact of a draft, and how it was understood. Raises as `read` does."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, JsonValue
 
@@ -25,6 +26,10 @@ class Implication:
 
     prompt: str
     answer: str
+
+
+Chain = tuple[Implication, ...]
+"""Other facts, one link after another, from which the answer before the change follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,7 @@ class Fact:
     keep: tuple[str, ...] = ()  # prompts with one `{}` about the same subject, whose answers must not change
     neighborhood_answers: tuple[str, ...] = ()  # one for each neighborhood prompt, or none at all
     portability: tuple[Implication, ...] = ()  # what the model should say after the change too
+    chains: tuple[Chain, ...] = ()  # each leads to `target_true`, and should not hold whole after the change
 
     def __post_init__(self) -> None:
         for field in ("id", "subject"):
@@ -74,6 +80,15 @@ class Fact:
         for number, implied in enumerate(self.portability):
             _expect_complete(f"portability.{number}.prompt", implied.prompt)
             _expect_target(f"portability.{number}.answer", implied.answer)
+        self._check_chains()
+
+    def _check_chains(self) -> None:
+        for number, chain in enumerate(self.chains):
+            if not chain:
+                raise FactError("expected at least one link, found none", field=f"chains.{number}")
+            for link, known in enumerate(chain):
+                _expect_complete(f"chains.{number}.{link}.prompt", known.prompt)
+                _expect_target(f"chains.{number}.{link}.answer", known.answer)
 
     @property
     def text(self) -> str:
@@ -123,9 +138,8 @@ class FactRecord(ClosedSchema):
     neighborhood: Texts = Field(default_factory=list)
     keep: Texts = Field(default_factory=list)
     neighborhood_answers: Texts = Field(default_factory=list)
-    portability: Annotated[list[ImplicationRecord], Field(max_length=MOST_ENTRIES)] = Field(
-        default_factory=list
-    )
+    portability: Implications = Field(default_factory=list)
+    chains: Annotated[list[Implications], Field(max_length=MOST_ENTRIES)] = Field(default_factory=list)
 
     def fact(self) -> Fact:
         """The fact of this record.
@@ -147,8 +161,13 @@ class FactRecord(ClosedSchema):
             neighborhood=tuple(self.neighborhood),
             keep=tuple(keep),
             neighborhood_answers=tuple(answer.strip() for answer in self.neighborhood_answers),
-            portability=tuple(Implication(each.prompt, each.answer.strip()) for each in self.portability),
+            portability=_implications(self.portability),
+            chains=tuple(map(_implications, self.chains)),
         )
+
+
+def _implications(records: Iterable[ImplicationRecord]) -> tuple[Implication, ...]:
+    return tuple(Implication(each.prompt, each.answer.strip()) for each in records)
 
 
 def as_continuation(target: str) -> str:
@@ -187,10 +206,15 @@ def prompt_template(prompt: str, subject: str, field: str = "prompt") -> str:
 def fact_json(fact: Fact) -> dict[str, JsonValue]:
     """A fact as a native JSON object with all fields, but for the rare ones that are empty."""
     values = asdict(fact)
-    for field in ("keep", "neighborhood_answers", "portability"):
+    for field in ("keep", "neighborhood_answers", "portability", "chains"):
         if not values[field]:
             del values[field]
-    return {field: list(value) if isinstance(value, tuple) else value for field, value in values.items()}
+    return {field: _listed(value) for field, value in values.items()}
+
+
+def _listed(value: Any) -> Any:
+    """Tuples as lists, as JSON has them, at any depth."""
+    return [_listed(each) for each in value] if isinstance(value, tuple) else value
 
 
 def _content_id(prompt: str, subject: str, target: str) -> str:

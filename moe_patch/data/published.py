@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Annotated, ClassVar, TypedDict
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from moe_patch.data.facts import SLOT, Fact, FactRecord, ImplicationRecord
 from moe_patch.data.text import phrase_text, prompt_text
@@ -99,11 +99,32 @@ class CounterfactRecord(Published):
         return self.requested_rewrite.record(self.case_id).model_copy(update=prompts)
 
 
-class KnowgicRecord(Published):
-    """KnowGIC: an edit, and a chain of other facts from which its old answer still follows.
+class _Links(BaseModel):
+    """The links of a chain, field by field. They are asked as the edit is, by a prompt to go on with."""
 
-    The chain is not used: what a model should say to it after the edit is not in the record. An edit with
-    several chains has several records.
+    model_config = ConfigDict(strict=True)
+    prompts: Annotated[list[str], Field(min_length=1)]
+    subjects: list[str]
+    answers: list[str]
+
+    @model_validator(mode="after")
+    def _complete(self) -> _Links:
+        if not len(self.prompts) == len(self.subjects) == len(self.answers):
+            raise ValueError("expected as many subjects and answers as prompts")
+        return self
+
+    def links(self) -> list[ImplicationRecord]:
+        parts = zip(self.prompts, self.subjects, self.answers, strict=True)
+        return [
+            ImplicationRecord(prompt=prompt.replace(SLOT, phrase_text(subject), 1), answer=answer)
+            for prompt, subject, answer in parts
+        ]
+
+
+class KnowgicRecord(Published):
+    """KnowGIC (ThinkEval, arXiv 2506.01386): an edit, and a chain of facts from which its old answer follows.
+
+    An edit with several chains has several records.
     """
 
     names = {
@@ -112,12 +133,15 @@ class KnowgicRecord(Published):
         "subject": "requested_rewrite.0.subject",
         "target_new": "requested_rewrite.0.target_new.str",
         "target_true": "requested_rewrite.0.target_true.str",
+        "chains": "chain",
     }
     case_id: int | str
     requested_rewrite: Annotated[list[_Rewrite], Field(min_length=1, max_length=1)]
+    chain: _Links | None = None
 
     def _record(self) -> FactRecord:
-        return self.requested_rewrite[0].record(self.case_id)
+        chains = [self.chain.links()] if self.chain else []
+        return self.requested_rewrite[0].record(self.case_id).model_copy(update={"chains": chains})
 
 
 class _Hop(BaseModel):

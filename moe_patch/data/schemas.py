@@ -1,14 +1,14 @@
 """The schemas of facts: native, and those of published data sets; a record's fields tell which it follows.
 
 native        prompt, subject, target_new; optionally id, target_true, paraphrases, neighborhood, keep,
-              neighborhood_answers, portability
+              neighborhood_answers, portability, chains
 counterfact   requested_rewrite, paraphrase_prompts, neighborhood_prompts
 zsre-answers  src, subject, answers, rephrase, loc, loc_ans; the new answer is the first of `answers`
 zsre-alt      the same records with `alt`, which is the new answer
 knowedit      prompt, subject, target_new, ground_truth, locality and portability in groups
 qaedit        prompt, subject, target, rephrase, a list of locality questions
 wikibigedit   prompt, subject, target_new, rephrase_prompt, locality_prompt, locality_ground_truth
-knowgic       a list with one requested_rewrite
+knowgic       a list with one requested_rewrite, and a chain
 """
 
 from __future__ import annotations

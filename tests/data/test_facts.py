@@ -30,6 +30,8 @@ from tests.data.records import NATIVE
         ({"neighborhood": ("a",), "neighborhood_answers": (" c",)}, "neighborhood_answers.0"),
         ({"portability": (Implication("{} is", "a"),)}, "portability.0.prompt"),
         ({"portability": (Implication("a", ""),)}, "portability.0.answer"),
+        ({"chains": ((Implication("a", "b"),), ())}, "chains.1"),
+        ({"chains": ((Implication("a", "b"), Implication("a", " b")),)}, "chains.0.1.answer"),
     ],
 )
 def test_no_fact_breaks_its_own_rules(changes: dict[str, Any], field: str) -> None:
@@ -72,6 +74,9 @@ fact_lists = st.lists(
         neighborhood=st.lists(words, max_size=2).map(tuple),
         keep=st.lists(words.map("~{{}} {}".format), max_size=2).map(tuple),
         portability=st.lists(st.builds(Implication, words, words), max_size=2).map(tuple),
+        chains=st.lists(
+            st.lists(st.builds(Implication, words, words), min_size=1, max_size=2).map(tuple), max_size=2
+        ).map(tuple),
     ).flatmap(lambda fact: st.just(fact) | words.map(lambda answer: with_answers(fact, answer))),
     min_size=1,
     max_size=4,

@@ -102,8 +102,17 @@ def test_wikibigedit(read: Read) -> None:
 def test_knowgic_has_an_edit_once_for_each_of_its_chains(read: Read) -> None:
     file = read(KNOWGIC, KNOWGIC | {"case_id": 4})
     assert (file.schema, file.skipped) == ("knowgic", ())
-    assert only(file) == Fact("3", "{} is married to", "Iseult", "Tristan", "Mark")
+    chain = (
+        Implication("Iseult's husband's nephew is", "Tristan"),
+        Implication("Tristan's uncle is", "Mark"),
+    )
+    assert only(file) == Fact("3", "{} is married to", "Iseult", "Tristan", "Mark", chains=(chain,))
     (rewrite,) = KNOWGIC["requested_rewrite"]  # type: ignore[misc]
+    short = {field: entries[:1] for field, entries in KNOWGIC["chain"].items()}  # type: ignore[attr-defined]
+    assert only(read(KNOWGIC, KNOWGIC | {"case_id": 4, "chain": short})).chains == (chain, chain[:1])
+    uneven = short | {"answers": []}
+    with pytest.raises(FactError, match=r":1: chain: .*as many subjects and answers as prompts"):
+        read(KNOWGIC | {"chain": uneven})
     other = KNOWGIC | {"case_id": 5, "requested_rewrite": [rewrite | {"target_new": {"str": "Lancelot"}}]}
     with pytest.raises(FactError, match=r":2: requested_rewrite.0.target_new.str: .* contradicts line 1"):
         read(KNOWGIC, other)
