@@ -20,6 +20,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "seed": ("seed", "targets.seed"),
     "fact_token": ("targets.fact_token",),
     "chat": ("targets.chat", "chat"),
+    "stop": ("targets.stop", "stop"),
 }
 """The options that each flag sets, as far as a method has them."""
 

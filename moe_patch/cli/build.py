@@ -107,6 +107,11 @@ method's default. The report says which came from where.
     help="The token whose hidden state is edited. With last, facts need no subject.",
 )
 @click.option("--chat/--no-chat", default=None, help="Format prompts with the tokenizer's chat template.")
+@click.option(
+    "--stop/--no-stop",
+    default=None,
+    help="Train the answers' end too, so that the model writes them and nothing more.",
+)
 @click.option("--seed", type=int, help="Seed of all random numbers.")
 @settings_option
 @click.option(

@@ -36,6 +36,7 @@ class PromptStyle:
 
     chat: bool = False  # whether the prompt is put into the tokenizer's chat template
     fact_token: FactToken = "subject-last"
+    stop: bool = False  # whether an answer is followed by the end of the text, or of the turn in a chat
 
 
 def encode_fact(
@@ -43,7 +44,8 @@ def encode_fact(
 ) -> Prompt:
     """The fact's prompt after `prefix`, followed by its new target unless `answer` is false.
 
-    Without the answer, the prompt has the same tokens and ends where the answer would start.
+    Without the answer, the prompt has the same tokens and ends where the answer would start. With it and
+    `style.stop`, the end of the text or of the turn belongs to the answer.
 
     Args:
         reader: the `Reader` of a base, or a tokenizer alone.
@@ -54,7 +56,7 @@ def encode_fact(
 
     Raises:
         NoChatTemplate: the style asks for a chat template, but the tokenizer has none.
-        PromptError: as for `Reader.read_answer`.
+        PromptError: as for `Reader.read_answer` and, to stop, `Reader.read_end`.
         TargetError: a text has no token for the subject or the target.
     """
     left, right = fact.prompt.split(SLOT)
@@ -66,7 +68,16 @@ def encode_fact(
         raise TargetError(f"fact {fact.id}: the target {fact.target_new!r} tokenises to nothing")
     subject_last = _subject_last(reading, fact, left)
     edited = subject_last if style.fact_token == "subject-last" else reading.first - 1
-    return Prompt(reading.ids, edited, reading.first) if answer else Prompt(reading.prompt, edited)
+    if not answer:
+        return Prompt(reading.prompt, edited)
+    return Prompt(reading.ids + _end(Reader.of(reader), reading, fact, style), edited, reading.first)
+
+
+def _end(reader: Reader, reading: Reading, fact: Fact, style: PromptStyle) -> tuple[int, ...]:
+    """What follows the answer in this style."""
+    end = reader.read_end(chat=style.chat) if style.stop else ()
+    reader.check_room(reading.ids, len(end), f"fact {fact.id}")
+    return end
 
 
 def subject_tokens(reader: Any, fact: Fact, style: PromptStyle) -> tuple[int, ...]:

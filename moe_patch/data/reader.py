@@ -138,6 +138,32 @@ class Reader:
         known = (end for end in ends if end is not None and (self.rows is None or end < self.rows))
         return self.before_text() or tuple(islice(known, 1))
 
+    def read_end(self, *, chat: bool) -> tuple[int, ...]:
+        """The tokens with which a text ends, or with `chat` an assistant's turn; it is seldom more than one.
+
+        A turn ends with the first special token that the chat template puts after an answer. Where it puts
+        none, it ends as a text does.
+
+        Raises:
+            NoChatTemplate: as for `read_answer`.
+            PromptError: the tokenizer has no token that ends a text, or the model's embedding no row for it.
+        """
+        found = self._turn_end() if chat else ()
+        if not found and self.tokenizer.eos_token_id is not None:
+            found = (int(self.tokenizer.eos_token_id),)
+        if not found:
+            raise PromptError("the tokenizer has no token that ends a text: go without the end of answers")
+        self._check_rows(found, "the end of a text")
+        return found
+
+    def _turn_end(self) -> tuple[int, ...]:
+        """What the chat template puts after an answer, up to its first special token; nothing without one."""
+        frame, _, _ = chat_frame(self.tokenizer, _STAND_IN, _STAND_IN)
+        after = self.read_fragment(frame.after or "")
+        added = self.tokenizer.added_tokens_decoder.items()
+        special = {*self.tokenizer.all_special_ids, *(token for token, what in added if what.special)}
+        return tuple(after[: next((i + 1 for i, token in enumerate(after) if token in special), 0)])
+
     def read_fragment(self, text: str) -> list[int]:
         """The tokens of a part of a text, without any special tokens around it."""
         return list(self.tokenizer(composed(text), add_special_tokens=False)["input_ids"])

@@ -112,6 +112,11 @@ class Patch(Tabled):
         return bool(self._target_options.get("chat"))
 
     @property
+    def stop(self) -> bool:
+        """Whether the end of its answers was trained too, as its options say."""
+        return bool(self._target_options.get("stop"))
+
+    @property
     def edits_last_token(self) -> bool:
         """Whether it edits facts at the last token of their prompts, and so needs no subjects."""
         return self._target_options.get("fact_token") == "last"

@@ -56,6 +56,9 @@ class TargetOptions(BaseModel):
     context_tokens: int = Field(10, ge=1, description="Length of those prefixes.")
     chat: bool = Field(False, description="Put prompts under the tokenizer's chat template.")
     fact_token: FactToken = Field("subject-last", description="The token whose hidden state is edited.")
+    stop: bool = Field(
+        False, description="Train the answer's end too: the end of the text, or of the turn in a chat."
+    )
     facts_per_pass: int = Field(
         64, ge=1, description="Facts optimised together; memory grows with it, results do not change."
     )
@@ -65,7 +68,7 @@ class TargetOptions(BaseModel):
     @property
     def style(self) -> PromptStyle:
         """How facts become text."""
-        return PromptStyle(self.chat, self.fact_token)
+        return PromptStyle(self.chat, self.fact_token, self.stop)
 
 
 PUBLISHED: dict[str, Any] = {

@@ -21,7 +21,7 @@ from moe_patch.data.prompts import (
     pad_token,
 )
 from moe_patch.data.reader import Reader
-from moe_patch.errors import TargetError
+from moe_patch.errors import PromptError, TargetError
 from tests.tiny import tiny_tokenizer
 
 PLAIN, CHAT, LAST = PromptStyle(), PromptStyle(chat=True), PromptStyle(fact_token="last")
@@ -243,3 +243,27 @@ def test_moving_a_batch_keeps_it() -> None:
     moved = batch.to(torch.device("cpu"))
     assert torch.equal(moved.ids, batch.ids)
     assert torch.equal(moved.starts, batch.starts)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_an_answer_that_stops_is_followed_by_its_end_and_else_the_same(chat: bool) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = TEMPLATE + "<end>"
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<end>"]})
+    asked = fact("The capital of {} is", "Italy")
+    open_ended, stopped = (
+        encode_fact(tokenizer, asked, PromptStyle(chat, stop=stop)) for stop in (False, True)
+    )
+    end = tokenizer.convert_tokens_to_ids("<end>" if chat else "<eos>")
+    assert stopped == Prompt((*open_ended.ids, end), open_ended.edited, open_ended.target)
+    unanswered = encode_fact(tokenizer, asked, PromptStyle(chat, stop=True), answer=False)
+    assert unanswered.ids == open_ended.ids[: open_ended.target]
+
+
+def test_the_end_needs_a_position_too() -> None:
+    asked = fact("The capital of {} is", "Italy")
+    length = len(encode_fact(tiny_tokenizer(), asked, PLAIN).ids)
+    reader = Reader(tiny_tokenizer(), positions=length)
+    assert len(encode_fact(reader, asked, PLAIN).ids) == length
+    with pytest.raises(PromptError, match="fact f: it is .* and 1 of its answer"):
+        encode_fact(reader, asked, PromptStyle(stop=True))

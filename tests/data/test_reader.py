@@ -5,12 +5,16 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
+from transformers import PreTrainedTokenizerFast
 
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import PromptStyle, encode_essence, encode_fact
 from moe_patch.data.reader import Reader
 from moe_patch.errors import EvaluationError, PromptError, TargetError
+from tests.data.chat_templates import TEMPLATES
 from tests.data.tokenizer_kinds import KINDS, spelled_bytes, word_pieces, wrapped
+from tests.tiny import tiny_tokenizer
 
 TOKENIZERS = {kind: wrapped(make()) for kind, make in KINDS.items()}
 PLAIN = PromptStyle()
@@ -110,3 +114,38 @@ def test_tokens_without_a_row_are_refused_by_name() -> None:
         reader.read_answer("Zorblatt is", "X", chat=False)
     with pytest.raises(PromptError, match=message):
         reader.sequences(["a", "Zorblatt"], 9)
+
+
+def chat_tokenizer(family: str, *special: str) -> PreTrainedTokenizerFast:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = TEMPLATES[family].source
+    tokenizer.add_tokens([AddedToken(piece, special=True) for piece in special])
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("family", "special", "end"),
+    [
+        ("Qwen2-MoE", ("<|im_start|>", "<|im_end|>"), ["<|im_end|>"]),
+        ("Gemma", ("<end_of_turn>",), ["<end_of_turn>"]),
+        ("GPT-OSS", ("<|end|>", "<|return|>"), ["<|return|>"]),
+        ("Hunyuan-A13B", ("<|eos|>",), [*"\u010a</answer>", "<|eos|>"]),
+        ("GLM-4.5", ("<|user|>",), ["<eos>"]),  # its template puts nothing after an answer
+        ("Qwen2-MoE", (), ["<eos>"]),  # to this tokenizer, what it puts there is text
+    ],
+)
+def test_a_turn_ends_as_the_template_ends_it_and_else_as_a_text(
+    family: str, special: tuple[str, ...], end: list[str]
+) -> None:
+    tokenizer = chat_tokenizer(family, *special)
+    assert tokenizer.convert_ids_to_tokens(Reader(tokenizer).read_end(chat=True)) == end
+    assert tokenizer.convert_ids_to_tokens(Reader(tokenizer).read_end(chat=False)) == ["<eos>"]
+
+
+def test_a_tokenizer_without_an_end_cannot_end_a_text() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token = None
+    with pytest.raises(PromptError, match="no token that ends a text"):
+        Reader(tokenizer).read_end(chat=False)
+    with pytest.raises(PromptError, match="its token '<eos>' has the id 2"):
+        Reader(tiny_tokenizer(), rows=2).read_end(chat=False)
