@@ -28,6 +28,7 @@ from moe_patch.cli.live import live
 from moe_patch.cli.locate import locate
 from moe_patch.cli.log import log
 from moe_patch.cli.merge import merge
+from moe_patch.cli.methods import methods
 from moe_patch.cli.plan import plan
 from moe_patch.cli.pull import pull
 from moe_patch.cli.push import push
@@ -102,7 +103,7 @@ def main(verbose: int, quiet: bool) -> None:
 
 
 _COMMANDS = (
-    *(facts, build, plan, locate, tune, evaluate, inspect, ask, verify, sign, pull, push),
+    *(methods, facts, build, plan, locate, tune, evaluate, inspect, ask, verify, sign, pull, push),
     *(stack, drop, diff, log, merge, unmerge, export),
     *(serve, live, doctor),
 )
