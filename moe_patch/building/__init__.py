@@ -1,6 +1,6 @@
 """The whole job: from facts and a model to a patch, for the command line and for Python alike.
 
-Imported by `doctor` and `cli`. It imports `planning`, `tuning`, `methods` and what is below.
+Imported by `bench`, `doctor` and `cli`. It imports `planning`, `tuning`, `methods` and what is below.
 """
 
 from __future__ import annotations

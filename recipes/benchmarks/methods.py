@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ import torch
 from rich.table import Table
 
 from moe_patch.base.model import Base
+from moe_patch.bench.stopwatch import Stopwatch
 from moe_patch.data.facts import Fact
 from moe_patch.evaluation import EvaluationReport, Setting, evaluate
 from moe_patch.methods import MethodOptions, get_method
@@ -49,20 +49,6 @@ RUNS = (
     Run("MoTE, unprojected, whitening out", "mote", {"projection": False, "whitening": "out"}),
     Run("MoTE, unprojected, whitening both", "mote", {"projection": False, "whitening": "both"}),
 )
-
-
-class Stopwatch:
-    """A progress function that gives the time since the last report to the stage that reports."""
-
-    def __init__(self) -> None:
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-        self._last = time.perf_counter()
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """The methods' progress."""
-        now = time.perf_counter()
-        self.seconds[stage] += now - self._last
-        self._last = now
 
 
 def build_and_evaluate(base: Base, facts: Sequence[Fact], run: Run, options: MethodOptions) -> dict[str, Any]:

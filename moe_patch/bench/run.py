@@ -1,0 +1,261 @@
+"""One experiment: built, evaluated and measured."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from moe_patch.base.model import Base
+from moe_patch.bench.along import Along, at_batch_ends, some_counts
+from moe_patch.bench.buckets import frequency_buckets, scores_by_bucket
+from moe_patch.bench.experiments import Experiment
+from moe_patch.bench.memory import Memory, PeakMemory
+from moe_patch.bench.pooled import pool
+from moe_patch.bench.stopwatch import REST, Stopwatch
+from moe_patch.bench.texts import FACTS, Shown, before_and_after
+from moe_patch.data.fact_file import FactFile
+from moe_patch.evaluation import EvaluationReport, Setting, evaluate
+from moe_patch.evaluation.card.cost import cost_of
+from moe_patch.evaluation.drift import Drift, measure_drift
+from moe_patch.methods import Method, MethodOptions, get_method
+from moe_patch.patch import Patch, save
+from moe_patch.progress import Progress
+from moe_patch.tuning import Choice, choose
+
+_DRIFTS = 10
+"""Of single edits, this many patches at most are run over the held-out text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How runs are measured; the same for all of a bench."""
+
+    batch_size: int = 64  # prompts in one forward pass
+    text: Sequence[Sequence[int]] = ()  # held-out text as tokens; perplexity is measured on it
+    checkpoints: Sequence[int] | None = None  # numbers of edited facts after which to ask
+    asked: int = 200
+    buckets: int | None = None
+
+
+@dataclass(slots=True)
+class _Measured:
+    """What is known of the patches of one run so far; those of single edits are several."""
+
+    reports: list[dict[str, Any]] = field(default_factory=list)
+    drifts: list[Drift] = field(default_factory=list)
+    bytes: list[int] = field(default_factory=list)
+    experts: list[int] = field(default_factory=list)
+    ranks: list[int | None] = field(default_factory=list)
+    texts: list[Shown] = field(default_factory=list)
+    convergence: dict[str, list[list[float]]] = field(default_factory=dict)
+    buckets: list[dict[str, Any]] = field(default_factory=list)
+
+
+def measure_run(
+    base: Base, experiment: Experiment, asking: Asking, progress: Progress | None = None
+) -> dict[str, Any]:
+    """The figures of one experiment, as the fields of a record.
+
+    Args:
+        base: the bare model, which is left as it was.
+        experiment: what to build.
+        asking: how to measure.
+        progress: called with stages.
+
+    Raises:
+        MoePatchError: as for the choice of options, the method's build, and the evaluation.
+    """
+    method = get_method(experiment.method)
+    started = time.perf_counter()
+    choice = choose(
+        base,
+        experiment.facts,
+        method,
+        given=experiment.given,
+        recipe=experiment.recipe,
+        progress=progress,
+    )
+    chosen = time.perf_counter() - started
+    found, watch = _Measured(), Stopwatch()
+    along = _along(base, experiment, choice.options, asking)
+    watch.skip()
+    building = evaluating = 0.0
+    peaks: list[Memory] = []
+    for facts in _parts(experiment):
+        began = time.perf_counter()
+        patch, peak = _build(base, method, facts, choice.options, _together(watch, along, progress))
+        built = time.perf_counter()
+        building += built - began
+        peaks.append(peak)
+        watch(REST, 1, 1)
+        _measure(base, method, patch, facts, experiment, asking, progress, found)
+        evaluating += time.perf_counter() - built
+        watch.skip()
+    curve = along.curve if along is not None else []
+    building -= along.seconds if along is not None else 0.0
+    return {
+        "config": _config(experiment, choice, asking),
+        "evaluation": pool(found.reports) if len(found.reports) > 1 else found.reports[0],
+        "curve": curve,
+        "seconds": _seconds(watch, choosing=chosen, build=building, evaluation=evaluating),
+        "memory": _most(peaks),
+        "size": {
+            "bytes": _mean(found.bytes),
+            "experts": _mean(found.experts),
+            "rank": None if None in found.ranks else _mean([rank or 0 for rank in found.ranks]),
+        },
+        "perplexity": pool([drift.to_json() for drift in found.drifts]),
+        "buckets": found.buckets,
+        "convergence": found.convergence,
+        "texts": [shown.to_json() for shown in found.texts],
+    }
+
+
+def _parts(experiment: Experiment) -> Iterator[FactFile]:
+    """The facts of each build: all of them, or one after the other in single edits."""
+    if experiment.mode != "single":
+        yield experiment.facts
+        return
+    for number in range(len(experiment.facts)):
+        yield experiment.facts[number : number + 1]
+
+
+def _build(
+    base: Base, method: Method[Any], facts: FactFile, options: MethodOptions, progress: Progress
+) -> tuple[Patch, Memory]:
+    with PeakMemory() as watched:
+        patch = method.build(base, facts, options, progress)
+    return patch, watched.found
+
+
+def _measure(
+    base: Base,
+    method: Method[Any],
+    patch: Patch,
+    facts: FactFile,
+    experiment: Experiment,
+    asking: Asking,
+    progress: Progress | None,
+    found: _Measured,
+) -> None:
+    """Evaluate one patch and add what was found."""
+    rewrite = method.rewriter(base, patch)
+    setting = asked_with(Setting(asking.batch_size, patch.chat, progress), rewrite)
+    report: EvaluationReport = evaluate(base, patch, facts, allow_large=True, setting=setting)
+    found.reports.append(report.to_json())
+    if asking.text and len(found.drifts) < _DRIFTS:
+        found.drifts.append(measure_drift(base, patch, asking.text, progress))
+    size = _size_on_disk(patch)
+    cost = cost_of(patch, None, size)
+    found.bytes.append(size)
+    found.experts.append(cost.experts)
+    found.ranks.append(cost.rank)
+    if len(found.texts) < FACTS:
+        plain = Setting(asking.batch_size, patch.chat, progress)
+        found.texts += before_and_after(base, patch, facts, plain, rewrite)
+    if experiment.mode != "single":
+        found.convergence = _objectives(patch)
+    if asking.buckets is not None and experiment.mode != "single":
+        layer = min(patch.layers or patch.base.experts)
+        parts = frequency_buckets(base, facts, layer, asking.buckets, patch.chat)
+        found.buckets = scores_by_bucket(base, patch, parts, setting)
+
+
+def asked_with(setting: Setting, rewrite: Callable[[str], str] | None) -> Setting:
+    """The setting for a patch whose prompts are rewritten; the same one if they are not."""
+    asked: dict[str, Any] = {"rewrite": rewrite}
+    return setting if rewrite is None else replace(setting, **asked)
+
+
+def _along(base: Base, experiment: Experiment, options: MethodOptions, asking: Asking) -> Along | None:
+    """What watches a sequential build; None for another, or for a method without batches."""
+    size = experiment.batch_size
+    if not experiment.mode.startswith("sequential") or size is None or "batch_size" not in experiment.given:
+        return None
+    facts, total = experiment.facts, len(experiment.facts)
+    counts = asking.checkpoints if asking.checkpoints is not None else some_counts(total, size)
+    return Along(
+        base,
+        facts,
+        at=at_batch_ends(counts, total, size),
+        asked=asking.asked,
+        setting=Setting(asking.batch_size),
+        lowest=_lowest(base, options),
+    )
+
+
+def _lowest(base: Base, options: MethodOptions) -> int:
+    """The lowest layer that the options edit; the lowest of the model if they do not say."""
+    layer = getattr(options, "layer", None)
+    layers = getattr(options, "layers", None) or (() if layer is None else (layer,))
+    return int(min(layers, default=min(base.layers, default=0)))
+
+
+def _together(watch: Stopwatch, along: Along | None, progress: Progress | None) -> Progress:
+    """A progress function for all who listen; what measuring takes counts for no stage."""
+
+    def report(stage: str, done: int, total: int) -> None:
+        watch(stage, done, total)
+        if along is not None:
+            along(stage, done, total)
+            watch.skip()
+        if progress is not None:
+            progress(stage, done, total)
+
+    return report
+
+
+def _config(experiment: Experiment, choice: Choice, asking: Asking) -> dict[str, JsonValue]:
+    """What was asked for, and what followed."""
+    return {
+        "recipe": experiment.recipe,
+        "given": dict(experiment.given),
+        "borrowed": list(experiment.borrowed),
+        "options": choice.options.model_dump(mode="json"),
+        "sources": choice.to_json(),
+        "batches": "batch_size" in experiment.given,
+        "prompts_per_pass": asking.batch_size,
+        "asked": asking.asked,
+        "checkpoints": None if asking.checkpoints is None else list(asking.checkpoints),
+        "text_tokens": sum(map(len, asking.text)),
+    }
+
+
+def _seconds(watch: Stopwatch, **wholes: float) -> dict[str, float]:
+    """The stages' seconds, those that took none left out, and the wholes."""
+    stages = {stage: round(seconds, 3) for stage, seconds in watch.seconds.items()}
+    return {stage: seconds for stage, seconds in stages.items() if seconds} | {
+        name: round(seconds, 3) for name, seconds in wholes.items()
+    }
+
+
+def _objectives(patch: Patch) -> dict[str, list[list[float]]]:
+    """The objective after each pass of an iterative solver, by layer and batch; empty for others."""
+    found = patch.hyperparameters.get("objectives")
+    return {} if not isinstance(found, dict) else {str(layer): _rows(rows) for layer, rows in found.items()}
+
+
+def _rows(batches: Any) -> list[list[float]]:
+    return [[float(value) for value in batch] for batch in batches]
+
+
+def _most(peaks: Sequence[Memory]) -> dict[str, int | None]:
+    return max(peaks, key=lambda peak: peak.host_peak - peak.host_before).to_json()
+
+
+def _mean(values: Sequence[int]) -> float:
+    return sum(values) / len(values)
+
+
+def _size_on_disk(patch: Patch) -> int:
+    """Bytes of the patch's file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "patch.safetensors"
+        save(patch, path)
+        return path.stat().st_size
