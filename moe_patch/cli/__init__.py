@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 
 from moe_patch.cli.ask import ask
+from moe_patch.cli.bench import bench
 from moe_patch.cli.build import build
 from moe_patch.cli.diff import diff
 from moe_patch.cli.doctor import doctor
@@ -32,6 +33,7 @@ from moe_patch.cli.methods import methods
 from moe_patch.cli.plan import plan
 from moe_patch.cli.pull import pull
 from moe_patch.cli.push import push
+from moe_patch.cli.report import report
 from moe_patch.cli.serve import serve
 from moe_patch.cli.sign import sign
 from moe_patch.cli.stack import stack
@@ -104,6 +106,7 @@ def main(verbose: int, quiet: bool) -> None:
 
 _COMMANDS = (
     *(methods, facts, build, plan, locate, tune, evaluate, inspect, ask, verify, sign, pull, push),
+    *(bench, report),
     *(stack, drop, diff, log, merge, unmerge, export),
     *(serve, live, doctor),
 )

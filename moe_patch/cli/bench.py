@@ -21,11 +21,10 @@ from moe_patch.cli.options import (
     quiet_transformers,
     schema_option,
 )
+from moe_patch.cli.report import terminal_table
 from moe_patch.progress import progress_bars
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from moe_patch.bench import Bench, Suite
     from moe_patch.bench.record import RunRecord
 
@@ -64,7 +63,7 @@ class _Several(click.ParamType[list[Any]]):
 Examples:
   moe-patch bench --edits facts.jsonl --out runs
   moe-patch bench --edits facts.jsonl --methods moeedit,mote --facts 50 --batch-size 50 --seeds 0,1 --out runs
-  moe-patch bench --suite moeedit-table1 --edits counterfact.jsonl --edits zsre.jsonl --model ./my-moe --out runs
+  moe-patch bench --suite moeedit-table1 --edits counterfact.jsonl --edits zsre.jsonl --out runs
   moe-patch bench --suite mine.yaml --text wiki.txt --out runs --dry-run
 
 A run is a file of the folder, written when it is over; what is finished is not run again. The folder is read
@@ -135,9 +134,11 @@ def bench(
     way, each stage's time, the most memory that a build took, the size of the patch, and the perplexity of
     held-out text.
     """
-    from moe_patch.bench import load_suite, run_bench
+    from moe_patch.bench import Bench, load_suite, run_bench
     from moe_patch.bench.experiments import expand, read_materials
+    from moe_patch.bench.run import Asking
     from moe_patch.bench.suite import check_arms, suite_path
+    from moe_patch.data.corpus import Corpus
     from moe_patch.methods import get_method
     from moe_patch.planning import outline_model
 
@@ -157,8 +158,18 @@ def bench(
     else:
         dense = all(get_method(arm.method).edits_dense for arm in suite.all_arms)
         base = open_model(model, dtype, device_map, offload_folder, allow_dense=dense)
-    asking, text_hash = _asking(suite, base, text, 0 if dry_run else text_tokens, prompts_per_pass)
-    planned = _bench(suite, expand(suite, materials, base), model, asking, text_hash, out)
+    corpus = None if text is None else Corpus.read(text)
+    sequences: list[list[int]] = []
+    if corpus is not None and not dry_run:
+        sequences = list(corpus.sequences(base.reader, max_tokens=text_tokens, length=512))
+    planned = Bench(
+        suite.name,
+        expand(suite, materials, base),
+        model or "atlas",
+        Asking(prompts_per_pass, sequences, suite.checkpoints, suite.asked, suite.buckets),
+        None if corpus is None else f"{corpus.hash}, {text_tokens} tokens",
+        out,
+    )
     if dry_run:
         _show_plan(planned, base, as_json=as_json)
         return
@@ -213,25 +224,6 @@ def _checked(schema: type[Suite], fields: dict[str, Any]) -> Suite:
         raise ConfigError(f"the options of the bench: {first_complaint(error)}") from error
 
 
-def _asking(suite: Suite, base: Any, text: Path | None, tokens: int, per_pass: int) -> tuple[Any, str | None]:
-    """How runs are measured, and the hash of the held-out text with the number of its tokens."""
-    from moe_patch.bench.run import Asking
-    from moe_patch.data.corpus import Corpus
-
-    corpus = None if text is None else Corpus.read(text)
-    sequences = list(corpus.sequences(base.reader, max_tokens=tokens, length=512)) if corpus and tokens else []
-    asking = Asking(per_pass, sequences, suite.checkpoints, suite.asked, suite.buckets)
-    return asking, None if corpus is None else f"{corpus.hash} {tokens}"
-
-
-def _bench(
-    suite: Suite, experiments: Any, model: str | None, asking: Any, text_hash: str | None, out: Path
-) -> Bench:
-    from moe_patch.bench import Bench
-
-    return Bench(suite.name, experiments, model or "atlas", asking, text_hash, out)
-
-
 def _notice(title: str, record: RunRecord | None) -> None:
     """Say on standard error what is run, and what came of it."""
     if record is None:
@@ -265,7 +257,9 @@ def _show_plan(planned: Bench, base: Any, *, as_json: bool) -> None:
         print_json({"suite": planned.suite, "runs": rows})
         return
     columns = ("arm", "method", "data", "facts", "mode", "batch_size", "seed", "done")
-    table = plain_table(f"Runs of {planned.suite} ({len(rows)})", columns, right=("facts", "batch_size", "seed"))
+    table = plain_table(
+        f"Runs of {planned.suite} ({len(rows)})", columns, right=("facts", "batch_size", "seed")
+    )
     for row in rows:
         table.add_row(*("all" if row[name] is None else str(row[name]) for name in columns[:-1]), _yes(row))
     print_tables(table)
@@ -284,12 +278,7 @@ def _show_records(records: list[RunRecord], out: Path, *, as_json: bool) -> None
         rows = RunSet.of(str(out), records).to_json()
         print_json({"out": str(out), "done": len(records) - len(failed), "failed": len(failed)} | rows)
         return
-    print_tables(_table(summary_table(RunSet.of(str(out), records))))
+    print_tables(terminal_table(summary_table(RunSet.of(str(out), records))))
     say(*(f"{record.arm}: failed: {record.error}" for record in failed))
-    say(f"{out}: {len(records) - len(failed)} of {len(records)} runs are done; moe-patch report {out} shows them")
-
-
-def _table(shown: Any) -> Table:
-    from moe_patch.cli.report import terminal_table
-
-    return terminal_table(shown)
+    done = f"{len(records) - len(failed)} of {len(records)} runs are done"
+    say(f"{out}: {done}; moe-patch report {out} shows them")
