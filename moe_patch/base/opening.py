@@ -29,7 +29,7 @@ from moe_patch.base.moe import MoELayer
 from moe_patch.base.origin import Origin
 from moe_patch.base.refusal import transformers_reads
 from moe_patch.errors import ModelError
-from moe_patch.io.shipped import DEMO, demo_model, is_demo
+from moe_patch.io.model_place import find_model
 from moe_patch.versions import norm_follows
 
 logger = logging.getLogger(__name__)
@@ -70,8 +70,9 @@ def open_base(
             experts that cannot be edited, cannot run a pass, or is dense and `allow_dense` is false; there is
             no such device.
     """
-    place = str(demo_model()) if is_demo(name) else str(name)
     check_devices(device_map)
+    found = find_model(name)
+    place = found.source
     options: dict[str, Any] = {"dtype": dtype or "auto", "use_safetensors": True}
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # both are checked here
     if device_map is not None:
@@ -86,7 +87,7 @@ def open_base(
     with transformers_reads(f"the tokenizer of {place!r}"):
         tokenizer = AutoTokenizer.from_pretrained(place)
         tokenizer("a")  # some of its settings are first used for a text
-    base = wrap(model.eval(), tokenizer, DEMO if is_demo(name) else place, allow_dense=allow_dense)
+    base = wrap(model.eval(), tokenizer, found.name, allow_dense=allow_dense)
     _try_pass(base)
     base.origin = _origin(base, place, cast("torch.dtype | None", config.dtype), dtype)
     return base

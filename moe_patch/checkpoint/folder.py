@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from torch import Tensor
 
 from moe_patch.base.classes import read_config, text_class
@@ -24,7 +24,7 @@ from moe_patch.checkpoint.quantised import METHODS
 from moe_patch.checkpoint.shards import read_spans, weight_files
 from moe_patch.checkpoint.tokens import stored_tokens
 from moe_patch.errors import ModelError
-from moe_patch.io.shipped import DEMO, demo_model, is_demo
+from moe_patch.io.model_place import ModelPlace, find_model
 from moe_patch.patch import Fingerprint
 from moe_patch.progress import Progress
 
@@ -203,12 +203,13 @@ def open_meta(name: str | Path | None = None) -> tuple[Path, Base]:
     Raises:
         ModelError: there is no such checkpoint, its config cannot be read, or its experts cannot be edited.
     """
-    folder = find_folder(name)
+    place = find_model(name)
+    folder = fetched_folder(place)
     config = read_config(folder)
     auto = text_class(config)
     with transformers_reads(f"the config of '{folder}'"), torch.device("meta"):
         model = auto.from_config(config)
-    return folder, wrap(model, tokenizer=None, name=DEMO if is_demo(name) else str(name))
+    return folder, wrap(model, tokenizer=None, name=place.name)
 
 
 def quantisation_scheme(base: Base) -> str | None:
@@ -235,15 +236,23 @@ def find_folder(
     Raises:
         ModelError: `name` is not a folder, and cannot be fetched.
     """
-    if name is None or is_demo(name):
-        return demo_model()
+    return fetched_folder(find_model(name, revision=revision, cache_dir=cache_dir), revision, cache_dir)
+
+
+def fetched_folder(
+    place: ModelPlace, revision: str | None = None, cache_dir: str | Path | None = None
+) -> Path:
+    """The folder of a model that was found, fetched from the Hub if it is not on this machine.
+
+    Raises:
+        ModelError: the Hub does not give it.
+    """
+    if place.folder is not None:
+        return place.folder
     ignored = list(_OTHER_WEIGHTS)
     try:
-        if str(name) and Path(name).is_dir():  # an empty path is the working folder
-            return Path(name)
         return Path(
-            snapshot_download(str(name), revision=revision, cache_dir=cache_dir, ignore_patterns=ignored)
+            snapshot_download(place.name, revision=revision, cache_dir=cache_dir, ignore_patterns=ignored)
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        problem = f"{str(name)!r} is neither a folder nor a model that can be fetched: {error}"
-        raise ModelError(problem) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(f"the model {place.name!r} cannot be fetched: {error}") from error

@@ -34,6 +34,7 @@ from moe_patch.checkpoint.rewrite import write_changed
 from moe_patch.checkpoint.staging import LAST, Staging, refuse_existing
 from moe_patch.errors import ConfigError, OutputError, PatchError
 from moe_patch.io.known import known_hash
+from moe_patch.io.model_place import ModelPlace
 from moe_patch.patch import Patch, check_base, check_shapes
 from moe_patch.patch.schema import BaseRecord
 
@@ -174,7 +175,7 @@ class MergePlan:
         identity = self.patches[-1].hash.removeprefix("sha256:")[:16]
         return Record(
             base=base,
-            base_name=self.checkpoint.name,
+            base_name=ModelPlace(self.checkpoint.name, folder).recorded,
             patches=[patch_record(patch, editor.survival[patch.hash]) for patch in self.patches],
             rewritten={
                 name: FileRecord(bytes=(folder / name).stat().st_size, sha256=digest.result())

@@ -51,7 +51,7 @@ class Record(ClosedSchema):
 
     format: Literal[1, 2] = 2
     base: BaseRecord
-    base_name: Text  # as it was given to the merge
+    base_name: Text  # a whole path, a name on the Hub, or the demo model's name
     patches: list[PatchRecord]  # in the order in which they were added
     rewritten: dict[FileName, FileRecord]
     originals: OriginalsName | None  # the file with the original bytes of patched experts, if they were kept

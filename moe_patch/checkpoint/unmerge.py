@@ -8,13 +8,14 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from moe_patch.checkpoint.companions import companion_files, file_sha256, file_stamps
-from moe_patch.checkpoint.folder import find_folder, open_checkpoint
+from moe_patch.checkpoint.folder import fetched_folder, find_folder, open_checkpoint
 from moe_patch.checkpoint.link import Link, choose_link, place_file
 from moe_patch.checkpoint.originals import kept_originals, restore_originals
 from moe_patch.checkpoint.record import RECORD, Record, read_record
 from moe_patch.checkpoint.shards import weight_files
 from moe_patch.checkpoint.staging import LAST, Staging, refuse_existing
 from moe_patch.errors import HashMismatch, ModelError
+from moe_patch.io.model_place import recorded_model
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +48,7 @@ def unmerge_checkpoint(
     record = read_record(folder)
     refuse_existing(out)
     originals = None if record.originals is None else folder / record.originals
-    base = record.base_name if base is None and originals is None else base
-    source = folder if base is None else find_folder(base)
+    source = _source(folder, record, base)
     weights = weight_files(folder)
     if absent := sorted(record.rewritten.keys() - set(weights)):
         raise ModelError(f"{folder} has no {absent[0]}, which its {RECORD} calls rewritten")
@@ -86,6 +86,25 @@ def unmerge_checkpoint(
         staging.bring(folder / LAST, LAST, "copy")
     _warn_of_change(folder, record)
     return record
+
+
+def _source(folder: Path, record: Record, base: str | Path | None) -> Path:
+    """Where rewritten files are restored from: the base, or the merged folder with its originals.
+
+    Raises:
+        ModelError: the base cannot be found, or is the merged folder itself, which has no originals.
+    """
+    if base is not None:
+        source = find_folder(base)
+    elif record.originals is not None:
+        return folder
+    else:
+        source = fetched_folder(recorded_model(record.base_name))
+    if record.originals is None and source.resolve() == folder.resolve():
+        raise ModelError(
+            f"{folder} is the merged folder itself: name with --base the base that it was made from"
+        )
+    return source
 
 
 def _warn_of_change(folder: Path, record: Record) -> None:

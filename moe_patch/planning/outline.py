@@ -22,7 +22,7 @@ from moe_patch.base.classes import read_config, text_class
 from moe_patch.base.model import Base
 from moe_patch.base.opening import wrap
 from moe_patch.base.refusal import transformers_reads
-from moe_patch.io.shipped import demo_model, is_demo
+from moe_patch.io.model_place import ModelPlace, find_model
 
 _TOKENS = 8  # of the pass that counts operations
 
@@ -90,11 +90,12 @@ def outline_model(place: str | Path | None, dtype: torch.dtype | None = None) ->
         ModelError: there is no config, transformers does not know its type or cannot make the model, or the
             model cannot be edited.
     """
-    name = str(demo_model()) if is_demo(place) else str(place)
-    config = _read(name)
-    with transformers_reads(f"the model {name!r}", do="outline"), torch.device("meta"):
+    config_file = place is not None and Path(place).is_file()
+    found = ModelPlace(str(place), None) if config_file else find_model(place)
+    config = _read(found.source)
+    with transformers_reads(f"the model {found.source!r}", do="outline"), torch.device("meta"):
         model = text_class(config).from_config(config)
-    return outline_base(wrap(model.eval(), None, "atlas" if is_demo(place) else name), dtype)
+    return outline_base(wrap(model.eval(), None, found.name), dtype)
 
 
 def outline_base(base: Base, dtype: torch.dtype | None = None) -> ModelOutline:

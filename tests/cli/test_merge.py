@@ -6,10 +6,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from transformers import AutoModelForCausalLM
 
 from moe_patch.apply import apply
 from moe_patch.base.opening import wrap
+from moe_patch.io import model_place
 from moe_patch.patch import load, save
 from tests.cli.conftest import Run
 from tests.tiny import tiny_base, tiny_patch
@@ -33,6 +35,35 @@ def test_merge_and_back(run: Run, model: Path, patch_file: Path, tmp_path: Path)
     assert removed == {"out": str(back), "removed": [patch.hash]}
     assert {path.name for path in back.iterdir()} == {path.name for path in model.iterdir()}
     assert (back / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
+
+
+def test_a_merge_onto_the_demo_model_is_undone_from_any_folder(
+    run: Run, model: Path, patch_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record names it `atlas`, as the merged folder is called here too."""
+    monkeypatch.setattr(model_place, "demo_model", lambda: model)
+    monkeypatch.chdir(tmp_path)
+    assert run("merge", "--patch", patch_file, "--out", "atlas").exit_code == 0
+    assert json.loads(Path("atlas/moe_patch.json").read_text())["base_name"] == "atlas"
+    for place, merged, out in ((tmp_path, "atlas", "back"), (tmp_path.parent, tmp_path / "atlas", "again")):
+        monkeypatch.chdir(place)
+        undone = run("unmerge", merged, "--out", tmp_path / out)
+        assert undone.exit_code == 0, undone.stderr
+        assert (tmp_path / out / "model.safetensors").read_bytes() == (
+            model / "model.safetensors"
+        ).read_bytes()
+
+
+def test_a_merge_onto_a_folder_is_undone_from_any_folder(
+    run: Run, model: Path, patch_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(model.parent)
+    assert run("merge", "--base", model.name, "--patch", patch_file, "--out", tmp_path / "m").exit_code == 0
+    monkeypatch.chdir(tmp_path)
+    itself = run("unmerge", "m", "--base", "m", "--out", "back")
+    assert itself.exit_code == 1
+    assert "is the merged folder itself" in itself.stderr
+    assert run("unmerge", "m", "--out", "back").exit_code == 0
 
 
 def test_a_stack_is_merged_as_the_patch_that_it_resolves_to(run: Run, model: Path, tmp_path: Path) -> None:
