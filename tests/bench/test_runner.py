@@ -65,7 +65,9 @@ def test_a_failed_arm_is_recorded_and_the_others_go_on(base: Base, edits: Path, 
     assert failed.evaluation is None
     assert good.status == "done"
     told: list[str] = []
-    run_bench(bench(base, edits, tmp_path / "runs", arms=arms), base, notice=lambda title, _: told.append(title))
+    run_bench(
+        bench(base, edits, tmp_path / "runs", arms=arms), base, notice=lambda title, _: told.append(title)
+    )
     assert len(set(told)) == 1  # a failed run is tried again
 
 

@@ -265,5 +265,5 @@ def test_the_end_needs_a_position_too() -> None:
     length = len(encode_fact(tiny_tokenizer(), asked, PLAIN).ids)
     reader = Reader(tiny_tokenizer(), positions=length)
     assert len(encode_fact(reader, asked, PLAIN).ids) == length
-    with pytest.raises(PromptError, match="fact f: it is .* and 1 of its answer"):
+    with pytest.raises(PromptError, match=r"fact f: it is .* and 1 of its answer"):
         encode_fact(reader, asked, PromptStyle(stop=True))
