@@ -16,11 +16,11 @@ from moe_patch.base.experts import Handle
 from moe_patch.base.model import Base
 from moe_patch.base.playback import playing_back
 from moe_patch.bypass import (
-    LEAVE_ALONE,
     Bypass,
     acting_tokens,
     declared_columns,
     declared_lengths,
+    is_acting,
     prompt_mask,
     read_bypass,
     store_route,
@@ -72,7 +72,7 @@ class _Pass:
     named: dict[str, Any]  # its keyword arguments
     real: Tensor  # (B, S) bool: tokens that are not padding
     prompt: Tensor | None  # (B, S) bool: tokens of prompts; None if the pass continues from a cache
-    route: Tensor | None = None  # (B,) the expert of each prompt, once it is known
+    route: Tensor | None = None  # (B,) the expert of each prompt or (B, n) gates, once they are known
 
 
 class _Running:
@@ -131,7 +131,7 @@ class _Running:
         real, route = current.real, current.route.to(x.device)
         if current.prompt is not None:
             real = acting_tokens(real, current.prompt, self._bypass.config.tokens)
-        acts = real.to(x.device) & (route != LEAVE_ALONE)[:, None]  # (B, S)
+        acts = real.to(x.device) & is_acting(route)[:, None]  # (B, S)
         if not bool(acts.any()):
             return None
         row, column = acts.nonzero(as_tuple=True)  # (N,)
@@ -148,7 +148,7 @@ class _Running:
 
     @torch.no_grad()
     def _route_ahead(self, current: _Pass) -> Tensor:
-        """The expert (B,) of each prompt, from the final hidden states of a pass without bypass and cache."""
+        """The decision for each prompt, from the final hidden states of a pass without bypass and cache."""
         assert current.prompt is not None
         named = without_cache(current.named)
         self._ahead = True

@@ -1,7 +1,7 @@
 """A bypass: a few small experts beside one layer's feed-forward block, and the router that chooses one.
 
     bypass = read_bypass(patch)
-    route = bypass.route(states, prompt)  # once for each prompt: an expert, or LEAVE_ALONE
+    route = bypass.route(states, prompt)  # once for each prompt: an expert or LEAVE_ALONE, or gates
     output = block(x) + bypass(x, route)
 
 Everything here uses torch only, so that an inference engine can use it too. `moe_patch.apply.bypass` puts a
@@ -22,7 +22,8 @@ from moe_patch.bypass.decision import (
     store_route,
     stored_route,
 )
-from moe_patch.bypass.module import Bypass
+from moe_patch.bypass.gates import expert_gates
+from moe_patch.bypass.module import Bypass, is_acting
 from moe_patch.bypass.router import LEAVE_ALONE
 from moe_patch.bypass.serialization import Routed, read_bypass, read_routed, write_bypass
 
@@ -34,6 +35,8 @@ __all__ = [
     "acting_tokens",
     "declared_columns",
     "declared_lengths",
+    "expert_gates",
+    "is_acting",
     "prompt_columns",
     "prompt_lengths",
     "prompt_mask",

@@ -24,7 +24,7 @@ from moe_patch.errors import BypassError
 
 T = TypeVar("T")
 
-_ATTRIBUTE = "moe_patch_routes"  # of a cache: decisions (B,) by the key of the bypass that made them
+_ATTRIBUTE = "moe_patch_routes"  # of a cache: decisions (B,) or (B, n) by the key of their bypass
 
 _lengths: ContextVar[Tensor | None] = ContextVar("prompt_lengths", default=None)
 _columns: ContextVar[int | None] = ContextVar("prompt_columns", default=None)
@@ -105,12 +105,12 @@ def acting_tokens(real: Tensor, prompt: Tensor, tokens: Tokens) -> Tensor:
 
 
 def store_route(cache: Any, key: str, route: Tensor) -> None:
-    """Store the decision (B,) of the bypass called `key` on a cache of keys and values."""
+    """Store the decision (B,) or (B, n) of the bypass called `key` on a cache of keys and values."""
     setattr(cache, _ATTRIBUTE, {**getattr(cache, _ATTRIBUTE, {}), key: route})
 
 
 def stored_route(cache: Any, key: str, rows: int) -> Tensor:
-    """The decision (B,) of the bypass called `key` that is stored on a cache.
+    """The decision (B,) or (B, n) of the bypass called `key` that is stored on a cache.
 
     Raises:
         BypassError: the cache was filled without the bypass, or the number of rows has changed since.

@@ -31,7 +31,7 @@ def write_bypass(bypass: Bypass, routed: Routed) -> tuple[dict[str, JsonValue], 
     layer = bypass.config.layer
     tensors = {f"{layer}.{name}": tensor.detach().clone() for name, tensor in bypass.state_dict().items()}
     tensors |= {f"{layer}.facts.expert": routed.expert.int(), f"{layer}.facts.gece": routed.gece.float()}
-    return {KEY: bypass.config.model_dump(mode="json")}, tensors
+    return {KEY: bypass.config.to_json()}, tensors
 
 
 def read_bypass(patch: Patch) -> Bypass:

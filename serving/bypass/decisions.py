@@ -1,8 +1,8 @@
-"""The expert of each request, by request id: chosen once, kept while it decodes, dropped when it ends.
+"""The decision of each request, by request id: made once, kept while it decodes, dropped when it ends.
 
 A prompt may take several steps. The block's inputs at its tokens are kept until the last token has come, and
 then freed. They are d_m numbers a token, for at most as many tokens as vLLM's cache of keys and values holds.
-For a request whose expert is chosen, one number is kept.
+For a request that is decided, one number is kept, or the gates of all experts if the bypass merges them.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ from moe_patch.bypass import Bypass
 from moe_patch.errors import BypassError
 from moe_patch_serving.bypass.rows import Row
 
+Decision = int | Tensor
+"""The number of an expert or LEAVE_ALONE, or the gates (n,) of the experts."""
+
 
 class Decisions:
     """The decisions of one bypass, and the states of incomplete prompts."""
 
     def __init__(self, bypass: Bypass) -> None:
         self._bypass = bypass
-        self._routes: dict[str, int] = {}
+        self._routes: dict[str, Decision] = {}
         self._states: dict[str, list[Tensor]] = {}  # (tokens, d_m) of each step so far
 
-    def route(self, row: Row, x: Tensor) -> int | None:
-        """The expert of a row's request, or LEAVE_ALONE; None while its prompt is incomplete.
+    def route(self, row: Row, x: Tensor) -> Decision | None:
+        """The decision for a row's request; None while its prompt is incomplete.
 
         A request that vLLM preempts and runs again from its first token keeps its decision.
 
@@ -55,7 +58,7 @@ class Decisions:
         """The size of the states of incomplete prompts."""
         return sum(part.nbytes for parts in self._states.values() for part in parts)
 
-    def _decide(self, row: Row, x: Tensor) -> int | None:
+    def _decide(self, row: Row, x: Tensor) -> Decision | None:
         parts = (
             self._states.get(row.request, []) if row.computed else []
         )  # empty if it starts, or starts again
@@ -70,7 +73,8 @@ class Decisions:
             return None
         states = torch.cat([*parts, seen])[None]  # (1, S, d_m)
         whole = torch.ones(states.shape[:2], dtype=torch.bool, device=x.device)
-        route = int(self._bypass.route(states, whole))
+        (decided,) = self._bypass.route(states, whole)
+        route: Decision = decided if decided.ndim else int(decided)
         self._states.pop(row.request, None)
         self._routes[row.request] = route
         return route

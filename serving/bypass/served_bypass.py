@@ -12,7 +12,7 @@ from torch import Tensor
 
 from moe_patch.bypass import LEAVE_ALONE, Bypass
 from moe_patch.errors import BypassError
-from moe_patch_serving.bypass.decisions import Decisions
+from moe_patch_serving.bypass.decisions import Decision, Decisions
 from moe_patch_serving.bypass.rows import Row
 
 Rows = Callable[[], Iterable[Row]]
@@ -58,14 +58,23 @@ class ServedBypass:
             BypassError: a prompt comes in pieces, but the expert must act on all of it.
         """
         added = torch.zeros_like(x)
-        for expert, places in self._acting(x).items():
-            rows = torch.tensor(places, device=x.device)  # (n,)
+        alone: dict[int, list[int]] = defaultdict(list)
+        merged: list[tuple[range, Tensor]] = []
+        for row, route in self._decided(x):
+            if isinstance(route, Tensor):
+                merged.append((row.acting(self.config), route))
+            elif route != LEAVE_ALONE:
+                alone[route] += row.acting(self.config)
+        for expert, places in alone.items():
+            rows = torch.tensor(places, device=x.device)  # (m,)
             added.index_copy_(0, rows, self._bypass.expert(x.index_select(0, rows), expert))
+        for acting, gates in merged:  # a slice of the batch: a request's tokens are contiguous
+            part = x[acting.start : acting.stop]  # (m, d_m)
+            added[acting.start : acting.stop] = self._bypass(part[None], gates[None])[0]
         return added
 
-    def _acting(self, x: Tensor) -> dict[int, list[int]]:
-        """The tokens on which experts act, by expert."""
-        places: dict[int, list[int]] = defaultdict(list)
+    def _decided(self, x: Tensor) -> Iterator[tuple[Row, Decision]]:
+        """The rows of this step whose decisions are known, with them."""
         for row in self._rows():
             route = self.decisions.route(row, x)
             if route is None and self.config.tokens == "all":
@@ -73,6 +82,5 @@ class ServedBypass:
                     f"the prompt of request {row.request} came in pieces, and its expert is to act on all of "
                     "it: serve without chunked prefill"
                 )
-            if route is not None and route != LEAVE_ALONE:
-                places[route] += row.acting(self.config)
-        return places
+            if route is not None:
+                yield row, route

@@ -26,8 +26,13 @@ KINDS: list[dict[str, Any]] = [
     {"router_states": "final"},
     {"router_states": "final", "tokens": "last", "layer": 0},
 ]
-MODELS = ["gpt_oss", "llama", "qwen3"]  # a block that puts out a tuple, and dense ones
-CASES = [("qwen3_moe", kind) for kind in KINDS] + [(model_type, {}) for model_type in MODELS]
+MERGED: list[dict[str, Any]] = [
+    {"router": "published", "attention_width": 12},
+    {"router": "published", "router_states": "final", "merge": "weighted", "top_k": 2},
+    {"merge": "soft", "tokens": "last"},
+]
+MODELS = ["gpt_oss", "llama", "qwen3", "bloom"]  # a block that puts out a tuple, and dense ones
+CASES = [("qwen3_moe", kind) for kind in KINDS + MERGED] + [(model_type, {}) for model_type in MODELS]
 
 
 @pytest.mark.parametrize(("model_type", "kind"), CASES)

@@ -1,7 +1,8 @@
 """MEMoE's losses. g is the rank of a fact's GECE, from 0 for the most frequent knowledge to 1.
 
-The paper minimises a balance term -c(g) KL(edited || unedited). That would reward any distance from the
-unedited model, without bound. The term is meant to hold the model back, so here it is added with a plus sign.
+The paper minimises a balance term -c(g) KL(edited || unedited). That rewards distance from the unedited
+model. The term is meant to hold the model back, so by default it is added here with a plus sign
+(`balance_form`).
 """
 
 from __future__ import annotations

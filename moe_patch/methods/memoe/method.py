@@ -236,7 +236,9 @@ class _Build:
         experts = self._start.bypass.config.experts
         if not self._options.division or experts == 1:
             return torch.arange(len(expert), len(found)) % experts
-        return divide_facts(found, experts, self._options.first_share)[len(expert) :]
+        options = self._options
+        divided = divide_facts(found, experts, options.first_share, options.soft_division)
+        return divided[len(expert) :]
 
     def _texts(self) -> Texts:
         """All texts, tokenised: facts with their answers, and the texts for the scope gate."""

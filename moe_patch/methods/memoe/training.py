@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from moe_patch.bypass import Bypass, acting_tokens
+from moe_patch.bypass import Bypass, acting_tokens, expert_gates
 from moe_patch.data.prompts import Prompt
 from moe_patch.methods.memoe.losses import adaptive_weight, balance_coefficient, focal_loss, kl_divergence
 from moe_patch.methods.memoe.trunk import Trunk
@@ -45,7 +45,7 @@ class Training:
         self._bypass, self._trunk, self._texts, self._options = bypass, trunk, texts, options
         self._source = torch.Generator().manual_seed(options.seed)
         self._last = torch.tensor([len(text.ids) - 1 for text in texts.all])
-        self._unedited = self._last_tokens(texts.preserved) if options.balance else None  # (P, V)
+        self._unedited = self._last_tokens(texts.preserved) if options.balances_preserved else None  # (P, V)
 
     def learn(
         self, new: Tensor, earlier: Tensor, expert: Tensor, g: Tensor, report: Callable[[int], None]
@@ -94,8 +94,9 @@ class Training:
         found = []
         for some in torch.split(facts, _TEXTS):
             answers = self._answers(some)
-            route = None if expert is None else expert[some]
-            found.append(answers.nll(self._logits(self._texts.facts[some], answers.reads, route)))
+            texts = self._texts.facts[some]
+            route = None if expert is None else self._decided(some, expert, texts, some[:0])[0]
+            found.append(answers.nll(self._logits(texts, answers.reads, route)))
         losses = torch.cat(found).cpu()
         check_finite(losses, "the losses", lambda i: f"of fact number {int(facts[i])}")
         return losses
@@ -107,32 +108,43 @@ class Training:
         return torch.cat(parts)[:, : self._bypass.config.experts].argmax(-1).cpu()
 
     def _edit_loss(self, facts: Tensor, expert: Tensor, g: Tensor) -> Tensor:
-        """w(g) times the answers' cross entropy, plus the balance term on preserved prompts."""
+        """w(g) times the answers' cross entropy, plus the balance term."""
         options, texts = self._options, self._texts
         answers = self._answers(facts)
         reads, count = answers.reads, len(answers.ids)
         preserved = self._some(torch.arange(len(texts.preserved)), options.balance_prompts)
-        preserved = preserved if options.balance else preserved[:0]
-        through = torch.arange(len(preserved)) % len(facts)  # each goes through the expert of this fact
+        preserved = preserved if options.balances_preserved else preserved[:0]
+        through = torch.arange(len(preserved)) % len(facts)  # each goes the way of this fact
         rows = torch.cat([texts.facts[facts], texts.preserved[preserved]])
-        route = expert[torch.cat([facts, facts[through]])]
         held = len(facts) + torch.arange(len(preserved))
         both = Reads(
             torch.cat([reads.row, held]),
             torch.cat([reads.index, self._last[texts.preserved[preserved]]]),
         )
-        logits = self._logits(rows, both, route).float()  # (n + P', V)
-        nll = answers.nll(logits[:count])  # (B,)
-        ranks = g[facts].to(nll.device)
-        weight = adaptive_weight(ranks, options.gamma_1, options.tau) if options.adaptive else 1.0
-        loss = (weight * nll).mean()
+        route, weight = self._decided(facts, expert, rows, through)
+        logits = self._logits(rows, both, route, weight).float()  # (n + P', V)
+        ranks = g[facts].to(logits.device)
+        importance = adaptive_weight(ranks, options.gamma_1, options.tau) if options.adaptive else 1.0
+        loss = (importance * answers.nll(logits[:count])).mean()
         if len(preserved):
-            assert self._unedited is not None
-            unedited = self._unedited[preserved].to(logits.device)
-            apart = kl_divergence(logits[count:].log_softmax(-1), unedited)  # (P',)
-            coefficient = balance_coefficient(ranks[through.to(ranks.device)], options.gamma_2)
-            loss = loss + (coefficient * apart).mean()
+            loss = loss + self._penalty(logits[count:], preserved, ranks[through.to(ranks.device)])
+        if options.balances_answers:
+            loss = loss - self._published_balance(logits, facts, answers, ranks)
         return loss
+
+    def _penalty(self, logits: Tensor, preserved: Tensor, ranks: Tensor) -> Tensor:
+        """The mean of c(g) KL(edited || unedited) at the ends of preserved prompts (P',), logits (P', V)."""
+        assert self._unedited is not None
+        unedited = self._unedited[preserved].to(logits.device)
+        apart = kl_divergence(logits.log_softmax(-1), unedited)  # (P',)
+        return (balance_coefficient(ranks, self._options.gamma_2) * apart).mean()
+
+    def _published_balance(self, logits: Tensor, facts: Tensor, answers: Answers, ranks: Tensor) -> Tensor:
+        """The mean of c(g) KL(edited || unedited) over the answers of facts (B,), from logits (n, V)."""
+        with torch.no_grad():
+            unedited = self._trunk.logits(self._texts.facts[facts], answers.reads, None).float()
+        apart = kl_divergence(logits.log_softmax(-1), unedited.log_softmax(-1))  # (n,)
+        return (balance_coefficient(ranks, self._options.gamma_2) * answers.mean(apart)).mean()
 
     def _router_loss(self, facts: Tensor, expert: Tensor) -> Tensor:
         """The focal loss of the right routes: a fact's expert inside its scope, else "leave alone"."""
@@ -164,20 +176,45 @@ class Training:
         logits: Tensor = self._bypass.router(self._trunk.states[texts, :length], prompt)
         return logits
 
-    def _logits(self, texts: Tensor, reads: Reads, route: Tensor | None) -> Tensor:
-        """Logits (n, V) at the reads; each text goes through its expert `route` (B,), or all through none."""
+    def _logits(
+        self, texts: Tensor, reads: Reads, route: Tensor | None, weight: Tensor | float = 1.0
+    ) -> Tensor:
+        """Logits (n, V) at the reads.
+
+        Args:
+            texts: (B,) numbers of texts.
+            reads: the tokens whose logits are wanted.
+            route: the decision for each text, an expert (B,) or gates (B, n); None for the unedited model.
+            weight: a factor of what is added, (B, 1, 1).
+        """
         if route is None:
             return self._trunk.logits(texts, reads, None)
         length = self._trunk.length(texts)
         prompt = self._trunk.prompt[texts, :length]
         acts = acting_tokens(self._trunk.real[texts, :length], prompt, self._options.tokens)[..., None]
-        weight: Tensor | float = 1.0
+        return self._trunk.logits(texts, reads, lambda x: self._bypass(x, route.to(x.device)) * acts * weight)
+
+    def _decided(
+        self, facts: Tensor, expert: Tensor, rows: Tensor, through: Tensor
+    ) -> tuple[Tensor, Tensor | float]:
+        """The decisions for texts, and a factor of what is added to them.
+
+        A fact goes through its expert. Where experts are merged there is no one expert, and the gates are the
+        router's own, as they will be when the bypass runs.
+
+        Args:
+            facts: (B,) numbers of the facts, whose texts are the first of `rows`.
+            expert: (T,) the expert of every fact.
+            rows: (B + P',) numbers of texts: those of the facts, then preserved prompts.
+            through: (P',) the place among `facts` of the one whose way each preserved prompt goes.
+        """
+        config = self._bypass.config
+        if config.merge != "hard":
+            gates = expert_gates(self._router(rows[: len(facts)]), config)  # (B, n)
+            return torch.cat([gates, gates[through.to(gates.device)].detach()]), 1.0
         if not self._options.router_loss and torch.is_grad_enabled():
-            route, weight = self._own_choice(texts)
-        chosen = route
-        return self._trunk.logits(
-            texts, reads, lambda x: self._bypass(x, chosen.to(x.device)) * acts * weight
-        )
+            return self._own_choice(rows)
+        return expert[torch.cat([facts, facts[through]])], 1.0
 
     def _own_choice(self, texts: Tensor) -> tuple[Tensor, Tensor]:
         """The router's likeliest expert (B,), and a weight (B, 1, 1) that is 1 but has the gradient of r.

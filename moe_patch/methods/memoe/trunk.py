@@ -50,9 +50,10 @@ class Trunk:
         self.prompt = prompt_mask(self.real, torch.tensor(lengths))  # (N, S)
         self._below = list(base.decoder_layers[: block.index])
         parts = [self._record(rows, router_states) for rows in torch.split(torch.arange(len(texts)), _ROWS)]
-        hidden = [hidden for hidden, _ in parts if hidden is not None]
+        hidden = [hidden for hidden, _, _ in parts if hidden is not None]
         self._hidden = torch.cat(hidden) if hidden else None  # (N, S, d_m); None for the first layer
-        self.states = torch.cat([states for _, states in parts])  # (N, S, d_m), what the router reads
+        self._extra = max((count for _, count, _ in parts), default=0)  # attention weights that layers return
+        self.states = torch.cat([states for _, _, states in parts])  # (N, S, d_m), what the router reads
 
     def logits(self, texts: Tensor, reads: Reads, change: BlockChange | None) -> Tensor:
         """Logits (n, V) at the reads of one pass over some of the texts.
@@ -65,7 +66,9 @@ class Trunk:
         length = self.length(texts)
         with ExitStack() as stack:
             if self._hidden is not None:
-                stack.enter_context(playing_back(self._below, self._hidden[texts, :length]))
+                hidden = self._hidden[texts, :length]  # (B, S, d_m)
+                played = (hidden, *[None] * self._extra) if self._extra else hidden
+                stack.enter_context(playing_back(self._below, played))
             if change is not None:
                 stack.callback(self._hook_in(change).remove)
             stack.callback(_reading_at(self._base.model, reads).remove)
@@ -87,8 +90,10 @@ class Trunk:
         return self._block.module.register_forward_hook(add, with_kwargs=True)
 
     @torch.no_grad()
-    def _record(self, rows: Tensor, router_states: RouterStates) -> tuple[Tensor | None, Tensor]:
-        """The output of the layer below and the states for the router, (n, S, d_m) each, for n texts."""
+    def _record(self, rows: Tensor, router_states: RouterStates) -> tuple[Tensor | None, int, Tensor]:
+        """The hidden states of the layer below, (n, S, d_m), and how many more things it returns; the states
+        for the router, (n, S, d_m); for n texts.
+        """
         below: list[Any] = []
         entered: list[Tensor] = []
         final: list[Any] = []
@@ -113,13 +118,31 @@ class Trunk:
             run_decoder(self._base, self._ids[rows], self.real[rows].long(), last)
         states = final[0] if router_states == "final" else entered[0]
         if not self._below:
-            return None, states
-        if not isinstance(below[0], Tensor):
-            raise BypassError(
-                f"layer {self._block.index - 1} of {self._base.name} returns {type(below[0]).__name__}, but "
-                "training needs a layer that returns hidden states alone: choose another layer or method"
-            )
-        return below[0], states
+            return None, 0, states
+        hidden, extra = self._hidden_of(below[0])
+        return hidden, extra, states
+
+    def _hidden_of(self, output: Any) -> tuple[Tensor, int]:
+        """The hidden states (n, S, d_m) in a layer's output, and how many attention weights are with them.
+
+        BLOOM's layers return theirs always, and its decoder drops them.
+        """
+        hidden, *rest = output if isinstance(output, tuple) and output else (output,)
+        if isinstance(hidden, Tensor) and all(_are_attention_weights(one, hidden) for one in rest):
+            return hidden, len(rest)
+        raise BypassError(
+            f"layer {self._block.index - 1} of {self._base.name} returns {type(output).__name__}, but "
+            "training needs a layer that returns hidden states alone: choose another layer or method"
+        )
+
+
+def _are_attention_weights(value: Any, hidden: Tensor) -> bool:
+    """Whether a layer's further output is (n, heads, S, S), or None in its place."""
+    if value is None:
+        return True
+    rows, length = hidden.shape[:2]
+    square = (rows, length, length)
+    return isinstance(value, Tensor) and value.ndim == 4 and (len(value), *value.shape[2:]) == square
 
 
 def _reading_at(model: Any, reads: Reads) -> RemovableHandle:

@@ -17,7 +17,7 @@ TEXTS = [Prompt(tuple(range(5, 5 + length)), 0, length - 2) for length in (4, 9,
 
 
 @pytest.mark.parametrize(
-    "model_type", ["qwen3_moe", "gpt_oss", "llama", "gemma2", "granitemoe", "qwen3_next"]
+    "model_type", ["qwen3_moe", "gpt_oss", "llama", "gemma2", "granitemoe", "qwen3_next", "bloom"]
 )
 @pytest.mark.parametrize("layer", [0, 2])
 def test_logits_and_states_are_those_of_a_whole_pass(model_type: str, layer: int) -> None:
