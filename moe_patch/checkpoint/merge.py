@@ -36,7 +36,7 @@ from moe_patch.errors import ConfigError, OutputError, PatchError
 from moe_patch.io.known import known_hash
 from moe_patch.io.model_place import ModelPlace
 from moe_patch.patch import Patch, check_base, check_shapes
-from moe_patch.patch.schema import BaseRecord
+from moe_patch.patch.base_record import BaseRecord
 
 QUANTISED_LOSS = 0.1
 """A merge into quantised experts is refused if it loses more than this share of the median fact's edit."""

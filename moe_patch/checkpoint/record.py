@@ -15,7 +15,8 @@ from moe_patch.io.closed_schema import ClosedSchema
 from moe_patch.io.ranges import Label, Text
 from moe_patch.io.reading import read_text
 from moe_patch.patch import Patch
-from moe_patch.patch.schema import BaseRecord, Kind, Sha256
+from moe_patch.patch.base_record import BaseRecord, Sha256
+from moe_patch.patch.schema import Kind
 
 RECORD = "moe_patch.json"
 

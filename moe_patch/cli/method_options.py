@@ -9,7 +9,7 @@ from click.shell_completion import CompletionItem
 def _method_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     from moe_patch.methods import METHODS
 
-    return [CompletionItem(name, help=method.pretty_name) for name, method in sorted(METHODS.items())]
+    return [CompletionItem(name) for name in sorted(METHODS) if name.startswith(incomplete)]
 
 
 def parse_layers(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int] | None:

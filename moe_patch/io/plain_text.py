@@ -11,8 +11,10 @@ import json
 import math
 import re
 import unicodedata
+from typing import TYPE_CHECKING
 
-from pydantic import JsonValue
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 LIMIT = 2000
 """Characters of a text that are shown, unless another limit is given."""

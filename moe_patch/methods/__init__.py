@@ -1,39 +1,60 @@
 """The editing methods. A new one is a file in this folder and one line here.
 
-Imported by `cli`, and by the scripts in `recipes/`. It imports everything below but `checkpoint`.
+Imported by `cli`, and by the scripts in `recipes/`. It imports everything below but `checkpoint`. A method is
+imported when it is first asked for: their names, which the command line completes, need no torch.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from moe_patch.errors import ConfigError
-from moe_patch.methods.base import Method, MethodOptions, Progress
-from moe_patch.methods.memoe.method import MEMoE
-from moe_patch.methods.moeedit import MoEEdit
-from moe_patch.methods.mote.method import MoTE
-from moe_patch.methods.rivals.ft import FT
-from moe_patch.methods.rivals.ft_l import FTL
-from moe_patch.methods.rivals.ft_m import FTM
-from moe_patch.methods.rivals.locft_bf import LocFTBF
-from moe_patch.methods.rivals.unke import UnKE
-from moe_patch.methods.spread import BcdSpread, WoodburySpread
+from moe_patch.io.lazy_package import lazy_names
+from moe_patch.io.wording import did_you_mean
 
-METHODS: dict[str, Method[Any]] = {
-    method.name: method
-    for method in (
-        MoEEdit(),
-        MoTE(),
-        MEMoE(),
-        WoodburySpread(),
-        BcdSpread(),
-        FT(),
-        FTL(),
-        FTM(),
-        LocFTBF(),
-        UnKE(),
-    )
-}  # fmt: skip
+if TYPE_CHECKING:
+    from moe_patch.methods.base import Method, MethodOptions
+    from moe_patch.progress import Progress
+
+_CLASSES = {
+    "moeedit": "moeedit.MoEEdit",
+    "mote": "mote.method.MoTE",
+    "memoe": "memoe.method.MEMoE",
+    "woodbury-spread": "spread.WoodburySpread",
+    "bcd-spread": "spread.BcdSpread",
+    "ft": "rivals.ft.FT",
+    "ft-l": "rivals.ft_l.FTL",
+    "ft-m": "rivals.ft_m.FTM",
+    "locft-bf": "rivals.locft_bf.LocFTBF",
+    "unke": "rivals.unke.UnKE",
+}
+
+
+class _Methods(Mapping[str, "Method[Any]"]):
+    """All methods by name, each made when it is first looked up."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Method[Any]] = {}
+
+    def __getitem__(self, name: str) -> Method[Any]:
+        if name not in self._made:
+            module, _, kind = _CLASSES[name].rpartition(".")
+            self._made[name] = getattr(import_module(f"{__name__}.{module}"), kind)()
+        return self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in _CLASSES
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_CLASSES)
+
+    def __len__(self) -> int:
+        return len(_CLASSES)
+
+
+METHODS: Mapping[str, Method[Any]] = _Methods()
 
 
 def get_method(name: str) -> Method[Any]:
@@ -43,8 +64,19 @@ def get_method(name: str) -> Method[Any]:
         ConfigError: there is no such method; the message lists the known ones.
     """
     if name not in METHODS:
-        raise ConfigError(f"unknown method {name!r}: expected one of {', '.join(sorted(METHODS))}")
+        known = ", ".join(sorted(METHODS))
+        raise ConfigError(f"unknown method {name!r}: expected one of {known}{did_you_mean(name, METHODS)}")
     return METHODS[name]
 
 
 __all__ = ["METHODS", "Method", "MethodOptions", "Progress", "get_method"]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "Method": "base",
+            "MethodOptions": "base",
+            "Progress": "base",
+        },
+    )

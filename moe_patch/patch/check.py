@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from moe_patch.errors import MalformedTensor, NotFinite
+from moe_patch.patch.base_record import BaseLayer
 from moe_patch.patch.header import TensorInfo
-from moe_patch.patch.schema import BaseLayer, Metadata
+from moe_patch.patch.schema import Metadata
 
 _Shape = tuple[int | None, ...]  # None is a dimension that other tensors of the layer decide
 

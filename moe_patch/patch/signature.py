@@ -27,7 +27,7 @@ from moe_patch.io import strict_json
 from moe_patch.io.closed_schema import ClosedSchema
 from moe_patch.io.files import write_text
 from moe_patch.io.reading import read_file
-from moe_patch.patch.schema import Sha256
+from moe_patch.patch.base_record import Sha256
 
 SUFFIX = ".sig"
 

@@ -33,7 +33,7 @@ from moe_patch.io.files import replacing_file, write_text
 from moe_patch.io.plain_text import plain_markdown
 from moe_patch.io.reading import read_file, read_text
 from moe_patch.patch import HeaderLimits, Patch, load, save
-from moe_patch.patch.schema import Sha256
+from moe_patch.patch.base_record import Sha256
 from moe_patch.patch.signature import MOST_BYTES, signature_path
 
 SCHEME = "hf://"

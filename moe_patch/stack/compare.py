@@ -1,4 +1,4 @@
-"""Differences between two patches, and between two stacks."""
+"""Differences between two patches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pydantic import JsonValue
 from moe_patch.data.facts import Fact
 from moe_patch.patch import LayerDelta, Patch
 from moe_patch.solve.delta_algebra import delta_penalties, delta_product
-from moe_patch.stack.lockfile import Lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,29 +56,6 @@ def compare_patches(first: Patch, second: Patch) -> PatchDifference:
             if settings[0].get(name) != settings[1].get(name)
         },
     )
-
-
-def compare_locks(before: Lock, after: Lock) -> list[str]:
-    """Describe the changes to a stack, one line for each patch or setting that differs."""
-    old = {entry.hash: (number, entry) for number, entry in enumerate(before.patch, start=1)}
-    new = {entry.hash: (number, entry) for number, entry in enumerate(after.patch, start=1)}
-    lines = [f"- {number} {entry.path}" for digest, (number, entry) in old.items() if digest not in new]
-    kept = [digest for digest in new if digest in old]
-    places = {digest: place for place, digest in enumerate(digest for digest in old if digest in new)}
-    for digest, (number, entry) in new.items():
-        if digest not in old:
-            lines.append(f"+ {number} {entry.path}{'' if entry.enabled else ' (off)'}")
-            continue
-        was_at, was = old[digest]
-        if places[digest] != kept.index(digest):
-            lines.append(f"~ {number} {entry.path}: was number {was_at}")
-        if was.enabled != entry.enabled:
-            lines.append(f"~ {number} {entry.path}: {'on' if entry.enabled else 'off'}")
-        if was.path != entry.path:
-            lines.append(f"~ {number} {entry.path}: was {was.path}")
-    if before.combine != after.combine:
-        lines.append(f"~ combine: {after.combine}, was {before.combine}")
-    return lines
 
 
 def _layer(layer: int, first: LayerDelta | None, second: LayerDelta | None) -> LayerDifference:

@@ -15,7 +15,7 @@ from moe_patch.errors import MalformedMetadata
 from moe_patch.io import strict_json
 from moe_patch.io.closed_schema import ClosedSchema
 from moe_patch.patch import Patch
-from moe_patch.patch.schema import Layer, Sha256
+from moe_patch.patch.base_record import Layer, Sha256
 
 KEY = "on"
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
@@ -34,8 +35,8 @@ from pydantic import Field, ValidationError, model_validator
 from moe_patch.errors import StackError
 from moe_patch.io import strict_json
 from moe_patch.io.closed_schema import ClosedSchema
+from moe_patch.patch.base_record import BaseRecord, Sha256
 from moe_patch.patch.member import Member
-from moe_patch.patch.schema import BaseRecord, Sha256
 
 Combine = Literal["add", "solve"]
 """How patches are combined: add their deltas, or solve one ridge problem for all their facts."""
@@ -80,6 +81,11 @@ def lock_members(lock: Lock) -> list[Member[Entry]]:
     names = [name if short.count(name) == 1 else path for name, path in zip(short, paths, strict=True)]
     numbered = enumerate(zip(names, lock.patch, strict=True), start=1)
     return [Member(name, entry, number) for number, (name, entry) in numbered]
+
+
+def patch_path(entry: Entry, lock_path: Path) -> Path:
+    """The path of an entry's file."""
+    return lock_path.parent / entry.path
 
 
 def parse_lock(text: str) -> Lock:

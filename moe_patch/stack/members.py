@@ -7,9 +7,9 @@ from pathlib import Path
 
 from moe_patch.errors import HashMismatch, MoePatchError
 from moe_patch.patch import Patch, load
+from moe_patch.patch.base_record import BaseRecord
 from moe_patch.patch.member import Member
-from moe_patch.patch.schema import BaseRecord
-from moe_patch.stack.lockfile import Entry, Lock, lock_members
+from moe_patch.stack.lockfile import Entry, Lock, lock_members, patch_path
 from moe_patch.stack.operations import join_bases
 
 Stacked = Member[Patch]
@@ -19,11 +19,6 @@ Stacked = Member[Patch]
 def entry_for(path: Path, patch: Patch, lock_path: Path) -> Entry:
     """The lock file entry for a patch file; the lock file is at `lock_path`."""
     return Entry(path=_relative(path, lock_path), hash=patch.hash)
-
-
-def patch_path(entry: Entry, lock_path: Path) -> Path:
-    """The path of an entry's file."""
-    return lock_path.parent / entry.path
 
 
 def load_entry(entry: Entry, lock: Lock, lock_path: Path) -> Patch:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from moe_patch.errors import StackError, UnclearPatch, WrongBase
+from moe_patch.patch.base_record import BaseRecord
 from moe_patch.patch.fingerprint import differences
 from moe_patch.patch.member import find_member
-from moe_patch.patch.schema import BaseRecord
 from moe_patch.stack.lockfile import Combine, Entry, Lock, lock_members
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_patch.errors import StackError, WrongBase
-from moe_patch.patch.schema import BaseRecord
+from moe_patch.patch.base_record import BaseRecord
 from moe_patch.stack import Entry, Lock, change_lock, create_lock, read_lock, undo_lock
 from moe_patch.stack.lockfile import lock_text, parse_lock
 from moe_patch.stack.operations import (

@@ -9,7 +9,7 @@ import pytest
 
 from moe_patch.errors import StackError
 from moe_patch.patch import Patch, save
-from moe_patch.patch.schema import BaseRecord
+from moe_patch.patch.base_record import BaseRecord
 from moe_patch.stack import Lock, create_lock, operations, resolve_stack, resolve_with_bypasses
 from moe_patch.stack.members import entry_for
 from tests.patch.patches import bypass_patch, facts

@@ -67,11 +67,12 @@ def remove(names: Sequence[str], lock_path: Path) -> None:
 @stack_option
 def enable(names: Sequence[str], allow_conflicts: bool, lock_path: Path) -> None:
     """Enable PATCHes of the stack, given by number, name or hash."""
-    from moe_patch.stack.check import refuse_contradictions
 
     def switched_on(lock: Lock) -> Lock:
         lock = _switched(lock, names, on=True)
         if not allow_conflicts:
+            from moe_patch.stack.check import refuse_contradictions
+
             refuse_contradictions(lock, lock_path)
         return lock
 
@@ -125,8 +126,10 @@ def _change(lock_path: Path, change: Callable[[Lock], Lock]) -> None:
 def _grown(
     lock: Lock, paths: Sequence[Path], lock_path: Path, allow_conflicts: bool, position: int | None = None
 ) -> Lock:
+    if not paths:
+        return lock
     from moe_patch.patch import load
-    from moe_patch.patch.schema import BaseRecord
+    from moe_patch.patch.base_record import BaseRecord
     from moe_patch.stack import operations
     from moe_patch.stack.check import refuse_contradictions
     from moe_patch.stack.members import entry_for

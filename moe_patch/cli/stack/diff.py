@@ -24,7 +24,7 @@ Examples:
 def diff(other: Path | None, lock_path: Path, as_json: bool) -> None:
     """Show the changes since the stack's previous revision, or between the stack and OTHER."""
     from moe_patch.stack import read_lock
-    from moe_patch.stack.compare import compare_locks
+    from moe_patch.stack.lock_changes import compare_locks
     from moe_patch.stack.store import previous_lock
 
     lock = read_lock(lock_path)

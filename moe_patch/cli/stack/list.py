@@ -18,7 +18,7 @@ from moe_patch.cli.stack.options import lock_json, stack_option
 def show(lock_path: Path, as_json: bool) -> None:
     """Show the patches of the stack, the lowest first."""
     from moe_patch.stack import read_lock
-    from moe_patch.stack.members import patch_path
+    from moe_patch.stack.lockfile import patch_path
 
     lock = read_lock(lock_path)
     if as_json:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_patch.patch import save
-from moe_patch.patch.schema import BaseRecord
+from moe_patch.patch.base_record import BaseRecord
 from moe_patch.stack import Entry, Lock, create_lock
 from moe_patch.stack.members import entry_for
 from moe_patch_serving.api.weight_version import BARE, Loaded, loaded_from, weight_version

@@ -16,7 +16,7 @@ from vllm.engine.arg_utils import EngineArgs
 import moe_patch
 from moe_patch.errors import ConfigError, ModelError, PatchError, StackError
 from moe_patch.patch import Patch, save
-from moe_patch.patch.schema import BaseRecord
+from moe_patch.patch.base_record import BaseRecord
 from moe_patch.stack import change_lock, create_lock, operations
 from moe_patch.stack.members import entry_for
 from moe_patch_serving.load.loader import PatchLoader, loaded_patches
