@@ -11,7 +11,8 @@ makers have: a bound on what tuning could reach. `base` is the model as it is.
 
 Perplexity is that of text of the model's world that no build sees and that names no edited subject, KL what a
 patch changes there. Seconds, and the minutes of tuning, are of the processor, since a machine may have other
-work. Nothing is taken from the cache.
+work. The builds of a model share a cache that is empty before the first: what the base writes itself is written
+once, in the time of the build that first needs it.
 """
 
 from __future__ import annotations
@@ -79,17 +80,15 @@ def built(subject: Subject, base: Base, recipe: str) -> Record:
 
 def untouched(subject: Subject) -> Record:
     """Without a recipe, as for a model that nobody has looked at."""
-    with fresh_cache():
-        return built(subject, open_base(subject.model), NO_RECIPE) | {"search": 0.0}
+    return built(subject, open_base(subject.model), NO_RECIPE) | {"search": 0.0}
 
 
 def tuned(subject: Subject, minutes: float) -> Record:
     """With the recipe that tuning finds for the model."""
     base = open_base(subject.model)
-    with fresh_cache():
-        found = tune(base, get_method(METHOD), minutes=minutes, clock=time.process_time)
-        keep_recipe(base, found.recipe)
-        return built(subject, base, TUNED_RECIPE) | {"search": found.seconds, "finished": found.finished}
+    found = tune(base, get_method(METHOD), minutes=minutes, clock=time.process_time)
+    keep_recipe(base, found.recipe)
+    return built(subject, base, TUNED_RECIPE) | {"search": found.seconds, "finished": found.finished}
 
 
 def as_it_is(subject: Subject) -> Record:
@@ -124,14 +123,13 @@ def searched(subject: Subject, candidates: int, seed: int) -> Record:
 
     text = {"corpus": str(subject.corpus)} if subject.corpus else {}
     layers = list(base.layers)
-    with fresh_cache():
-        started = time.process_time()
-        last = best_layers(layers, text, measure, len(facts))
-        drawn = [random_options(layers, last, rng) | text for _ in range(candidates)]
-        plain = [{"layers": [layer]} | text for layer in last]
-        found = successive_halving([*plain, *drawn], measure, len(facts))[0]
-        best = refined(found, measure, len(facts), rng, max(1, candidates // 3)).options
-        seconds = time.process_time() - started
+    started = time.process_time()
+    last = best_layers(layers, text, measure, len(facts))
+    drawn = [random_options(layers, last, rng) | text for _ in range(candidates)]
+    plain = [{"layers": [layer]} | text for layer in last]
+    found = successive_halving([*plain, *drawn], measure, len(facts))[0]
+    best = refined(found, measure, len(facts), rng, max(1, candidates // 3)).options
+    seconds = time.process_time() - started
     return finals[json.dumps(best)] | {"search": seconds}
 
 
@@ -177,11 +175,12 @@ def main(
     }
     records: list[Record] = []
     for subject in map(subject_at, places):
-        for name in only or BUILDS:
-            records.append({"model": subject.name, "build": name, **builds[name](subject)})
-            if lines:
-                with lines.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(records[-1]) + "\n")
+        with fresh_cache():
+            for name in only or BUILDS:
+                records.append({"model": subject.name, "build": name, **builds[name](subject)})
+                if lines:
+                    with lines.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(records[-1]) + "\n")
     Console(width=160).print(table_of(records))
 
 
