@@ -11,8 +11,8 @@ makers have: a bound on what tuning could reach. `base` is the model as it is.
 
 Perplexity is that of text of the model's world that no build sees and that names no edited subject, KL what a
 patch changes there. Seconds, and the minutes of tuning, are of the processor, since a machine may have other
-work. The builds of a model share a cache that is empty before the first: what the base writes itself is written
-once, in the time of the build that first needs it.
+work. The builds of a model share a cache that is empty before the first: what the base writes itself is
+written once, in the time of the build that first needs it.
 """
 
 from __future__ import annotations
