@@ -62,6 +62,7 @@ def apply(
     of each touched down projection is kept. "hook" leaves the weights as they are and adds the low-rank
     products inside the experts. Patches add up, and may be removed in any order: merged weights come back bit
     for bit. A bypass adds modules of its own, which cannot be merged into weights: it is always hooked in.
+    A patch of kind "prompt" changes no model, and is refused.
 
     Weights in half precision lose part of a small delta. `rounding` chooses how they are rounded: "nearest"
     rounds each element by itself, "compensated" keeps the outputs for the facts' own keys. A warning is
@@ -76,13 +77,19 @@ def apply(
         ConfigError: `mode` or `rounding` is unknown.
         WrongBase: `check` is on and the patch was built for another base.
         OversizedEdit: a change is much larger than its expert, and that is not allowed.
-        PatchError: the patch is on this model already, or another bypass runs beside the same layer.
+        PatchError: the patch is on this model already, another bypass runs beside the same layer, or the
+            patch changes prompts alone.
         ModelError: the model has no such layers, or its weights are offloaded and cannot be merged into.
     """
     if rounding not in get_args(Rounding):
         raise ConfigError(f"rounding {rounding!r} is unknown; choose from {', '.join(get_args(Rounding))}")
     if mode not in get_args(Mode):
         raise ConfigError(f"mode {mode!r} is unknown; choose from {', '.join(get_args(Mode))}")
+    if patch.kind == "prompt":
+        raise PatchError(
+            f"patch {patch.hash} changes no model, only the prompts that are asked: `moe-patch ask` and "
+            "`moe-patch eval` do so; in Python, moe_patch.methods.rewriter_of gives the function that does"
+        )
     base = model if isinstance(model, Base) else wrap(model, None, allow_dense=patch.kind == "bypass")
     on = hashes_on.setdefault(base.model, set())
     if patch.hash in on:

@@ -123,7 +123,8 @@ class BuildJob:
         Raises:
             MoePatchError: as for `make_card`.
         """
-        setting = Setting(chat=built.patch.chat, progress=progress)
+        rewrite = self.method.rewriter(self.base, built.patch)
+        setting = Setting(chat=built.patch.chat, progress=progress, rewrite=rewrite)
         text = _unused_text(self.base, built.choice.options)
         with nullcontext() if self.earlier is None else apply(self.base, self.earlier.patch, mode="hook"):
             return make_card(

@@ -56,6 +56,8 @@ def summary_tables(described: dict[str, Any], *, untaken: bool = True) -> list[T
     whole.add_row("facts", _facts_line(described))
     if described["bypass"]:
         whole.add_row("bypass", _bypass_line(described["bypass"]))
+    elif described["kind"] == "prompt":
+        whole.add_row("changes", "prompts alone")
     else:
         whole.add_row("experts touched", f"{touched} in {len(described['layers'])} layers")
     if preserved := preserved_line(described["hyperparameters"]):

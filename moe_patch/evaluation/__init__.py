@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from moe_patch.apply import Mode, apply
+from moe_patch.apply import Mode
 from moe_patch.base.model import Base
 from moe_patch.base.occupied import find_occupant
 from moe_patch.data.fact_file import FactFile
@@ -22,10 +22,12 @@ from moe_patch.evaluation.metrics import (
     Score,
     Scores,
     Setting,
+    asked_again,
     measure_scores,
     own_answers,
     unchanged_score,
 )
+from moe_patch.evaluation.patched import patched
 from moe_patch.evaluation.report import EvaluationReport
 from moe_patch.evaluation.routing import Routing, RoutingShift, compare_routing, record_routing
 from moe_patch.evaluation.rules import RULES, Rule
@@ -46,6 +48,7 @@ __all__ = [
     "compare_routing",
     "evaluate",
     "measure_scores",
+    "patched",
     "record_routing",
 ]
 
@@ -76,6 +79,9 @@ def evaluate(
 ) -> EvaluationReport:
     """Measure the base, apply the patch, measure again, and take the patch off.
 
+    A patch that rewrites prompts needs a setting that does so (`moe_patch.methods.rewriter_of`). The base is
+    asked every prompt as it is. What it says there is compared with what is said to the rewritten prompt.
+
     Args:
         base: the model, without a patch.
         patch: the patch to measure.
@@ -90,7 +96,8 @@ def evaluate(
         setting: how prompts are run.
 
     Raises:
-        EvaluationError: there are no facts, the rule cannot score one, or a patch is on the base already.
+        EvaluationError: there are no facts, the rule cannot score one, a patch is on the base already, or
+            the patch rewrites prompts and the setting does not.
         WrongBase: the patch was built for another base.
         OversizedEdit: a change is much larger than its expert, and that is not allowed.
     """
@@ -100,11 +107,16 @@ def evaluate(
     if state := find_occupant(base):
         raise EvaluationError(f"{state}: remove it before the evaluation")
     routing = routing and bool(base.layers)  # a dense base has none
-    made = _made(base, questions, patch, setting) if generate else None
-    own = own_answers(base, questions.neighbours, setting, "base: own answers")
-    own_kept = own_answers(base, questions.kept, setting, "base: answers to keep")
-    before = _observe(base, questions, setting, "base", own, made, routing=routing)
-    with apply(base, patch, mode=mode, allow_large=allow_large, progress=setting.progress):
+    plain = setting.of_base()
+    made = _made(base, questions, patch, plain) if generate else None
+    own = own_answers(base, questions.neighbours, plain, "base: own answers")
+    own_kept = own_answers(base, questions.kept, plain, "base: answers to keep")
+    before = _observe(base, questions, plain, "base", own, made, routing=routing)
+    with patched(base, patch, setting, mode=mode, allow_large=allow_large):
+        own = asked_again(base, questions.neighbours, own, setting)
+        own_kept = asked_again(base, questions.kept, own_kept, setting)
+        if made is not None:
+            made = made[0], asked_again(base, made[0].neighbours, made[1], setting)
         after = _observe(base, questions, setting, "patched", own, made, routing=routing)
         locality = unchanged_score(base, own, setting, "patched: locality")
         kept = unchanged_score(base, own_kept, setting, "patched: answers to keep")

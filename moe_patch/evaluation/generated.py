@@ -98,7 +98,7 @@ def measure_generated(
     Args:
         base: the model, with or without a patch.
         asked: the generated prompts.
-        own: what the base says to each neighbour.
+        own: what the base says to each neighbour, after its prompt as the model is asked it.
         scoring: of the facts.
         measured: the model's scores on the facts' own prompts.
         setting: how prompts are run.

@@ -6,7 +6,7 @@ Utility is the mean of the other three. `moe_patch.evaluation.rules` says what t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from moe_patch.base.model import Base
@@ -182,32 +182,32 @@ def _neighbours(fact: Fact) -> list[Question]:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How prompts are run; the same for the base and the patched model."""
+    """How prompts are run; the same for the base and the patched model, but for `rewrite`."""
 
     batch_size: int = 64
     chat: bool = False
     progress: Progress | None = None
+    rewrite: Callable[[str], str] | None = None  # what a prompt becomes where the patch is on
+
+    def asked(self, prompt: str) -> str:
+        """The prompt as the model is asked it."""
+        return prompt if self.rewrite is None else self.rewrite(prompt)
+
+    def of_base(self) -> Setting:
+        """The setting of the model without the patch, which is asked prompts as they are."""
+        return replace(self, rewrite=None)
 
 
 def own_answers(base: Base, asked: Sequence[Question], setting: Setting, stage: str) -> list[Encoded]:
-    """What the base says in the place of each answer: greedily, as many tokens as the answer has.
+    """What the model says in the place of each answer: greedily, as many tokens as the answer has.
 
-    For a prompt without an answer, the fact's answer counts. Locality and agreement compare with these. Call
-    it before the patch is on.
+    For a prompt without an answer, the fact's answer counts. Locality and agreement compare with what the
+    base says: call it before the patch is on, with the base's setting.
 
     Raises:
         EvaluationError: an answer has no token of its own.
     """
-    encoded = [
-        encode_answer(
-            base,
-            each.prompt,
-            each.answer or each.fact.target_true or each.fact.target_new,
-            chat=setting.chat,
-            name=each.name,
-        )
-        for each in asked
-    ]
+    encoded = [_encoded(base, each, setting) for each in asked]
     return continue_tokens(
         base,
         [item.ids[: item.first] for item in encoded],
@@ -216,6 +216,36 @@ def own_answers(base: Base, asked: Sequence[Question], setting: Setting, stage: 
         progress=setting.progress,
         stage=stage,
     )
+
+
+def asked_again(
+    base: Base, asked: Sequence[Question], own: Sequence[Encoded], setting: Setting
+) -> list[Encoded]:
+    """The base's own answers, each after its prompt as the setting asks it.
+
+    Args:
+        base: the model.
+        asked: the questions.
+        own: what the base says to each, from `own_answers`.
+        setting: how the patched model is asked.
+
+    Raises:
+        EvaluationError: an answer has no token of its own.
+    """
+    found = []
+    for question, said in zip(asked, own, strict=True):
+        if setting.asked(question.prompt) == question.prompt:
+            found.append(said)
+            continue
+        encoded = _encoded(base, question, setting)
+        found.append(Encoded(encoded.ids[: encoded.first] + said.ids[said.first :], encoded.first))
+    return found
+
+
+def _encoded(base: Base, question: Question, setting: Setting) -> Encoded:
+    """A question with its answer, or with one of its fact's if it has none."""
+    answer = question.answer or question.fact.target_true or question.fact.target_new
+    return encode_answer(base, setting.asked(question.prompt), answer, chat=setting.chat, name=question.name)
 
 
 def unchanged_score(base: Base, own: Sequence[Encoded], setting: Setting, stage: str) -> Score:
@@ -287,7 +317,7 @@ def _score(base: Base, asked: Sequence[Question], setting: Setting, stage: str) 
     """The score of each question's answer, which it must have."""
     return score_answers(
         base,
-        [(question.prompt, str(question.answer)) for question in asked],
+        [(setting.asked(question.prompt), str(question.answer)) for question in asked],
         batch_size=setting.batch_size,
         chat=setting.chat,
         progress=setting.progress,

@@ -51,6 +51,11 @@ class Encoded:
     ids: tuple[int, ...]
     first: int  # index of the answer's first token
 
+    @property
+    def answer(self) -> tuple[int, ...]:
+        """The tokens of the answer."""
+        return self.ids[self.first :]
+
 
 def answer_text(base: Base, encoded: Encoded) -> str:
     """The answer in words, without special tokens and without white space around it."""

@@ -73,11 +73,11 @@ class Patch(Tabled):
     """A change to what one base says about a set of facts.
 
     `results` holds one JSON object for each fact, of what the build says about it, or nothing at all.
-    `bypass` holds the tensors of a patch of kind "bypass", which has no `layers`. `parents` are the hashes
-    of the patches that this one was made from. `schema` is that of the file that the facts were read from.
-    `controls` are what it should leave alone, as its build measured it; a patch that was made from others has
-    none. A patch whose base has a fingerprint of format 1 can hold no controls, and no schema but "native".
-    Two patches are the same if their hashes are.
+    `bypass` holds the tensors of a patch of kind "bypass", which has no `layers`. One of kind "prompt" has
+    neither. `parents` are the hashes of the patches that this one was made from. `schema` is that of the file
+    that the facts were read from. `controls` are what it should leave alone, as its build measured it; a
+    patch that was made from others has none. A patch whose base has a fingerprint of format 1 can hold no
+    controls, and no schema but "native". Two patches are the same if their hashes are.
     """
 
     kind: Kind
@@ -101,7 +101,7 @@ class Patch(Tabled):
 
     def __repr__(self) -> str:
         facts = counted(len(self.facts), "fact")
-        return f"Patch({self.method}, {facts}, {changes(self.layers)}, {self.hash[:14]}...)"
+        return f"Patch({self.method}, {facts}, {changes(self.kind, self.layers)}, {self.hash[:14]}...)"
 
     def tables(self) -> list[Table]:
         """The first facts, with what the model says with the patch."""

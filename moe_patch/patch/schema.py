@@ -24,7 +24,8 @@ from moe_patch.patch.header import DTYPES
 FORMATS = (1, 2)
 METADATA_KEY = "moe_patch"
 
-Kind = Literal["delta", "bypass"]
+Kind = Literal["delta", "bypass", "prompt"]
+"""What a patch changes: weights of experts, what runs beside a layer, or the prompts that are asked alone."""
 
 
 def _moment(text: str) -> str:
@@ -83,6 +84,8 @@ class Metadata(ClosedSchema):
             raise ValueError("base.layers: expected the layers that the patch edits, no more and no fewer")
         if bool(self.layers) != (self.kind == "delta"):
             raise ValueError(f"layers: found {len(self.layers)} in a patch of kind {self.kind}")
+        if self.kind == "prompt" and (self.format == 1 or self.base.layers):
+            raise ValueError("kind: a patch of kind prompt has no layers of its base, and is not of format 1")
         return self
 
     def read_facts(self) -> tuple[Fact, ...]:

@@ -10,15 +10,16 @@ from rich.table import Table
 from moe_patch.data.facts import Fact
 from moe_patch.patch.delta import LayerDelta
 from moe_patch.patch.fingerprint import in_ranges
+from moe_patch.patch.schema import Kind
 
 SHOWN = 10
 """The most facts in the table."""
 
 
-def changes(layers: Mapping[int, LayerDelta]) -> str:
-    """What deltas change, such as "210 experts in layers 2-4"; "a bypass" where there are none."""
-    if not layers:
-        return "a bypass"
+def changes(kind: Kind, layers: Mapping[int, LayerDelta]) -> str:
+    """What a patch changes, such as "210 experts in layers 2-4", "a bypass" or "prompts alone"."""
+    if kind != "delta":
+        return "a bypass" if kind == "bypass" else "prompts alone"
     experts = sum(len(delta.experts()) for delta in layers.values())
     return f"{counted(experts, 'expert')} in layer{'s' if len(layers) > 1 else ''} {in_ranges(layers)}"
 

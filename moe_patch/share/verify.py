@@ -184,6 +184,12 @@ def _ask(
     base: Base, patch: Patch, at_least: float, chat: bool, found: dict[str, Any], progress: Progress | None
 ) -> str:
     """Note what share of the facts holds. Returns why that is too little; nothing if it is enough."""
+    if patch.kind == "prompt":
+        return (
+            "it changes prompts alone, so no model holds its facts: measure it with moe-patch eval"
+            if at_least > 0
+            else ""
+        )
     telling = [fact for fact in patch.facts if not fact.changes_nothing]
     if not telling:
         return "no fact asks for a new answer, so nothing shows that it works" if at_least > 0 else ""

@@ -84,8 +84,8 @@ def check_combined(
 ) -> StackCheck:
     """Check whether patches go together, and how far each fact is moved once their deltas are combined.
 
-    These are refused: two bypasses on one layer, contradictory facts, and facts that other patches move too
-    far. With `allow_conflicts` they are warnings.
+    These are refused: patches that change prompts alone, two bypasses on one layer, contradictory facts, and
+    facts that other patches move too far. With `allow_conflicts` they are warnings.
 
     Args:
         combined: the result of `combine_deltas` for `stacked`.
@@ -121,7 +121,12 @@ def refuse_contradictions(lock: Lock, lock_path: Path) -> None:
 
 def _between(stacked: Sequence[Stacked], allow_conflicts: bool) -> list[Finding]:
     """The findings that need no figures."""
-    found = [*_bypass_findings(stacked), *_fact_findings(stacked), *_foundation_findings(stacked)]
+    found = [
+        *_prompt_findings(stacked),
+        *_bypass_findings(stacked),
+        *_fact_findings(stacked),
+        *_foundation_findings(stacked),
+    ]
     return [_allowed(finding) for finding in found] if allow_conflicts else found
 
 
@@ -145,6 +150,16 @@ def _fact_findings(stacked: Sequence[Stacked]) -> Iterator[Finding]:
             yield Finding("refuse", f"contradictory facts: {overlap}", conflict=True)
         else:
             yield Finding("note", f"said twice: {overlap}; the later one counts")
+
+
+def _prompt_findings(stacked: Sequence[Stacked]) -> Iterator[Finding]:
+    for member in stacked:
+        if member.patch.kind == "prompt":
+            yield Finding(
+                "refuse",
+                f"{member.name} changes prompts alone: there is nothing to put on a model or to merge. "
+                "Disable it, and try it with moe-patch ask or eval",
+            )
 
 
 def _bypass_findings(stacked: Sequence[Stacked]) -> Iterator[Finding]:

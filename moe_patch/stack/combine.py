@@ -126,9 +126,10 @@ def require_deltas(stacked: Sequence[Stacked]) -> None:
         raise StackError("no patch of the stack is enabled: there is nothing to combine")
     for member in stacked:
         if member.patch.kind != "delta":
+            adds = "modules beside the experts" if member.patch.kind == "bypass" else "facts to prompts"
             raise StackError(
-                f"{member.name} is of kind {member.patch.kind}: it adds modules beside the experts, which a "
-                "delta cannot express. Disable it to combine the others"
+                f"{member.name} is of kind {member.patch.kind}: it adds {adds}, which a delta cannot "
+                "express. Disable it to combine the others"
             )
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
-from moe_patch.errors import ConfigError
+from moe_patch.errors import ConfigError, PatchError
 from moe_patch.patch import load
 from moe_patch.stack import ResolvedStack, resolve_with_bypasses
 from moe_patch_serving.bypass.install import install_bypass, prepare_bypass
@@ -124,6 +124,8 @@ def _read_source(own: dict[str, Any]) -> ResolvedStack:
         )
     if "patch" in own:
         patch = load(Path(own["patch"]))
+        if patch.kind == "prompt":
+            raise PatchError(f"{own['patch']}: it changes prompts alone, and there is nothing to serve")
         delta, bypasses = (patch, ()) if patch.kind == "delta" else (None, (patch,))
         return ResolvedStack(delta, bypasses, (patch.hash,), ())
     parts = resolve_with_bypasses(Path(own["stack"]))

@@ -84,6 +84,8 @@ class LivePatches:
         if digest in self.hashes or digest in self._loaded:
             since = "already" if digest in self.hashes else "since it was loaded: it cannot be put on twice"
             raise PatchError(f"patch {digest} is on this model {since}")
+        if patch.kind == "prompt":
+            raise PatchError(f"patch {digest} changes prompts alone: there is nothing to serve")
         if patch.kind != "delta":
             raise PatchError(
                 f"a patch of kind {patch.kind!r} does not change weights, and cannot go on while vLLM runs: "

@@ -13,8 +13,9 @@ def test_one_is_no_plural(number: int, said: str) -> None:
     assert counted(number, "fact") == said
 
 
-def test_without_deltas_it_is_a_bypass() -> None:
-    assert changes({}) == "a bypass"
+def test_what_changes_no_weight_says_what_it_is() -> None:
+    assert changes("bypass", {}) == "a bypass"
+    assert changes("prompt", {}) == "prompts alone"
 
 
 def test_the_table_says_what_is_said_instead() -> None:

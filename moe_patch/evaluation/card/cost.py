@@ -13,9 +13,9 @@ class Cost:
 
     file: int | None  # bytes; None if it has not been written
     seconds: float | None  # that the build took; None if that is not known
-    layers: tuple[int, ...]  # that it changes
+    layers: tuple[int, ...]  # that it changes; none if it changes prompts alone
     experts: int  # that it changes
-    rank: int | None  # that an adapter needs so that nothing is lost; None for a bypass
+    rank: int | None  # that an adapter needs so that nothing is lost; None if it changes no weight
     memory: int  # bytes that are held beside the weights where it is not merged, in fp32
 
 

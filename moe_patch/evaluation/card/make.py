@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from moe_patch.apply import apply
 from moe_patch.base.model import Base
 from moe_patch.data.corpus import Corpus
 from moe_patch.evaluation.card.cost import cost_of
@@ -13,6 +12,7 @@ from moe_patch.evaluation.card.prompts import choose_prompts
 from moe_patch.evaluation.card.report import Card, Kind, Reply, Share
 from moe_patch.evaluation.drift import measure_drift
 from moe_patch.evaluation.metrics import Question, Setting, own_answers
+from moe_patch.evaluation.patched import patched
 from moe_patch.evaluation.routing import compare_routing, record_routing
 from moe_patch.evaluation.scoring import Encoded, answer_text, encode_answer
 from moe_patch.patch import Patch
@@ -50,17 +50,19 @@ def make_card(
     asked = choose_prompts(base, patch, setting)
     questions = [question for _, _, question in asked]
     near = list(dict.fromkeys(each.prompt for kind, _, each in asked if kind == "neighbour"))
-    before = own_answers(base, questions, setting, "card: before")
+    before = own_answers(base, questions, setting.of_base(), "card: before")
     routed = record_routing(base, near, chat=setting.chat) if near and patch.layers else None
-    with apply(base, patch, mode="hook", check=False, allow_large=True):
+    with patched(base, patch, setting, mode="hook", check=False, allow_large=True):
         after = own_answers(base, questions, setting, "card: with the patch")
         moved = record_routing(base, near, chat=setting.chat) if routed is not None else None
     replies = tuple(
-        _reply(base, kind, made, question, was, now, setting.chat)
+        _reply(base, kind, made, question, was, now, setting)
         for (kind, made, question), was, now in zip(asked, before, after, strict=True)
     )
-    name, sequences = other_text(base, text)
-    drift = measure_drift(base, patch, sequences, setting.progress) if sequences else None
+    drift, name = None, ""
+    if patch.kind != "prompt":  # which leaves text that is no prompt as it is
+        name, sequences = other_text(base, text)
+        drift = measure_drift(base, patch, sequences, setting.progress) if sequences else None
     routing = None
     if routed is not None and moved is not None:
         routing = compare_routing(routed, moved, min(patch.layers)).similarity
@@ -78,13 +80,19 @@ def make_card(
 
 
 def _reply(
-    base: Base, kind: Kind, generated: bool, question: Question, before: Encoded, now: Encoded, chat: bool
+    base: Base,
+    kind: Kind,
+    generated: bool,
+    question: Question,
+    before: Encoded,
+    now: Encoded,
+    setting: Setting,
 ) -> Reply:
     was, wanted = answer_text(base, before), question.fact.target_new
     if kind == "neighbour":
-        good, wanted = now == before, was
+        good, wanted = now.answer == before.answer, was
     else:
-        good = now == encode_answer(base, question.prompt, wanted, chat=chat)
+        good = now == encode_answer(base, setting.asked(question.prompt), wanted, chat=setting.chat)
     says = answer_text(base, now)
     return Reply(kind, generated, question.fact.id, question.prompt, was, says, wanted, good)
 

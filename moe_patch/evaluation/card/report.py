@@ -212,6 +212,9 @@ def _findings(card: Card) -> Iterator[tuple[str, str]]:
     size = [] if cost.file is None else [_bytes(cost.file)]
     took = [] if cost.seconds is None else [f"built in {cost.seconds:.1f} s"]
     yield "cost", "; ".join([*size, _changed(card), *took])
+    if not cost.layers:
+        yield "to serve", "longer prompts, which whoever asks must write"
+        return
     adapter = "" if cost.rank is None else f", or an adapter of rank {cost.rank}"
     merged = "a bypass of" if cost.rank is None else "nothing once it is merged; else"
     yield "to serve", f"{merged} {_bytes(cost.memory)} beside the weights{adapter}"
@@ -228,6 +231,8 @@ def _text(drift: Drift) -> str:
 
 def _changed(card: Card) -> str:
     cost = card.cost
+    if not cost.layers:
+        return "prompts alone"
     layers = f"layer{'s' if len(cost.layers) > 1 else ''} {in_ranges(cost.layers)}"
     return f"{counted(cost.experts, 'expert')} of {layers}" if cost.experts else f"beside {layers}"
 
