@@ -24,7 +24,7 @@ from moe_patch.progress import progress_bars
 if TYPE_CHECKING:
     from moe_patch.base.model import Base
     from moe_patch.data.schemas import ZsreSchema
-    from moe_patch.progress import Progress
+    from moe_patch.evaluation import Setting
 
 
 @click.command(
@@ -72,10 +72,12 @@ def ask(
 ) -> None:
     """Ask the model PROMPTS, before and after the patch.
 
-    Answers are the model's greedy continuations.
+    Answers are the model's greedy continuations. Where a patch rewrites prompts, the table has them as they
+    were given, and the model is asked the rewritten ones.
     """
-    from moe_patch.apply import apply
     from moe_patch.building.edits import read_edits
+    from moe_patch.evaluation import Setting, patched
+    from moe_patch.methods import rewriter_of
     from moe_patch.patch import load
 
     if not prompts and edits is None:
@@ -87,13 +89,15 @@ def ask(
     if edits is not None:
         read = read_edits(edits, schema=schema, built=patch)[:limit]
         asked += [(fact.text, fact.target_new) for fact in read]
-    base = open_model(**model, allow_dense=patch.kind == "bypass")
+    base = open_model(**model, allow_dense=patch.kind != "delta")
     texts = [prompt for prompt, _ in asked]
     chat = built_with_chat(patch, chat)
     with progress_bars() as progress:
-        before = _answers(base, texts, max_tokens, chat, "before", progress)
-        with apply(base, patch, mode=mode, allow_large=allow_large, progress=progress):
-            after = _answers(base, texts, max_tokens, chat, "after", progress)
+        setting = Setting(chat=chat, progress=progress, rewrite=rewriter_of(base, patch))
+        before = _answers(base, texts, max_tokens, setting, "before")
+        with patched(base, patch, setting, mode=mode, allow_large=allow_large):
+            rewritten = [setting.asked(text) for text in texts]
+            after = _answers(base, rewritten, max_tokens, setting, "after")
     names = ("prompt", "before", "after", "wanted")
     rows = [
         (prompt, was, now, wanted) for (prompt, wanted), was, now in zip(asked, before, after, strict=True)
@@ -107,11 +111,11 @@ def ask(
     print_tables(table)
 
 
-def _answers(
-    base: Base, prompts: list[str], length: int, chat: bool, stage: str, progress: Progress | None
-) -> list[str]:
+def _answers(base: Base, prompts: list[str], length: int, setting: Setting, stage: str) -> list[str]:
     from moe_patch.evaluation.scoring import answer_text, continue_greedily
 
     lengths = [length] * len(prompts)
-    said = continue_greedily(base, prompts, lengths, chat=chat, progress=progress, stage=stage)
+    said = continue_greedily(
+        base, prompts, lengths, chat=setting.chat, progress=setting.progress, stage=stage
+    )
     return [answer_text(base, answer) for answer in said]

@@ -77,20 +77,24 @@ def evaluate(
     Scores are percentages with 95% intervals. The base is measured in the same run, before the patch is
     applied. The report names the schema of the facts, the rule that follows from it unless --rule is given,
     and what specificity compares with. Facts without paraphrases or neighbours are asked with prompts that
-    the base makes, and these scores are marked as generated.
+    the base makes, and these scores are marked as generated. Where a patch rewrites prompts, the patched
+    model is asked the rewritten ones.
     """
     from moe_patch.building.edits import read_edits
     from moe_patch.evaluation import Setting
     from moe_patch.evaluation import evaluate as run
+    from moe_patch.methods import rewriter_of
     from moe_patch.patch import load
 
     if schema is not None and edits is None:
         raise click.UsageError("--schema says how to read --edits: give it a facts file.")
     patch = load(patch_path)
     facts = read_edits(edits, schema=schema, built=patch) if edits else None
-    base = open_model(**model, allow_dense=patch.kind == "bypass")
+    base = open_model(**model, allow_dense=patch.kind != "delta")
     with progress_bars() as progress:
-        setting = Setting(batch_size, built_with_chat(patch, chat), progress)
+        setting = Setting(
+            batch_size, built_with_chat(patch, chat), progress, rewrite=rewriter_of(base, patch)
+        )
         how = {"mode": mode, "allow_large": allow_large, "routing": routing, "generate": generate}
         report = run(base, patch, facts, rule=rule, setting=setting, **how)
     if as_json:

@@ -6,7 +6,7 @@ imported when it is first asked for: their names, which the command line complet
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,9 @@ from moe_patch.io.lazy_package import lazy_names
 from moe_patch.io.wording import did_you_mean
 
 if TYPE_CHECKING:
+    from moe_patch.base.model import Base
     from moe_patch.methods.base import Method, MethodOptions
+    from moe_patch.patch import Patch
     from moe_patch.progress import Progress
 
 _CLASSES = {
@@ -29,6 +31,7 @@ _CLASSES = {
     "ft-m": "rivals.ft_m.FTM",
     "locft-bf": "rivals.locft_bf.LocFTBF",
     "unke": "rivals.unke.UnKE",
+    "rag": "rivals.rag.RAG",
 }
 
 
@@ -69,7 +72,17 @@ def get_method(name: str) -> Method[Any]:
     return METHODS[name]
 
 
-__all__ = ["METHODS", "Method", "MethodOptions", "Progress", "get_method"]
+def rewriter_of(base: Base, patch: Patch) -> Callable[[str], str] | None:
+    """What turns a prompt into the one to ask with `patch`, by its method; None if it is asked as it is.
+
+    Raises:
+        PatchError: the patch does not hold what its method needs for that.
+    """
+    method = METHODS.get(patch.method)  # a stack's, or that of a newer release, rewrites nothing
+    return None if method is None else method.rewriter(base, patch)
+
+
+__all__ = ["METHODS", "Method", "MethodOptions", "Progress", "get_method", "rewriter_of"]
 
 if not TYPE_CHECKING:
     __getattr__, __dir__ = lazy_names(
