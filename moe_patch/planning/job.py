@@ -36,7 +36,9 @@ def plan_job(
         ModelError: a layer that is named is dense or out of range.
     """
     if not isinstance(options, DeltaOptions):
-        raise ConfigError(f"no plan for {method.pretty_name}: only methods that change experts are counted")
+        raise ConfigError(
+            f"no plan for {method.pretty_name}: only methods that search target values and solve are counted"
+        )
     if not model.editable:
         raise ConfigError(f"{model.name} has no experts to edit")
     layers = tuple(model.base.layer(index).index for index in sorted(set(options.layers)))

@@ -109,7 +109,7 @@ class FineTuning(Method[FineTuningOptionsT]):
         examples = [read(fact, loss_on=options.loss_on, end=options.end) for fact in facts]
         answers = [read(fact, loss_on="answer", end=False) for fact in facts]
         fingerprint = base.fingerprint(layers, progress)
-        trainer = FineTuner(base, layers, options)
+        trainer = FineTuner(base, layers, options, progress)
         results: list[dict[str, JsonValue]] = []
         size = options.batch_size or len(facts)
         try:
@@ -153,12 +153,19 @@ _Step = list[_Pass]  # the passes of one mini-batch
 class FineTuner:
     """The changes of all edit layers, and the training of one batch of facts after the other."""
 
-    def __init__(self, base: Base, layers: Sequence[int], options: FineTuningOptions) -> None:
+    def __init__(
+        self,
+        base: Base,
+        layers: Sequence[int],
+        options: FineTuningOptions,
+        progress: Progress | None = None,
+    ) -> None:
         self.layers = {layer: TrainedLayer(base, layer) for layer in layers}
         self._base, self._options, self._first = base, options, min(layers)
         self._unit = {layer: weight_unit(base.layer(layer), options.units) for layer in layers}
         self._source = torch.Generator().manual_seed(options.seed)
         self._resume: bool | None = None
+        self._progress = progress
 
     @torch.no_grad()
     def losses(self, examples: Sequence[Example]) -> list[float]:
@@ -214,6 +221,8 @@ class FineTuner:
                     examples, torch.randperm(len(examples), generator=self._source).tolist(), resume=False
                 )
             losses = [self._step(step, adam) for step in steps]
+            if self._progress is not None:
+                self._progress("training", epoch, options.steps)
             if float(torch.cat(losses).mean()) < options.stop_loss:
                 return epoch
         return options.steps

@@ -219,13 +219,15 @@ class _Build:
         with frozen_weights(self._base.model), torch.enable_grad():
             matrices = trained.begin(asked.reached([layer])[layer])
             adam = torch.optim.AdamW(matrices, lr=self._rate[layer], weight_decay=0.0)
-            for _ in range(self._options.steps):
+            for step in range(self._options.steps):
                 pairs = zip((asked, kept), goals, strict=True)
                 loss = torch.stack([distance(one, layer, goal) for one, goal in pairs]).sum()
                 check_finite(loss.detach().cpu(), "the losses of training", f"of layer {layer}")
                 adam.zero_grad()
                 torch.autograd.backward(loss)
                 adam.step()
+                if self._progress is not None:
+                    self._progress("training", step + 1, self._options.steps)
         trained.end()
 
 

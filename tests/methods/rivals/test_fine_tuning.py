@@ -206,6 +206,16 @@ def test_a_patch_that_changes_nothing_is_one(base: Base, tmp_path: Path) -> None
     assert load(tmp_path / "p.safetensors").hash == patch.hash
 
 
+def test_progress_is_told_by_epoch_and_by_batch(base: Base) -> None:
+    told: list[tuple[str, int, int]] = []
+    method = get_method("ft-m")
+    options = method.options(layers=(LAYER,), steps=2, stop_loss=0.0)
+    method.build(base, facts(2), options, lambda *stage: told.append(stage))
+    own = [stage for stage in told if stage[0] in ("training", "facts edited")]
+    epochs = [("training", 1, 2), ("training", 2, 2)]
+    assert own == [*epochs, ("facts edited", 1, 2), *epochs, ("facts edited", 2, 2)]
+
+
 def test_several_layers_are_trained_together(base: Base) -> None:
     patch = tuned(base, count=2, layers=(0, 2), batch_size=None)
     assert list(patch.layers) == [0, 2]
