@@ -127,7 +127,7 @@ def read_record(path: Path) -> RunRecord:
 
 
 def read_records(folder: Path) -> list[RunRecord]:
-    """The records in a folder, in the order of their names.
+    """The records in a folder, in the order in which they were begun.
 
     Raises:
         ConfigError: the folder cannot be read, a file in it is no record, or there is none.
@@ -138,7 +138,7 @@ def read_records(folder: Path) -> list[RunRecord]:
         raise ConfigError(f"cannot read the runs in {folder}: {error.strerror}") from error
     if not paths:
         raise ConfigError(f"{folder} has no runs: expected a folder that moe-patch bench has written")
-    return [read_record(path) for path in paths]
+    return sorted(map(read_record, paths), key=lambda record: record.created)
 
 
 def make_folder(folder: Path) -> None:

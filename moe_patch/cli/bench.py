@@ -196,15 +196,18 @@ def _changed(
 ) -> Suite:
     """The suite with what is given on the command line."""
     from moe_patch.bench import Suite
-    from moe_patch.methods.overrides import parse_setting
+    from moe_patch.methods import get_method
+    from moe_patch.methods.overrides import option_names, parse_setting
 
     fields = suite.model_dump()
     arms = [{"method": name} for name in methods] if methods else [arm.model_dump() for arm in suite.all_arms]
     fields["arms"] = [arm | {"recipe": arm.get("recipe") or recipe} for arm in arms]
-    given = dict(map(parse_setting, settings))
-    given |= {} if layers is None else {"layers": layers, "layer": layers[-1]}
+    known = {name for arm in arms for name in option_names(get_method(arm["method"]).Options)}
+    given = {} if layers is None else {"layers": layers, "layer": layers[-1]}
     given |= {} if corpus is None else {"corpus": list(corpus)}
-    fields["options"] = fields["options"] | given
+    own = {name: value for name, value in (fields["options"] | given).items() if name in known}
+    fields["options"] = own | dict(map(parse_setting, settings))
+    fields["sweep"] = {name: values for name, values in fields["sweep"].items() if name in known}
     several = {"facts": facts, "batch_sizes": batch_size}
     fields |= {name: [value] for name, value in several.items() if value is not None}
     whole = {"modes": modes, "seeds": seeds, "sample": sample, "asked": asked, "buckets": buckets}

@@ -60,7 +60,8 @@ def suite(**fields: Any) -> Suite:
 
 
 def write_suite(path: Path, **fields: Any) -> Path:
-    """A file of a suite of quick builds."""
+    """A file of a suite of quick builds, of methods without whitening."""
+    fields["options"] = {name: value for name, value in QUICK.items() if name != "whitening"}
     path.write_text(yaml.safe_dump(suite(**fields).model_dump(mode="json")), encoding="utf-8")
     return path
 

@@ -93,14 +93,39 @@ def _lines(
     **axes: Any,
 ) -> Drawing:
     """One line an arm; `lines` has points by the arms' names."""
+    places = [place for points in lines.values() for place, _ in points]
 
     def draw(panel: Any) -> None:
         for arm, points in lines.items():
             style = styles[arm]
             panel.plot(*zip(*points, strict=True), color=style.colour, marker=style.marker, markersize=4)
         panel.set(xlabel=x, ylabel=y, **axes)
+        if panel.get_xscale() == "log":
+            _plain_log(panel.xaxis)
+        else:
+            panel.xaxis.get_major_locator().set_params(integer=all(each == int(each) for each in places))
 
     return _draw(title, draw)
+
+
+def _plain_log(axis: Any) -> None:
+    """Labels such as 0.01 on a logarithmic axis, where powers would be formulas; few, so none overlap."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: PLC0415  (an extra)
+
+    axis.set_major_locator(LogLocator(numticks=6))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _is_wide(values: Sequence[float]) -> bool:
+    """Whether values are better seen on a logarithmic axis."""
+    return min(values) > 0 and max(values) / min(values) > 50
+
+
+def _percent(lines: Mapping[str, Sequence[tuple[float, float]]]) -> tuple[float, float]:
+    """The range of an axis in percent: all of it, or its upper part where all points are high."""
+    least = min(value for points in lines.values() for _, value in points)
+    return (-4, 104) if least < 50 else (least - 4, 102)
 
 
 def _scatter(section: Section, styles: Styles) -> Iterator[Drawing]:
@@ -137,7 +162,7 @@ def _along(section: Section, styles: Styles) -> Iterator[Drawing]:
         lines = {arm: points for arm, points in lines.items() if len(points) > 1}
         if lines:
             title = f"Along the edits: {name.replace('_', ' ')}"
-            yield _lines(title, "facts edited", "%", lines, styles, ylim=(-4, 104))
+            yield _lines(title, "facts edited", "%", lines, styles, ylim=_percent(lines))
 
 
 def _routing(section: Section, styles: Styles) -> Iterator[Drawing]:
@@ -147,7 +172,7 @@ def _routing(section: Section, styles: Styles) -> Iterator[Drawing]:
         lines = {arm: points for arm, points in lines.items() if points}
         if lines:
             title = f"Routing by layer, {prompts}"
-            yield _lines(title, "layer", "similarity, %", lines, styles, ylim=(-4, 104))
+            yield _lines(title, "layer", "similarity, %", lines, styles, ylim=_percent(lines))
 
 
 def _by_layer(group: Group, kind: str) -> list[tuple[float, float]]:
@@ -180,8 +205,7 @@ def _sweeps(section: Section, styles: Styles) -> Iterator[Drawing]:
             values = [value for points in lines.values() for value, _ in points]
             if not values:
                 continue
-            wide = min(values) > 0 and max(values) / min(values) > 20
-            scale = "log" if wide else "linear"
+            scale = "log" if _is_wide(values) else "linear"
             yield _lines(
                 f"{score} by {option}",
                 option,
@@ -237,7 +261,11 @@ def _costs(section: Section, styles: Styles) -> Iterator[Drawing]:
     def draw(panel: Any) -> None:
         for arm, (x, y) in there.items():
             panel.plot([x], [y], styles[arm].marker, color=styles[arm].colour, markersize=8)
-        panel.set(xlabel="experts changed", ylabel="seconds of the build", yscale="log")
+        panel.set(xlabel="experts changed", ylabel="seconds of the build")
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        if _is_wide([y for _, y in there.values()]):
+            panel.set_yscale("log")
+            _plain_log(panel.yaxis)
 
     yield _draw("Cost against experts", draw)
 
@@ -256,18 +284,24 @@ def _bars(section: Section, styles: Styles) -> Iterator[Drawing]:
 
 def _bar_drawing(title: str, values: Mapping[str, float], styles: Styles) -> Drawing:
     arms = list(values)[::-1]  # the first at the top
-    few = min(values.values())
-    wide = few > 0 and max(values.values()) / few > 50
+    wide = _is_wide(list(values.values()))
 
     def draw(panel: Any) -> None:
         places = range(len(arms))
         panel.barh(places, [values[arm] for arm in arms], color=[styles[arm].colour for arm in arms])
-        panel.set_yticks(places, [plain_text(arm, 28) for arm in arms])
+        panel.set_yticks(places, [_short(arm) for arm in arms])
         panel.grid(axis="y", visible=False)
         if wide:
             panel.set_xscale("log")
+            _plain_log(panel.xaxis)
 
     return _draw(title, draw, height=0.7 + _BAR * len(arms))
+
+
+def _short(arm: str) -> str:
+    """A name that leaves room for a bar."""
+    shown = plain_text(arm)
+    return shown if len(shown) <= 28 else f"{shown[:26]}…"
 
 
 def _buckets(section: Section, styles: Styles) -> Iterator[Drawing]:

@@ -13,16 +13,22 @@ from markupsafe import Markup, escape
 from moe_patch.bench.report.compare import Comparison
 from moe_patch.bench.report.drawings import Drawing, Styles, arm_styles, drawings_of
 from moe_patch.bench.report.runs import RunSet, Section
-from moe_patch.bench.report.tables import Grid, all_figures_table, comparison_table, score_table
+from moe_patch.bench.report.tables import (
+    Grid,
+    all_figures_table,
+    arms_table,
+    comparison_table,
+    score_table,
+)
 from moe_patch.io.plain_text import plain_json, plain_text
 
 _TEMPLATE = "page.html.j2"
 
 _SHOWN = (
-    ("What the model writes freely", lambda name: name.startswith("free.")),
-    ("Greedy exact match", lambda name: name.startswith("exact.")),
+    ("What the model writes until it stops", "free."),
+    ("Greedy exact match, at the length of the wanted answer", "exact."),
 )
-"""Tables of a section beside the main one, by the names of their figures."""
+"""Tables of a section beside the main one, by what the names of their figures begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +38,7 @@ class _Shown:
     title: str
     main: Grid
     tables: list[Grid]
-    everything: Grid | None
+    everything: Grid
     drawings: list[Drawing]
     legend: list[tuple[str, str, str]]  # colour, mark and name of each arm
     texts: list[tuple[str, list[dict[str, Any]]]]  # by arm
@@ -80,12 +86,12 @@ def _template() -> Any:
 
 
 def _section(section: Section, styles: Styles) -> _Shown:
-    tables = [all_figures_table(section, wanted, title) for title, wanted in _SHOWN]
+    tables = [arms_table(section, prefix, title) for title, prefix in _SHOWN]
     return _Shown(
         title=section.title,
         main=score_table(section),
         tables=[table for table in tables if table is not None],
-        everything=all_figures_table(section, lambda _: True, "All figures"),
+        everything=all_figures_table(section),
         drawings=drawings_of(section, styles),
         legend=[(styles[g.arm].colour, styles[g.arm].mark, g.arm) for g in section.groups],
         texts=[(group.arm, list(group.first.texts)) for group in section.groups if group.first.texts],

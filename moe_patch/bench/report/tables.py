@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moe_patch.bench.report.compare import Comparison, Pair
@@ -45,7 +45,6 @@ _SUMMARY = (
     *(_Column(name, name, interval=True) for name in SCORES),
     _Column("locality", "locality"),
     _Column("portability", "portability"),
-    _Column("free", "free.efficacy.exact"),
     _Column("routing, edited", "routing.edited.similarity"),
     _Column("routing, preserved", "routing.preserved.similarity"),
     _Column("perplexity", "text.perplexity.after", 2),
@@ -106,13 +105,27 @@ def summary_table(runs: RunSet) -> Grid:
     return Grid(f"Runs ({len(runs.records)})", ("arm", "on", *(c.title for c in plain)), rows, texts=2)
 
 
-def all_figures_table(section: Section, wanted: Callable[[str], bool], title: str) -> Grid | None:
-    """Every figure whose name is wanted, one row each, a column an arm; None if no run has one."""
-    names = dict.fromkeys(name for group in section.groups for name in group.figures if wanted(name))
+def all_figures_table(section: Section) -> Grid:
+    """Every figure, one row each, a column an arm."""
+    names = dict.fromkeys(name for group in section.groups for name in group.figures)
+    rows = tuple((name, *(_any_cell(group.figures.get(name)) for group in section.groups)) for name in names)
+    return Grid("All figures", ("", *(group.arm for group in section.groups)), rows)
+
+
+def arms_table(section: Section, prefix: str, title: str) -> Grid | None:
+    """The figures whose names begin so, a row an arm; None if no run has one."""
+    names = dict.fromkeys(
+        name for group in section.groups for name in group.figures if name.startswith(prefix)
+    )
     if not names:
         return None
-    rows = tuple((name, *(_any_cell(group.figures.get(name)) for group in section.groups)) for name in names)
-    return Grid(title, ("", *(group.arm for group in section.groups)), rows)
+    rows = [(BASE, *(_scored(section.groups[0].figures.get(f"base.{name}")) for name in names))]
+    rows += [(_arm(group), *(_scored(group.figures.get(name)) for name in names)) for group in section.groups]
+    return Grid(title, ("", *(name.removeprefix(prefix).replace(".", " ") for name in names)), tuple(rows))
+
+
+def _scored(figure: Figure | None) -> str:
+    return _cell(figure, _Column("", "", interval=True))
 
 
 def _any_cell(figure: Figure | None) -> str:
