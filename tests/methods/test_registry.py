@@ -16,6 +16,6 @@ def test_every_name_is_that_of_its_method() -> None:
 
 
 def test_a_misspelt_method_is_told_of_the_one_that_is_close() -> None:
-    with pytest.raises(ConfigError, match="unknown method 'moedit'.*; did you mean 'moeedit'"):
+    with pytest.raises(ConfigError, match=r"unknown method 'moedit'.*; did you mean 'moeedit'"):
         get_method("moedit")
     assert "moedit" not in METHODS
