@@ -31,6 +31,8 @@ _CLASSES = {
     "ft-m": "rivals.ft_m.FTM",
     "locft-bf": "rivals.locft_bf.LocFTBF",
     "unke": "rivals.unke.UnKE",
+    "memit": "rivals.memit.MEMIT",
+    "alphaedit": "rivals.alphaedit.AlphaEdit",
     "lora": "rivals.lora.LoRA",
     "adalora": "rivals.adalora.AdaLoRA",
     "rag": "rivals.rag.RAG",

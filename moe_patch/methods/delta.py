@@ -13,6 +13,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from moe_patch.apply import apply
 from moe_patch.base.model import Base
+from moe_patch.base.statistics import DEFAULT_LENGTH
 from moe_patch.data.fact_file import schema_of_facts
 from moe_patch.data.facts import Fact
 from moe_patch.errors import ConfigError
@@ -20,6 +21,7 @@ from moe_patch.evaluation.controls import with_controls
 from moe_patch.methods.base import Method, MethodOptions
 from moe_patch.methods.corpus_option import CORPUS_HELP, CorpusOption
 from moe_patch.methods.earlier_edits import EarlierEdits
+from moe_patch.methods.edit_rules import EditRules, ResidualShare
 from moe_patch.methods.editors import DeltaEditor
 from moe_patch.methods.outcome import with_outcomes
 from moe_patch.methods.preserved import Preserved, preserve
@@ -63,6 +65,18 @@ class DeltaOptions(MethodOptions):
     )
     corpus: CorpusOption = Field(None, description=CORPUS_HELP)
     corpus_tokens: int = Field(100_000, ge=1, description="Most tokens of preserved text to use.")
+    corpus_length: int = Field(
+        DEFAULT_LENGTH, ge=2, description="Longer preserved texts are cut into pieces of this many tokens."
+    )
+    residual_share: ResidualShare = Field(
+        "layers",
+        description="What a layer's share of what is missing is divided by: the number of edit layers "
+        "from it on; distance: L - l + 1, which differs where edit layers do not follow one another; root: "
+        "the root of the number.",
+    )
+    experts_per_fact: int | None = Field(
+        None, ge=1, description="Edit only the experts with a fact's largest gates; unset: all it reaches."
+    )
     targets: TargetOptions = TargetOptions()
 
     @model_validator(mode="after")
@@ -75,6 +89,15 @@ class DeltaOptions(MethodOptions):
     def needs_text(self) -> bool:
         """Whether preserved text is used."""
         return self.projection
+
+    @property
+    def rules(self) -> EditRules:
+        """What the shared editors are told."""
+        return EditRules(
+            protect_earlier=self.protect_earlier,
+            residual_share=self.residual_share,
+            experts_per_fact=self.experts_per_fact,
+        )
 
 
 class LayerOptions(Protocol):
@@ -108,6 +131,7 @@ class EditSetup:
     layers: list[int]
     moments: dict[int, Moments]  # of preserved text, by edit layer; empty if the options need none
     projections: dict[int, NullSpace]  # empty without projection
+    texts: tuple[str, ...] = ()  # the preserved text, for what its moments do not say
 
 
 DeltaOptionsT = TypeVar("DeltaOptionsT", bound=DeltaOptions)
@@ -124,6 +148,14 @@ class DeltaMethod(Method[DeltaOptionsT]):
             ConfigError: an option is out of range for this base.
             ModelError: the layers cannot be edited together.
         """
+
+    def projections(self, moments: Mapping[int, Moments], options: DeltaOptionsT) -> dict[int, NullSpace]:
+        """What the facts' keys are projected by, from the moments of preserved text, both by edit layer.
+
+        Raises:
+            StatisticsError: the text is too short for the choice of `unseen`.
+        """
+        return null_space_projections(moments, options)
 
     def finished(self, patch: Patch, options: DeltaOptionsT) -> Patch:
         """The final patch, for methods that change it after the build; by default `patch` itself."""
@@ -191,9 +223,10 @@ class DeltaMethod(Method[DeltaOptionsT]):
                 options.corpus_tokens,
                 progress,
                 least=options.min_tokens,
+                length=options.corpus_length,
             )
-        projections = null_space_projections(preserved.moments, options)
-        setup = EditSetup(base, layers, preserved.moments, projections)
+        projections = self.projections(preserved.moments, options)
+        setup = EditSetup(base, layers, preserved.moments, projections, preserved.texts)
         editor = self.editor(setup, options, progress)
         if earlier is not None:
             editor.protect(earlier.rows(layers, facts))
@@ -255,6 +288,12 @@ def null_space_projections(moments: Mapping[int, Moments], options: DeltaOptions
         )
         for layer, seen in moments.items()
     }
+    warn_of_unseen(found, options)
+    return found
+
+
+def warn_of_unseen(found: Mapping[int, NullSpace], options: DeltaOptions) -> None:
+    """Log a warning for each layer with experts that preserved text reached too seldom."""
     for layer, space in found.items():
         if space.unseen:
             logger.warning(
@@ -265,4 +304,3 @@ def null_space_projections(moments: Mapping[int, Moments], options: DeltaOptions
                 len(space.tokens),
                 "not edited" if options.unseen == "protect" else "edited without protection",
             )
-    return found

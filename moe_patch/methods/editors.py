@@ -19,7 +19,8 @@ from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import Prompt
 from moe_patch.errors import TargetError
-from moe_patch.methods.layer_edit import LayerEdit, LayerProblem, LayerSolution, LayerSolver
+from moe_patch.methods.edit_rules import EditRules, strongest_experts
+from moe_patch.methods.layer_edit import LayerEdit, LayerProblem, LayerSolution, LayerSolver, RightRows
 from moe_patch.methods.room import Room
 from moe_patch.patch import LayerDelta
 from moe_patch.patch.rows import Rows
@@ -57,11 +58,10 @@ class DeltaEditor(ABC):
         base: Base,
         layers: Sequence[int],
         projections: Mapping[int, NullSpace],
-        *,
-        protect_earlier: bool,
+        rules: EditRules,
     ) -> None:
         self.layers = sorted(layers)
-        self.protect_earlier = protect_earlier
+        self.rules = rules
         self.objectives: dict[int, list[tuple[float, ...]]] = {}  # by layer; only from iterative solvers
         self.room = Room()
         self._base, self._projections = base, projections
@@ -76,6 +76,11 @@ class DeltaEditor(ABC):
     def solved(self) -> list[int]:
         """The layers at which a problem is solved: all of them, unless a method solves fewer."""
         return self.layers
+
+    @property
+    def moves_earlier(self) -> bool:
+        """Whether earlier facts about a new fact's subject are given a new value together with it."""
+        return self.rules.protect_earlier and self.rules.move_earlier
 
     @abstractmethod
     def protect(self, rows: Mapping[int, Rows]) -> None:
@@ -109,15 +114,18 @@ class DeltaEditor(ABC):
         """(T + moved, d_m) what the experts of `layer` must add so that the stream takes its new values.
 
         Args:
-            present: (N, d_m) the stream after the last edit layer at every prompt's edited token.
+            present: (N, d_m) the stream that the value is for, at every prompt's edited token.
         """
         return (request.value - present[:: request.contexts]) / self._gains[layer]
 
     def _rows(self, call: ExpertCall, layer: int, request: EditRequest) -> Rows:
         """The new facts' rows at a layer."""
         count = len(request.facts)
+        experts = self._base.layer(layer).num_experts
         own = first_tokens(call, count * request.contexts)
-        keys = key_rows(own, self._base.layer(layer).num_experts, count, None)
+        if self.rules.experts_per_fact is not None:
+            own = strongest_experts(own, self.rules.experts_per_fact, experts)
+        keys = key_rows(own, experts, count, None)
         if layer not in self._projections:
             return keys
         projected = project_rows(keys, self._projections[layer])
@@ -126,7 +134,7 @@ class DeltaEditor(ABC):
 
     def _change_of_earlier(self, share: Tensor, request: EditRequest) -> Tensor | None:
         """(T_earlier, d_m) how much earlier facts' outputs should change; None if they are not protected."""
-        if not self.protect_earlier:
+        if not self.rules.protect_earlier:
             return None
         change = share.new_zeros(request.earlier, share.shape[1])
         change[list(request.moved)] = share[len(request.facts) :]
@@ -147,7 +155,17 @@ class LayerByLayer(DeltaEditor):
     """MEMIT's way (arXiv 2210.07229, section 4.3): one layer after the other adds its share.
 
     From the lowest edit layer l up, the residual stream at L is measured with all lower layers already
-    edited, and layer l is solved for its share of what is missing, r = (z* - h^L) / (layers left).
+    edited, and layer l is solved for its share of what is missing, r = (z* - h^L) / (layers left). The rules
+    may say otherwise of both.
+
+    Args:
+        base: the model.
+        layers: the edit layers.
+        solver: of one layer's problem.
+        projections: of the keys, by layer; empty if they are not projected.
+        rules: see `EditRules`.
+        right_rows: by layer, what turns the facts' rows into those that are multiplied with the left factors;
+            without it, they are the facts' own.
     """
 
     def __init__(
@@ -156,12 +174,13 @@ class LayerByLayer(DeltaEditor):
         layers: Sequence[int],
         solver: LayerSolver,
         projections: Mapping[int, NullSpace],
-        *,
-        protect_earlier: bool,
+        rules: EditRules,
+        right_rows: Mapping[int, RightRows] | None = None,
     ) -> None:
-        super().__init__(base, layers, projections, protect_earlier=protect_earlier)
+        super().__init__(base, layers, projections, rules)
         self._solver = solver
-        self._edits = {layer: LayerEdit(base, layer) for layer in self.layers}
+        right = right_rows or {}
+        self._edits = {layer: LayerEdit(base, layer, right.get(layer)) for layer in self.layers}
 
     def protect(self, rows: Mapping[int, Rows]) -> None:
         """Protect the facts at every layer."""
@@ -172,11 +191,11 @@ class LayerByLayer(DeltaEditor):
         """Solve every layer in turn for its share."""
         count = len(request.facts)
         for number, layer in enumerate(self.layers):
-            calls, present = measure_keys(
-                self._base, request.prompts, [layer], self.last, request.prompts_per_pass
-            )
+            at = layer if self.rules.residual_at == "own" else self.last
+            calls, present = measure_keys(self._base, request.prompts, [layer], at, request.prompts_per_pass)
             request.tell("keys", number + 1, len(self.layers))
-            share = self._missing(request, present, layer) / (len(self.layers) - number)  # (T + moved, d_m)
+            missing = self._missing(request, present, layer)  # (T + moved, d_m)
+            share = missing / self.rules.divisor(self.layers, layer)
             earlier = self._change_of_earlier(share, request)
             rows = self._rows(calls[layer], layer, request)
             check_rows(rows, layer, request.facts)

@@ -45,12 +45,27 @@ class LayerSolver(Protocol):
         """Solve one layer's share of one batch."""
 
 
-class GrowingSolution:
-    """The sum of the solutions of one layer's problems, batch by batch; it does not touch a model."""
+class RightRows(Protocol):
+    """Turns a layer's rows g k~ into the rows that its left factors are multiplied with, one for each."""
 
-    def __init__(self, layer: int) -> None:
+    def __call__(self, rows: Rows) -> Rows:
+        """The rows, at the same experts and of the same facts."""
+
+
+class GrowingSolution:
+    """The sum of the solutions of one layer's problems, batch by batch; it does not touch a model.
+
+    Args:
+        layer: its number.
+        right_rows: where the rows of the delta are not the facts' own; for solutions with a left factor for
+            each fact.
+    """
+
+    def __init__(self, layer: int, right_rows: RightRows | None = None) -> None:
         self.layer = layer
+        self._right_rows = right_rows
         self._rows: Rows | None = None
+        self._right: Rows | None = None  # of all facts; kept only where it is not `_rows`
         self._left: Tensor | None = None  # (R, d_m)
         self._residual = torch.empty(0)  # (T, d_m) what the whole delta should add
         self._per_row = False
@@ -65,6 +80,7 @@ class GrowingSolution:
             width: of the residuals.
         """
         self._rows, self._protected = rows, rows.num_facts
+        self._keep_right(rows)
         self._residual = torch.zeros(rows.num_facts, width)
 
     def problem(self, rows: Rows, residual: Tensor, earlier: Tensor | None) -> LayerProblem:
@@ -85,6 +101,7 @@ class GrowingSolution:
         """Add the solution of `problem(rows, residual, earlier)` to the sum."""
         if self._rows is None:
             self._rows, self._left, self._residual = rows, solution.left, residual
+            self._keep_right(rows)
         else:
             asked = residual + self._already(rows)
             first, whole = self._rows.num_facts, concatenate_rows(self._rows, rows)
@@ -96,20 +113,20 @@ class GrowingSolution:
             self._left = left
             kept = self._residual if earlier is None else self._residual + earlier
             self._rows, self._residual = whole, torch.cat([kept, asked])
+            self._keep_right(rows)
         self._per_row, self._ridge = solution.per_row, solution.ridge
 
     def delta(self) -> LayerDelta:
         """The sum as a delta, as it goes into a patch."""
         assert self._rows is not None
         assert self._left is not None
-        rows = one_left_per_row(self._rows) if self._per_row else self._rows
-        own = self._rows
+        rows, own = self._multiplied(), self._rows
         if self._protected:
             own = select_rows(self._rows, torch.arange(self._protected, self._rows.num_facts))
         return LayerDelta.from_solution(
             self._left,
             rows,
-            fact_rows=own if self._per_row or self._protected else None,
+            fact_rows=own if rows is not self._rows or self._protected else None,
             residual=self._residual[self._protected :],
             ridge=self._ridge,
         )
@@ -119,15 +136,27 @@ class GrowingSolution:
         assert self._rows is not None
         if self._left is None:
             return torch.zeros(rows.num_facts, self._residual.shape[1])
-        own = one_left_per_row(self._rows) if self._per_row else self._rows
-        return edit_response(self._left, own, rows).float()
+        return edit_response(self._left, self._multiplied(), rows).float()
+
+    def _multiplied(self) -> Rows:
+        """The rows of all facts so far, as they are multiplied with the left factors."""
+        assert self._rows is not None
+        if self._right is not None:
+            return self._right
+        return one_left_per_row(self._rows) if self._per_row else self._rows
+
+    def _keep_right(self, rows: Rows) -> None:
+        """Take the right rows of more facts, if they are not the facts' own."""
+        if self._right_rows is not None:
+            fresh = self._right_rows(rows)
+            self._right = fresh if self._right is None else concatenate_rows(self._right, fresh)
 
 
 class LayerEdit(GrowingSolution):
     """One layer's growing delta, on the model from `add` to `off`."""
 
-    def __init__(self, base: Base, layer: int) -> None:
-        super().__init__(layer)
+    def __init__(self, base: Base, layer: int, right_rows: RightRows | None = None) -> None:
+        super().__init__(layer, right_rows)
         self._place = base.layer(layer)
         self._handle: Handle | None = None
 

@@ -10,7 +10,7 @@ from functools import partial
 from pydantic import JsonValue
 
 from moe_patch.base.model import Base
-from moe_patch.base.statistics import collect_moments
+from moe_patch.base.statistics import DEFAULT_LENGTH, collect_moments
 from moe_patch.data.mixture import read_corpus
 from moe_patch.elicit.own_text import MOST_TOKENS, own_text
 from moe_patch.progress import Progress
@@ -38,6 +38,7 @@ def preserve(
     progress: Progress | None = None,
     *,
     least: int = DEFAULT_MIN_TOKENS,
+    length: int = DEFAULT_LENGTH,
 ) -> Preserved:
     """The preserved text with the moments of the edit layers' keys.
 
@@ -48,6 +49,7 @@ def preserve(
         tokens: most tokens to use.
         progress: called with the stages "own text" and "statistics".
         least: tokens of its own text with which the base should reach every expert.
+        length: longer texts of a corpus are cut into pieces of this many tokens; the base writes short ones.
 
     Raises:
         ConfigError: a package is missing that a source needs.
@@ -58,7 +60,7 @@ def preserve(
         return _own(base, layers, tokens, least, progress)
     read = read_corpus(corpus, base.reader, tokens)
     tell = None if progress is None else partial(progress, "statistics")
-    moments = collect_moments(base, read, layers, max_tokens=tokens, progress=tell)
+    moments = collect_moments(base, read, layers, max_tokens=tokens, length=length, progress=tell)
     return Preserved(moments, read.texts, read.hash, {"source": "corpus"})
 
 

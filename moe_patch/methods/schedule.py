@@ -6,7 +6,7 @@ Target values z* are found at the last edit layer L, with the edits of earlier b
 Protected facts of earlier batches keep their outputs: their rows join each later problem with zero residual.
 There is one exception: an earlier fact about the same subject as a new one. The two have nearly the same key,
 so they cannot have different outputs. The earlier fact takes part in the search, and both get one value with
-which the model gives both answers.
+which the model gives both answers. An editor can leave this out.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class _Schedule:
 
     def _moved_along(self, batch: Sequence[Fact]) -> list[int]:
         """Numbers of protected earlier facts that share their value with a fact of this batch."""
-        if not self._editor.protect_earlier:
+        if not self._editor.moves_earlier:
             return []
         known = len(self._facts)
         groups = facts_together([*self._facts, *batch], self._targets.fact_token)

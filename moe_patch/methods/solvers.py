@@ -1,4 +1,4 @@
-"""The solvers of one layer's problem that methods share: the closed form, and MoEEdit's descent."""
+"""The solvers of one layer's problem that methods share: closed forms, and MoEEdit's descent."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pydantic import Field
 from moe_patch.methods.delta import DeltaOptions
 from moe_patch.methods.layer_edit import LayerProblem, LayerSolution, LayerSolver
 from moe_patch.solve.algebra import block_coordinate_descent, edit_kernel, ridge_solve, ridge_value
+from moe_patch.solve.naive import solve_each_expert, solve_stacked
 
 
 class DescentOptions(DeltaOptions):
@@ -24,6 +25,27 @@ def exact_solver(options: DeltaOptions) -> LayerSolver:
         gram = edit_kernel(problem.rows)  # (T, T)
         ridge = ridge_value(gram, options.ridge, options.ridge_relative)
         return LayerSolution(ridge_solve(gram, problem.residual, ridge), ridge)
+
+    return solve
+
+
+def stacked_solver(options: DeltaOptions) -> LayerSolver:
+    """The naive closed form: the normal equations of all experts' keys, stacked."""
+
+    def solve(problem: LayerProblem) -> LayerSolution:
+        ridge = ridge_value(edit_kernel(problem.rows), options.ridge, options.ridge_relative)
+        return LayerSolution(solve_stacked(problem.rows, problem.residual, ridge), ridge)
+
+    return solve
+
+
+def expert_by_expert(options: DeltaOptions) -> LayerSolver:
+    """Each expert's own least squares, for the whole residual, as if no other expert were there."""
+
+    def solve(problem: LayerProblem) -> LayerSolution:
+        ridge = ridge_value(edit_kernel(problem.rows), options.ridge, options.ridge_relative)
+        left = solve_each_expert(problem.rows, problem.residual, ridge)
+        return LayerSolution(left, ridge, per_row=True)
 
     return solve
 

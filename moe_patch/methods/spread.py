@@ -63,9 +63,7 @@ class CopySpreader:
 def copying_editor(setup: EditSetup, options: DeltaOptions, solver: LayerSolver) -> SpreadEditor:
     """An editor that solves at the last layer and copies."""
     spreader = CopySpreader(solver, setup.layers[-1], setup.projections)
-    return SpreadEditor(
-        setup.base, setup.layers, spreader, setup.projections, protect_earlier=options.protect_earlier
-    )
+    return SpreadEditor(setup.base, setup.layers, spreader, setup.projections, options.rules)
 
 
 class WoodburySpreadOptions(DeltaOptions):

@@ -1,8 +1,9 @@
 """Solve once at the last edit layer, and spread the solution over the layers below (MoTE, arXiv 2605.16686).
 
 One forward pass gives the facts' keys at every edit layer, and what is missing in the residual stream at L.
-Only layer L is solved. It gets the whole solution, and the edit layers below get a half, a third and so on
-(the paper's 1 / (L - l + 1)). Nothing is measured again. How a layer uses its share depends on the method.
+Only layer L is solved. It gets the whole solution, and the edit layers below get a half, a third and so on.
+(The paper's 1 / (L - l + 1) is the same where edit layers follow one another, and is an option.) Nothing is
+measured again. How a layer uses its share depends on the method.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from moe_patch.base.capture import attach_delta
 from moe_patch.base.keys import measure_keys
 from moe_patch.base.model import Base
 from moe_patch.errors import ModelError
+from moe_patch.methods.edit_rules import EditRules
 from moe_patch.methods.editors import DeltaEditor, EditRequest, check_rows
 from moe_patch.methods.layer_edit import GrowingSolution, LayerProblem, LayerSolution
 from moe_patch.patch import LayerDelta
@@ -58,10 +60,9 @@ class SpreadEditor(DeltaEditor):
         layers: Sequence[int],
         spreader: Spreader,
         projections: Mapping[int, NullSpace],
-        *,
-        protect_earlier: bool,
+        rules: EditRules,
     ) -> None:
-        super().__init__(base, layers, projections, protect_earlier=protect_earlier)
+        super().__init__(base, layers, projections, rules)
         check_one_shape(base, self.layers)
         self._spreader = spreader
         self._solution = GrowingSolution(self.last)  # in the spreader's coordinates
@@ -121,7 +122,7 @@ class SpreadEditor(DeltaEditor):
     def _delta(self, layer: int) -> LayerDelta:
         solution = self._solution.delta()
         left, right = self._spreader.spread(solution, layer)
-        left = left / (len(self.layers) - self.layers.index(layer))
+        left = left / self.rules.divisor(self.layers, layer)
         keys = self._keys[layer]
         residual = edit_response(left, right, keys)  # (T, d_m)
         if layer == self.last:

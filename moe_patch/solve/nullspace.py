@@ -108,6 +108,56 @@ def null_space(
         StatisticsError: an expert is unseen under "error", or its moment has no eigendecomposition.
     """
     rule, level = _rule(tau, energy)
+    rare = _rare(moments, unseen, min_tokens)
+    for_rare = _for_rare(moments, unseen)  # (d_k, d_k) or (d_k, 0)
+    basis = {
+        expert: for_rare if expert in rare else _used_directions(moments, expert, rule, level)
+        for expert in range(len(moments.tokens))
+    }
+    return NullSpace(moments.layer, basis, moments.tokens, tuple(rare), f"{rule} {level:g}")
+
+
+def unprojected(
+    moments: Moments, *, unseen: Unseen = "protect", min_tokens: int = DEFAULT_MIN_TOKENS
+) -> NullSpace:
+    """No directions of experts that text reached; the others as in `null_space`.
+
+    Raises:
+        ConfigError: a value is out of range.
+        StatisticsError: an expert is unseen under "error".
+    """
+    rare = _rare(moments, unseen, min_tokens)
+    for_rare, none = _for_rare(moments, unseen), _for_rare(moments, "edit")
+    basis = {expert: for_rare if expert in rare else none for expert in range(len(moments.tokens))}
+    return NullSpace(moments.layer, basis, moments.tokens, tuple(rare), "none")
+
+
+def shared_null_space(
+    moments: Moments,
+    *,
+    tau: float | None = None,
+    energy: float | None = None,
+    unseen: Unseen = "protect",
+    min_tokens: int = DEFAULT_MIN_TOKENS,
+) -> NullSpace:
+    """One set of used directions for all experts of a layer: those of all their keys together.
+
+    Arguments and errors as for `null_space`; `unseen` and `min_tokens` are asked of the layer as a whole.
+    """
+    pooled = Moments(moments.layer, moments.second.sum(0, keepdim=True), moments.tokens.sum()[None])
+    found = null_space(pooled, tau=tau, energy=energy, unseen=unseen, min_tokens=min_tokens)
+    experts = range(len(moments.tokens))
+    return NullSpace(
+        moments.layer,
+        dict.fromkeys(experts, found.basis[0]),
+        moments.tokens,
+        tuple(experts) if found.unseen else (),
+        f"{found.rule}, one for all experts",
+    )
+
+
+def _rare(moments: Moments, unseen: Unseen, min_tokens: int) -> list[int]:
+    """The experts that count as unseen, after a check of the choice."""
     if unseen not in get_args(Unseen):
         raise ConfigError(f"unseen is {unseen!r}: expected one of {', '.join(get_args(Unseen))}")
     if min_tokens < 1:
@@ -119,15 +169,13 @@ def null_space(
             f"layer {moments.layer}: fewer than {min_tokens} tokens reached experts {listed}: give more "
             "preserved text, or set unseen to protect or edit"
         )
+    return rare
+
+
+def _for_rare(moments: Moments, unseen: Unseen) -> Tensor:
+    """The directions that an unseen expert is taken to use: all (d_k, d_k), or none (d_k, 0)."""
     width = moments.second.shape[-1]
-    for_rare = torch.eye(
-        width, width if unseen == "protect" else 0, dtype=torch.float64
-    )  # (d_k, d_k) or (d_k, 0)
-    basis = {
-        expert: for_rare if expert in rare else _used_directions(moments, expert, rule, level)
-        for expert in range(len(moments.tokens))
-    }
-    return NullSpace(moments.layer, basis, moments.tokens, tuple(rare), f"{rule} {level:g}")
+    return torch.eye(width, width if unseen == "protect" else 0, dtype=torch.float64)
 
 
 def captured_energy(seen: Moments, fresh: Moments, expert: int, energy: float) -> float:

@@ -23,7 +23,6 @@ from moe_patch.methods.delta import (
     DeltaOptions,
     EditSetup,
     edit_layers,
-    null_space_projections,
 )
 from moe_patch.methods.overrides import merged_options
 from moe_patch.methods.preserved import preserve
@@ -62,6 +61,7 @@ class Bench:
         self._candidates = candidates
         self._sequences = base.reader.sequences(list(texts), _LENGTH)
         self._moments: dict[int, Moments] = {}
+        self._texts: tuple[str, ...] = ()
         self._spaces: dict[tuple[object, ...], dict[int, NullSpace]] = {}
         self._layers: list[int] = []
 
@@ -101,9 +101,8 @@ class Bench:
     def _edit(self, options: DeltaOptions, facts: Sequence[Fact], progress: Progress | None) -> Patch:
         """The patch that a build would give, but for what it says about itself."""
         layers = edit_layers(self._base, options)
-        setup = EditSetup(
-            self._base, layers, self._moments_of(layers, options, progress), self._spaces_of(layers, options)
-        )
+        moments = self._moments_of(layers, options, progress)
+        setup = EditSetup(self._base, layers, moments, self._spaces_of(layers, options), self._texts)
         editor = self._method.editor(setup, options, progress)
         run_schedule(
             self._base,
@@ -142,20 +141,21 @@ class Bench:
                 options.corpus_tokens,
                 progress,
                 least=options.min_tokens,
+                length=options.corpus_length,
             )
-            self._moments = found.moments
+            self._moments, self._texts = found.moments, found.texts
         return {layer: self._moments[layer] for layer in layers}
 
     def _spaces_of(self, layers: Sequence[int], options: DeltaOptions) -> dict[int, NullSpace]:
         """The null spaces at these layers; those of other layers are forgotten, for they are large."""
-        if not options.projection:
+        if not options.needs_text:
             return {}
         if self._layers != list(layers):
             self._layers, self._spaces = list(layers), {}
-        rule = (options.tau, options.energy, options.unseen, options.min_tokens)
+        rule = (options.projection, options.tau, options.energy, options.unseen, options.min_tokens)
         if rule not in self._spaces:
             moments = {layer: self._moments[layer] for layer in layers}
-            self._spaces[rule] = null_space_projections(moments, options)
+            self._spaces[rule] = self._method.projections(moments, options)
         return self._spaces[rule]
 
     def _ask(

@@ -265,7 +265,7 @@ def test_options_are_checked() -> None:
         options(tau=0.1, energy=0.9)
     with pytest.raises(ValidationError, match="solvr"):
         options(solvr="exact")
-    with pytest.raises(ValidationError, match="'exact' or 'bcd'"):
+    with pytest.raises(ValidationError, match="'exact', 'bcd', 'stacked' or 'by-expert'"):
         options(solver="lu")
 
 

@@ -148,13 +148,7 @@ class MoTE(DeltaMethod[MoTEOptions]):
         spreader = TuckerSpreader(
             manifolds, setup.layers[-1], setup.projections, options.ridge, options.ridge_relative
         )
-        return SpreadEditor(
-            setup.base,
-            setup.layers,
-            spreader,
-            setup.projections,
-            protect_earlier=options.protect_earlier,
-        )
+        return SpreadEditor(setup.base, setup.layers, spreader, setup.projections, options.rules)
 
     def finished(self, patch: Patch, options: MoTEOptions) -> Patch:
         """The patch, truncated if `delta_rank` is set."""

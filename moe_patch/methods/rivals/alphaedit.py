@@ -1,0 +1,86 @@
+"""AlphaEdit (arXiv 2410.02355): edits in the null space of preserved keys, with the keys of earlier edits.
+
+    D = R K^T P (K_p K_p^T P + K K^T P + L2 I)^-1
+
+for one matrix, with one projector P and the keys K_p of all earlier batches. Here K are the facts' rows
+over all experts of a layer, and P is the same for each expert, from the keys of all of them together: what
+MoEEdit's projection by expert is compared with. The history is this project's protection of earlier
+batches: their rows join each later problem with a residual of zero, whose part in the normal equations is
+K_p K_p^T.
+
+The threshold, 0.02, and L2, 10, are those of the public code for all its models; the paper has L2 = 1. Both
+are in the square of the keys' unit. Departure: a batch's keys are kept as they were when it was solved, and
+not measured again after its edit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pydantic import Field
+
+from moe_patch.methods.delta import DeltaMethod, DeltaOptions, EditSetup, warn_of_unseen
+from moe_patch.methods.edit_rules import EditRules
+from moe_patch.methods.editors import LayerByLayer
+from moe_patch.methods.rivals.published_targets import PublishedTargets
+from moe_patch.methods.solvers import exact_solver
+from moe_patch.progress import Progress
+from moe_patch.solve.moments import Moments
+from moe_patch.solve.nullspace import NullSpace, shared_null_space
+
+THRESHOLD = 0.02
+
+
+class AlphaEditOptions(DeltaOptions):
+    """Options of AlphaEdit, by default as published; `protect_earlier` is its history."""
+
+    ridge: float = Field(10.0, gt=0, description="L2.")
+    ridge_relative: bool = Field(False, description="Take L2 as a multiple of the kernel's mean diagonal.")
+    tau: float | None = Field(
+        None, gt=0, description=f"Absolute eigenvalue threshold ({THRESHOLD} unless energy is set)."
+    )
+    energy: float | None = Field(None, gt=0, le=1, description="Share of the second moment to protect.")
+    targets: PublishedTargets = PublishedTargets()
+
+    @property
+    def rules(self) -> EditRules:
+        """Earlier facts are part of the history only."""
+        return replace(super().rules, move_earlier=False)
+
+
+class AlphaEdit(DeltaMethod[AlphaEditOptions]):
+    """The method, in the registry as `alphaedit`."""
+
+    name = "alphaedit"
+    pretty_name = "AlphaEdit"
+    changes = "down projections, layer by layer"
+    rival = True
+    Options = AlphaEditOptions
+
+    @classmethod
+    def reference_url(cls) -> str:
+        """The paper on arXiv."""
+        return "https://arxiv.org/abs/2410.02355"
+
+    def projections(self, moments: Mapping[int, Moments], options: AlphaEditOptions) -> dict[int, NullSpace]:
+        """One projection for all experts of a layer; empty if the options turn projection off.
+
+        Raises:
+            StatisticsError: the text is too short for the choice of `unseen`.
+        """
+        if not options.projection:
+            return {}
+        tau = THRESHOLD if options.tau is None and options.energy is None else options.tau
+        found = {
+            layer: shared_null_space(
+                seen, tau=tau, energy=options.energy, unseen=options.unseen, min_tokens=options.min_tokens
+            )
+            for layer, seen in moments.items()
+        }
+        warn_of_unseen(found, options)
+        return found
+
+    def editor(self, setup: EditSetup, options: AlphaEditOptions, progress: Progress | None) -> LayerByLayer:
+        """An editor that solves every layer in turn in closed form."""
+        return LayerByLayer(setup.base, setup.layers, exact_solver(options), setup.projections, options.rules)
