@@ -78,7 +78,7 @@ by "moe-patch report". Options that are given here win over the suite's.
     shell_complete=_suite_names,
     help="Experiments: a .yaml file, or the name of a suite that ships.",
 )
-@click.option("--edits", type=FILE, multiple=True, help="Facts, as for build; repeatable.")
+@click.option("--edits", "edit_paths", type=FILE, multiple=True, help="Facts, as for build; repeatable.")
 @schema_option
 @click.option("--facts", type=COUNT, help="How many facts of each file.  [default: as the suite says]")
 @click.option("--methods", type=_Several(str, "NAMES"), help="Methods, with commas; instead of the suite's.")
@@ -113,7 +113,7 @@ by "moe-patch report". Options that are given here win over the suite's.
 @json_option
 def bench(
     suite_name: str,
-    edits: tuple[Path, ...],
+    edit_paths: tuple[Path, ...],
     schema: Any,
     text: Path | None,
     text_tokens: int,
@@ -147,7 +147,7 @@ def bench(
     check_arms(suite, suite_name)
     materials = read_materials(
         suite,
-        edits,
+        edit_paths,
         folder=suite_path(suite_name).parent,
         schema=schema,
         skip_invalid=skip_invalid,

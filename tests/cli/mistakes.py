@@ -29,6 +29,7 @@ Draw = Callable[[st.SearchStrategy[Any]], Any]
 #: What a parameter takes, by its name: files and folders of the workshop.
 _TAKES = {
     "edits": "facts.jsonl",
+    "edit_paths": "facts.jsonl",
     "corpus": "text.txt",
     "recipe": "recipe.yaml",
     "model": "model",
@@ -58,6 +59,15 @@ _TAKES = {
     "ids": "0",
     "layers": "1",
     "method": "moeedit",
+    "methods": "moeedit",
+    "modes": "batch",
+    "seeds": "0",
+    "text": "text.txt",
+    "suite_name": "rivals",
+    "first": "runs",
+    "second": "runs",
+    "html": "page.html",
+    "csv_path": "figures.csv",
     "settings": "targets.steps=2",
     "unseen": "edit",
     "prompts": "Town 1 lies in",
@@ -82,6 +92,8 @@ _NEEDED = {
     "lock_path",
     "paths",
     "out",
+    "methods",
+    "edit_paths",
 }
 
 #: What a command would need minutes, or an answer, for; and what excludes what is above.

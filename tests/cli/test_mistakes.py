@@ -33,6 +33,7 @@ BUILD = (
     "--set",
     "targets.steps=2",
 )
+BENCH = (*(word for word in BUILD if word not in ("--unseen", "edit")), "--set", "unseen=edit")
 
 
 def run(*words: str) -> None:
@@ -68,6 +69,7 @@ def _furnish() -> None:
     run("build", "--edits", "others.jsonl", "--out", "other.safetensors", *BUILD)
     run("stack", "init", "patch.safetensors")
     run("merge", "--base", "model", "--patch", "patch.safetensors", "--out", "merged", "--keep-originals")
+    run("bench", "--edits", "facts.jsonl", "--methods", "moeedit", "--out", "runs", *BENCH)
     run("export", "patch.safetensors", "--base", "model", "--format", "peft", "--out", "adapter")
     key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
