@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -70,7 +70,7 @@ def check_stack(
     try:
         combined = combine_deltas(stacked, lock.combine)
     except MoePatchError as error:
-        return StackCheck(_ordered([*_between(stacked, allow_conflicts), Finding("refuse", str(error))]))
+        return StackCheck(ordered([*_between(stacked, allow_conflicts), Finding("refuse", str(error))]))
     return check_combined(stacked, combined, lock.combine, limits, allow_conflicts=allow_conflicts)
 
 
@@ -93,15 +93,15 @@ def check_combined(
     """
     findings = _between(stacked, allow_conflicts)
     if combined is None:
-        return StackCheck(_ordered(findings))
+        return StackCheck(ordered(findings))
     deltas = [member for member in stacked if member.patch.kind == "delta"]
     try:
         pairs, shifts = find_disturbances(deltas), fact_shifts(deltas, combined.patch)
     except MoePatchError as error:
-        return StackCheck(_ordered([*findings, Finding("refuse", str(error))]))
+        return StackCheck(ordered([*findings, Finding("refuse", str(error))]))
     moved = [*_moved(pairs if how == "add" else (), shifts, limits or ShiftLimits())]
-    findings += [_allowed(finding) for finding in moved] if allow_conflicts else moved
-    return StackCheck(_ordered(findings), tuple(pairs), tuple(shifts))
+    findings += [allowed(finding) for finding in moved] if allow_conflicts else moved
+    return StackCheck(ordered(findings), tuple(pairs), tuple(shifts))
 
 
 def refuse_contradictions(lock: Lock, lock_path: Path) -> None:
@@ -124,27 +124,41 @@ def _between(stacked: Sequence[Stacked], allow_conflicts: bool) -> list[Finding]
     found = [
         *_prompt_findings(stacked),
         *_bypass_findings(stacked),
-        *_fact_findings(stacked),
-        *_foundation_findings(stacked),
+        *fact_findings(stacked),
+        *foundation_findings(stacked),
     ]
-    return [_allowed(finding) for finding in found] if allow_conflicts else found
+    return [allowed(finding) for finding in found] if allow_conflicts else found
 
 
 def _moved(
     pairs: Sequence[Disturbance], shifts: Sequence[FactShift], limits: ShiftLimits
 ) -> Iterator[Finding]:
     """Facts that are moved too far. Pairs matter for `add` only: a joint solve removes their interference."""
-    shares = [
-        (pair.worst, f"{pair.by} moves {pair.fact!r} of {pair.disturbed}", pair.layer) for pair in pairs
-    ]
-    shares += [(one.worst, f"the stack moves {one.fact!r} of {one.patch}", one.layer) for one in shifts]
-    for share, text, layer in shares:
-        if share >= limits.warn:
-            level: Level = "refuse" if share >= limits.refuse else "warn"
-            yield Finding(level, f"{text} at layer {layer} by {share:.0%} of its own edit", conflict=True)
+    yield from moved_by_pairs(pairs, limits)
+    yield from moved_by_stack(shifts, limits)
 
 
-def _fact_findings(stacked: Sequence[Stacked]) -> Iterator[Finding]:
+def moved_by_pairs(pairs: Iterable[Disturbance], limits: ShiftLimits) -> Iterator[Finding]:
+    """Facts that another patch alone moves too far."""
+    for pair in pairs:
+        text = f"{pair.by} moves {pair.fact!r} of {pair.disturbed}"
+        yield from _too_far(pair.worst, text, pair.layer, limits)
+
+
+def moved_by_stack(shifts: Iterable[FactShift], limits: ShiftLimits) -> Iterator[Finding]:
+    """Facts that all patches together move too far."""
+    for one in shifts:
+        yield from _too_far(one.worst, f"the stack moves {one.fact!r} of {one.patch}", one.layer, limits)
+
+
+def _too_far(share: float, text: str, layer: int, limits: ShiftLimits) -> Iterator[Finding]:
+    if share >= limits.warn:
+        level: Level = "refuse" if share >= limits.refuse else "warn"
+        yield Finding(level, f"{text} at layer {layer} by {share:.0%} of its own edit", conflict=True)
+
+
+def fact_findings(stacked: Sequence[Stacked]) -> Iterator[Finding]:
+    """Facts that several patches answer, with the same answer or with different ones."""
     for overlap in find_overlaps(stacked):
         if overlap.contradicts:
             yield Finding("refuse", f"contradictory facts: {overlap}", conflict=True)
@@ -175,7 +189,8 @@ def _bypass_findings(stacked: Sequence[Stacked]) -> Iterator[Finding]:
             taken[layer] = member.name
 
 
-def _foundation_findings(stacked: Sequence[Stacked]) -> Iterator[Finding]:
+def foundation_findings(stacked: Sequence[Stacked]) -> Iterator[Finding]:
+    """Patches that were built on others which are not beneath them."""
     beneath: set[str] = set()
     for member in stacked:
         missing = [digest for digest in foundation_of(member.patch).patches if digest not in beneath]
@@ -189,10 +204,12 @@ def _foundation_findings(stacked: Sequence[Stacked]) -> Iterator[Finding]:
         beneath.add(member.patch.hash)
 
 
-def _ordered(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+def ordered(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """The findings, the worst first."""
     order: tuple[Level, ...] = ("refuse", "warn", "note")
     return tuple(sorted(findings, key=lambda finding: order.index(finding.level)))
 
 
-def _allowed(finding: Finding) -> Finding:
+def allowed(finding: Finding) -> Finding:
+    """The finding for a user who allows conflicts: a conflict does not refuse."""
     return replace(finding, level="warn") if finding.conflict and finding.level == "refuse" else finding

@@ -7,7 +7,7 @@ them, it shows how much of each fact's edit is lost or doubled when both patches
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -65,13 +65,26 @@ def fact_shifts(stacked: Sequence[Stacked], combined: Patch) -> list[FactShift]:
 
     Facts that a later patch answers too do not count.
     """
+    return shifts_under(stacked, [combined], superseded_facts(stacked))
+
+
+def shifts_under(
+    stacked: Sequence[Stacked], applied: Sequence[Patch], answered_again: Sequence[Collection[str]]
+) -> list[FactShift]:
+    """For each patch and layer, how far the sum of `applied` moves its facts from its own edit.
+
+    Args:
+        stacked: the patches whose facts are measured, the lowest first.
+        applied: the delta patches whose sum is in the weights.
+        answered_again: for each patch of `stacked`, the ids of facts that do not count.
+    """
     found = []
-    for member, gone in zip(stacked, superseded_facts(stacked), strict=True):
+    for member, gone in zip(stacked, answered_again, strict=True):
         ids = [fact.id for fact in member.patch.facts]
         kept = torch.tensor([number for number, fact_id in enumerate(ids) if fact_id not in gone])
         for layer in sorted(member.patch.layers) if len(kept) else ():
             alone = _added(member.patch, member.patch, layer)  # (T, d_m)
-            moved = _added(combined, member.patch, layer) - alone
+            moved = sum((_added(patch, member.patch, layer) for patch in applied), -alone)
             for beneath in stacked:
                 if beneath.patch.hash in foundation_of(member.patch).patches:
                     moved -= _added(beneath.patch, member.patch, layer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -50,6 +51,16 @@ class World:
         ridge = RIDGE * float(gram.diagonal().mean()) if relative else RIDGE
         left = ridge_solve(gram, residual, ridge)
         return LayerDelta.from_solution(left, rows, residual=residual, ridge=ridge)
+
+
+def apart(world: World, fact: int) -> World:
+    """The world with one fact whose keys are at right angles to those of all others."""
+    for layer, rows in world.rows.items():
+        value = rows.value.clone()  # (nnz, d_k)
+        mine = rows.fact == fact
+        value[mine, : D_KEY - 1], value[~mine, D_KEY - 1] = 0.0, 0.0
+        world.rows[layer] = replace(rows, value=value)
+    return world
 
 
 def random_rows(count: int, generator: torch.Generator) -> Rows:
