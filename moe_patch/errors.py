@@ -72,6 +72,10 @@ class EvaluationError(MoePatchError):
     """A patch could not be evaluated on these facts."""
 
 
+class JudgeError(EvaluationError):
+    """The judge of answers cannot be reached, or does not reply as asked."""
+
+
 class PromptError(TargetError, EvaluationError):
     """A text cannot be turned into tokens that mean it and that the model can read."""
 

@@ -7,7 +7,7 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,7 @@ def continue_rows(
     sample: bool = False,
     temperatures: Sequence[float] | None = None,
     top_k: int = 50,
+    also_ends: Collection[int] = (),
 ) -> list[tuple[int, ...]]:
     """What the model puts after each of B rows of tokens: at most `length` tokens.
 
@@ -41,6 +42,7 @@ def continue_rows(
         sample: draw from the likeliest tokens, instead of taking the likeliest.
         temperatures: by which each of the B rows divides its logits before it draws; None for 1.
         top_k: from how many tokens it draws; 0 for all of them.
+        also_ends: tokens that end a continuation beside those of the model's settings.
 
     Raises:
         NumericalError: the logits hold NaN or an infinity.
@@ -48,12 +50,12 @@ def continue_rows(
     pad, longest = pad_token(base.tokenizer), max(map(len, rows))
     padded = [(pad,) * (longest - len(row)) + row for row in rows]
     mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
-    ends = end_tokens(base)
+    ends = end_tokens(base) | frozenset(also_ends)
     choice: dict[str, Any] = {"do_sample": True, "top_k": top_k} if sample else {"do_sample": False}
     config = GenerationConfig(
         max_new_tokens=length, pad_token_id=pad, eos_token_id=sorted(ends) or None, **choice
     )
-    with _without_defaults(base.model), finite_logits(base):
+    with without_defaults(base.model), finite_logits(base):
         produced: Tensor = base.model.generate(
             input_ids=torch.tensor(padded, device=base.device),  # (B, S)
             attention_mask=torch.tensor(mask, device=base.device),  # (B, S)
@@ -91,7 +93,7 @@ def seeded(base: Base, seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _without_defaults(model: Any) -> Iterator[None]:
+def without_defaults(model: Any) -> Iterator[None]:
     """Hide the model's own generation settings, from which `generate()` takes what a call leaves open."""
     own = model.generation_config
     model.generation_config = GenerationConfig()

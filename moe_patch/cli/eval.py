@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,8 @@ import click
 from moe_patch.cli.console import print_json, print_tables
 from moe_patch.cli.options import (
     FILE,
+    FOLDER,
+    NEW_FILE,
     allow_large_option,
     batch_option,
     built_with_chat,
@@ -20,10 +24,15 @@ from moe_patch.cli.options import (
     open_model,
     schema_option,
 )
+from moe_patch.cli.output import check_writable
 from moe_patch.progress import progress_bars
 
 if TYPE_CHECKING:
+    from moe_patch.base.model import Base
     from moe_patch.data.schemas import ZsreSchema
+    from moe_patch.evaluation import FreeSetting, Setting
+    from moe_patch.evaluation.drift import Drift
+    from moe_patch.patch import Patch
 
 
 @click.command(
@@ -32,6 +41,8 @@ if TYPE_CHECKING:
 Examples:
   moe-patch eval capitals.safetensors
   moe-patch eval capitals.safetensors --edits more-facts.jsonl --rule zsre --json
+  moe-patch eval capitals.safetensors --judge http://localhost:8000/v1 --judge-model NAME --replies said.jsonl
+  moe-patch eval capitals.safetensors --text held-out.txt --tasks boolq,sst2 --task-limit 200
 """,
 )
 @click.argument("patch_path", metavar="PATCH", type=FILE)
@@ -52,6 +63,40 @@ Examples:
     show_default=True,
     help="Have the base make paraphrases and neighbours for facts that have none. Their scores are marked.",
 )
+@click.option(
+    "--free/--no-free",
+    "free",
+    default=True,
+    show_default=True,
+    help="Have the model write until it stops, and score what it writes.",
+)
+@click.option(
+    "--free-tokens",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Most tokens that it writes to a prompt.",
+)
+@click.option(
+    "--judge",
+    "judge_url",
+    metavar="URL",
+    help="Have a model behind an OpenAI-compatible endpoint grade replies.",
+)
+@click.option("--judge-model", metavar="NAME", help="The name of the judge's model.")
+@click.option("--replies", type=NEW_FILE, help="Write all replies to this file, as JSON lines.")
+@click.option(
+    "--preserve-set",
+    type=FILE,
+    help="Facts of the same data set that are not edited, to compare the routing on.  "
+    "[default: those of --edits that the patch does not edit]",
+)
+@click.option("--text", type=FILE, help="Held-out text: report the perplexity before and after.")
+@click.option(
+    "--tasks", metavar="NAMES", help="Tasks of lm-evaluation-harness, or a suite such as memoe-fig3; a,b,c."
+)
+@click.option("--tasks-folder", type=FOLDER, help="A folder with further tasks of the harness.")
+@click.option("--task-limit", type=click.IntRange(min=1), help="Most samples of a task.  [default: all]")
 @mode_option
 @allow_large_option
 @chat_option
@@ -65,6 +110,16 @@ def evaluate(
     rule: Any,
     routing: bool,
     generate: bool,
+    free: bool,
+    free_tokens: int,
+    judge_url: str | None,
+    judge_model: str | None,
+    replies: Path | None,
+    preserve_set: Path | None,
+    text: Path | None,
+    tasks: str | None,
+    tasks_folder: Path | None,
+    task_limit: int | None,
     mode: Any,
     allow_large: bool,
     chat: bool | None,
@@ -72,32 +127,90 @@ def evaluate(
     as_json: bool,
     **model: Any,
 ) -> None:
-    """Measure PATCH: efficacy, generalization, specificity, utility, and the shift in routing.
+    """Measure PATCH: the papers' scores, what the model writes by itself, and the shift in routing.
 
     Scores are percentages with 95% intervals. The base is measured in the same run, before the patch is
     applied. The report names the schema of the facts, the rule that follows from it unless --rule is given,
     and what specificity compares with. Facts without paraphrases or neighbours are asked with prompts that
     the base makes, and these scores are marked as generated. Where a patch rewrites prompts, the patched
     model is asked the rewritten ones.
+
+    What the model writes by itself is compared with the answers by its first sentence or line, by containment
+    and, if asked, by a judge, whose key is in MOE_PATCH_JUDGE_KEY. docs/evaluation.md defines every score.
     """
     from moe_patch.building.edits import read_edits
     from moe_patch.evaluation import Setting
     from moe_patch.evaluation import evaluate as run
+    from moe_patch.evaluation.tasks import measure_tasks
+    from moe_patch.io.files import write_text
+    from moe_patch.io.strict_json import canonical_json
     from moe_patch.methods import rewriter_of
     from moe_patch.patch import load
 
     if schema is not None and edits is None:
         raise click.UsageError("--schema says how to read --edits: give it a facts file.")
+    writing = _free_setting(free, free_tokens, judge_url, judge_model, replies)
+    if replies is not None:
+        check_writable(replies)
+    if tasks is None and (tasks_folder or task_limit):
+        raise click.UsageError("--tasks-folder and --task-limit are for --tasks: name some.")
     patch = load(patch_path)
     facts = read_edits(edits, schema=schema, built=patch) if edits else None
+    untouched = read_edits(preserve_set, schema=schema, built=patch) if preserve_set else ()
     base = open_model(**model, allow_dense=patch.kind != "delta")
     with progress_bars() as progress:
-        setting = Setting(
-            batch_size, built_with_chat(patch, chat), progress, rewrite=rewriter_of(base, patch)
+        rewrite = rewriter_of(base, patch)
+        setting = Setting(batch_size, built_with_chat(patch, chat), progress, rewrite=rewrite)
+        how = {"mode": mode, "allow_large": allow_large}
+        report = run(
+            base,
+            patch,
+            facts,
+            rule=rule,
+            routing=routing,
+            generate=generate,
+            free=writing,
+            untouched=untouched,
+            setting=setting,
+            **how,
         )
-        how = {"mode": mode, "allow_large": allow_large, "routing": routing, "generate": generate}
-        report = run(base, patch, facts, rule=rule, setting=setting, **how)
+        if text is not None:
+            report = replace(report, text=_on_text(base, patch, text, setting))
+        if tasks is not None:
+            names = [name.strip() for name in tasks.split(",") if name.strip()]
+            found = measure_tasks(base, patch, names, setting, limit=task_limit, folder=tasks_folder, **how)
+            report = replace(report, tasks=found)
+    if replies is not None:
+        write_text(replies, "".join(f"{canonical_json(each)}\n" for each in report.replies()))
     if as_json:
         print_json(report.to_json())
     else:
         print_tables(*report.tables())
+
+
+def _free_setting(
+    free: bool, tokens: int, judge_url: str | None, judge_model: str | None, replies: Path | None
+) -> FreeSetting | bool:
+    """How the model writes freely; False if it does not."""
+    from moe_patch.evaluation import FreeSetting
+    from moe_patch.evaluation.free.judge import KEY_VARIABLE, Judge
+
+    if (judge_url is None) != (judge_model is None):
+        raise click.UsageError("--judge and --judge-model belong together: give both.")
+    if not free:
+        if judge_url is not None or replies is not None:
+            raise click.UsageError("--judge and --replies are for free writing: leave out --no-free.")
+        return False
+    judge = None
+    if judge_url is not None and judge_model is not None:
+        judge = Judge(judge_url, judge_model, key=os.environ.get(KEY_VARIABLE) or None)
+    return FreeSetting(tokens, judge=judge)
+
+
+def _on_text(base: Base, patch: Patch, path: Path, setting: Setting) -> Drift:
+    """How far the patch moves the model on a file's texts."""
+    from moe_patch.data.text_files import file_texts
+    from moe_patch.evaluation.drift import TEXT_LENGTH, measure_drift
+
+    sequences = base.reader.sequences(list(file_texts(path)), TEXT_LENGTH)
+    return measure_drift(base, patch, sequences, setting.progress)

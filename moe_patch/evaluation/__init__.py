@@ -14,6 +14,7 @@ from moe_patch.base.occupied import find_occupant
 from moe_patch.data.fact_file import FactFile
 from moe_patch.data.facts import Fact
 from moe_patch.errors import EvaluationError
+from moe_patch.evaluation.free import FreeScores, FreeSetting, measure_free
 from moe_patch.evaluation.generated import GeneratedQuestions, generate_questions, measure_generated
 from moe_patch.evaluation.metrics import (
     Measurement,
@@ -29,6 +30,7 @@ from moe_patch.evaluation.metrics import (
 )
 from moe_patch.evaluation.patched import patched
 from moe_patch.evaluation.report import EvaluationReport
+from moe_patch.evaluation.routed_prompts import routed_prompts
 from moe_patch.evaluation.routing import Routing, RoutingShift, compare_routing, record_routing
 from moe_patch.evaluation.rules import RULES, Rule
 from moe_patch.evaluation.scoring import Encoded
@@ -37,6 +39,8 @@ from moe_patch.patch import Patch
 __all__ = [
     "RULES",
     "EvaluationReport",
+    "FreeScores",
+    "FreeSetting",
     "Measurement",
     "Question",
     "Questions",
@@ -47,22 +51,34 @@ __all__ = [
     "Setting",
     "compare_routing",
     "evaluate",
+    "measure_free",
     "measure_scores",
     "patched",
     "record_routing",
 ]
 
-ROUTED_PROMPTS = 512
-"""Routing is compared on at most this many prompts of a kind, evenly spaced."""
+_Made = tuple[GeneratedQuestions, list[Encoded]]
+"""Prompts that the base made, and what it says to the neighbours among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is asked of either state of the model."""
+
+    questions: Questions
+    made: _Made | None
+    own: Sequence[Encoded]  # what the base says to neighbours
+    free: FreeSetting | None
+    routed: dict[str, list[str]] | None  # prompts by kind
 
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """One state of the model: its scores, and its routing on edited and on preserved prompts."""
+    """One state of the model: its scores, what it wrote, and its routing by kind of prompt."""
 
     measurement: Measurement
-    edited: Routing | None
-    preserved: Routing | None
+    free: FreeScores | None
+    routing: dict[str, Routing]
 
 
 def evaluate(
@@ -75,6 +91,8 @@ def evaluate(
     routing: bool = True,
     generate: bool = False,
     allow_large: bool = False,
+    free: bool | FreeSetting = True,
+    untouched: Sequence[Fact] = (),
     setting: Setting | None = None,
 ) -> EvaluationReport:
     """Measure the base, apply the patch, measure again, and take the patch off.
@@ -93,11 +111,15 @@ def evaluate(
         generate: whether to have the base make paraphrases and neighbours for facts that have none. They are
             measured apart.
         allow_large: as in `moe_patch.apply`.
+        free: whether the model also writes by itself, and how much.
+        untouched: facts of the same data set that are not edited, by default those of `facts` that are not
+            the patch's. The routing is compared on as many of them as there are edited ones.
         setting: how prompts are run.
 
     Raises:
         EvaluationError: there are no facts, the rule cannot score one, a patch is on the base already, or
             the patch rewrites prompts and the setting does not.
+        JudgeError: the judge of what is written freely fails.
         WrongBase: the patch was built for another base.
         OversizedEdit: a change is much larger than its expert, and that is not allowed.
     """
@@ -111,13 +133,21 @@ def evaluate(
     made = _made(base, questions, patch, plain) if generate else None
     own = own_answers(base, questions.neighbours, plain, "base: own answers")
     own_kept = own_answers(base, questions.kept, plain, "base: answers to keep")
-    before = _observe(base, questions, plain, "base", own, made, routing=routing)
+    plan = _Plan(
+        questions,
+        made,
+        own,
+        FreeSetting() if free is True else free or None,
+        routed_prompts(questions, patch, untouched) if routing else None,
+    )
+    before = _observe(base, plan, plain, "base")
     with patched(base, patch, setting, mode=mode, allow_large=allow_large):
         own = asked_again(base, questions.neighbours, own, setting)
         own_kept = asked_again(base, questions.kept, own_kept, setting)
         if made is not None:
             made = made[0], asked_again(base, made[0].neighbours, made[1], setting)
-        after = _observe(base, questions, setting, "patched", own, made, routing=routing)
+        plan = replace(plan, made=made, own=own)
+        after = _observe(base, plan, setting, "patched", before=before.free)
         locality = unchanged_score(base, own, setting, "patched: locality")
         kept = unchanged_score(base, own_kept, setting, "patched: answers to keep")
     lowest = min(patch.base.experts, default=-1)
@@ -128,13 +158,13 @@ def evaluate(
         base=before.measurement,
         locality=locality,
         kept=kept,
-        edited_routing=_shift(before.edited, after.edited, lowest),
-        preserved_routing=_shift(before.preserved, after.preserved, lowest),
+        edited_routing=_shift(before, after, "edited", lowest),
+        preserved_routing=_shift(before, after, "preserved", lowest),
+        untouched_routing=_shift(before, after, "untouched", lowest),
+        stop=patch.stop,
+        patched_free=after.free,
+        base_free=before.free,
     )
-
-
-_Made = tuple[GeneratedQuestions, list[Encoded]]
-"""Prompts that the base made, and what it says to the neighbours among them."""
 
 
 def _made(base: Base, questions: Questions, patch: Patch, setting: Setting) -> _Made:
@@ -144,37 +174,28 @@ def _made(base: Base, questions: Questions, patch: Patch, setting: Setting) -> _
 
 
 def _observe(
-    base: Base,
-    questions: Questions,
-    setting: Setting,
-    stage: str,
-    own: Sequence[Encoded],
-    made: _Made | None,
-    *,
-    routing: bool,
+    base: Base, plan: _Plan, setting: Setting, stage: str, *, before: FreeScores | None = None
 ) -> _State:
-    measurement = measure_scores(base, questions, setting, stage=stage, own=own)
-    if made and made[0]:
-        also = measure_generated(base, *made, questions.scoring, measurement, setting, stage)
+    """One state of the model; `before` is what the base wrote freely."""
+    measurement = measure_scores(base, plan.questions, setting, stage=stage, own=plan.own)
+    if plan.made and plan.made[0]:
+        scoring = plan.questions.scoring
+        also = measure_generated(base, *plan.made, scoring, measurement, setting, stage)
         measurement = replace(measurement, generated=also)
-    edited, preserved = (_spread(asked) for asked in (questions.edited, questions.neighbours))
-    return _State(
-        measurement,
-        _routing(base, edited, setting) if routing else None,
-        _routing(base, preserved, setting) if routing and preserved else None,
-    )
+    written = None
+    if plan.free is not None:
+        told = f"{stage}: writing"
+        written = measure_free(base, plan.questions, setting, plan.free, before=before, stage=told)
+    routing = {
+        kind: record_routing(base, prompts, batch_size=setting.batch_size, chat=setting.chat)
+        for kind, prompts in (plan.routed or {}).items()
+        if prompts
+    }
+    return _State(measurement, written, routing)
 
 
-def _routing(base: Base, prompts: Sequence[str], setting: Setting) -> Routing:
-    return record_routing(base, prompts, batch_size=setting.batch_size, chat=setting.chat)
-
-
-def _spread(asked: Sequence[Question]) -> list[str]:
-    """Distinct prompts, evenly spaced, at most `ROUTED_PROMPTS` of them."""
-    distinct = list(dict.fromkeys(question.prompt for question in asked))
-    step = max(1, -(-len(distinct) // ROUTED_PROMPTS))
-    return distinct[::step]
-
-
-def _shift(before: Routing | None, after: Routing | None, lowest: int) -> RoutingShift | None:
-    return None if before is None or after is None else compare_routing(before, after, lowest)
+def _shift(before: _State, after: _State, kind: str, lowest: int) -> RoutingShift | None:
+    """The change of routing on a kind of prompts; None if it was not recorded."""
+    if kind not in before.routing:
+        return None
+    return compare_routing(before.routing[kind], after.routing[kind], lowest)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 import torch
 import torch.nn.functional as F
 from pydantic import JsonValue
+from rich.table import Table
 from torch import Tensor
 
 from moe_patch.apply import apply
@@ -23,6 +24,9 @@ from moe_patch.evaluation.scoring import right_padded
 from moe_patch.patch import Patch
 from moe_patch.progress import Progress
 from moe_patch.solve.finite import check_finite
+
+TEXT_LENGTH = 512
+"""Tokens of a sequence, where text that is given is cut into some."""
 
 _LOGITS = 2**26  # of a batch: 256 MiB in fp32, of which there are a few copies
 _LARGEST_LOSS = 700.0  # nats; e to it is still a number
@@ -51,6 +55,16 @@ class Drift:
         """The fields and both perplexities as plain data."""
         perplexities = {"before": self.perplexity_before, "after": self.perplexity_after}
         return {**asdict(self), "perplexity": dict(perplexities)}
+
+    def table(self) -> Table:
+        """Both perplexities and the divergence."""
+        title = f"Held-out text of {self.tokens} tokens: perplexity, and KL of the next token in nats"
+        table = Table(title=title, title_justify="left", header_style="bold")
+        for column in ("patched", "base", "KL"):
+            table.add_column(column, justify="right")
+        shown = (f"{value:.4g}" for value in (self.perplexity_after, self.perplexity_before))
+        table.add_row(*shown, f"{self.divergence:.4g}")
+        return table
 
 
 @torch.no_grad()

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.table import Table
 
+from moe_patch.evaluation.drift import Drift
+from moe_patch.evaluation.free.scores import FreeScores, score_json
+from moe_patch.evaluation.free.tables import free_table
 from moe_patch.evaluation.metrics import GeneratedScores, Measurement, Score, Scores
-from moe_patch.evaluation.routing import LayerShift, RoutingShift
+from moe_patch.evaluation.routing import RoutingShift
+from moe_patch.evaluation.routing_report import routing_table, shift_json
 from moe_patch.evaluation.rules import Scoring
+from moe_patch.evaluation.tasks import TaskReport
 from moe_patch.io.html_tables import Tabled
 
 _NAMES = ("efficacy", "generalization", "specificity", "utility")
@@ -32,6 +38,12 @@ class EvaluationReport(Tabled):
     kept: Score  # the same for the facts' `keep` prompts
     edited_routing: RoutingShift | None
     preserved_routing: RoutingShift | None  # None if the facts have no neighborhood prompts
+    untouched_routing: RoutingShift | None = None  # on facts of the same data set that are not edited
+    stop: bool = False  # whether the patch trained the end of its answers
+    patched_free: FreeScores | None = None  # what the model writes by itself
+    base_free: FreeScores | None = None
+    text: Drift | None = None  # on held-out text
+    tasks: TaskReport | None = None  # of lm-evaluation-harness
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: percentages from 0 to 100, divergences in nats, None for what could not be measured."""
@@ -39,11 +51,30 @@ class EvaluationReport(Tabled):
             **asdict(self.scoring),
             "facts": self.facts,
             **_measurement(self.patched),
-            "locality": _score(self.locality),
-            "kept": _score(self.kept),
+            "locality": score_json(self.locality),
+            "kept": score_json(self.kept),
             "base": _measurement(self.base),
-            "routing": {"edited": _shift(self.edited_routing), "preserved": _shift(self.preserved_routing)},
+            "routing": {
+                "edited": shift_json(self.edited_routing),
+                "preserved": shift_json(self.preserved_routing),
+                "untouched": shift_json(self.untouched_routing),
+            },
+            "stop": self.stop,
+            "free": self._free_json(),
+            "text": None if self.text is None else self.text.to_json(),
+            "tasks": None if self.tasks is None else self.tasks.to_json(),
         }
+
+    def _free_json(self) -> dict[str, Any] | None:
+        if self.patched_free is None or self.base_free is None:
+            return None
+        return {"patched": self.patched_free.to_json(), "base": self.base_free.to_json()}
+
+    def replies(self) -> Iterator[dict[str, Any]]:
+        """Everything that the two models wrote freely, as plain data, one reply each."""
+        for model, free in (("base", self.base_free), ("patched", self.patched_free)):
+            if free is not None:
+                yield from ({"model": model, **each.to_json()} for each in free.answered)
 
     def __repr__(self) -> str:
         return (
@@ -51,15 +82,20 @@ class EvaluationReport(Tabled):
         )
 
     def tables(self) -> list[Table]:
-        """The scores, then the change of routing by layer."""
+        """The papers' scores, those of free writing, the change of routing, and general ability."""
         tables = [_score_table(self)]
+        if self.patched_free is not None and self.base_free is not None:
+            tables.append(free_table(self.patched_free, self.base_free, stop=self.stop))
         if self.edited_routing is not None:
-            tables.append(_routing_table(self.edited_routing, self.preserved_routing))
-        return tables
+            kinds = {"preserved": self.preserved_routing, "untouched": self.untouched_routing}
+            tables.append(routing_table(self.edited_routing, kinds))
+        if self.text is not None:
+            tables.append(self.text.table())
+        return tables if self.tasks is None else [*tables, self.tasks.table()]
 
 
 def _measurement(measurement: Measurement) -> dict[str, Any]:
-    others = {name: _score(getattr(measurement, name)) for name in _OTHERS}
+    others = {name: score_json(getattr(measurement, name)) for name in _OTHERS}
     made = measurement.generated
     return {
         **_scores(measurement.scores),
@@ -70,21 +106,7 @@ def _measurement(measurement: Measurement) -> dict[str, Any]:
 
 
 def _scores(scores: Scores) -> dict[str, Any]:
-    return {name: _score(getattr(scores, name)) for name in _NAMES}
-
-
-def _score(score: Score) -> dict[str, Any]:
-    return {"value": score.value, "interval": score.interval and list(score.interval), "n": score.n}
-
-
-def _shift(shift: RoutingShift | None) -> dict[str, Any] | None:
-    if shift is None:
-        return None
-    layers = [
-        {"layer": s.layer, "similarity": s.similarity, "divergence": s.divergence, "tokens": s.tokens}
-        for s in shift.layers
-    ]
-    return {"similarity": shift.similarity, "divergence": shift.divergence, "layers": layers}
+    return {name: score_json(getattr(scores, name)) for name in _NAMES}
 
 
 def _score_table(report: EvaluationReport) -> Table:
@@ -129,23 +151,6 @@ def _value(score: Score) -> tuple[str, str]:
 
 def _interval(score: Score) -> str:
     return "-" if score.interval is None else f"{score.interval[0]:.1f} to {score.interval[1]:.1f}"
-
-
-def _routing_table(edited: RoutingShift, preserved: RoutingShift | None) -> Table:
-    title = "Routing, before against after: similarity of top-K sets in percent, KL of gates in nats"
-    table = Table(title=title, title_justify="left", header_style="bold")
-    table.add_column("layer")
-    for column in ("edited", "KL", "preserved", "KL"):
-        table.add_column(column, justify="right")
-    kept = {shift.layer: shift for shift in preserved.layers} if preserved else {}
-    for shift in edited.layers:
-        table.add_row(str(shift.layer), *_moved(shift), *_moved(kept.get(shift.layer)))
-    table.add_row(f"mean above {edited.lowest_edited}", *_moved(edited), *_moved(preserved), style="bold")
-    return table
-
-
-def _moved(shift: LayerShift | RoutingShift | None) -> tuple[str, str]:
-    return ("-", "-") if shift is None else (_plain(shift.similarity, 1), _plain(shift.divergence, 4))
 
 
 def _plain(value: float | None, digits: int) -> str:

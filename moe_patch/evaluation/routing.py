@@ -3,13 +3,15 @@
 Routing similarity is the Jaccard similarity of a token's top-K expert sets before and after (MoEEdit, ICLR
 2026). KL(before || after) compares the router's distributions over all experts. An edit changes the residual
 stream only above its lowest layer, so routing cannot change up to there: those layers are reported, but left
-out of means.
+out of means. The layers above are also averaged by windows, quarters of them, since what an edit moves may
+die away or build up with depth.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ from torch import Tensor
 from moe_patch.base.capture import ExpertCall, capture_routing
 from moe_patch.base.model import Base
 from moe_patch.errors import EvaluationError
+from moe_patch.evaluation.router_scores import gate_function, routing_distribution
 from moe_patch.evaluation.scoring import right_padded, split_batches
 from moe_patch.solve.finite import check_finite
 
@@ -35,6 +38,20 @@ class LayerShift:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """The change of routing in a run of layers, as the mean over those that have experts."""
+
+    name: str  # such as "2nd quarter"
+    first: int  # number of its first layer with experts
+    last: int  # and of its last
+    similarity: float  # percent
+    divergence: float | None  # nats
+
+
+WINDOWS = ("1st quarter", "2nd quarter", "3rd quarter", "4th quarter")
+
+
+@dataclass(frozen=True, slots=True)
 class RoutingShift:
     """The change of routing on some prompts, by MoE layer; means are over layers above the lowest edit."""
 
@@ -50,6 +67,18 @@ class RoutingShift:
     def divergence(self) -> float | None:
         """Mean KL divergence in nats over the layers that have one; None if none has."""
         return _mean([shift.divergence for shift in self._movable if shift.divergence is not None])
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """The quarters of the MoE layers above the lowest edit, the lowest first; fewer of three layers."""
+        movable = self._movable
+        count = min(len(WINDOWS), len(movable))
+        bounds = [len(movable) * place // count for place in range(count + 1)] if count else [0]
+        runs = [movable[start:end] for start, end in pairwise(bounds)]
+        names = (
+            WINDOWS if count == len(WINDOWS) else [f"part {place + 1} of {count}" for place in range(count)]
+        )
+        return tuple(_window(name, run) for name, run in zip(names, runs, strict=True))
 
     @property
     def _movable(self) -> list[LayerShift]:
@@ -97,30 +126,30 @@ def jaccard_similarity(before: Tensor, after: Tensor) -> Tensor:
     return common / (before.shape[1] + after.shape[1] - common)
 
 
-def routing_distribution(scores: Tensor) -> Tensor:
-    """The router's scores (N, E) as log-probabilities over experts.
-
-    Most routers return logits. Some return a softmax, which is recognised by rows that add up to one.
-    """
-    scores = scores.double()
-    sums = scores.sum(-1)
-    if bool((scores >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
-        return scores.clamp_min(torch.finfo(torch.float32).tiny).log()
-    return scores.log_softmax(-1)
-
-
 def _layer_shift(index: int, before: ExpertCall, after: ExpertCall) -> LayerShift:
     tokens = len(before.experts)
     if tokens == 0 or len(after.experts) != tokens:
         raise EvaluationError(f"layer {index} routed {tokens} tokens before and {len(after.experts)} after")
     divergence = None
     if before.scores is not None and after.scores is not None:
-        first, second = routing_distribution(before.scores), routing_distribution(after.scores)  # (N, E)
+        function = gate_function(before)  # a patch does not change it
+        first = routing_distribution(before.scores, function)  # (N, E)
+        second = routing_distribution(after.scores, function)  # (N, E)
         apart = torch.where(first > -torch.inf, first.exp() * (first - second), 0.0).sum(-1)  # (N,)
         check_finite(apart, "the divergences of routing", f"at layer {index}")
         divergence = float(apart.mean().clamp_min(0))
     similarity = 100 * float(jaccard_similarity(before.experts, after.experts).double().mean())
     return LayerShift(index, similarity, divergence, tokens)
+
+
+def _window(name: str, shifts: Sequence[LayerShift]) -> Window:
+    return Window(
+        name,
+        shifts[0].layer,
+        shifts[-1].layer,
+        sum(shift.similarity for shift in shifts) / len(shifts),
+        _mean([shift.divergence for shift in shifts if shift.divergence is not None]),
+    )
 
 
 def _joined(calls: Sequence[ExpertCall]) -> ExpertCall:

@@ -6,7 +6,7 @@ in batches of similar length, and the language-model head runs only at positions
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -165,8 +165,11 @@ def continue_tokens(
     batch_size: int = 64,
     progress: Progress | None = None,
     stage: str = "answering",
+    also_ends: Collection[int] = (),
 ) -> list[Encoded]:
     """`continue_greedily` for prompts that are tokenised already.
+
+    A continuation also ends with the tokens of `also_ends`.
 
     Raises:
         EvaluationError: the batch size is below 1.
@@ -174,7 +177,8 @@ def continue_tokens(
     """
 
     def run(batch: list[tuple[tuple[int, ...], int]]) -> list[Encoded]:
-        tails = continue_rows(base, [row for row, _ in batch], max(length for _, length in batch))
+        longest = max(length for _, length in batch)
+        tails = continue_rows(base, [row for row, _ in batch], longest, also_ends=also_ends)
         return [
             Encoded(row + tail[:length], len(row)) for (row, length), tail in zip(batch, tails, strict=True)
         ]

@@ -14,7 +14,8 @@ from moe_patch.base.model import Base
 from moe_patch.data.fact_file import FactFile
 from moe_patch.data.facts import Fact
 from moe_patch.errors import EvaluationError, PromptError, WrongBase
-from moe_patch.evaluation import Questions, Setting, evaluate, measure_scores
+from moe_patch.evaluation import FreeSetting, Questions, Setting, evaluate, measure_scores
+from moe_patch.evaluation.free import write_freely
 from moe_patch.patch import Patch
 from tests.tiny import tiny_base, tiny_patch
 
@@ -113,6 +114,49 @@ def test_the_rule_follows_from_the_schema_of_the_patch_or_of_the_file(base: Base
         "zsre-alt facts, zsre rule, specificity by agreement"
     )
     assert evaluate(base, zsre, rule="counterfact", routing=False).scoring.rule == "counterfact"
+
+
+def test_what_both_write_freely_is_in_the_report(base: Base, patch: Patch) -> None:
+    report = evaluate(base, patch, FACTS, routing=False, free=FreeSetting(budget=3))
+    said = list(report.replies())
+    assert {each["model"] for each in said} == {"base", "patched"}
+    prompts = [fact.text for fact in FACTS]
+    before = write_freely(base, prompts, Setting(), budget=3)
+    with apply(base, patch):
+        after = write_freely(base, prompts, Setting(), budget=3)
+    for model, written in (("base", before), ("patched", after)):
+        edited = {
+            each["prompt"]: each["reply"]
+            for each in said
+            if (each["model"], each["kind"]) == (model, "reliability")
+        }
+        assert edited == {prompt: written[prompt].text for prompt in prompts}
+    free = report.to_json()["free"]
+    assert free["patched"]["locality"]["exact"]["n"] == 12
+    assert free["base"]["locality"]["exact"]["n"] == 0
+    assert evaluate(base, patch, FACTS, routing=False, free=False).to_json()["free"] is None
+
+
+def test_routing_is_compared_on_as_many_untouched_facts_as_there_are_edited_ones(
+    base: Base, patch: Patch
+) -> None:
+    others = [Fact(f"o{i}", "{} is in", f"Place {i}", "x") for i in range(9)]
+    report = evaluate(base, patch, untouched=[*patch.facts, *others], free=False)
+    assert report.untouched_routing is not None
+    taken = [others[place * 9 // 4] for place in range(4)]
+    assert report.untouched_routing.layers[0].tokens == sum(len(fact.text) for fact in taken)
+    mixed = evaluate(base, patch, [*patch.facts[:2], *others[:3]], free=False)
+    assert mixed.edited_routing is not None
+    assert mixed.untouched_routing is not None
+    assert mixed.edited_routing.layers[0].tokens == sum(len(fact.text) for fact in patch.facts[:2])
+    assert mixed.untouched_routing.layers[0].tokens == sum(len(fact.text) for fact in (others[0], others[1]))
+    assert evaluate(base, patch, others, free=False).untouched_routing is None
+
+
+def test_the_report_says_whether_the_end_was_trained(base: Base, patch: Patch) -> None:
+    stopped = replace(patch, hyperparameters={"targets": {"stop": True}})
+    reports = [evaluate(base, some, FACTS, routing=False, free=False) for some in (patch, stopped)]
+    assert [report.to_json()["stop"] for report in reports] == [False, True]
 
 
 def test_a_patch_of_another_base_is_refused(patch: Patch) -> None:

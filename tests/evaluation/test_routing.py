@@ -11,10 +11,11 @@ from moe_patch.apply import apply
 from moe_patch.base.model import Base
 from moe_patch.errors import EvaluationError
 from moe_patch.evaluation.routing import (
+    LayerShift,
+    RoutingShift,
     compare_routing,
     jaccard_similarity,
     record_routing,
-    routing_distribution,
 )
 from tests.tiny import tiny_base, tiny_patch
 
@@ -35,12 +36,6 @@ def test_jaccard_is_that_of_sets(rows: list[list[int]], random) -> None:
     after = [random.sample(range(6), 3) for _ in rows]
     wanted = [len({*a} & {*b}) / len({*a} | {*b}) for a, b in zip(before, after, strict=True)]
     assert jaccard_similarity(torch.tensor(before), torch.tensor(after)).tolist() == pytest.approx(wanted)
-
-
-def test_a_softmax_is_taken_as_it_is_and_logits_are_normalised() -> None:
-    logits = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(routing_distribution(logits.softmax(-1)), routing_distribution(logits), atol=1e-5)
-    assert torch.allclose(routing_distribution(logits).exp().sum(-1), torch.ones(5, dtype=torch.float64))
 
 
 def test_nothing_moves_without_a_patch_whatever_the_batch(base: Base) -> None:
@@ -73,6 +68,38 @@ def test_divergence_is_before_from_after(base: Base) -> None:
         wanted = float((p * (p / q).log()).sum(-1).mean())
         assert shift.layers[layer].divergence == pytest.approx(wanted, rel=1e-6)
         assert wanted > 0
+
+
+def test_the_divergence_of_sigmoids_is_that_of_their_shares() -> None:
+    base = tiny_base("deepseek_v3")
+    before = record_routing(base, PROMPTS)
+    lowest, *above = base.layers
+    with apply(base, tiny_patch(base, [lowest], scale=2.0)):
+        after = record_routing(base, PROMPTS)
+    shift = compare_routing(before, after, lowest)
+    for layer in shift.layers:
+        if layer.layer in above:
+            p, q = (calls[layer.layer].scores.double().sigmoid() for calls in (before, after))
+            p, q = p / p.sum(-1, keepdim=True), q / q.sum(-1, keepdim=True)
+            assert layer.divergence == pytest.approx(float((p * (p / q).log()).sum(-1).mean()), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("layers", "lowest", "sizes"), [(9, 0, [2] * 4), (6, 2, [1] * 3), (12, 0, [2, 3, 3, 3])]
+)
+def test_windows_are_quarters_of_the_layers_above(layers: int, lowest: int, sizes: list[int]) -> None:
+    shifts = [LayerShift(2 * index, 100.0 - index, 0.1 * index, 5) for index in range(layers)]
+    windows = RoutingShift(tuple(shifts), 2 * lowest).windows
+    above, start = shifts[lowest + 1 :], 0
+    assert len(windows) == len(sizes)
+    for window, size in zip(windows, sizes, strict=True):
+        part = above[start : start + size]
+        assert (window.first, window.last) == (part[0].layer, part[-1].layer)
+        assert window.similarity == pytest.approx(sum(each.similarity for each in part) / size)
+        assert window.divergence == pytest.approx(sum(each.divergence or 0 for each in part) / size)
+        start += size
+    assert start == len(above)
+    assert (windows[0].name == "1st quarter") == (len(sizes) == 4)
 
 
 def test_an_edit_of_the_last_layer_moves_nothing_that_could_be_averaged(base: Base) -> None:
