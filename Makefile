@@ -77,7 +77,7 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 
 demo: $(VENV)/.installed
 	@mkdir -p $(OUT)
-	$(BIN)/moe-patch build --edits $(FACTS) --out $(OUT)/50.safetensors
+	$(BIN)/moe-patch build --edits $(FACTS) --out $(OUT)/50.safetensors --force
 	$(BIN)/moe-patch inspect $(OUT)/50.safetensors
 	$(BIN)/moe-patch ask --edits $(FACTS) --limit 10 --max-tokens 5 --patch $(OUT)/50.safetensors
 	$(BIN)/moe-patch eval $(OUT)/50.safetensors --edits $(FACTS)

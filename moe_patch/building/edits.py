@@ -12,19 +12,20 @@ from moe_patch.data.schemas import DEFAULT_ZSRE, ZSRE_SCHEMAS, ZsreSchema
 from moe_patch.data.understanding.guide import Understanding
 from moe_patch.data.understanding.subjects import SubjectBy
 from moe_patch.errors import ConfigError
+from moe_patch.io.wording import counted
 from moe_patch.patch import Patch
 
 _ZSRE = {"zsre-alt": "alt", "zsre-answers": "the first of `answers`"}
 """What ZsRE records edit to, by convention: papers differ in it, and the records do not tell."""
 
 _WAYS: dict[SubjectBy, str] = {
-    "given": "subjects given",
-    "brackets": "subjects in brackets",
-    "name": "subjects by their name",
-    "grammar": "subjects by grammar",
-    "other lines": "subjects by other lines",
-    "asked": "subjects by asking",
-    "whole prompt": "without a subject",
+    "given": "subject given",
+    "brackets": "subject in brackets",
+    "name": "subject by its name",
+    "grammar": "subject by grammar",
+    "other lines": "subject by other lines",
+    "asked": "subject by asking",
+    "whole prompt": "prompt without a subject",
 }
 
 
@@ -79,7 +80,7 @@ def notes_on(read: FactFile, path: Path) -> Iterator[str]:
     for skipped in read.skipped:
         yield f"Skipped line {skipped.line}: {skipped.reason}"
     if read.skipped:
-        yield f"{len(read.skipped)} facts were skipped; {len(read.facts)} are left."
+        yield f"{_were(len(read.skipped))} skipped; {counted(len(read.facts), 'fact')} left."
     yield from _how_understood(read, path)
     if read.schema in _ZSRE:
         other = next(schema for schema in _ZSRE if schema != read.schema)
@@ -93,9 +94,21 @@ def _how_understood(read: FactFile, path: Path) -> Iterator[str]:
         return
     ways = Counter(origin.subject for origin in read.origins if origin.subject != "given")
     split = sum(origin.answer != "given" for origin in read.origins)
-    parts = [f"{count} {_WAYS[way]}" for way, count in ways.most_common()]
-    parts += [f"{split} answers in sentences"] if split else []
+    parts = [_subjects(count, _WAYS[way]) for way, count in ways.most_common()]
+    parts += [f"{counted(split, 'answer')} in sentences"] if split else []
     shown = f"`moe-patch facts check {path}` shows each"
-    yield f"{path}: {read.understood} of {len(read)} facts were understood ({', '.join(parts)}); {shown}"
+    yield f"{path}: {read.understood} of {_were(len(read))} understood ({', '.join(parts)}); {shown}"
     if whole := ways["whole prompt"]:
-        yield f"{path}: {whole} facts without a clear subject are edited at the last token of their prompts"
+        are, whose = ("is", "its prompt") if whole == 1 else ("are", "their prompts")
+        facts = f"{counted(whole, 'fact')} without a clear subject"
+        yield f"{path}: {facts} {are} edited at the last token of {whose}"
+
+
+def _were(facts: int) -> str:
+    return f"{counted(facts, 'fact')} {'was' if facts == 1 else 'were'}"
+
+
+def _subjects(count: int, way: str) -> str:
+    """A number of subjects that were found in one way: "2 subjects by grammar"."""
+    noun, _, how = way.partition(" ")
+    return f"{counted(count, noun)} {how}"

@@ -31,8 +31,9 @@ from moe_patch.checkpoint.originals import kept_originals, write_originals
 from moe_patch.checkpoint.quantised import QuantisedSlot
 from moe_patch.checkpoint.record import RECORD, FileRecord, Record, patch_record
 from moe_patch.checkpoint.rewrite import write_changed
-from moe_patch.checkpoint.staging import LAST, Staging, refuse_existing
+from moe_patch.checkpoint.staging import LAST, Staging
 from moe_patch.errors import ConfigError, OutputError, PatchError
+from moe_patch.io.files import refuse_existing
 from moe_patch.io.known import known_hash
 from moe_patch.io.model_place import ModelPlace
 from moe_patch.patch import Patch, check_base, check_shapes

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _LIMITS = HeaderLimits(file_bytes=2**50, tensors=2**20)
 _PLACE = re.compile(r"[0-9]{1,18}")  # bytes from the start of the shard
-_ADVICE = "name the base with --base instead"
+_ADVICE = "name the base with --model instead"
 
 
 def kept_originals(folder: Path) -> Iterator[str]:

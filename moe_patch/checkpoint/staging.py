@@ -20,7 +20,7 @@ from pydantic import JsonValue
 from moe_patch.checkpoint.link import How, place_file
 from moe_patch.errors import MoePatchError, OutputError
 from moe_patch.io import strict_json
-from moe_patch.io.files import replacing_file, sync_to_disk
+from moe_patch.io.files import refuse_existing, replacing_file, sync_to_disk
 
 LAST = "config.json"  # without it, programs do not take a folder for a model
 
@@ -102,24 +102,6 @@ class Staging:
         for other in self.folder.parent.iterdir():
             if other != self.folder and pattern.fullmatch(other.name):
                 shutil.rmtree(other)
-
-
-def refuse_existing(out: Path) -> None:
-    """Check that nothing would be overwritten.
-
-    Raises:
-        OutputError: `out` exists and is not an empty folder, its parent folder does not exist, or the system
-            does not say.
-    """
-    try:
-        there = out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir())))
-        placed = out.absolute().parent.is_dir()
-    except OSError as error:
-        raise OutputError(f"{out} cannot be made: {error.strerror or error}") from error
-    if there:
-        raise OutputError(f"{out} exists already: choose another folder, or remove it first")
-    if not placed:
-        raise OutputError(f"{out} cannot be made: {out.absolute().parent} is not a folder; create it first")
 
 
 @contextmanager

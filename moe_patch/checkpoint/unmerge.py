@@ -13,8 +13,9 @@ from moe_patch.checkpoint.link import Link, choose_link, place_file
 from moe_patch.checkpoint.originals import kept_originals, restore_originals
 from moe_patch.checkpoint.record import RECORD, Record, read_record
 from moe_patch.checkpoint.shards import weight_files
-from moe_patch.checkpoint.staging import LAST, Staging, refuse_existing
+from moe_patch.checkpoint.staging import LAST, Staging
 from moe_patch.errors import HashMismatch, ModelError
+from moe_patch.io.files import refuse_existing
 from moe_patch.io.model_place import recorded_model
 
 logger = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ def _source(folder: Path, record: Record, base: str | Path | None) -> Path:
         source = fetched_folder(recorded_model(record.base_name))
     if record.originals is None and source.resolve() == folder.resolve():
         raise ModelError(
-            f"{folder} is the merged folder itself: name with --base the base that it was made from"
+            f"{folder} is the merged folder itself: name with --model the base that it was made from"
         )
     return source
 
@@ -125,12 +126,12 @@ def _check(path: Path, wanted: str) -> None:
     found = file_sha256(_present(path))
     if found != wanted:
         raise HashMismatch(
-            f"{path} has the SHA-256 {found}, but it was {wanted} before the merge: name with --base the "
+            f"{path} has the SHA-256 {found}, but it was {wanted} before the merge: name with --model the "
             "base that the patches were merged into"
         )
 
 
 def _present(path: Path) -> Path:
     if not path.is_file():
-        raise ModelError(f"{path} is missing: name with --base the base that the patches were merged into")
+        raise ModelError(f"{path} is missing: name with --model the base that the patches were merged into")
     return path

@@ -11,9 +11,9 @@ import click
 
 from moe_patch.cli.console import plain_table, print_json, print_tables, say
 from moe_patch.cli.method_options import layers_option, method_option, settings_option
+from moe_patch.cli.model_name import say_model
 from moe_patch.cli.options import (
     FILE,
-    NEW_FILE,
     NumberRange,
     corpus_option,
     dtype_of,
@@ -22,8 +22,9 @@ from moe_patch.cli.options import (
     quiet_transformers,
     schema_option,
 )
-from moe_patch.cli.output import check_writable
+from moe_patch.cli.output import free_place, out_option
 from moe_patch.cli.required import check_required, require_options, required_shares
+from moe_patch.io.wording import counted
 from moe_patch.progress import progress_bars
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from moe_patch.building import BuildRequest
     from moe_patch.data.schemas import ZsreSchema
+    from moe_patch.patch import Patch
     from moe_patch.tuning import Choice
 
 
@@ -60,7 +62,7 @@ method's default. The report says which came from where.
     "QAEdit, WikiBigEdit or KnowGIC. `moe-patch facts check` shows how they are understood.",
 )
 @schema_option
-@click.option("--out", type=NEW_FILE, help="The patch.  [default: EDITS.safetensors]")
+@out_option("The patch.  [default: EDITS.safetensors]", required=False)
 @method_option
 @click.option(
     "--on",
@@ -129,6 +131,7 @@ method's default. The report says which came from where.
 def build(
     edits: Path,
     out: Path | None,
+    force: bool,
     method: str,
     lock_path: Path | None,
     recipe: str | None,
@@ -145,18 +148,18 @@ def build(
     **given: Any,
 ) -> None:
     """Build a patch that makes the model say the facts in EDITS."""
+    out = free_place(out or Path(f"{edits.stem}.safetensors"), force=force or dry_run)
+    required = required_shares(given, with_card)
     from moe_patch.building import BuildRequest, open_job
     from moe_patch.building.given import given_options
     from moe_patch.cli.summary import describe_patch, summary_tables
     from moe_patch.methods import get_method
     from moe_patch.patch import save
 
-    required = required_shares(given, with_card)
-    out = check_writable(out or Path(f"{edits.stem}.safetensors"))
     quiet_transformers()
     request = BuildRequest(
         edits,
-        model=model,
+        model=say_model(model),
         method=method,
         recipe=recipe,
         given=given_options(get_method(method), given, settings),
@@ -182,9 +185,15 @@ def build(
         print_json(described | found | {"card": None if card is None else card.to_json()})
     else:
         print_tables(*summary_tables(described, untaken=card is None), *_choice_tables(choice))
-        say("", f"{out}: {len(job.facts)} facts, built in {built.seconds:.1f} s", "")
+        say("", f"{out}: {_facts_of(built.patch, len(job.facts))}, built in {built.seconds:.1f} s", "")
         print_tables(*([] if card is None else card.tables()))
     check_required(described["taken"], card, required)
+
+
+def _facts_of(patch: Patch, new: int) -> str:
+    """How many facts a patch has, and how many of them are new if it was trained on from another patch."""
+    count = counted(len(patch.facts), "fact")
+    return count if len(patch.facts) == new else f"{count}, {new} of them new"
 
 
 def _show_dry_run(request: BuildRequest, *, as_json: bool) -> None:

@@ -9,6 +9,7 @@ import click
 
 from moe_patch.cli.console import plain_table, print_json, print_tables, say
 from moe_patch.cli.options import json_option, quiet_transformers
+from moe_patch.io.wording import counted
 from moe_patch.progress import progress_bars
 
 if TYPE_CHECKING:
@@ -112,12 +113,15 @@ def _system_table(report: DoctorReport) -> Table:
     system, storage, plugin = report.system, report.storage, report.plugin
     table.add_row("moe-patch", system.moe_patch)
     table.add_row("Python", f"{system.python}, {system.platform}")
-    table.add_row("processor", f"{system.processor}, {system.cores} cores")
+    table.add_row("processor", f"{system.processor}, {counted(system.cores, 'core')}")
     table.add_row(
         "torch",
-        f"built for {system.torch_build}; kernels for {system.instructions}, {system.threads} threads",
+        f"built for {system.torch_build}; kernels for {system.instructions}, "
+        f"{counted(system.threads, 'thread')}",
     )
-    table.add_row("cache", f"{storage.cache}: {storage.cache_files} files, {_size(storage.cache_bytes)}")
+    table.add_row(
+        "cache", f"{storage.cache}: {counted(storage.cache_files, 'file')}, {_size(storage.cache_bytes)}"
+    )
     free = f"{_size(storage.free_at_cache)} at the cache, {_size(storage.free_at_work)} in the working folder"
     table.add_row("free disk", free)
     table.add_row("vLLM", plugin.vllm or "not installed")

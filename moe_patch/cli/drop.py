@@ -9,7 +9,8 @@ import click
 
 from moe_patch.cli.console import print_json, print_tables, say
 from moe_patch.cli.options import FILE, json_option
-from moe_patch.cli.output import check_writable, out_option
+from moe_patch.cli.output import free_place, out_option
+from moe_patch.io.wording import counted
 
 
 @click.command(
@@ -22,15 +23,15 @@ Example:
 @click.option(
     "--fact", "ids", multiple=True, required=True, metavar="ID", help="Id of a fact to drop; repeatable."
 )
-@out_option
+@out_option()
 @json_option
-def drop(patch_path: Path, ids: Sequence[str], out: Path, as_json: bool) -> None:
+def drop(patch_path: Path, ids: Sequence[str], out: Path, force: bool, as_json: bool) -> None:
     """Write PATCH without some of its facts. It is solved again from the file; no model is needed."""
+    free_place(out, force=force)
     from moe_patch.cli.summary import describe_patch, summary_tables
     from moe_patch.patch import load, save
     from moe_patch.stack import drop_facts as without
 
-    out = check_writable(out)
     patch = without(load(patch_path), ids)
     save(patch, out)
     described = describe_patch(patch, out)
@@ -38,4 +39,4 @@ def drop(patch_path: Path, ids: Sequence[str], out: Path, as_json: bool) -> None
         print_json(described | {"patch": str(out), "dropped": list(ids)})
         return
     print_tables(*summary_tables(described))
-    say("", f"{out}: {len(patch.facts)} facts, without {', '.join(ids)}")
+    say("", f"{out}: {counted(len(patch.facts), 'fact')}, without {', '.join(ids)}")

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moe_patch.cli.console import plain_table, print_json, print_tables, say
-from moe_patch.cli.options import FILE, allow_large_option, json_option, out_folder_option
+from moe_patch.cli.model_name import DEFAULT, model_or_base_option, say_model
+from moe_patch.cli.options import FILE, allow_large_option, json_option
+from moe_patch.cli.output import out_folder_option
 from moe_patch.progress import progress_bars
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ Examples:
     required=True,
     help="Format of the LoRA adapter folder: for PEFT or for vLLM.",
 )
-@click.option("--base", help="Name or folder of the patch's base.  [default: atlas, the demo model]")
+@model_or_base_option(f"Name or folder of the patch's base.  {DEFAULT}")
 @click.option(
     "--form",
     type=click.Choice(["packed", "split"]),
@@ -57,7 +59,7 @@ Examples:
 def export(
     patch_path: Path,
     target: str,
-    base: str | None,
+    model: str | None,
     form: Any,  # a Shape, or None
     max_rank: int,
     truncate: bool,
@@ -69,17 +71,20 @@ def export(
 
     No weights are changed, so the adapter works with quantised weights too.
     """
+    from moe_patch.io.files import refuse_existing
+
+    refuse_existing(out)
     from moe_patch.export.lora import require_weights, to_lora
     from moe_patch.export.lora_forms import form_for, usual_shape
     from moe_patch.patch import load
 
     patch = load(patch_path)
     require_weights(patch)  # before the base is opened: what follows is for deltas only
-    model, name_of = _base_of(patch, base, allow_large=allow_large)
+    base, name_of = _base_of(patch, say_model(model), allow_large=allow_large)
     reader: Any = _READERS[target]
-    form = form or usual_shape(reader, model.model.config.model_type)
+    form = form or usual_shape(reader, base.model.config.model_type)
     layout = form_for(reader, form)
-    adapter = to_lora(patch, model, form=layout, max_rank=max_rank, truncate=truncate, name_of=name_of)
+    adapter = to_lora(patch, base, form=layout, max_rank=max_rank, truncate=truncate, name_of=name_of)
     adapter.save(out)
     written = {"out": str(out), "format": target, "form": form, "patch": patch.hash}
     written |= {"rank": adapter.rank, "rank_needed": adapter.needed, "lost": adapter.lost}

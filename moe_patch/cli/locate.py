@@ -126,6 +126,8 @@ def locate(
     answer's probability is the indirect effect. The answer is always the model's own, since new ones are not
     known to it.
     """
+    if plot is not None:
+        check_writable(plot, "--plot")
     from moe_patch.building.edits import read_edits
     from moe_patch.cli.traces import trace_lines, trace_tables
     from moe_patch.data.prompts import PromptStyle
@@ -136,7 +138,7 @@ def locate(
     if schema is not None and edits is None:
         raise click.UsageError("--schema says how to read --edits: give it a facts file.")
     if plot is not None:
-        new_figure(check_writable(plot, "--plot"), 1, 1)  # a mistake in it is found before the work
+        new_figure(plot, 1, 1)  # a mistake in it is found before the work
     facts = [] if edits is None else list(read_edits(edits, schema=schema))
     base = open_model(**model, allow_dense=True)
     kinds: tuple[Kind, ...] = ("moe", "stream", "attention") if attention else ("moe", "stream")

@@ -10,6 +10,7 @@ import click
 
 from moe_patch.cli.console import print_json, say
 from moe_patch.cli.options import FILE, json_option
+from moe_patch.io.wording import counted
 
 if TYPE_CHECKING:
     from moe_patch.patch.schema import Metadata
@@ -71,10 +72,11 @@ def _lines(ancestor: Ancestor) -> list[str]:
     if known is None:
         lines.append("    its file was not found; name its folder with --search")
     else:
-        layers = ", ".join(sorted(known.base.layers, key=int)) or "none"
+        numbers = sorted(known.base.layers, key=int)
+        layers = f"layer{'s' * (len(numbers) != 1)} {', '.join(numbers) or 'none'}"
         tools = ", ".join(f"{name} {version}" for name, version in known.tools.items())
         lines += [
-            f"    {ancestor.path}: {len(known.facts)} facts, layers {layers}, by {known.method}",
+            f"    {ancestor.path}: {counted(len(known.facts), 'fact')}, {layers}, by {known.method}",
             f"    {known.created}, {tools}",
         ]
         if means := _means(known):

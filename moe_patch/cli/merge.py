@@ -8,25 +8,29 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moe_patch.cli.console import plain_table, print_json, print_tables, say
-from moe_patch.cli.options import FILE, allow_large_option, json_option, link_option, out_folder_option
+from moe_patch.cli.model_name import DEFAULT, model_or_base_option, say_model
+from moe_patch.cli.options import FILE, allow_large_option, json_option, link_option
+from moe_patch.cli.output import out_folder_option
 from moe_patch.cli.stack.options import allow_option
+from moe_patch.io.wording import counted
 from moe_patch.progress import progress_bars
 
 if TYPE_CHECKING:
     from moe_patch.checkpoint import MergePlan, Record
+    from moe_patch.checkpoint.link import How
     from moe_patch.patch import Patch
 
 
 @click.command(
     epilog="""\b
 Examples:
-  moe-patch merge --base Qwen/Qwen3-30B-A3B --patch capitals.safetensors --out qwen3-patched
+  moe-patch merge --model Qwen/Qwen3-30B-A3B --patch capitals.safetensors --out qwen3-patched
   moe-patch merge --stack moe-patch.stack --out atlas-patched --link hard --keep-originals
   moe-patch merge --patch capitals.safetensors --out atlas-patched --rounding compensated
   moe-patch merge --patch capitals.safetensors --out atlas-patched --dry-run --json
 """
 )
-@click.option("--base", help="Name or folder of the checkpoint.  [default: atlas, the demo model]")
+@model_or_base_option(f"Name or folder of the checkpoint.  {DEFAULT}")
 @click.option(
     "--patch",
     "patch_paths",
@@ -62,7 +66,7 @@ Examples:
 @click.option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
 @json_option
 def merge(
-    base: str | None,
+    model: str | None,
     patch_paths: tuple[Path, ...],
     stack: Path | None,
     allow_conflicts: bool,
@@ -81,11 +85,14 @@ def merge(
     Only shards with patched experts are written; the others are linked. The complete folder appears in one
     step. If a run is interrupted, the same command continues it.
     """
+    from moe_patch.io.files import refuse_existing
+
+    refuse_existing(out)
     from moe_patch.checkpoint import open_checkpoint, plan_merge
 
     patches = _patches(patch_paths, stack, allow_conflicts)
     plan = plan_merge(
-        open_checkpoint(base, quantised=True),
+        open_checkpoint(say_model(model), quantised=True),
         patches,
         out,
         link=link,
@@ -142,9 +149,15 @@ def _table(title: str, planned: dict[str, Any]) -> Any:
     table.add_row("folder", planned["out"])
     table.add_row("base", planned["base"])
     table.add_row("experts patched", f"{planned['experts']} in {', '.join(planned['rewritten'])}")
-    table.add_row("other weights", f"{len(planned['untouched'])} files, by {planned['untouched_by']}")
+    table.add_row("other weights", _others(len(planned["untouched"]), planned["untouched_by"]))
     table.add_row("bytes on the disk", f"{planned['disk_bytes']:,}")
     return table
+
+
+def _others(files: int, how: How) -> str:
+    """How many weight files do not change, and how they get into the folder."""
+    ways = {"hard": "hard-linked", "copy": "copied", "reflink": "sharing their blocks"}
+    return f"{counted(files, 'file')}, {ways[how]}" if files else "none"
 
 
 def _losses(record: Record) -> Any:

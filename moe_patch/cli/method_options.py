@@ -12,6 +12,14 @@ def _method_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
     return [CompletionItem(name) for name in sorted(METHODS) if name.startswith(incomplete)]
 
 
+def _known_method(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """Refuse an unknown name before the library is imported."""
+    from moe_patch.methods import refuse_unknown
+
+    refuse_unknown(value)
+    return value
+
+
 def parse_layers(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int] | None:
     """Parse `2,3,4` or `2-4` into a list of decoder layers."""
     found: list[int] = []
@@ -21,12 +29,20 @@ def parse_layers(ctx: click.Context, param: click.Parameter, value: str | None) 
             raise click.BadParameter(
                 f"{value!r} is not a list of layers: expected a form such as 2,3,4 or 2-4"
             )
-        found += range(int(first), int(last if dash else first) + 1)
+        numbers = range(int(first), int(last if dash else first) + 1)
+        if not numbers:
+            raise click.BadParameter(f"{part.strip()} has no layers: a range goes upwards, as {last}-{first}")
+        found += numbers
     return None if value is None else found
 
 
 method_option = click.option(
-    "--method", default="moeedit", show_default=True, shell_complete=_method_names, help="Editing method."
+    "--method",
+    default="moeedit",
+    show_default=True,
+    callback=_known_method,
+    shell_complete=_method_names,
+    help="Editing method.",
 )
 
 layers_option = click.option(

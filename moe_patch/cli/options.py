@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from moe_patch.cli.model_name import DEFAULT, say_model
+
 if TYPE_CHECKING:
     import torch
 
@@ -113,13 +115,6 @@ allow_large_option = click.option(
     help="Accept changes that are many times as large as the experts that they change.",
 )
 
-out_folder_option = click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Folder to write; it must not exist yet.",
-)
-
 corpus_option = click.option(
     "--corpus",
     type=_Corpus(),
@@ -140,9 +135,7 @@ link_option = click.option(
 
 def model_options(command: F) -> F:
     """Add the options for the model and how to open it. Their values are keywords of `open_model`."""
-    model = click.option(
-        "--model", help="Name or folder of the base model.  [default: atlas, the demo model]"
-    )
+    model = click.option("--model", help=f"Name or folder of the base model.  {DEFAULT}")
     return model(opening_options(command))
 
 
@@ -182,7 +175,7 @@ def open_model(
 
     quiet_transformers()
     return open_base(
-        model,
+        say_model(model),
         dtype=dtype_of(dtype),
         device_map=device_map,
         offload_folder=offload_folder,

@@ -8,6 +8,7 @@ import click
 
 from moe_patch.cli.console import print_json, print_tables, say
 from moe_patch.cli.method_options import method_option
+from moe_patch.cli.model_name import DEFAULT, say_model
 from moe_patch.cli.options import DTYPES, dtype_of, json_option, quiet_transformers
 
 if TYPE_CHECKING:
@@ -21,9 +22,7 @@ Examples:
   moe-patch plan --model config.json --facts 1000 --gpu 8xH100 --ram 512GiB
 """,
 )
-@click.option(
-    "--model", help="Name or folder of a model, or its config.json.  [default: atlas, the demo model]"
-)
+@click.option("--model", help=f"Name or folder of a model, or its config.json.  {DEFAULT}")
 @click.option("--facts", type=click.IntRange(min=1), required=True, help="How many facts to edit.")
 @method_option
 @click.option("--recipe", help="Hyper-parameters: a .yaml file, or the name of a recipe that ships.")
@@ -54,7 +53,7 @@ def plan(
 
     quiet_transformers()
     chosen, resources = get_method(method), Resources.of(gpus, ram)
-    outline = outline_model(model, dtype_of(dtype))
+    outline = outline_model(say_model(model), dtype_of(dtype))
     choice = settle(outline.base, chosen, recipe=recipe)
     job = plan_job(outline, chosen, choice.options, facts)
     show_plan(make_plan(outline, job, resources), as_json=as_json)

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from moe_patch.cli.console import plain_table
+from moe_patch.io.wording import counted
 
 
 def preserved_line(hyperparameters: Mapping[str, Any]) -> str:
@@ -22,7 +23,11 @@ def preserved_line(hyperparameters: Mapping[str, Any]) -> str:
     if not isinstance(tokens := text.get("tokens"), int):
         return "the base's own"
     state = "enough" if text.get("settled") else "not enough"
-    sought = f"; more was written for {text['sought']} experts hardly reached" if text.get("sought") else ""
+    sought = (
+        f"; more was written for {counted(text['sought'], 'expert')} hardly reached"
+        if text.get("sought")
+        else ""
+    )
     return f"the base's own, {tokens:,} tokens: {state} for the directions that it uses to settle{sought}"
 
 

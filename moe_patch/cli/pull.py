@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from moe_patch.cli.console import print_json, say
-from moe_patch.cli.options import NEW_FILE, json_option
-from moe_patch.cli.output import check_writable
+from moe_patch.cli.options import json_option
+from moe_patch.cli.output import free_place, out_option
 
 
 @click.command(
@@ -19,9 +19,9 @@ Examples:
 """
 )
 @click.argument("reference", metavar="hf://ORG/NAME[@REVISION]")
-@click.option("-o", "--out", type=NEW_FILE, help="[default: NAME.safetensors]")
+@out_option("The file to write.  [default: NAME.safetensors]", required=False)
 @json_option
-def pull(reference: str, out: Path | None, as_json: bool) -> None:
+def pull(reference: str, out: Path | None, force: bool, as_json: bool) -> None:
     """Fetch a patch from the Hub, with its signature if it has one, and check it.
 
     OUT.origin.json records the commit of the revision. `moe-patch verify` checks the signature.
@@ -30,7 +30,7 @@ def pull(reference: str, out: Path | None, as_json: bool) -> None:
     from moe_patch.share.hub import pull_patch as run
 
     name = HubReference.parse(reference).repo.partition("/")[2]
-    path = run(reference, check_writable(out or Path(f"{name}.safetensors")))
+    path = run(reference, free_place(out or Path(f"{name}.safetensors"), force=force))
     origin = read_origin(path)
     if as_json:
         print_json({"patch": str(path), **origin.model_dump(exclude={"format"})})

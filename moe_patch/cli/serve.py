@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from moe_patch.cli.console import say
+from moe_patch.cli.model_name import DEFAULT, say_model
 from moe_patch.cli.options import FILE, STREAM, allow_large_option
 
 
@@ -20,7 +21,7 @@ Examples:
   moe-patch serve --model Qwen/Qwen3-30B-A3B --adapters capitals=capitals-lora,rivers=rivers-lora
 """
 )
-@click.option("--model", help="Name or folder of the base model.  [default: atlas, the demo model]")
+@click.option("--model", help=f"Name or folder of the base model.  {DEFAULT}")
 @click.option(
     "--stack", type=FILE, help="Lock file of a stack; its patches are added to the weights at start."
 )
@@ -66,7 +67,7 @@ def serve(
     from moe_patch_serving.api.weight_version import Loaded, loaded_from, weight_version
     from moe_patch_serving.launch.command import Serving
 
-    serving = Serving(model, stack, _adapters(adapters), allow, token_file, arguments, allow_large)
+    serving = Serving(say_model(model), stack, _adapters(adapters), allow, token_file, arguments, allow_large)
     command, environment = serving.command(), serving.environment()
     if show:
         say(shlex.join(command))

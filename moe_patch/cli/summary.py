@@ -10,6 +10,7 @@ from rich.table import Table
 
 from moe_patch.cli.console import plain_table
 from moe_patch.cli.protection import preserved_line, protection_table
+from moe_patch.io.wording import counted
 
 if TYPE_CHECKING:
     from moe_patch.patch import LayerDelta, Patch
@@ -59,7 +60,7 @@ def summary_tables(described: dict[str, Any], *, untaken: bool = True) -> list[T
     elif described["kind"] == "prompt":
         whole.add_row("changes", "prompts alone")
     else:
-        whole.add_row("experts touched", f"{touched} in {len(described['layers'])} layers")
+        whole.add_row("experts touched", f"{touched} in {counted(len(described['layers']), 'layer')}")
     if preserved := preserved_line(described["hyperparameters"]):
         whole.add_row("preserved text", preserved)
     whole.add_row("size", _size_line(described["bytes"], described["dense_bytes"]))
@@ -185,9 +186,9 @@ def _bypass(patch: Patch) -> dict[str, Any]:
 def _bypass_line(bypass: dict[str, Any]) -> str:
     facts = ", ".join(map(str, bypass["facts_by_expert"]))
     return (
-        f"{bypass['experts']} experts of width {bypass['expert_width']} beside layer {bypass['layer']}, for "
-        f"{facts} facts; {bypass['router']} router {'with' if bypass['scope_gate'] else 'without'} a scope "
-        f"gate; {bypass['parameters']:,} parameters"
+        f"{counted(bypass['experts'], 'expert')} of width {bypass['expert_width']} beside layer "
+        f"{bypass['layer']}, for {facts} facts; {bypass['router']} router "
+        f"{'with' if bypass['scope_gate'] else 'without'} a scope gate; {bypass['parameters']:,} parameters"
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from moe_patch.cli.console import plain_table
+from moe_patch.io.wording import counted
 from moe_patch.patch.fingerprint import in_ranges
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def trace_lines(report: TraceReport, chosen: Sequence[int]) -> list[str]:
     known = sum(fact.known for fact in report.facts)
     probability = f"{report.clean.mean:.1%}, and {report.corrupted.mean:.1%} with noise at the subject"
     lines = [
-        f"{len(report.facts)} facts, {known} of them with their true answer",
+        f"{counted(len(report.facts), 'fact')}, {known} of them with their true answer",
         f"The answer's probability is {probability}.",
     ]
     if chosen:

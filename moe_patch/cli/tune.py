@@ -11,14 +11,14 @@ import click
 from moe_patch.cli.console import plain_table, print_json, print_tables, say
 from moe_patch.cli.method_options import layers_option, method_option, settings_option
 from moe_patch.cli.options import (
-    NEW_FILE,
     NumberRange,
     corpus_option,
     json_option,
     model_options,
     open_model,
 )
-from moe_patch.cli.output import check_writable
+from moe_patch.cli.output import free_place, out_option
+from moe_patch.io.wording import counted
 from moe_patch.progress import progress_bars
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ The recipe is also kept in the cache, by the fingerprint of the model: builds on
 for the model.
 """
 )
-@click.option("-o", "--out", type=NEW_FILE, help="The recipe to write, a .yaml file.")
+@out_option("The recipe to write, a .yaml file.", required=False)
 @method_option
 @click.option(
     "--minutes",
@@ -71,6 +71,7 @@ for the model.
 @json_option
 def tune(
     out: Path | None,
+    force: bool,
     method: str,
     minutes: float,
     facts: int,
@@ -88,14 +89,14 @@ def tune(
     language should stay. One part of the facts is searched on; scores are reported for the others, and the
     defaults stay unless something is clearly better there. Options that are given are not searched.
     """
+    if out is not None:
+        free_place(out, force=force)
     from moe_patch.building.given import given_options
     from moe_patch.methods import get_method
     from moe_patch.tuning.kept import keep_recipe
     from moe_patch.tuning.tune import tune as run
     from moe_patch.tuning.written import outcome, write_recipe
 
-    if out is not None:
-        check_writable(out)
     chosen = get_method(method)
     given = given_options(chosen, {"layers": layers, "corpus": corpus}, settings)
     base = open_model(**model)
@@ -128,7 +129,7 @@ def _tables(tuned: Tuned) -> list[Table]:
         trials.add_row(f"{number}{chosen}", what, str(trial.facts), *figures, f"{trial.seconds:.1f}")
     if tuned.check is None:
         return [trials]
-    title = f"Check, on {len(tuned.check.default.facts)} facts that were not searched on"
+    title = f"Check, on {counted(len(tuned.check.default.facts), 'fact')} that were not searched on"
     check = plain_table(title, COLUMNS, right=COLUMNS[1:])
     check.add_row(*score_row("defaults", tuned.check.default))
     if tuned.best.point != tuned.space.start:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moe_patch.cli.console import print_json, say
+from moe_patch.cli.model_name import say_old_name
 from moe_patch.cli.options import (
     FILE,
     NumberRange,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 Examples:
   moe-patch verify capitals.safetensors
   moe-patch verify capitals.safetensors --require-signature --key release-key.pub
-  moe-patch verify capitals.safetensors --base ./Qwen3-30B-A3B --json
+  moe-patch verify capitals.safetensors --model ./Qwen3-30B-A3B --no-ask --json
   moe-patch verify capitals.safetensors --model atlas --at-least 95
 
 \b
@@ -40,8 +41,14 @@ Exit codes:
 """
 )
 @click.argument("patch_path", metavar="PATCH", type=click.Path(path_type=Path))
-@click.option("--base", help="Name or folder of the base: compare fingerprints, without loading weights.")
-@click.option("--model", help="Name or folder of the base: open it and ask the patch's facts.")
+@click.option("--model", help="Name or folder of the base: compare fingerprints, and ask the patch's facts.")
+@click.option(
+    "--ask/--no-ask",
+    default=True,
+    show_default=True,
+    help="Open the base and ask; without it, only the base's files are compared and no weights are loaded.",
+)
+@click.option("--base", hidden=True)
 @click.option(
     "--require-signature", is_flag=True, help="Refuse a patch that is not signed with one of the keys."
 )
@@ -65,8 +72,9 @@ Exit codes:
 @json_option
 def verify(
     patch_path: Path,
-    base: str | None,
     model: str | None,
+    ask: bool,
+    base: str | None,
     require_signature: bool,
     key_paths: tuple[Path, ...],
     at_least: float,
@@ -77,8 +85,8 @@ def verify(
 ) -> None:
     """Check the file of PATCH, its hash, its signature, its base and, with a model, that its edits hold.
 
-    The first check that fails ends the command. Each has its own exit code. `atlas` as --base or --model is
-    the demo model.
+    The first check that fails ends the command. Each has its own exit code. `atlas` as --model is the
+    demo model.
     """
     from moe_patch.checkpoint import open_checkpoint
     from moe_patch.patch.signature import read_public_key
@@ -87,6 +95,10 @@ def verify(
 
     if require_signature and not key_paths:
         raise click.UsageError("--require-signature needs at least one --key to trust.")
+    if base is not None:
+        say_old_name("--base", "--model with --no-ask")
+    elif not ask:
+        base, model = model, None
     trusted = [read_public_key(path) for path in key_paths]
     with progress_bars() as progress:
         found = run(

@@ -17,6 +17,7 @@ from moe_patch.evaluation.routing_report import routing_table, shift_json
 from moe_patch.evaluation.rules import Scoring
 from moe_patch.evaluation.tasks import TaskReport
 from moe_patch.io.html_tables import Tabled
+from moe_patch.io.wording import counted
 
 _NAMES = ("efficacy", "generalization", "specificity", "utility")
 _OTHERS = {
@@ -77,9 +78,8 @@ class EvaluationReport(Tabled):
                 yield from ({"model": model, **each.to_json()} for each in free.answered)
 
     def __repr__(self) -> str:
-        return (
-            f"EvaluationReport({self.facts} facts, patched: {self.patched.scores}, base: {self.base.scores})"
-        )
+        facts = counted(self.facts, "fact")
+        return f"EvaluationReport({facts}, patched: {self.patched.scores}, base: {self.base.scores})"
 
     def tables(self) -> list[Table]:
         """The papers' scores, those of free writing, the change of routing, and general ability."""
@@ -110,7 +110,7 @@ def _scores(scores: Scores) -> dict[str, Any]:
 
 
 def _score_table(report: EvaluationReport) -> Table:
-    title = f"{report.facts} {report.scoring.describe()}: percent, with 95% interval and greedy exact match"
+    title = f"{report.scoring.describe(report.facts)}: percent, with 95% interval and greedy exact match"
     table = Table(title=title, title_justify="left", header_style="bold")
     table.add_column("")
     for column in ("patched", "interval", "exact", "base", "interval", "exact", "prompts"):

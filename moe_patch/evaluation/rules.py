@@ -16,6 +16,7 @@ from typing import Literal, get_args
 from moe_patch.data.facts import Fact
 from moe_patch.data.schemas import FactSchema
 from moe_patch.errors import EvaluationError
+from moe_patch.io.wording import counted
 
 Rule = Literal["counterfact", "zsre"]
 RULES: tuple[Rule, ...] = get_args(Rule)
@@ -39,9 +40,10 @@ class Scoring:
     rule: Rule
     specificity_by: Reference
 
-    def describe(self) -> str:
-        """In words, for the title of a report."""
-        return f"{self.schema} facts, {self.rule} rule, specificity by {self.specificity_by}"
+    def describe(self, facts: int | None = None) -> str:
+        """In words, for the title of a report; with the number of facts if it is given."""
+        scored = f"{self.schema} facts" if facts is None else counted(facts, f"{self.schema} fact")
+        return f"{scored}, {self.rule} rule, specificity by {self.specificity_by}"
 
 
 def scoring_of(facts: Sequence[Fact], schema: FactSchema, rule: Rule | None = None) -> Scoring:

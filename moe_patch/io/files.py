@@ -53,6 +53,24 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
+def refuse_existing(out: Path) -> None:
+    """Check that nothing would be overwritten.
+
+    Raises:
+        OutputError: `out` exists and is not an empty folder, its parent folder does not exist, or the system
+            does not say.
+    """
+    try:
+        there = out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir())))
+        placed = out.absolute().parent.is_dir()
+    except OSError as error:
+        raise OutputError(f"{out} cannot be made: {error.strerror or error}") from error
+    if there:
+        raise OutputError(f"{out} exists already: choose another folder, or remove it first")
+    if not placed:
+        raise OutputError(f"{out} cannot be made: {out.absolute().parent} is not a folder; create it first")
+
+
 def sync_to_disk(path: Path) -> None:
     """Wait until the file or folder is on the disk. Windows cannot sync folders and does not need to."""
     if os.name == "nt" and path.is_dir():

@@ -70,9 +70,7 @@ def get_method(name: str) -> Method[Any]:
     Raises:
         ConfigError: there is no such method; the message lists the known ones.
     """
-    if name not in METHODS:
-        known = ", ".join(sorted(METHODS))
-        raise ConfigError(f"unknown method {name!r}: expected one of {known}{did_you_mean(name, METHODS)}")
+    refuse_unknown(name)
     return METHODS[name]
 
 
@@ -86,7 +84,18 @@ def rewriter_of(base: Base, patch: Patch) -> Callable[[str], str] | None:
     return None if method is None else method.rewriter(base, patch)
 
 
-__all__ = ["METHODS", "Method", "MethodOptions", "Progress", "get_method", "rewriter_of"]
+def refuse_unknown(name: str) -> None:
+    """Check that there is a method of this name, without importing it.
+
+    Raises:
+        ConfigError: there is none; the message lists the known ones.
+    """
+    if name not in METHODS:
+        known = ", ".join(sorted(METHODS))
+        raise ConfigError(f"unknown method {name!r}: expected one of {known}{did_you_mean(name, METHODS)}")
+
+
+__all__ = ["METHODS", "Method", "MethodOptions", "Progress", "get_method", "refuse_unknown", "rewriter_of"]
 
 if not TYPE_CHECKING:
     __getattr__, __dir__ = lazy_names(

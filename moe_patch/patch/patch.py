@@ -19,6 +19,7 @@ from moe_patch.data.facts import Fact, fact_json
 from moe_patch.data.schemas import FactSchema
 from moe_patch.errors import ConfigError, WrongBase
 from moe_patch.io.html_tables import Tabled
+from moe_patch.io.wording import counted
 from moe_patch.patch.base_record import base_json
 from moe_patch.patch.controls import Controls
 from moe_patch.patch.delta import LayerDelta, delta_from, delta_tensors
@@ -31,7 +32,7 @@ from moe_patch.patch.fingerprint import (
     touched_differences,
 )
 from moe_patch.patch.schema import Kind, Metadata, content_hash
-from moe_patch.patch.shown import changes, counted, facts_table
+from moe_patch.patch.shown import changes, facts_table
 
 logger = logging.getLogger(__name__)
 

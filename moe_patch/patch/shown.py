@@ -8,6 +8,7 @@ from pydantic import JsonValue
 from rich.table import Table
 
 from moe_patch.data.facts import Fact
+from moe_patch.io.wording import counted
 from moe_patch.patch.delta import LayerDelta
 from moe_patch.patch.fingerprint import in_ranges
 from moe_patch.patch.schema import Kind
@@ -22,11 +23,6 @@ def changes(kind: Kind, layers: Mapping[int, LayerDelta]) -> str:
         return "a bypass" if kind == "bypass" else "prompts alone"
     experts = sum(len(delta.experts()) for delta in layers.values())
     return f"{counted(experts, 'expert')} in layer{'s' if len(layers) > 1 else ''} {in_ranges(layers)}"
-
-
-def counted(number: int, what: str) -> str:
-    """A number of things: "1 fact", "2 facts"."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def facts_table(title: str, facts: Sequence[Fact], results: Sequence[Mapping[str, JsonValue]]) -> Table:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from moe_patch.io.html_tables import Tabled
+from moe_patch.io.wording import counted
 from moe_patch.planning.machine import Machine
 from moe_patch.planning.outline import ModelOutline
 from moe_patch.planning.placement import GIB, Gpus, Placement, place
@@ -75,7 +76,7 @@ class Plan(Tabled):
 
     def tables(self) -> list[Table]:
         """The stages, then the options."""
-        stages = Table(title=f"{self.job.facts} facts", title_justify="left", header_style="bold")
+        stages = Table(title=counted(self.job.facts, "fact"), title_justify="left", header_style="bold")
         stages.add_column("stage")
         for column in ("time", "memory"):
             stages.add_column(column, justify="right")
@@ -154,7 +155,9 @@ def _fitted(model: ModelOutline, job: Job, gpus: Gpus | None, ram: int) -> tuple
     if fitted == job:
         return job, []
     option = f"--set targets.facts_per_pass={fitted.facts_per_pass}"
-    return fitted, [(option, f"a search for {job.facts_per_pass} facts takes over a quarter of the memory")]
+    return fitted, [
+        (option, f"a search for {counted(job.facts_per_pass, 'fact')} takes over a quarter of the memory")
+    ]
 
 
 def _notes(job: Job) -> Iterator[str]:

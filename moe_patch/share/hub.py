@@ -32,6 +32,7 @@ from moe_patch.io.closed_schema import ClosedSchema
 from moe_patch.io.files import replacing_file, write_text
 from moe_patch.io.plain_text import plain_markdown
 from moe_patch.io.reading import read_file, read_text
+from moe_patch.io.wording import counted
 from moe_patch.patch import HeaderLimits, Patch, load, save
 from moe_patch.patch.base_record import Sha256
 from moe_patch.patch.signature import MOST_BYTES, signature_path
@@ -162,7 +163,7 @@ def push_patch(
             operations.append(CommitOperationAdd(published, str(signature)))
         elif api.file_exists(wanted.repo, published, revision=branch):
             operations.append(CommitOperationDelete(published))  # it signs the previous patch
-        title = f"{len(patch.facts)} facts, {patch.hash}"
+        title = f"{counted(len(patch.facts), 'fact')}, {patch.hash}"
         commit = api.create_commit(wanted.repo, operations, commit_message=title, revision=branch)
     return replace(wanted, revision=commit.oid)
 

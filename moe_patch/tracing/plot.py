@@ -7,6 +7,7 @@ from pathlib import Path
 
 from moe_patch.io.figure import new_figure, save_figure
 from moe_patch.io.plain_text import plain_text
+from moe_patch.io.wording import counted
 from moe_patch.tracing.report import TraceReport
 from moe_patch.tracing.sites import Kind
 
@@ -49,6 +50,8 @@ def draw_trace(report: TraceReport, path: Path, *, chosen: Collection[int] = ())
     axes.set_xlabel("layer")
     axes.set_ylabel("points of probability brought back")
     name = plain_text(report.base, 80).replace("$", r"\$")  # a pair of $ would begin a formula
-    axes.set_title(f"{name}: {len(report.facts)} facts, {report.samples} samples of noise each")
+    axes.set_title(
+        f"{name}: {counted(len(report.facts), 'fact')}, {counted(report.samples, 'sample')} of noise each"
+    )
     axes.legend()
     save_figure(figure, path)

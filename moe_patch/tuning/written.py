@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from moe_patch.io.files import write_text
+from moe_patch.io.wording import counted
 from moe_patch.methods.corpus_option import map_sources
 from moe_patch.methods.recipes import Recipe, recipe_text
 from moe_patch.tuning.score import Score
@@ -46,7 +47,7 @@ def outcome(tuned: Tuned) -> str:
 
 def _comments(tuned: Tuned) -> list[str]:
     facts = tuned.trials[0].facts
-    trials = f"{len(tuned.trials)} trials of at most {facts} facts"
+    trials = f"{counted(len(tuned.trials), 'trial')} of at most {counted(facts, 'fact')}"
     ended = "" if tuned.finished else ", when its time was spent"
     took = f"{trials} and {tuned.seconds / 60:.1f} minutes{ended}"
     lines = [f"Found by `moe-patch tune` in {took}.", outcome(tuned)]
@@ -55,7 +56,7 @@ def _comments(tuned: Tuned) -> list[str]:
         if tuned.best.point != tuned.space.start:
             rows.append(score_row("best found", tuned.check.best))
         widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-        lines += ["", f"On {len(tuned.check.default.facts)} facts that were kept for the check:"]
+        lines += ["", f"On {counted(len(tuned.check.default.facts), 'fact')} that were kept for the check:"]
         lines += ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
     return lines
 

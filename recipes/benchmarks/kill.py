@@ -55,7 +55,7 @@ def move_patch() -> None:
 
 def drop_fact() -> None:
     """Drop a fact from a patch."""
-    moe_patch(["drop", "1.safetensors", "--fact", "1-0", "-o", str(OUT)], standalone_mode=False)
+    moe_patch(["drop", "1.safetensors", "--fact", "1-0", "-o", str(OUT), "--force"], standalone_mode=False)
 
 
 def merge_patch() -> None:

@@ -56,7 +56,7 @@ def test_skipped_facts_are_told(tmp_path: Path, model: Path) -> None:
     job = open_job(BuildRequest(edits, model=model, skip_invalid=True), told.append)
     assert len(job.facts) == 1
     assert told[0].startswith("Skipped line 2: ")
-    assert told[1:] == ["1 facts were skipped; 1 are left."]
+    assert told[1:] == ["1 fact was skipped; 1 fact left."]
 
 
 def test_facts_are_read_before_the_model_is_opened(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_a_build_says_where_its_options_came_from(run: Run, edits: Path, model: 
         ["projection", "false", "given"]
     ]
     assert "chosen" in table
-    options = json.loads(run(*arguments, "--json").stdout)["options"]
+    options = json.loads(run(*arguments, "--force", "--json").stdout)["options"]
     assert {one["option"]: one["from"] for one in options} == {
         "projection": "given",
         "targets.steps": "given",
@@ -102,7 +102,7 @@ def test_skipped_facts_are_listed(run: Run, model: Path, tmp_path: Path) -> None
     result = run("build", "--edits", edits, "--model", model, "--out", out, "--skip-invalid", *QUICK)
     assert result.exit_code == 0, result.stderr
     assert "Skipped line 2: " in result.stderr
-    assert "1 facts were skipped; 1 are left." in result.stderr
+    assert "1 fact was skipped; 1 fact left." in result.stderr
 
 
 def test_a_folder_that_is_not_there_is_refused_before_the_build(
@@ -151,7 +151,7 @@ def test_facts_that_did_not_take_are_listed_and_may_be_required_to(
     assert described["taken"] == 0.0
     assert [one["id"] for one in described["untaken"]] == [fact.id for fact in FACTS]
     assert all(one["loss"] > 0 and one["reasons"] for one in described["untaken"])
-    again = run("build", "--edits", edits, "--model", model, "--out", out, *QUICK, "--require", "0")
+    again = run("build", "--edits", edits, "--model", model, "-o", out, "--force", *QUICK, "--require", "0")
     assert again.exit_code == 0, again.stderr
 
 

@@ -65,8 +65,8 @@ def test_what_no_bypass_can_do_is_refused_with_the_reason(
     build(run, model, edits, corpus, other, "seed=1")
     refused = [
         (("drop", out, "--fact", "0", "-o", tmp_path / "x.safetensors"), "trained on all facts together"),
-        (("merge", "--base", model, "--patch", out, "--out", tmp_path / "merged"), "bypass"),
-        (("export", out, "--format", "peft", "--base", model, "--out", tmp_path / "lora"), "bypass"),
+        (("merge", "--model", model, "--patch", out, "--out", tmp_path / "merged"), "bypass"),
+        (("export", out, "--format", "peft", "--model", model, "--out", tmp_path / "lora"), "bypass"),
         (("build", "--edits", edits, "--model", model, "--layers", "1,2", "--method", "memoe"), "one layer"),
     ]
     for command, reason in refused:

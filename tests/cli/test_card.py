@@ -17,7 +17,7 @@ QUICK = ("--layers", "1", "--no-projection", "--set", "targets.steps=1")
 
 def test_a_build_ends_with_a_card(run: Run, edits: Path, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.safetensors"
-    how = ("build", "--edits", edits, "--model", model, "--out", out, *QUICK)
+    how = ("build", "--edits", edits, "--model", model, "--out", out, "--force", *QUICK)
     text = run(*how).stdout
     assert text.index("built in") < text.index("None of 3 facts are said.")
     assert "paraphrases │ 0 of 3 give the new answer" in text
@@ -34,7 +34,7 @@ def test_what_is_required_of_a_card_sets_the_exit_code(
     run: Run, edits: Path, model: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.safetensors"
-    how = ("build", "--edits", edits, "--model", model, "--out", out, *QUICK)
+    how = ("build", "--edits", edits, "--model", model, "--out", out, "--force", *QUICK)
     passed = run(*how, "--require-paraphrases", "0", "--require-unchanged", "0")
     assert passed.exit_code == 0
     assert "required" not in passed.stderr

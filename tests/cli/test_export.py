@@ -19,7 +19,7 @@ def test_the_rank_is_stated_and_the_patch_is_named(
 ) -> None:
     out = tmp_path / "adapter"
     shown = json.loads(
-        run("export", patch_file, "--format", "peft", "--base", model, "--out", out, "--json").stdout
+        run("export", patch_file, "--format", "peft", "--model", model, "--out", out, "--json").stdout
     )
     config = json.loads((out / "adapter_config.json").read_text())
     assert shown["rank"] == shown["rank_needed"] == config["r"] == config["lora_alpha"]
@@ -37,7 +37,7 @@ def test_too_high_a_rank_is_an_error_until_truncation_is_allowed(
         patch_file,
         "--format",
         "peft",
-        "--base",
+        "--model",
         model,
         "--form",
         "split",
@@ -59,7 +59,7 @@ def test_too_high_a_rank_is_an_error_until_truncation_is_allowed(
 def test_another_base_is_refused(run: Run, patch_file: Path, model: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"
     save(tiny_patch(tiny_base("qwen3_moe", seed=1), [0]), other)
-    result = run("export", other, "--format", "peft", "--base", model, "--out", tmp_path / "adapter")
+    result = run("export", other, "--format", "peft", "--model", model, "--out", tmp_path / "adapter")
     assert result.exit_code == 1
     assert "another base" in result.stderr
 
@@ -70,7 +70,7 @@ def test_a_change_far_larger_than_its_expert_is_refused_unless_allowed(
     patch = load(patch_file)
     layers = {layer: replace(delta, left=1000 * delta.left) for layer, delta in patch.layers.items()}
     save(replace(patch, layers=layers), tmp_path / "large.safetensors")
-    arguments = ("export", tmp_path / "large.safetensors", "--format", "peft", "--base", model)
+    arguments = ("export", tmp_path / "large.safetensors", "--format", "peft", "--model", model)
     refused = run(*arguments, "--out", tmp_path / "adapter")
     assert (refused.exit_code, "times that of the expert itself" in refused.stderr) == (1, True)
     assert not (tmp_path / "adapter").exists()
@@ -84,19 +84,21 @@ def test_a_quantised_base_is_held_to_its_sizes(
     config = json.loads((quantised / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "fp8"}
     (quantised / "config.json").write_text(json.dumps(config))
-    result = run("export", patch_file, "--format", "peft", "--base", quantised, "--out", tmp_path / "adapter")
+    result = run(
+        "export", patch_file, "--format", "peft", "--model", quantised, "--out", tmp_path / "adapter"
+    )
     assert result.exit_code == 0
     assert "is quantised (fp8): only its sizes could be checked" in result.stderr
     wide = tmp_path / "wide.safetensors"
     save(tiny_patch(tiny_base("qwen3_moe", moe_intermediate_size=32), [0]), wide)
-    result = run("export", wide, "--format", "peft", "--base", quantised, "--out", tmp_path / "other")
+    result = run("export", wide, "--format", "peft", "--model", quantised, "--out", tmp_path / "other")
     assert "the MoE layers of" in result.stderr
 
 
 def test_vllms_form_follows_the_architecture_and_says_what_room_it_needs(
     run: Run, model: Path, patch_file: Path, tmp_path: Path
 ) -> None:
-    arguments = ("export", patch_file, "--format", "vllm-lora", "--base", model)
+    arguments = ("export", patch_file, "--format", "vllm-lora", "--model", model)
     shown = json.loads(run(*arguments, "--out", tmp_path / "one", "--json").stdout)
     assert (shown["form"], shown["rank"], shown["max_lora_rank"]) == ("split", 4, 8)
     config = json.loads((tmp_path / "one" / "adapter_config.json").read_text())

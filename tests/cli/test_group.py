@@ -39,7 +39,7 @@ def test_every_command_has_examples_that_it_understands(run: Run) -> None:
         "merge",
     } <= main.commands.keys()
     known = {
-        name: {option for parameter in command.params for option in parameter.opts}
+        name: {option for one in command.params for option in (*one.opts, *one.secondary_opts)}
         for name, command in commands().items()
     }
     for name in known:

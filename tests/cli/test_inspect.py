@@ -38,13 +38,13 @@ def test_with_the_base_changes_are_compared_with_their_experts(
     run: Run, patch_file: Path, model: Path
 ) -> None:
     patch, base = load(patch_file), tiny_base("qwen3_moe")
-    shown = json.loads(run("inspect", patch_file, "--base", model, "--json").stdout)
+    shown = json.loads(run("inspect", patch_file, "--model", model, "--json").stdout)
     for layer in shown["layers"]:
         known = base.layer(layer["layer"])
         dense = dense_delta(patch.layers[known.index], known).norm(dim=(1, 2))  # (E,)
         ratios = [float(dense[expert] / known.down(expert).norm()) for expert in range(known.num_experts)]
         assert layer["largest_ratio"] == pytest.approx(max(ratios), rel=1e-5)
-    assert "times its expert" in run("inspect", patch_file, "--base", model).stdout
+    assert "times its expert" in run("inspect", patch_file, "--model", model).stdout
 
 
 def test_the_tables_name_facts_layers_and_hash(run: Run, patch_file: Path) -> None:

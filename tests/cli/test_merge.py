@@ -19,7 +19,7 @@ from tests.tiny import tiny_base, tiny_patch
 
 def test_merge_and_back(run: Run, model: Path, patch_file: Path, tmp_path: Path) -> None:
     out, back = tmp_path / "out", tmp_path / "back"
-    result = run("merge", "--base", model, "--patch", patch_file, "--out", out, "--json")
+    result = run("merge", "--model", model, "--patch", patch_file, "--out", out, "--json")
     written = json.loads(result.stdout)
     assert result.exit_code == 0
     assert f"{written['disk_bytes']:,} bytes" in result.stderr
@@ -58,9 +58,9 @@ def test_a_merge_onto_a_folder_is_undone_from_any_folder(
     run: Run, model: Path, patch_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(model.parent)
-    assert run("merge", "--base", model.name, "--patch", patch_file, "--out", tmp_path / "m").exit_code == 0
+    assert run("merge", "--model", model.name, "--patch", patch_file, "--out", tmp_path / "m").exit_code == 0
     monkeypatch.chdir(tmp_path)
-    itself = run("unmerge", "m", "--base", "m", "--out", "back")
+    itself = run("unmerge", "m", "--model", "m", "--out", "back")
     assert itself.exit_code == 1
     assert "is the merged folder itself" in itself.stderr
     assert run("unmerge", "m", "--out", "back").exit_code == 0
@@ -77,15 +77,15 @@ def test_a_stack_is_merged_as_the_patch_that_it_resolves_to(run: Run, model: Pat
         save(replace(patch, facts=facts), paths[-1])
     lock = tmp_path / "moe-patch.stack"
     run("stack", "init", *paths, "--combine", "add", "--allow-conflicts", "--stack", lock)
-    refused = run("merge", "--base", model, "--stack", lock, "--out", tmp_path / "out")
+    refused = run("merge", "--model", model, "--stack", lock, "--out", tmp_path / "out")
     assert refused.exit_code == 1  # the second moves the first one's facts by more than their edit
     allowed = run(
-        "merge", "--base", model, "--stack", lock, "--allow-conflicts", "--out", tmp_path / "out", "--json"
+        "merge", "--model", model, "--stack", lock, "--allow-conflicts", "--out", tmp_path / "out", "--json"
     )
     assert allowed.exit_code == 0, allowed.stderr
     resolved = tmp_path / "all.safetensors"
     run("stack", "resolve", "-o", resolved, "--allow-conflicts", "--stack", lock)
-    run("merge", "--base", model, "--patch", resolved, "--out", tmp_path / "other")
+    run("merge", "--model", model, "--patch", resolved, "--out", tmp_path / "other")
     weights = [(tmp_path / out / "model.safetensors").read_bytes() for out in ("out", "other")]
     assert weights[0] == weights[1] != (model / "model.safetensors").read_bytes()
     (record,) = json.loads(allowed.stdout)["record"]["patches"]
@@ -93,7 +93,7 @@ def test_a_stack_is_merged_as_the_patch_that_it_resolves_to(run: Run, model: Pat
 
 
 def test_a_dry_run_writes_nothing(run: Run, model: Path, patch_file: Path, tmp_path: Path) -> None:
-    arguments = ("merge", "--base", model, "--patch", patch_file, "--out", tmp_path / "out")
+    arguments = ("merge", "--model", model, "--patch", patch_file, "--out", tmp_path / "out")
     planned = json.loads(run(*arguments, "--dry-run", "--json").stdout)
     assert list(tmp_path.iterdir()) == []
     assert planned["rounding"] == "nearest"
@@ -101,6 +101,7 @@ def test_a_dry_run_writes_nothing(run: Run, model: Path, patch_file: Path, tmp_p
     assert json.loads(compensated)["rounding"] == "compensated"
     assert planned["disk_bytes"] >= (model / "model.safetensors").stat().st_size
     shown = run(*arguments).stdout
+    assert "other weights     │ none" in shown
     for text in (load(patch_file).hash, "model.safetensors", "lost to rounding"):
         assert text in shown
     written = sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
@@ -110,14 +111,14 @@ def test_a_dry_run_writes_nothing(run: Run, model: Path, patch_file: Path, tmp_p
 
 def test_patches_or_a_stack_and_not_both(run: Run, model: Path, patch_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert run("merge", "--base", model, "--out", out).exit_code == 2
-    both = run("merge", "--base", model, "--patch", patch_file, "--stack", patch_file, "--out", out)
+    assert run("merge", "--model", model, "--out", out).exit_code == 2
+    both = run("merge", "--model", model, "--patch", patch_file, "--stack", patch_file, "--out", out)
     assert both.exit_code == 2
     assert "either patches, with --patch, or a stack, with --stack" in both.stderr
 
 
 def test_expected_errors_are_one_line(run: Run, model: Path, patch_file: Path, tmp_path: Path) -> None:
-    missing = run("merge", "--base", tmp_path / "none", "--patch", patch_file, "--out", tmp_path / "out")
+    missing = run("merge", "--model", tmp_path / "none", "--patch", patch_file, "--out", tmp_path / "out")
     assert missing.exit_code == 1
     assert missing.stderr.startswith("Error: ")
     assert missing.stderr.count("\n") == 1
@@ -132,10 +133,10 @@ def test_what_is_many_times_as_large_as_its_expert_is_merged_only_if_allowed(
     patch, huge, out = load(patch_file), tmp_path / "huge.safetensors", tmp_path / "out"
     layers = {layer: replace(delta, left=1000 * delta.left) for layer, delta in patch.layers.items()}
     save(replace(patch, layers=layers), huge)
-    refused = run("merge", "--base", model, "--patch", huge, "--out", out)
+    refused = run("merge", "--model", model, "--patch", huge, "--out", out)
     assert (refused.exit_code, out.exists()) == (1, False)
     assert "times that of the expert itself" in refused.stderr
-    assert run("verify", huge, "--base", model).exit_code == 16
-    allowed = run("verify", huge, "--base", model, "--allow-large", "--json")
+    assert run("verify", huge, "--model", model, "--no-ask").exit_code == 16
+    allowed = run("verify", huge, "--model", model, "--no-ask", "--allow-large", "--json")
     assert (allowed.exit_code, json.loads(allowed.stdout)["largest"]["ratio"] > 100) == (0, True)
-    assert run("merge", "--base", model, "--patch", huge, "--out", out, "--allow-large").exit_code == 0
+    assert run("merge", "--model", model, "--patch", huge, "--out", out, "--allow-large").exit_code == 0

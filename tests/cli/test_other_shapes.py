@@ -59,10 +59,10 @@ def test_a_patch_that_does_not_fit(
     path, out = tmp_path / "forged.safetensors", tmp_path / "out"
     save(forge(load(patch_file)), path)
     commands: list[tuple[list[str | Path], int]] = [
-        (["verify", path, "--base", model], 14),
+        (["verify", path, "--model", model, "--no-ask"], 14),
         (["verify", path, "--model", model], 14),
-        (["merge", "--base", model, "--patch", path, "--out", out], 1),
-        (["export", path, "--format", "peft", "--base", model, "--out", out], 1),
+        (["merge", "--model", model, "--patch", path, "--out", out], 1),
+        (["export", path, "--format", "peft", "--model", model, "--out", out], 1),
         (["ask", "Hello", "--model", model, "--patch", path], 1),
         (["eval", path, "--model", model], 1),
     ]

@@ -175,7 +175,12 @@ def test_resolve_writes_one_patch_for_the_patches_that_are_on(run: Run, here: Pa
     assert (shown["hash"], len(patch.facts)) == (patch.hash, 6)
     assert patch.hyperparameters["combine"] == "solve"
     assert list(patch.parents) == [load("a.safetensors").hash, load("c.safetensors").hash]
-    run("stack", "resolve", "-o", "out.safetensors", "--combine", "add", "--refuse", "1e9")
+    again = ("stack", "resolve", "-o", "out.safetensors", "--combine", "add", "--refuse", "1e9")
+    refused = run(*again)
+    assert refused.exit_code == 1
+    assert "out.safetensors exists already" in refused.stderr
+    assert load("out.safetensors").hash == patch.hash
+    run(*again, "--force")
     assert load("out.safetensors").hyperparameters["combine"] == "add"
     result = run("stack", "resolve", "-o", "nowhere/out.safetensors")
     assert result.exit_code == 2

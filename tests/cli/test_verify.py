@@ -60,14 +60,14 @@ def test_a_required_signature_needs_a_key_to_trust(run: Run, copy: Path) -> None
 
 
 def test_exit_codes_say_what_is_wrong(run: Run, copy: Path, model: Path, tmp_path: Path) -> None:
-    assert run("verify", copy, "--base", model).exit_code == 0
+    assert run("verify", copy, "--model", model, "--no-ask").exit_code == 0
     half, other = tmp_path / "half.safetensors", tmp_path / "other.safetensors"
     half.write_bytes(copy.read_bytes()[:-1])
     found = run("verify", half)
     assert found.exit_code == Verdict.UNREADABLE
     assert "half.safetensors: unreadable: " in found.stdout
     save(tiny_patch(tiny_base("qwen3_moe", seed=1), [0]), other)
-    assert run("verify", other, "--base", model).exit_code == Verdict.WRONG_BASE
+    assert run("verify", other, "--model", model, "--no-ask").exit_code == Verdict.WRONG_BASE
     not_held = run("verify", copy, "--model", model, "--json")  # random rows make it say nothing
     assert not_held.exit_code == Verdict.NOT_HELD
     assert len(json.loads(not_held.stdout)["missed"]) == 4
@@ -75,7 +75,7 @@ def test_exit_codes_say_what_is_wrong(run: Run, copy: Path, model: Path, tmp_pat
 
 
 def test_what_cannot_be_checked_is_an_error_and_no_verdict(run: Run, copy: Path, tmp_path: Path) -> None:
-    missing = run("verify", copy, "--base", tmp_path / "none")
+    missing = run("verify", copy, "--model", tmp_path / "none", "--no-ask")
     assert (missing.exit_code, missing.stderr.count("\n")) == (1, 1)
 
 
@@ -91,8 +91,8 @@ def test_a_key_of_another_kind_is_refused(run: Run, copy: Path, tmp_path: Path) 
 def test_an_empty_name_is_not_no_name(run: Run, copy: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for words in (
-        ("verify", copy, "--base", ""),
+        ("verify", copy, "--model", "", "--no-ask"),
         ("verify", copy, "--model", ""),
-        ("merge", "--patch", copy, "--base", "", "--out", out),
+        ("merge", "--patch", copy, "--model", "", "--out", out),
     ):
         assert run(*words).exit_code == 1

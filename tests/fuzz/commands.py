@@ -19,18 +19,18 @@ _PATCH: list[Command] = [
     (_LIGHT, ("verify", "{file}")),
     (_LIGHT, ("diff", "{file}", "{here}/solved.safetensors")),
     (_LIGHT, ("diff", "{here}/solved.safetensors", "{file}", "--json")),
-    (_LIGHT, ("drop", "{file}", "--fact", "fact-0", "-o", "{here}/dropped.safetensors")),
-    (_LIGHT, ("drop", "{file}", "--fact", "fact-1", "-o", "{here}/dropped.safetensors", "--json")),
+    (_LIGHT, ("drop", "{file}", "--fact", "fact-0", "-o", "{here}/dropped.safetensors", "--force")),
+    (_LIGHT, ("drop", "{file}", "--fact", "fact-1", "-o", "{here}/dropped.safetensors", "--force", "--json")),
     (_LIGHT, ("sign", "{file}", "--key", "{here}/key")),
     (
         _LIGHT,
         ("stack", "init", "{file}", "{here}/other.safetensors", "--stack", "{here}/s", "--allow-conflicts"),
     ),
     (_LIGHT, ("stack", "add", "{file}", "--stack", "{here}/moe-patch.stack", "--allow-conflicts")),
-    (_HEAVY, ("verify", "{file}", "--base", "{model}", "--json")),
+    (_HEAVY, ("verify", "{file}", "--model", "{model}", "--no-ask", "--json")),
     (_HEAVY, ("verify", "{file}", "--model", "{model}")),
-    (_HEAVY, ("merge", "--base", "{model}", "--patch", "{file}", "--out", "{here}/out")),
-    (_HEAVY, ("export", "{file}", "--format", "peft", "--base", "{model}", "--out", "{here}/out")),
+    (_HEAVY, ("merge", "--model", "{model}", "--patch", "{file}", "--out", "{here}/out")),
+    (_HEAVY, ("export", "{file}", "--format", "peft", "--model", "{model}", "--out", "{here}/out")),
     (
         _HEAVY,
         (
@@ -40,7 +40,7 @@ _PATCH: list[Command] = [
             "peft",
             "--form",
             "split",
-            "--base",
+            "--model",
             "{model}",
             "--out",
             "{here}/out",
@@ -55,7 +55,7 @@ _LOCK: list[Command] = [
     (_LIGHT, ("stack", "list", "--stack", _STACK, "--json")),
     (_LIGHT, ("stack", "check", "--stack", _STACK)),
     (_LIGHT, ("stack", "check", "--stack", _STACK, "--json")),
-    (_LIGHT, ("stack", "resolve", "--stack", _STACK, "-o", "{here}/out.safetensors")),
+    (_LIGHT, ("stack", "resolve", "--stack", _STACK, "-o", "{here}/out.safetensors", "--force")),
     (_LIGHT, ("stack", "diff", "--stack", _STACK)),
     (_LIGHT, ("stack", "diff", _STACK, "--stack", "{here}/moe-patch.stack")),
     (_LIGHT, ("stack", "move", "1", "2", "--stack", _STACK)),
@@ -65,10 +65,10 @@ _LOCK: list[Command] = [
     (_LIGHT, ("stack", "combine", "solve", "--stack", _STACK)),
     (_LIGHT, ("stack", "undo", "--stack", _STACK)),
     (_LIGHT, ("stack", "add", "{here}/fits.safetensors", "--stack", _STACK)),
-    (_HEAVY, ("merge", "--base", "{model}", "--stack", _STACK, "--out", "{here}/out")),
+    (_HEAVY, ("merge", "--model", "{model}", "--stack", _STACK, "--out", "{here}/out")),
 ]
 _MERGED: list[Command] = [(1, ("unmerge", "{here}/merged", "--out", "{here}/out"))]
-_BUILD = ("build", "--model", "{model}", "--out", "{here}/out.safetensors", "--no-projection")
+_BUILD = ("build", "--model", "{model}", "--out", "{here}/out.safetensors", "--force", "--no-projection")
 COMMANDS: dict[str, list[Command]] = {
     "patch": _PATCH,
     "signature": [
@@ -82,7 +82,15 @@ COMMANDS: dict[str, list[Command]] = {
         *_MERGED,
         (
             1,
-            ("merge", "--base", "{here}/merged", "--patch", "{here}/fits.safetensors", "--out", "{here}/out"),
+            (
+                "merge",
+                "--model",
+                "{here}/merged",
+                "--patch",
+                "{here}/fits.safetensors",
+                "--out",
+                "{here}/out",
+            ),
         ),
     ],
     "facts": [
@@ -96,12 +104,28 @@ COMMANDS: dict[str, list[Command]] = {
     ],
 }
 
+_ALL = ("-o", "{here}/all.safetensors", "--force")
 _AFTER: dict[tuple[str, ...], list[Sequence[str]]] = {
     ("stack", "init"): [
         ("stack", "list", "--stack", "{here}/s"),
         ("stack", "check", "--stack", "{here}/s"),
-        ("stack", "resolve", "--stack", "{here}/s", "--allow-conflicts", "-o", "{here}/all.safetensors"),
-        ("stack", "resolve", "--stack", "{here}/s", "--combine", "add", "-o", "{here}/all.safetensors"),
+        (
+            "stack",
+            "resolve",
+            "--stack",
+            "{here}/s",
+            "--allow-conflicts",
+            *_ALL,
+        ),
+        (
+            "stack",
+            "resolve",
+            "--stack",
+            "{here}/s",
+            "--combine",
+            "add",
+            *_ALL,
+        ),
     ],
     ("stack", "add"): [("stack", "check", "--stack", "{here}/moe-patch.stack", "--json")],
     ("drop",): [("inspect", "{here}/dropped.safetensors")],

@@ -76,5 +76,7 @@ def test_a_killed_drop_leaves_a_whole_patch_or_none(tmp_path: Path) -> None:
     save(World(6).build(range(6)), tmp_path / "all.safetensors")
     chance, out = random.Random(1), tmp_path / "out.safetensors"
     for _ in range(KILLS // 2):
-        kill_while_at_it(tmp_path, chance, "drop", "all.safetensors", "--fact", "fact-1", "-o", out.name)
+        kill_while_at_it(
+            tmp_path, chance, "drop", "all.safetensors", "--fact=fact-1", "-o", out.name, "--force"
+        )
         assert len(load(out).facts) == 5

@@ -13,6 +13,7 @@ import click
 from moe_patch.cli.console import marked_text, plain_table, print_json, print_tables, say
 from moe_patch.cli.facts.options import keep_for, open_asked, reading_options, scan
 from moe_patch.cli.options import json_option
+from moe_patch.io.wording import counted
 from moe_patch.progress import progress_bars
 
 if TYPE_CHECKING:
@@ -118,7 +119,8 @@ def _show(
     if any(origin.subject == "whole prompt" for origin in read.origins):
         say("A prompt that is its own subject is edited at its last token.")
     say(
-        f"{edits}: {len(read.facts)} facts, {read.understood} of them understood; {len(read.skipped)} refused"
+        f"{edits}: {counted(len(read.facts), 'fact')}, {read.understood} of them understood; "
+        f"{len(read.skipped)} refused"
     )
 
 

@@ -12,8 +12,9 @@ import click
 from moe_patch.cli.console import print_json, say
 from moe_patch.cli.facts import asking
 from moe_patch.cli.facts.options import keep_for, open_asked, reading_options, scan
-from moe_patch.cli.options import NEW_FILE, json_option
-from moe_patch.cli.output import check_writable
+from moe_patch.cli.options import json_option
+from moe_patch.cli.output import free_place, out_option
+from moe_patch.io.wording import counted
 from moe_patch.progress import progress_bars
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ Examples:
 """
 )
 @reading_options
-@click.option("-o", "--out", type=NEW_FILE, required=True, help="The facts, as JSON lines.")
+@out_option("The facts, as JSON lines.")
 @click.option(
     "--ask", "asks", is_flag=True, help="Ask on the terminal what is not clear, and leave the rest out."
 )
@@ -44,6 +45,7 @@ Examples:
 def convert(
     edits: Path,
     out: Path,
+    force: bool,
     schema: ZsreSchema | None,
     model: str | None,
     asks: bool,
@@ -58,10 +60,10 @@ def convert(
     Nothing is written if a line cannot be used, unless the line may be left out. Records of data sets become
     native ones, which are scored by another rule.
     """
+    free_place(out, force=force)
     from moe_patch.data.fact_file import write_facts
     from moe_patch.data.understanding.guide import Understanding
 
-    check_writable(out)
     if asks and not asking.is_terminal():
         raise click.UsageError("--ask needs a terminal; without one, give --skip-invalid or mark the lines")
     base = open_asked(model, **opening)
@@ -72,8 +74,8 @@ def convert(
     for skipped in read.skipped:
         say(f"Left out line {skipped.line}: {skipped.reason}", err=True)
     if not read.facts or (read.skipped and not (skip_invalid or asks)):
-        count = len(read.skipped)
-        raise click.ClickException(f"{edits}: {count} lines cannot be used: nothing is written")
+        lines = counted(len(read.skipped), "line")
+        raise click.ClickException(f"{edits}: {lines} cannot be used: nothing is written")
     facts = list(read.facts)
     if add_keep:
         with progress_bars() as progress:
@@ -82,8 +84,9 @@ def convert(
     write_facts(out, facts)
     added = sum(len(fact.keep) for fact in facts) - sum(len(fact.keep) for fact in read.facts)
     if as_json:
-        counted = {"facts": len(facts), "left_out": len(read.skipped), "understood": read.understood}
-        print_json({"out": str(out), **counted, "keep_added": added})
+        counts = {"facts": len(facts), "left_out": len(read.skipped), "understood": read.understood}
+        print_json({"out": str(out), **counts, "keep_added": added})
     else:
-        keeping = f", {added} prompts to keep" if add_keep else ""
-        say(f"{out}: {len(facts)} facts{keeping}; {len(read.skipped)} lines left out")
+        keeping = f", {counted(added, 'prompt')} to keep" if add_keep else ""
+        left_out = f"{counted(len(read.skipped), 'line')} left out"
+        say(f"{out}: {counted(len(facts), 'fact')}{keeping}; {left_out}")

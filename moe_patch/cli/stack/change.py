@@ -11,6 +11,7 @@ import click
 from moe_patch.cli.console import say
 from moe_patch.cli.options import FILE
 from moe_patch.cli.stack.options import HOW, allow_option, combine_option, stack_option
+from moe_patch.io.wording import counted
 
 if TYPE_CHECKING:
     from moe_patch.stack import Lock
@@ -159,5 +160,5 @@ def _numbers(lock: Lock, names: Sequence[str]) -> set[int]:
 
 def _say(lock_path: Path, lock: Lock) -> None:
     on = sum(entry.enabled for entry in lock.patch)
-    count = f"{len(lock.patch)} {'patch' if len(lock.patch) == 1 else 'patches'}"
+    count = counted(len(lock.patch), "patch", "patches")
     say(f"{lock_path}: {count}, {on} on, revision {lock.revision}")

@@ -10,6 +10,7 @@ import click
 
 from moe_patch.cli.console import plain_table, print_json, print_tables, say
 from moe_patch.cli.options import NEW_FILE, json_option
+from moe_patch.cli.output import check_writable
 from moe_patch.cli.stack.options import conflict_options, limits_of, stack_option
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def check(
 
     Shares are relative to each fact's own edit at the layer. The command fails if anything is refused.
     """
+    if heatmap is not None:
+        check_writable(heatmap, "--heatmap")
     from moe_patch.stack import read_lock
     from moe_patch.stack.check import check_stack
 

@@ -9,13 +9,14 @@ import click
 
 from moe_patch.cli.console import print_json, print_tables, say
 from moe_patch.cli.options import json_option
-from moe_patch.cli.output import check_writable, out_option
+from moe_patch.cli.output import free_place, out_option
 from moe_patch.cli.stack.options import (
     combine_option,
     conflict_options,
     limits_of,
     stack_option,
 )
+from moe_patch.io.wording import counted
 
 
 @click.command(
@@ -25,13 +26,14 @@ Examples:
   moe-patch stack resolve -o all.safetensors --combine add --allow-conflicts
 """
 )
-@out_option
+@out_option()
 @combine_option
 @conflict_options
 @stack_option
 @json_option
 def resolve(
     out: Path,
+    force: bool,
     combine: Any,
     warn: float | None,
     refuse: float | None,
@@ -44,11 +46,11 @@ def resolve(
     If several patches answer one question, the later patch wins. Stacks that `stack check` refuses are
     refused here too.
     """
+    free_place(out, force=force)
     from moe_patch.cli.summary import describe_patch, summary_tables
     from moe_patch.patch import save
     from moe_patch.stack import resolve_stack
 
-    out = check_writable(out)
     combined = resolve_stack(lock_path, combine, limits_of(warn, refuse), allow_conflicts=allow_conflicts)
     save(combined.patch, out)
     described = describe_patch(combined.patch, out)
@@ -58,4 +60,4 @@ def resolve(
     print_tables(*summary_tables(described))
     for note in combined.notes:
         say(f"note: {note}")
-    say("", f"{out}: {len(combined.patch.facts)} facts")
+    say("", f"{out}: {counted(len(combined.patch.facts), 'fact')}")

@@ -16,8 +16,8 @@ from moe_patch.evaluation.card.cost import Cost
 from moe_patch.evaluation.drift import Drift
 from moe_patch.io.html_tables import Tabled
 from moe_patch.io.plain_text import plain_text
+from moe_patch.io.wording import counted
 from moe_patch.patch.fingerprint import in_ranges
-from moe_patch.patch.shown import counted
 from moe_patch.stack.untaken import Untaken
 
 Kind = Literal["fact", "paraphrase", "neighbour"]
