@@ -52,6 +52,11 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOE_PATCH_STATE", str(tmp_path.with_name(f"{tmp_path.name}-state")))
+
+
+@pytest.fixture(autouse=True)
 def own_log() -> None:
     """Take back what commands in this process, also those of wider fixtures, have set of loggers."""
     for log in (logging.getLogger("moe_patch"), logging.getLogger("py.warnings")):
