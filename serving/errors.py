@@ -61,6 +61,12 @@ class Conflict(LiveError):
     code, status = "conflict", 409
 
 
+class FactsConflict(LiveError):
+    """The patch's facts do not go together with those that are on; `details.findings` says how."""
+
+    code, status = "facts_conflict", 409
+
+
 class BodyTooLarge(LiveError):
     """The request's body is longer than the limit."""
 

@@ -19,12 +19,13 @@ from typing import Any, TypeVar
 
 from pydantic import JsonValue
 
+from moe_patch.stack.check import Finding
 from moe_patch_serving.api.engine import BaseState, Engine, WorkerState
 from moe_patch_serving.api.members import Members, ServedMember, member_hashes
 from moe_patch_serving.api.metrics import Metrics
 from moe_patch_serving.api.proof import NO_PROOF, Findings, Proof
 from moe_patch_serving.api.settings import Patience
-from moe_patch_serving.api.weight_version import Loaded, weight_version
+from moe_patch_serving.api.standing import Ground, Standing
 from moe_patch_serving.errors import Busy, SelfTestFailed, WorkersDisagree
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ class Plan:
     """A change to make: the state to reach, and what the server has to show then."""
 
     operation: str
-    wanted: Members
+    wanted: Standing
     proof: Proof = NO_PROOF
 
 
@@ -52,6 +53,7 @@ class CompletedChange:
     version: str
     seconds: dict[str, float] = field(default_factory=dict)
     found: Findings = field(default_factory=Findings)
+    conflicts: tuple[Finding, ...] = ()  # how the facts of an added patch go with those that were on
 
     def to_json(self) -> dict[str, JsonValue]:
         """The JSON description of the change for clients."""
@@ -61,26 +63,28 @@ class CompletedChange:
             "version": self.version,
             "seconds": rounded,
             "self_test": self.found.to_json(),
+            "conflicts": [{"level": one.level, "text": one.text} for one in self.conflicts],
         }
 
 
 class Coordinator:
     """Knows the patches of a running server. No other object changes them."""
 
-    def __init__(self, engine: Engine, loaded: Loaded, metrics: Metrics, patience: Patience) -> None:
-        """Begin with the loaded patches. Call `start` before any other method."""
-        self.engine, self.loaded = engine, loaded
-        self.members: Members = ()
+    def __init__(self, engine: Engine, ground: Ground, metrics: Metrics, patience: Patience) -> None:
+        """Begin with the patches that were loaded at start. Call `start` before any other method."""
+        self.engine = engine
+        self.standing = Standing(ground)
         self.base = BaseState("unasked")
         self.agree = True  # all workers hold the same, known weights
         self.metrics, self._patience = metrics, patience
-        self._weights: dict[str, tuple[str, ...]] = {}  # digests of all workers, by version
+        # digests of all workers, by the hashes of what is left of the ground and of live patches
+        self._weights: dict[tuple[tuple[str, ...], ...], tuple[str, ...]] = {}
         self._changing = asyncio.Lock()
 
     @property
     def version(self) -> str:
         """The version of the weights."""
-        return weight_version(self.loaded, member_hashes(self.members))
+        return self.standing.version
 
     async def start(self) -> None:
         """Check that all workers hold the loaded patches, and name the weights.
@@ -89,7 +93,8 @@ class Coordinator:
             WorkersDisagree: a worker holds other patches.
         """
         states = await self.engine.call("moe_patch_state")
-        if any(state.loaded != self.loaded.hashes or state.patches for state in states):
+        loaded = self.standing.ground.loaded.hashes
+        if any(state.loaded != loaded or state.patches for state in states):
             raise WorkersDisagree(
                 "the workers did not start with the patches that the server was started with"
             )
@@ -126,7 +131,7 @@ class Coordinator:
         stood = await self._in_time(plan.proof.before(self.engine))  # while clients are answered
         try:
             async with self._alone_with_engine(seconds):
-                before = self.members
+                before = self.standing
                 with _timed(seconds, "apply"):
                     await self._reach(plan.wanted)
                 with _timed(seconds, "self_test"):
@@ -148,7 +153,7 @@ class Coordinator:
                 if self.agree:  # if not, they are refused
                     self.engine.let_in()
 
-    async def _prove(self, plan: Plan, before: Members, stood: Sequence[Sequence[float]]) -> Findings:
+    async def _prove(self, plan: Plan, before: Standing, stood: Sequence[Sequence[float]]) -> Findings:
         """What the changed server shows. If that is no proof, undo the change and raise.
 
         Args:
@@ -187,7 +192,7 @@ class Coordinator:
         except TimeoutError:
             raise SelfTestFailed(f"the server did not answer a self-test within {limit:g} s") from None
 
-    async def _take_back(self, before: Members) -> None:
+    async def _take_back(self, before: Standing) -> None:
         """Go back to a state after a completed change; raises WorkersDisagree if that fails."""
         try:
             await self._reach(before)
@@ -195,29 +200,31 @@ class Coordinator:
             self._give_up()
             raise WorkersDisagree(f"the change could not be taken back: {error}") from error
 
-    async def _reach(self, wanted: Members) -> None:
+    async def _reach(self, wanted: Standing) -> None:
         """Bring all workers to a state and name it, in an engine that has no requests of clients."""
-        before = self.members
+        before = self.standing
         await self.engine.pause()
         try:
             states = await self._walk(before, wanted)
             self._confirm(states, wanted)
-            await self.engine.name_weights(weight_version(self.loaded, member_hashes(wanted)))
+            await self.engine.name_weights(wanted.version)
         except BaseException:
             await self._restore(before, wanted)
             raise
-        self.members = wanted
+        self.standing = wanted
         await self.engine.resume()
         self._note(states)
 
-    async def _walk(self, before: Members, wanted: Members) -> list[WorkerState]:
+    async def _walk(self, before: Standing, wanted: Standing) -> list[WorkerState]:
         """Call the workers' methods that lead from one state to another. Returns their final states."""
-        present, aim = list(member_hashes(before)), list(member_hashes(wanted))
+        present, aim = list(member_hashes(before.live)), list(member_hashes(wanted.live))
         states: list[WorkerState] | None = None
+        if before.ground != wanted.ground:
+            states = await self.engine.call("moe_patch_ground", *_ground(wanted))
         for gone in [digest for digest in present if digest not in aim]:
             states = await self.engine.call("moe_patch_remove", gone)
             present.remove(gone)
-        for position, member in enumerate(wanted):
+        for position, member in enumerate(wanted.live):
             if member.hash not in present:
                 place = min(position, len(present))
                 states = await self.engine.call("moe_patch_add", *_addition(member, place + 1))
@@ -226,18 +233,20 @@ class Coordinator:
             states = await self.engine.call("moe_patch_reorder", aim)
         return states if states is not None else await self.engine.call("moe_patch_state")
 
-    async def _restore(self, before: Members, wanted: Members) -> None:
+    async def _restore(self, before: Standing, wanted: Standing) -> None:
         """Bring workers in different states back to `before`, and resume.
 
         Each call applies to some workers only; the others answer with an error. Only their state afterwards
         matters.
         """
         try:
-            for digest in _without(wanted, before):
+            if before.ground != wanted.ground:
+                await self.engine.try_call("moe_patch_ground", *_ground(before))
+            for digest in _without(wanted.live, before.live):
                 await self.engine.try_call("moe_patch_remove", digest)
-            for position, member in enumerate(before, start=1):
+            for position, member in enumerate(before.live, start=1):
                 await self.engine.try_call("moe_patch_add", *_addition(member, position))
-            await self.engine.try_call("moe_patch_reorder", list(member_hashes(before)))
+            await self.engine.try_call("moe_patch_reorder", list(member_hashes(before.live)))
             states = await self.engine.call("moe_patch_state")
             self._confirm(states, before)
             await self.engine.name_weights(self.version)
@@ -246,14 +255,14 @@ class Coordinator:
             raise WorkersDisagree(f"a failed change could not be taken back: {error}") from error
         await self.engine.resume()
 
-    def _confirm(self, states: Sequence[WorkerState], wanted: Members) -> None:
+    def _confirm(self, states: Sequence[WorkerState], wanted: Standing) -> None:
         """Raise WorkersDisagree unless all workers are in this state, with the weights it had earlier."""
-        if any(state.patches != member_hashes(wanted) for state in states):
+        on = member_hashes(wanted.ground.members), member_hashes(wanted.live)
+        if any((state.loaded, state.patches) != on for state in states):
             raise WorkersDisagree("workers have other patches on than they were told to")
-        version = weight_version(self.loaded, member_hashes(wanted))
         found = tuple(state.weights for state in states)
-        if self._weights.setdefault(version, found) != found:
-            raise WorkersDisagree(f"the weights are not those that {version} had before")
+        if self._weights.setdefault(on, found) != found:
+            raise WorkersDisagree(f"the weights are not those that {wanted.version} had before")
 
     async def look(self) -> None:
         """Ask the workers how far they are, if they are still hashing the base."""
@@ -263,8 +272,8 @@ class Coordinator:
     def _note(self, states: Sequence[WorkerState]) -> None:
         self.base = max((state.base for state in states), key=_weight, default=self.base)
         self.metrics.stands(
-            loaded=len(self.loaded.hashes),
-            live=len(self.members),
+            loaded=len(self.standing.ground.members),
+            live=len(self.standing.live),
             kept_bytes=sum(state.bytes_kept for state in states),
             agree=self.agree,
         )
@@ -290,6 +299,12 @@ def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
 def _weight(base: BaseState) -> int:
     """Which worker's view of the base counts: a difference before all, then that of the one that hashes."""
     return _VIEWS.index(base.state)
+
+
+def _ground(standing: Standing) -> tuple[Any, ...]:
+    """The arguments with which workers change what lies beneath live patches."""
+    ground = standing.ground
+    return list(member_hashes(ground.members)), ground.stored, ground.delta
 
 
 def _addition(member: ServedMember, position: int) -> tuple[Any, ...]:

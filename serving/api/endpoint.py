@@ -5,23 +5,28 @@ VLLM_PLUGINS must name moe_patch. This is vLLM's own way to add routes: they nee
 
 from __future__ import annotations
 
+import asyncio
 import atexit
+import logging
 from argparse import Namespace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from moe_patch.errors import ConfigError
-from moe_patch.patch import load
+from moe_patch.errors import ConfigError, OutputError
 from moe_patch_serving import NAME
+from moe_patch_serving.api.audit import Audit
 from moe_patch_serving.api.connections import time_requests
 from moe_patch_serving.api.coordinator import Coordinator
 from moe_patch_serving.api.engine import Engine
+from moe_patch_serving.api.ground import loaded_ground
+from moe_patch_serving.api.local import address_of, announce
+from moe_patch_serving.api.members import member_hashes
 from moe_patch_serving.api.metrics import Metrics
+from moe_patch_serving.api.naming import NamedWeights, note_generation
 from moe_patch_serving.api.operations import Operations
 from moe_patch_serving.api.requests import TokenAuthentication
 from moe_patch_serving.api.routes import as_json, guarded, public
 from moe_patch_serving.api.settings import WORKER, read_settings
-from moe_patch_serving.api.weight_version import Loaded, loaded_from
+from moe_patch_serving.api.starting import started
 from moe_patch_serving.errors import LiveError
 from moe_patch_serving.store import PatchStore
 
@@ -30,6 +35,9 @@ if TYPE_CHECKING:
     from starlette.datastructures import State
     from vllm.config import VllmConfig
     from vllm.engine.protocol import EngineClient
+
+
+logger = logging.getLogger("vllm.moe_patch")
 
 
 class LiveEndpoint:
@@ -44,6 +52,7 @@ class LiveEndpoint:
         app.include_router(guarded)
         app.include_router(public)
         app.add_exception_handler(LiveError, as_json)
+        app.add_middleware(NamedWeights)
 
     async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
         """Find out which patches the engine has loaded.
@@ -56,12 +65,29 @@ class LiveEndpoint:
         config = engine_client.vllm_config
         _check(config)
         settings = read_settings()
-        coordinator = Coordinator(Engine(engine_client), _loaded(config), Metrics(), settings.patience)
-        await coordinator.start()
         store = PatchStore()
         atexit.register(store.close)
-        state.moe_patch = Operations(coordinator, settings.allowed, store, settings.max_fall)
-        state.moe_patch_authentication = TokenAuthentication(settings.token)
+        ground = await asyncio.to_thread(loaded_ground, config, store)
+        coordinator = Coordinator(Engine(engine_client), ground, Metrics(), settings.patience)
+        await coordinator.start()
+        coordinator.engine.on_entering(lambda: note_generation(coordinator.version))
+        state.moe_patch = Operations(
+            coordinator, settings.allowed, store, settings.max_fall, stored=set(member_hashes(ground.members))
+        )
+        state.moe_patch_audit = Audit(settings.audit_file)
+        state.moe_patch_authentication = TokenAuthentication(settings.tokens)
+        url = address_of(args)
+        if settings.tokens and url is not None:
+            _announce(url)
+        logger.info("the weights are %s, %.0f s after the start", coordinator.version, started())
+
+
+def _announce(url: str) -> None:
+    """Let `moe-patch live` find this server. In a container, there may be no place to say so."""
+    try:
+        announce(url)
+    except (ConfigError, OutputError) as error:
+        logger.warning("`moe-patch live` will need --url and a token for this server: %s", error)
 
 
 def _check(config: VllmConfig) -> None:
@@ -73,13 +99,3 @@ def _check(config: VllmConfig) -> None:
         raise ConfigError("live patches need one engine: start one server for each data-parallel replica")
     if parallel._api_process_count > 1:
         raise ConfigError("live patches need one API server: start vLLM with --api-server-count 1")
-
-
-def _loaded(config: VllmConfig) -> Loaded:
-    """The patches that the load format has added, from its settings."""
-    extra: Any = config.load_config.model_loader_extra_config
-    if config.load_config.load_format != NAME or not isinstance(extra, dict):
-        return Loaded()
-    if "stack" in extra:
-        return loaded_from(Path(extra["stack"]))
-    return Loaded((load(extra["patch"]).hash,))

@@ -6,7 +6,7 @@ not needed.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -90,6 +90,10 @@ class Engine:
     def let_in(self) -> None:
         """Accept clients' requests again."""
         self._gate.open()
+
+    def on_entering(self, call: Callable[[], None]) -> None:
+        """Call a function whenever a client's request gets in, in the context of that request."""
+        self._gate.entered = call
 
     def refuse(self, reason: str) -> None:
         """Answer clients' requests with an error from now on."""

@@ -32,6 +32,7 @@ class Gate:
         self._empty.set()
         self._inside = 0
         self._refusal: str | None = None
+        self.entered: Callable[[], None] = lambda: None  # called when a client's request gets in
         self.generate: Ask = client.generate
         shared: Any = client
         shared.generate, shared.encode = self._behind(client.generate), self._behind(client.encode)
@@ -68,6 +69,7 @@ class Gate:
             self._inside += 1
             self._empty.clear()
             try:
+                self.entered()
                 async with aclosing(ask(*arguments, **named)) as outputs:
                     async for output in outputs:
                         yield output

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
 from pydantic import JsonValue
@@ -16,6 +16,15 @@ from moe_patch_serving.errors import Conflict, NoSuchPatch
 
 
 @dataclass(frozen=True, slots=True)
+class SaidFact:
+    """A fact of a patch, as clients are told of it."""
+
+    id: str
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
 class PatchFile:
     """A patch on a running server, without its tensors."""
 
@@ -23,7 +32,8 @@ class PatchFile:
     path: str  # of the file that it was added from
     stored: str  # the path of the server's own copy
     method: str
-    facts: int
+    facts: tuple[SaidFact, ...] = field(repr=False)
+    kind: str = "delta"
     allow_large: bool = False  # whether its changes may be much larger than the experts
 
     def load(self) -> Patch:
@@ -37,7 +47,7 @@ class PatchFile:
 
 ServedMember = Member[PatchFile]
 Members = tuple[ServedMember, ...]
-"""A state of a running server, the lowest patch first."""
+"""Patches of a running server, the lowest first."""
 
 
 def served_member(
@@ -45,20 +55,23 @@ def served_member(
 ) -> ServedMember:
     """The member for a patch file and its copy, with the name of its Hub repository or of its file."""
     whole = PurePosixPath(reference.partition("@")[0]) if reference.startswith(HUB) else path
-    file = PatchFile(patch.hash, str(path), str(stored), patch.method, len(patch.facts), allow_large)
+    facts = tuple(SaidFact(fact.id, fact.text, fact.target_new) for fact in patch.facts)
+    file = PatchFile(patch.hash, str(path), str(stored), patch.method, facts, patch.kind, allow_large)
     return Member(whole.name.removesuffix(".safetensors"), file)
 
 
-def member_json(member: ServedMember) -> dict[str, JsonValue]:
-    """The JSON description of a patch for clients."""
+def member_json(member: ServedMember, *, facts: bool = False) -> dict[str, JsonValue]:
+    """The JSON description of a patch for clients, with each of its facts if they are asked for."""
     file = member.patch
-    return {
+    found: dict[str, JsonValue] = {
         "hash": file.hash,
         "name": member.name,
         "path": file.path,
         "method": file.method,
-        "facts": file.facts,
+        "kind": file.kind,
+        "facts": len(file.facts),
     }
+    return found | {"said": [asdict(fact) for fact in file.facts]} if facts else found
 
 
 def member_hashes(members: Iterable[ServedMember]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
+from collections.abc import Sequence
 from typing import Annotated, TypeVar
 
 from fastapi import Request
@@ -14,6 +15,7 @@ from pydantic import Field, ValidationError
 from moe_patch.io import strict_json
 from moe_patch.io.closed_schema import ClosedSchema
 from moe_patch_serving.api.self_test import DEFAULT, SelfTest
+from moe_patch_serving.api.tokens import Token
 from moe_patch_serving.errors import BadRequest, BodyTooLarge, SwitchedOff, Unauthorized
 
 logger = logging.getLogger("vllm.moe_patch")
@@ -52,6 +54,7 @@ class AddRequest(ClosedSchema):
     path: Text
     position: Annotated[int, Field(ge=1, le=2**31)] | None = None
     allow_large: bool = False
+    allow_conflicts: bool = False
     self_test: SelfTestRequest = SelfTestRequest()
 
 
@@ -92,32 +95,41 @@ async def read_body(request: Request, kind: type[Body]) -> Body:
 
 
 class TokenAuthentication:
-    """Checks the bearer token, in constant time. Wrong ones are answered slowly, and a few at a time."""
+    """Checks bearer tokens, in constant time. Wrong ones are answered slowly, and a few at a time."""
 
-    def __init__(self, token: str | None) -> None:
-        self._digest = None if token is None else _digest(token)
+    def __init__(self, tokens: Sequence[Token]) -> None:
+        self._known = [(token.name, _digest(token.secret)) for token in tokens]
         self._guessing = asyncio.Semaphore(GUESSES)
 
-    async def check(self, request: Request) -> None:
-        """Check the token of a request.
+    async def check(self, request: Request) -> str:
+        """Check the token of a request, and return its name.
 
         Raises:
             Unauthorized: the request has no token, or a wrong one.
             SwitchedOff: the server has no token.
         """
-        if self._digest is None:
+        if not self._known:
             raise SwitchedOff("live changes are off: start the server with MOE_PATCH_TOKEN or a token file")
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not secrets.compare_digest(_digest(token), self._digest):
+        sent = _digest(token)
+        # all are compared, so that the time does not tell which is the right one
+        names = [name for name, known in self._known if secrets.compare_digest(sent, known)]
+        if scheme.lower() != "bearer" or not names:
             await self._slow_down(request)
             raise Unauthorized("expected the header `Authorization: Bearer TOKEN` with this server's token")
+        return names[0]
 
     async def _slow_down(self, request: Request) -> None:
         """Let a wrong token wait. The right one is never kept waiting, however many others guess."""
         async with self._guessing:
-            client = request.client.host if request.client else "an unknown address"
+            client = client_of(request)
             logger.warning("%s %s: no token or a wrong one, from %s", request.method, PREFIX, client)
             await asyncio.sleep(GUESS_SECONDS)
+
+
+def client_of(request: Request) -> str:
+    """The address that a request comes from."""
+    return request.client.host if request.client else "an unknown address"
 
 
 def _digest(token: str) -> bytes:

@@ -9,20 +9,17 @@ from pathlib import Path
 
 from moe_patch.errors import ConfigError
 from moe_patch_serving.api.allowed import Allowed, parse_allowed
+from moe_patch_serving.api.tokens import Token, read_tokens
 
-TOKEN = "MOE_PATCH_TOKEN"
-TOKEN_FILE = "MOE_PATCH_TOKEN_FILE"
 ALLOW = "MOE_PATCH_ALLOW"
 DRAIN_SECONDS = "MOE_PATCH_DRAIN_SECONDS"
 SELF_TEST_SECONDS = "MOE_PATCH_SELF_TEST_SECONDS"
 REQUEST_SECONDS = "MOE_PATCH_REQUEST_SECONDS"
 MAX_FALL = "MOE_PATCH_MAX_FALL"
+AUDIT_FILE = "MOE_PATCH_AUDIT_FILE"
 
 WORKER = "moe_patch_serving.worker.PatchWorker"
 """The worker extension class that vLLM must mix into its workers."""
-
-SHORTEST_TOKEN = 16
-_MOST_READ = 4096  # characters of a token file; a device may have no end
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,28 +33,29 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The token, the allowed places of patches, and the limits of changes.
+    """The tokens, the allowed places of patches, the limits of changes, and the file of the audit.
 
     `max_fall` is the most by which a patch may lower the mean log-probability of its controls, in nats a
     token, if the patch does not set a lower bound itself.
 
-    If `token` is None, nobody may change the server.
+    Without tokens, nobody may change the server.
     """
 
-    token: str | None = field(default=None, repr=False)
+    tokens: tuple[Token, ...] = ()
     allowed: Allowed = field(default_factory=Allowed)
     patience: Patience = Patience()
     max_fall: float = 1.0
+    audit_file: Path | None = None
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings from the environment.
 
-    MOE_PATCH_TOKEN is the bearer token, or MOE_PATCH_TOKEN_FILE a file with it. MOE_PATCH_ALLOW lists the
+    MOE_PATCH_TOKEN is the bearer token, or MOE_PATCH_TOKEN_FILE a file with tokens. MOE_PATCH_ALLOW lists the
     allowed places of patches, one per line. MOE_PATCH_DRAIN_SECONDS is the longest wait for running requests,
     MOE_PATCH_SELF_TEST_SECONDS that for the answers to a self-test, and MOE_PATCH_REQUEST_SECONDS that for
     the rest of a request. MOE_PATCH_MAX_FALL is the most by which a patch may lower the likelihood of its
-    controls.
+    controls. MOE_PATCH_AUDIT_FILE is the file to which a line is added for each attempt.
 
     Raises:
         ConfigError: a setting is malformed.
@@ -70,33 +68,12 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         request=_positive(environment, REQUEST_SECONDS, usual.patience.request),
     )
     return Settings(
-        token=read_token(environment),
+        tokens=read_tokens(environment),
         allowed=parse_allowed(places),
         patience=patience,
         max_fall=_positive(environment, MAX_FALL, usual.max_fall, "nats a token"),
+        audit_file=Path(environment[AUDIT_FILE]) if environment.get(AUDIT_FILE) else None,
     )
-
-
-def read_token(environment: Mapping[str, str] = os.environ) -> str | None:
-    """The token from the environment or from the file that it names; None if it has neither.
-
-    Raises:
-        ConfigError: the file cannot be read, or the token is too short or has other characters.
-    """
-    token, file = environment.get(TOKEN), environment.get(TOKEN_FILE)
-    if token is None and file is not None:
-        try:
-            with Path(file).open(encoding="utf-8") as stream:
-                token = stream.read(_MOST_READ).strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{TOKEN_FILE}: {file} cannot be read: {error}") from error
-    if token is None:
-        return None
-    if len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigError(
-            f"{TOKEN}: expected at least {SHORTEST_TOKEN} printable ASCII characters without a space"
-        )
-    return token
 
 
 def _positive(environment: Mapping[str, str], name: str, unset: float, unit: str = "seconds") -> float:

@@ -15,10 +15,12 @@ from moe_patch.checkpoint.folder import find_folder
 from moe_patch.errors import ConfigError
 from moe_patch.export.lora_forms import form_for
 from moe_patch.io.shipped import DEMO, is_demo
-from moe_patch.versions import check_vllm
+from moe_patch.versions import check_vllm, vllm_on_cpu
 from moe_patch_serving import NAME
-from moe_patch_serving.api.settings import ALLOW, TOKEN_FILE, WORKER, read_settings
+from moe_patch_serving.api.settings import ALLOW, WORKER, read_settings
+from moe_patch_serving.api.tokens import TOKEN, TOKEN_FILE
 from moe_patch_serving.bypass.flags import stack_flags
+from moe_patch_serving.launch.memory import OPTION, cpu_memory_share, stored_bytes
 
 _PLUGIN_GROUPS = (
     "vllm.general_plugins",
@@ -33,7 +35,8 @@ class Serving:
     """What to serve: a model, by name or folder, a stack for its weights, and adapters by name.
 
     `allow` lists the allowed places of live patches. `arguments` are passed to vLLM unchanged and override
-    the derived ones. With `allow_large`, the stack's changes may be much larger than the experts.
+    the derived ones. With `allow_large`, the stack's changes may be much larger than the experts. Without
+    `live`, the server takes no live changes, whatever tokens there are.
     """
 
     model: str | None = None
@@ -43,6 +46,7 @@ class Serving:
     token_file: Path | None = None
     arguments: Sequence[str] = ()
     allow_large: bool = False
+    live: bool = True
 
     def command(self) -> list[str]:
         """The command line. Its -P stops Python from importing modules of the working folder.
@@ -58,7 +62,14 @@ class Serving:
             extra |= {"allow_large": True} if self.allow_large else {}
             command += ["--load-format", NAME, "--model-loader-extra-config", json.dumps(extra)]
             command += stack_flags(self.stack)
-        return [*command, *_adapter_arguments(self.adapters), *self.arguments]
+        return [*command, *_adapter_arguments(self.adapters), *self._memory(), *self.arguments]
+
+    def _memory(self) -> list[str]:
+        """What an engine on the CPU may take, unless that is given; on a GPU vLLM's own default is good."""
+        if not vllm_on_cpu():
+            return []
+        share = cpu_memory_share(stored_bytes(Path(self._model()[0])), self.arguments, os.environ)
+        return [] if share is None else [OPTION, f"{share:.2f}"]
 
     def _model(self) -> list[str]:
         """The model for vLLM. The demo model is in our package; without --dtype, vLLM would round it."""
@@ -74,7 +85,11 @@ class Serving:
         """
         environment = dict(present)
         environment["VLLM_PLUGINS"] = _plugins(present.get("VLLM_PLUGINS"))
-        if self.token_file is not None:
+        if not self.live:
+            environment.pop(TOKEN, None)
+            environment.pop(TOKEN_FILE, None)
+        elif self.token_file is not None:
+            environment.pop(TOKEN, None)
             environment[TOKEN_FILE] = str(self.token_file.resolve())
         places = [place if place.startswith("hf://") else str(Path(place).resolve()) for place in self.allow]
         if self.stack is not None:

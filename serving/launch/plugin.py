@@ -38,12 +38,14 @@ def plugin_disabled(environment: Mapping[str, str]) -> bool:
 def _register() -> None:
     from moe_patch.errors import ConfigError
     from moe_patch.versions import check_vllm
+    from moe_patch_serving.api.starting import follow_start
 
     try:
         check_vllm()
     except ConfigError as error:
         logger.warning("moe-patch stays off: %s", error)
         return
+    follow_start()
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
     from vllm.model_executor.model_loader import register_model_loader
 

@@ -11,6 +11,7 @@ import copy
 import logging
 import weakref
 from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
 from moe_patch.errors import ConfigError, PatchError
-from moe_patch.patch import load
+from moe_patch.patch import Patch, load
 from moe_patch.stack import ResolvedStack, resolve_with_bypasses
 from moe_patch_serving.bypass.install import install_bypass, prepare_bypass
 from moe_patch_serving.load.stream import PatchedStream
@@ -34,12 +35,21 @@ logger = logging.getLogger(__name__)
 _SOURCES = ("stack", "patch")
 _ALLOW_LARGE = "allow_large"
 
-_loaded: weakref.WeakKeyDictionary[nn.Module, tuple[str, ...]] = weakref.WeakKeyDictionary()
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedPatches:
+    """The patches that were added to a served model at loading, and their sum, which live changes need."""
+
+    hashes: tuple[str, ...] = ()  # the lowest first
+    delta: Patch | None = None  # None if all of them are bypasses, or there are none
 
 
-def loaded_patches(model: nn.Module) -> tuple[str, ...]:
-    """The hashes of the patches that were added to a served model at loading, the lowest first."""
-    return _loaded.get(model, ())
+_loaded: weakref.WeakKeyDictionary[nn.Module, LoadedPatches] = weakref.WeakKeyDictionary()
+
+
+def loaded_patches(model: nn.Module) -> LoadedPatches:
+    """The patches that were added to a served model at loading."""
+    return _loaded.get(model, LoadedPatches())
 
 
 class PatchLoader(DefaultModelLoader):
@@ -73,7 +83,7 @@ class PatchLoader(DefaultModelLoader):
         model: nn.Module = super().load_model(vllm_config, model_config, prefix)
         for bypass, digest in bypasses:
             install_bypass(model, bypass, digest, vllm_config)
-        _loaded[model] = self._parts.hashes
+        _loaded[model] = LoadedPatches(self._parts.hashes, self._parts.delta)
         return model
 
     def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:

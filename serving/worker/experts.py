@@ -79,6 +79,21 @@ class ServedLayer:
         require_finite(inner, self.index, expert)
         return self.layout.pack(plain)
 
+    def replaced(self, stored: Tensor, expert: int, weight: Tensor) -> Tensor:
+        """An expert in the kernel's layout with another weight (d_m, d_k), and its padding as it is.
+
+        Args:
+            stored: the expert in the kernel's layout, on any device.
+
+        Raises:
+            NotFinite: the weight exceeds the range of the served dtype.
+        """
+        plain = self.layout.unpack(stored.to(self.weight.device))
+        inner = plain[: self.d_model, : self.columns.stop - self.columns.start]  # without padding
+        inner.copy_(weight[:, self.columns])
+        require_finite(inner, self.index, expert)
+        return self.layout.pack(plain)
+
 
 class ServedExperts:
     """All layers of routed experts in a worker's share of a model, by decoder layer."""

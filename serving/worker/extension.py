@@ -13,14 +13,14 @@ from typing import Any
 
 from moe_patch.errors import MoePatchError
 from moe_patch_serving.bypass.operator import registered_bypasses
-from moe_patch_serving.worker.live import LivePatches, live_patches
+from moe_patch_serving.worker.live import LivePatches, live_patches, load_as
 
 
 class PatchWorker:
     """The methods to call on a worker. Each returns the worker's state, a JSON object:
 
     patches: hashes of the live patches, the lowest first.
-    loaded: hashes of the patches that were added at loading.
+    loaded: hashes of the patches that were added at loading and are still on.
     bytes_kept: size of the kept originals of touched experts, on the host.
     layers: the decoder layers of the touched experts in this worker.
     experts: the number of touched experts in this worker.
@@ -50,6 +50,18 @@ class PatchWorker:
     def moe_patch_reorder(self, hashes: list[str]) -> dict[str, Any]:
         """Put all live patches into another order, the lowest first."""
         return self._moe_patch_answer(lambda live: live.reorder(hashes))
+
+    def moe_patch_ground(
+        self, hashes: list[str], path: str | None = None, expected_hash: str | None = None
+    ) -> dict[str, Any]:
+        """Leave only `hashes` of the patches that were added at loading.
+
+        The file at `path` has the one delta that stands for them, with the hash `expected_hash`. Without a
+        file, they are all patches that were loaded, or none.
+        """
+        return self._moe_patch_answer(
+            lambda live: live.set_ground(hashes, None if path is None else load_as(Path(path), expected_hash))
+        )
 
     def moe_patch_state(self) -> dict[str, Any]:
         """Return the state and change nothing."""

@@ -4,6 +4,10 @@ After any operation, every weight is the original plus the deltas of the present
 order in fp32 and rounded once. Without patches it is the original, bit for bit. Adding and subtracting deltas
 would not give that.
 
+What lies beneath live patches, the ground, are the experts as they were loaded, with the patches of the load
+format. Some of those can be taken off as well: the experts that they touch are then read from the checkpoint
+again and get the sum of the others, by the load format's own arithmetic.
+
 Memory: the original of every touched down projection is kept on the host, once for any number of patches, and
 freed with the last of them. It never exceeds the down projections of this worker.
 `MOE_PATCH_MAX_KEPT_BYTES` sets a lower limit: an add that would exceed it is refused.
@@ -26,10 +30,11 @@ from moe_patch.checkpoint import Checkpoint
 from moe_patch.errors import ConfigError, HashMismatch, ModelError, PatchError, StackError
 from moe_patch.patch import LayerDelta, Patch, load
 from moe_patch.versions import check_vllm
-from moe_patch_serving.load.loader import loaded_patches
+from moe_patch_serving.load.loader import LoadedPatches, loaded_patches
 from moe_patch_serving.served_base import served_base
 from moe_patch_serving.source import served_checkpoint
 from moe_patch_serving.worker.experts import ServedExperts, ServedLayer
+from moe_patch_serving.worker.ground import loaded_weight
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -49,17 +54,18 @@ class LivePatches:
         experts: ServedExperts,
         checkpoint: Checkpoint,
         *,
-        loaded: Sequence[str] = (),
+        loaded: LoadedPatches | None = None,
         max_kept_bytes: int | None = None,
     ) -> None:
         """Start without live patches.
 
         Args:
-            loaded: hashes of the patches that were added at loading.
+            loaded: the patches that were added at loading.
             max_kept_bytes: limit for the size of the kept originals; None for no limit.
         """
         self._experts, self._checkpoint = experts, checkpoint
-        self._loaded, self._max_kept_bytes = tuple(loaded), max_kept_bytes
+        self._whole, self._max_kept_bytes = loaded or LoadedPatches(), max_kept_bytes
+        self._ground = self._whole
         self._on: tuple[Patch, ...] = ()
         self._places_of: weakref.WeakKeyDictionary[Patch, frozenset[_Place]] = weakref.WeakKeyDictionary()
         self._originals: dict[_Place, Tensor] = {}
@@ -81,7 +87,7 @@ class LivePatches:
             ModelError: the layout of the experts in vLLM is unknown, or the patch does not fit.
         """
         digest = patch.hash
-        if digest in self.hashes or digest in self._loaded:
+        if digest in self.hashes or digest in self._ground.hashes:
             since = "already" if digest in self.hashes else "since it was loaded: it cannot be put on twice"
             raise PatchError(f"patch {digest} is on this model {since}")
         if patch.kind == "prompt":
@@ -109,9 +115,7 @@ class LivePatches:
             HashMismatch: the file holds another patch.
             MoePatchError: the file cannot be read, or `add` refuses the patch.
         """
-        patch = load(path)
-        if patch.hash != expected_hash:
-            raise HashMismatch(f"{path}: is the patch {patch.hash}, and not {expected_hash}")
+        patch = load_as(path, expected_hash)
         self.add(patch, position, allow_large=allow_large)
 
     def remove(self, digest: str) -> None:
@@ -133,11 +137,64 @@ class LivePatches:
             raise StackError(f"to reorder, name each of the {len(self._on)} patches that are on once")
         self._become(tuple(self._find(digest) for digest in hashes))
 
+    def set_ground(self, hashes: Sequence[str], delta: Patch | None = None) -> None:
+        """Leave only some of the patches that were added at loading. After an error nothing has changed.
+
+        Args:
+            hashes: of the patches to leave, the lowest first.
+            delta: what stands for their deltas together; None if they are all that were loaded, or if none
+                of them has a delta.
+
+        Raises:
+            StackError: one of the patches was not loaded.
+            WrongBase: `delta` was built for another base.
+            ModelError: a touched expert is not what the checkpoint and the loaded patches give, its layout is
+                unknown, its file cannot be read, or too much would have to be kept.
+        """
+        if unknown := [digest for digest in hashes if digest not in self._whole.hashes]:
+            raise StackError(f"the patch {unknown[0]} was not loaded with this model")
+        if delta is not None:
+            self._base.check(delta)
+        whole = tuple(hashes) == self._whole.hashes
+        wanted = self._whole if whole else LoadedPatches(tuple(hashes), delta)
+        places = sorted({place for one in (self._whole.delta, wanted.delta) for place in self._touched(one)})
+        self._bound(sum(self._stored(place).nbytes for place in places))
+        stored = {place: self._stored(place).to("cpu", copy=True) for place in places}
+        originals = dict(self._originals)
+        try:
+            for place in places:
+                self._lay(place, wanted.delta, originals.get(place, stored[place]))
+        except BaseException:
+            self._originals = originals
+            for place in places:
+                self._stored(place).copy_(stored[place])
+            raise
+        self._ground = wanted
+
+    def _lay(self, place: _Place, delta: Patch | None, present: Tensor) -> None:
+        """Put another ground beneath the live patches of one expert; `present` is the one until now."""
+        layer, expert = self._layer(place), place[1]
+        plain = self._checkpoint.weight(*place)  # (d_m, d_k)
+        known, fresh = (
+            layer.replaced(present, expert, loaded_weight(plain, expert, layer, one)).cpu()
+            for one in (self._ground.delta, delta)
+        )
+        if not torch.equal(known, present):
+            raise ModelError(
+                f"layer {place[0]}, expert {expert}: what is in memory is not the checkpoint's weight with "
+                "the patches that were loaded: start the server without the patch instead"
+            )
+        if place in self._originals:
+            self._originals[place] = fresh
+            self._write(place, self._on)
+        else:
+            layer.stored(expert).copy_(fresh)
+
     def state(self) -> dict[str, Any]:
         """The state as JSON values; `PatchWorker` describes the entries."""
         return {
             "patches": self.hashes,
-            "loaded": list(self._loaded),
+            "loaded": list(self._ground.hashes),
             "bytes_kept": sum(kept.nbytes for kept in self._originals.values()),
             "layers": sorted({layer for layer, _ in self._originals}),
             "experts": len(self._originals),
@@ -149,8 +206,8 @@ class LivePatches:
         for on in self._on:
             if on.hash == digest:
                 return on
-        if digest in self._loaded:
-            raise StackError(f"the patch {digest} was loaded with the weights: it cannot be taken off")
+        if digest in self._ground.hashes:
+            raise StackError(f"the patch {digest} was loaded with the weights: `set_ground` takes it off")
         raise StackError(f"the patch {digest} is not on this model")
 
     def _places(self, patch: Patch) -> frozenset[_Place]:
@@ -166,6 +223,9 @@ class LivePatches:
             if served is not None:
                 places |= {(layer, expert) for expert in delta.experts() if served.slot(expert) is not None}
         return frozenset(places)
+
+    def _touched(self, patch: Patch | None) -> frozenset[_Place]:
+        return frozenset() if patch is None else self._places(patch)
 
     def _served(self, layer: int) -> ServedLayer | None:
         return self._experts.layer(self._checkpoint.base.layer(layer))
@@ -193,15 +253,18 @@ class LivePatches:
 
     def _keep(self, places: Iterable[_Place]) -> None:
         fresh = [place for place in places if place not in self._originals]
-        needed = sum(kept.nbytes for kept in self._originals.values())
-        needed += sum(self._stored(place).nbytes for place in fresh)
+        self._bound(sum(self._stored(place).nbytes for place in fresh))
+        for place in fresh:
+            self._originals[place] = self._stored(place).to("cpu", copy=True)
+
+    def _bound(self, more: int) -> None:
+        """Check that `more` bytes can be kept beside those that are."""
+        needed = more + sum(kept.nbytes for kept in self._originals.values())
         if self._max_kept_bytes is not None and needed > self._max_kept_bytes:
             raise ModelError(
                 f"the originals of the touched experts would take {needed:,} bytes, but {LIMIT} "
                 f"allows {self._max_kept_bytes:,}"
             )
-        for place in fresh:
-            self._originals[place] = self._stored(place).to("cpu", copy=True)
 
     def _forget(self, on: Iterable[Patch]) -> None:
         """Free the originals of experts that no patch touches any more."""
@@ -227,11 +290,28 @@ class LivePatches:
         return served
 
     def _digest(self) -> str:
-        """SHA-256 of the touched experts' present weights, by layer and expert."""
+        """SHA-256 of the touched experts' present weights, by layer and expert.
+
+        What was loaded touches experts as well, but counts only once some of it was taken off.
+        """
         digest = hashlib.sha256()
-        for place in sorted(self._originals):
+        ground = self._touched(self._whole.delta) if self._ground is not self._whole else ()
+        for place in sorted({*self._originals, *ground}):
             digest.update(self._stored(place).cpu().contiguous().view(torch.uint8).numpy().data)
         return f"sha256:{digest.hexdigest()}"
+
+
+def load_as(path: Path, expected_hash: str | None) -> Patch:
+    """The patch in a file.
+
+    Raises:
+        HashMismatch: the file holds another patch than the expected one.
+        MoePatchError: the file cannot be read.
+    """
+    patch = load(path)
+    if patch.hash != expected_hash:
+        raise HashMismatch(f"{path}: is the patch {patch.hash}, and not {expected_hash}")
+    return patch
 
 
 def live_patches(model: nn.Module, vllm_config: VllmConfig) -> LivePatches:

@@ -25,7 +25,8 @@ from moe_patch_serving.api.engine import Engine
 from moe_patch_serving.api.members import ServedMember, served_member
 from moe_patch_serving.api.metrics import Metrics
 from moe_patch_serving.api.settings import WORKER, Patience
-from moe_patch_serving.api.weight_version import BARE, Loaded
+from moe_patch_serving.api.standing import Ground, Standing
+from moe_patch_serving.api.weight_version import BARE
 from tests.serving.engines import base, folder
 from tests.tiny import tiny_patch
 
@@ -48,7 +49,7 @@ async def two_workers() -> AsyncIterator[tuple[AsyncLLM, Coordinator]]:
     )
     client = AsyncLLM.from_engine_args(arguments)
     try:
-        coordinator = Coordinator(Engine(client), Loaded(), Metrics(CollectorRegistry()), Patience(drain=60))
+        coordinator = Coordinator(Engine(client), Ground(), Metrics(CollectorRegistry()), Patience(drain=60))
         await coordinator.start()
         yield client, coordinator
     finally:
@@ -70,7 +71,7 @@ async def states(client: AsyncLLM) -> list[dict[str, Any]]:
 async def have(coordinator: Coordinator, *members: ServedMember) -> CompletedChange:
     """Bring the engine to a state."""
     async with coordinator.alone():
-        return await coordinator.make(Plan("change", members))
+        return await coordinator.make(Plan("change", Standing(live=members)))
 
 
 async def if_one_worker_cannot_the_other_goes_back(

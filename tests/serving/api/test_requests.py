@@ -11,6 +11,7 @@ from fastapi import Request
 
 from moe_patch_serving.api import requests
 from moe_patch_serving.api.requests import TokenAuthentication
+from moe_patch_serving.api.tokens import Token
 from moe_patch_serving.errors import SwitchedOff, Unauthorized
 
 TOKEN = "0123456789abcdef"
@@ -21,8 +22,9 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "GUESS_SECONDS", 0.05)
 
 
-def check(token: str | None, sent: Request) -> None:
-    asyncio.run(TokenAuthentication(token).check(sent))
+def check(token: str | None, sent: Request) -> str:
+    tokens = [] if token is None else [Token("alice", token), Token("bob", "another-token-of-bob")]
+    return asyncio.run(TokenAuthentication(tokens).check(sent))
 
 
 def request(*headers: tuple[bytes, bytes]) -> Request:
@@ -32,7 +34,8 @@ def request(*headers: tuple[bytes, bytes]) -> Request:
 
 def test_the_token_opens_the_door() -> None:
     for scheme in (b"Bearer", b"bearer", b"BEARER"):
-        check(TOKEN, request((b"authorization", scheme + b" " + TOKEN.encode())))
+        assert check(TOKEN, request((b"authorization", scheme + b" " + TOKEN.encode()))) == "alice"
+    assert check(TOKEN, request((b"authorization", b"Bearer another-token-of-bob"))) == "bob"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +64,7 @@ def test_where_there_is_no_token_nobody_gets_in(value: bytes) -> None:
 
 def test_guesses_are_slow_and_noted_without_what_was_guessed(caplog: pytest.LogCaptureFixture) -> None:
     async def story() -> None:
-        authentication = TokenAuthentication(TOKEN)
+        authentication = TokenAuthentication([Token("alice", TOKEN)])
         wrong = request((b"authorization", b"Bearer a-secret-of-another"))
         begin = time.monotonic()
         guesses = [asyncio.create_task(authentication.check(wrong)) for _ in range(3 * requests.GUESSES)]

@@ -18,6 +18,7 @@ from moe_patch_serving.launch.command import Serving
 def with_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Derive commands on machines without vLLM too; whether it is there is for other tests."""
     monkeypatch.setattr(module, "check_vllm", lambda: None)
+    monkeypatch.setattr(module, "vllm_on_cpu", lambda: False)
 
 
 def adapter(folder: Path, rank: object) -> Path:
@@ -87,3 +88,25 @@ def test_plugins_that_were_named_stay_and_others_are_not_switched_off(
     assert Serving().environment({"VLLM_PLUGINS": "mine"})["VLLM_PLUGINS"] == "mine,moe_patch"
     monkeypatch.setattr(module, "_installed_plugins", lambda: ["others", "moe_patch"])
     assert Serving().environment({})["VLLM_PLUGINS"] == "others,moe_patch"
+
+
+@pytest.mark.usefixtures("with_vllm")
+def test_an_engine_on_the_cpu_is_told_what_it_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    option = "--gpu-memory-utilization"
+    assert option not in Serving().command()
+    monkeypatch.setattr(module, "vllm_on_cpu", lambda: True)
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    command = Serving().command()
+    assert 0 < float(command[command.index(option) + 1]) <= 0.9
+    assert Serving(arguments=(option, "0.5")).command().count(option) == 1
+
+
+def test_live_changes_can_be_off_whatever_tokens_there_are(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("0123456789abcdef\n")
+    present = {"MOE_PATCH_TOKEN": "fedcba9876543210", "MOE_PATCH_TOKEN_FILE": str(file)}
+    environment = Serving(live=False).environment(present)
+    assert not {"MOE_PATCH_TOKEN", "MOE_PATCH_TOKEN_FILE"} & environment.keys()
+    environment = Serving(token_file=file).environment(present)
+    assert environment["MOE_PATCH_TOKEN_FILE"] == str(file)
+    assert "MOE_PATCH_TOKEN" not in environment  # what is given by option counts

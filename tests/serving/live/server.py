@@ -96,7 +96,11 @@ def serving(*options: str, folder: Path, hub: str, vllm: tuple[str, ...] = ()) -
     environment = {name: value for name, value in os.environ.items() if name not in _OF_OTHER_TESTS}
     environment |= {"MOE_PATCH_TOKEN": TOKEN, "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"}
     environment |= {"HF_ENDPOINT": hub, "HF_HUB_CACHE": str(folder / "hub"), "HF_HUB_OFFLINE": "0"}
-    environment |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    environment |= {
+        "MOE_PATCH_STATE": str(folder / "state"),
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+    }
     # few blocks of cache, which are all touched soon, so that memory says something of what is served
     cache = ["--block-size", "32", "--num-gpu-blocks-override", "160"]
     arguments = ["--host", "127.0.0.1", "--port", str(port), "--enforce-eager", *cache, *vllm]

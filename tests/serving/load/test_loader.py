@@ -67,7 +67,7 @@ def test_a_patched_engine_says_what_transformers_says_with_the_patch(model: str,
     with moe_patch.apply(base(model), patch):
         expected = greedy(base(model))
     assert engine.greedy() == expected != greedy(base(model))
-    assert loaded_patches(engine.model) == (patch.hash,)
+    assert loaded_patches(engine.model).hashes == (patch.hash,)
 
 
 def test_a_stack_is_all_its_patches(tmp_path: Path) -> None:

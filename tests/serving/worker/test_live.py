@@ -15,6 +15,7 @@ import moe_patch
 from moe_patch.base.opening import wrap
 from moe_patch.errors import ModelError, NotFinite, OversizedEdit, PatchError, StackError, WrongBase
 from moe_patch.patch import Patch, save
+from moe_patch_serving.load.loader import LoadedPatches
 from moe_patch_serving.source import served_checkpoint
 from moe_patch_serving.worker.experts import ServedExperts
 from moe_patch_serving.worker.live import LIMIT, LivePatches
@@ -225,15 +226,58 @@ def test_a_worker_answers_with_what_is_wrong(
     assert engine.weights() == before
 
 
-def test_what_was_loaded_stays_and_more_can_come(patches: dict[str, Patch]) -> None:
-    (path, first), (other, second), _ = patches.items()
-    engine = start("qwen3_moe", load_format="moe_patch", model_loader_extra_config={"patch": path})
-    assert engine.rpc("add", path, first.hash)["error"]["type"] == "PatchError"
-    assert "cannot be taken off" in engine.rpc("remove", first.hash)["error"]["message"]
-    assert engine.rpc("add", other, second.hash)["patches"] == [second.hash]
+def says(*patches: Patch) -> list[list[int]]:
+    """The answers of transformers with these patches."""
     with moe_patch.Stack(base("qwen3_moe")) as stack:
-        stack.extend([first, second])
-        assert engine.greedy() == greedy(base("qwen3_moe"))
+        stack.extend(patches)
+        return greedy(base("qwen3_moe"))
+
+
+def test_what_was_loaded_can_go_and_more_can_come(patches: dict[str, Patch], engine: Engine) -> None:
+    (path, first), (other, second), (third_path, third) = patches.items()
+    bare = engine.weights()
+    loaded = start("qwen3_moe", load_format="moe_patch", model_loader_extra_config={"patch": path})
+    as_loaded = loaded.weights()
+    assert as_loaded != bare
+    assert loaded.rpc("add", path, first.hash)["error"]["type"] == "PatchError"
+    assert "was loaded with the weights" in loaded.rpc("remove", first.hash)["error"]["message"]
+    assert loaded.rpc("add", other, second.hash)["patches"] == [second.hash]
+    both = loaded.weights()
+    assert loaded.greedy() == says(first, second)
+
+    state = loaded.rpc("ground", [])
+    assert (state["loaded"], state["patches"]) == ([], [second.hash])
+    assert loaded.greedy() == says(second)
+    loaded.rpc("remove", second.hash)
+    assert loaded.weights() == bare
+    loaded.rpc("ground", [first.hash])
+    assert loaded.weights() == as_loaded
+    loaded.rpc("add", other, second.hash)
+    assert loaded.weights() == both
+
+    state = loaded.rpc("ground", [first.hash], third_path, third.hash)  # all that was loaded stays as it was
+    assert loaded.weights() == both
+    assert "was not loaded" in loaded.rpc("ground", [third.hash])["error"]["message"]
+    assert loaded.rpc("ground", [], third_path, first.hash)["error"]["type"] == "HashMismatch"
+    assert loaded.weights() == both
+
+
+def test_weights_that_are_not_what_was_loaded_are_left_alone(
+    live: LivePatches, engine: Engine, patches: dict[str, Patch]
+) -> None:
+    first, _, _ = patches.values()
+    config = engine.llm.llm_engine.vllm_config
+    checkpoint = served_checkpoint(config.model_config, config.load_config)
+    loaded = LoadedPatches((first.hash,), first)  # which this engine has not
+    misled = LivePatches(ServedExperts(engine.model), checkpoint, loaded=loaded)
+    before = engine.weights()
+    with pytest.raises(ModelError, match="what is in memory is not the checkpoint's weight"):
+        misled.set_ground([])
+    assert engine.weights() == before
+    bounded = LivePatches(ServedExperts(engine.model), checkpoint, loaded=loaded, max_kept_bytes=100)
+    with pytest.raises(ModelError, match=rf"{LIMIT} allows 100"):
+        bounded.set_ground([])
+    assert bounded.state()["loaded"] == [first.hash]
 
 
 def test_another_model_s_files_give_it_away(patches: dict[str, Patch]) -> None:
