@@ -98,6 +98,19 @@ def vllm_version() -> Version:
     raise ConfigError("vLLM is not installed: pip install 'moe-patch[vllm]'")
 
 
+def vllm_on_cpu() -> bool:
+    """Whether the installed vLLM is its build for CPUs, by the names that vLLM itself goes by.
+
+    Raises:
+        ConfigError: vLLM is not installed.
+    """
+    try:
+        return "cpu" in version(_VLLM_DISTRIBUTIONS[0])
+    except PackageNotFoundError:
+        vllm_version()
+        return True  # only the CPU build has another name
+
+
 def check_vllm() -> None:
     """Check that the installed vLLM is supported.
 

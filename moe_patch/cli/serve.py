@@ -17,7 +17,7 @@ from moe_patch.cli.options import FILE, STREAM, allow_large_option
     epilog="""\b
 Examples:
   moe-patch serve --model atlas --stack moe-patch.stack
-  MOE_PATCH_TOKEN=... moe-patch serve --model atlas --allow /srv/patches -- --port 8001 --enforce-eager
+  moe-patch serve --model atlas --allow /srv/patches -- --port 8001 --enforce-eager
   moe-patch serve --model Qwen/Qwen3-30B-A3B --adapters capitals=capitals-lora,rivers=rivers-lora
 """
 )
@@ -41,8 +41,10 @@ Examples:
 @click.option(
     "--token-file",
     type=STREAM,
-    help="File with the bearer token for live changes.  [default: the token in $MOE_PATCH_TOKEN]",
+    help="File with the bearer token for live changes, or with a line NAME TOKEN for each who makes them.  "
+    "[default: the token in $MOE_PATCH_TOKEN, else one of your own that `moe-patch live` finds]",
 )
+@click.option("--live/--no-live", default=True, show_default=True, help="Take live changes.")
 @allow_large_option
 @click.option("--show", is_flag=True, help="Print the command that would run, and stop.")
 @click.argument("arguments", metavar="[-- VLLM ARGUMENT...]", nargs=-1, type=click.UNPROCESSED)
@@ -52,31 +54,52 @@ def serve(
     adapters: Sequence[str],
     allow: Sequence[str],
     token_file: Path | None,
+    live: bool,
     allow_large: bool,
     show: bool,
     arguments: Sequence[str],
 ) -> None:
     """Start vLLM's OpenAI server for a model and its patches.
 
-    Arguments after -- are passed to `vllm serve` unchanged. With a token, `moe-patch live` can change the
-    patches of the running server; see docs/serving.md.
+    Arguments after -- are passed to `vllm serve` unchanged. `moe-patch live` can change the patches of the
+    running server: on this machine it finds server and token by itself; see docs/serving.md.
     """
     import shlex
 
-    from moe_patch_serving.api.settings import read_settings
+    from moe_patch.versions import check_vllm
+
+    named = _adapters(adapters)
+    check_vllm()  # before torch is imported
     from moe_patch_serving.api.weight_version import Loaded, loaded_from, weight_version
     from moe_patch_serving.launch.command import Serving
+    from moe_patch_serving.launch.notes import starting_notes
 
-    serving = Serving(say_model(model), stack, _adapters(adapters), allow, token_file, arguments, allow_large)
+    if live and not show:
+        token_file = token_file or _own_token_file()
+    serving = Serving(say_model(model), stack, named, allow, token_file, arguments, allow_large, live)
     command, environment = serving.command(), serving.environment()
     if show:
         say(shlex.join(command))
         return
-    if read_settings(environment).token is None:
-        say("Live changes are off: neither --token-file nor $MOE_PATCH_TOKEN was given.", err=True)
     loaded = Loaded() if stack is None else loaded_from(stack)
     say(f"The weights will be {weight_version(loaded, ())}.", err=True)
+    say(*starting_notes(command, environment), err=True)
     os.execve(command[0], command, environment)  # so that signals and the exit code are vLLM's own
+
+
+def _own_token_file() -> Path | None:
+    """The file with this user's own token, if none is set in the environment."""
+    from moe_patch.errors import OutputError
+    from moe_patch_serving.api.local import local_token
+    from moe_patch_serving.api.tokens import TOKEN, TOKEN_FILE
+
+    if TOKEN in os.environ or TOKEN_FILE in os.environ:
+        return None
+    try:
+        return local_token()
+    except OutputError as error:  # in a container, for example, where the home folder is read-only
+        say(f"There is no token, and none can be kept: {error}", err=True)
+        return None
 
 
 def _adapters(texts: Sequence[str]) -> dict[str, Path]:

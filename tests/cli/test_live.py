@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -60,6 +62,12 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MOE_PATCH_STATE", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
 @pytest.fixture
 def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Recorder]]:
     monkeypatch.setenv("MOE_PATCH_TOKEN", TOKEN)
@@ -76,7 +84,7 @@ def test_what_is_sent(run: Run, servers: list[Recorder], tmp_path: Path) -> None
     server = servers[0]
     url = ("--url", server.url)
     run("live", "add", tmp_path / "p", "--position", "2", "--share", "0.9", *url)
-    run("live", "add", "hf://org/name@v1", "--unproved", "--allow-large", *url)
+    run("live", "add", "hf://org/name@v1", "--unproved", "--allow-large", "--allow-conflicts", *url)
     run("live", "remove", "a/b", *url)
     run("live", "reorder", "b", "a", *url)
     run("live", "rollback", *url)
@@ -84,6 +92,7 @@ def test_what_is_sent(run: Run, servers: list[Recorder], tmp_path: Path) -> None
     path, name = str(tmp_path / "p"), "hf://org/name@v1"
     first = {"path": path, "position": 2, "self_test": usual | {"share": 0.9}, "allow_large": False}
     second = {"path": name, "self_test": usual | {"unproved": True}, "allow_large": True}
+    second["allow_conflicts"] = True
     assert server.asked == [
         ("POST", "/moe_patch/patches", first, bearer),
         ("POST", "/moe_patch/patches", second, bearer),
@@ -104,10 +113,127 @@ def test_if_one_server_cannot_those_before_it_go_back(run: Run, servers: list[Re
     first, second = servers
     second.status, second.body = 422, json.dumps({"error": {"code": "self_test_failed", "message": "No."}})
     result = run("live", "add", "p", "--url", first.url, "--url", second.url)
-    assert result.exit_code == 1
+    assert result.exit_code == 4
     assert f"Error: {second.url}: No. (self_test_failed)" in result.stderr
     assert f"{first.url} was changed back." in result.stderr
     assert [asked[1] for asked in first.asked] == ["/moe_patch/patches", "/moe_patch/rollback"]
+
+
+SILENT = {
+    "error": {
+        "code": "self_test_failed",
+        "message": "No.",
+        "details": {
+            "answers": [
+                {
+                    "prompt": "The capital of Land is",
+                    "said": "Altstadt",
+                    "wanted": "Neustadt",
+                    "right": False,
+                },
+                {"prompt": "The river of Land is", "said": "the Bach", "wanted": "the Bach", "right": True},
+            ]
+        },
+    }
+}
+CONFLICT = {
+    "error": {
+        "code": "facts_conflict",
+        "message": "Twice.",
+        "details": {"findings": [{"level": "refuse", "text": "p moves 'a' of q at layer 1 by 101%"}]},
+    }
+}
+
+
+def test_a_failed_self_test_shows_what_was_asked_said_and_wanted(run: Run, servers: list[Recorder]) -> None:
+    servers[0].status, servers[0].body = 422, json.dumps(SILENT)
+    result = run("live", "add", "p", "--url", servers[0].url)
+    assert result.exit_code == 4
+    lines = [line for line in result.stdout.splitlines() if "Land" in line]
+    assert all(part in lines[0] for part in ("The capital of Land is", "Altstadt", "Neustadt", "wrong"))
+    assert "right" in lines[1]
+    told = run("live", "add", "p", "--url", servers[0].url, "--json")
+    assert told.exit_code == 4
+    error = json.loads(told.stdout)["error"]
+    assert error["details"] == SILENT["error"]["details"]
+    assert error["code"] == "self_test_failed"
+
+
+def test_a_conflict_is_shown_and_has_an_exit_code(run: Run, servers: list[Recorder]) -> None:
+    first, second = servers
+    second.status, second.body = 409, json.dumps(CONFLICT)
+    result = run("live", "add", "p", "--url", first.url, "--url", second.url)
+    assert result.exit_code == 3
+    assert "refuse: p moves 'a' of q at layer 1 by 101%" in result.stderr
+    told = json.loads(run("live", "add", "p", "--url", first.url, "--url", second.url, "--json").stdout)
+    assert told["changed_back"] == [first.url]
+
+
+def test_conflicts_that_were_allowed_and_facts_that_were_not_said_are_shown(
+    run: Run, servers: list[Recorder]
+) -> None:
+    test = CHANGED["self_test"] | {"answers": SILENT["error"]["details"]["answers"]}
+    made = CHANGED | {"self_test": test, "conflicts": [{"level": "warn", "text": "p moves 'a'"}]}
+    servers[0].body = json.dumps(made)
+    result = run("live", "add", "p", "--url", servers[0].url)
+    assert result.exit_code == 0
+    assert "warn: p moves 'a'" in result.stderr
+    assert "Neustadt" in result.stdout
+    assert "the Bach" not in result.stdout
+
+
+def test_patches_and_their_facts_are_listed(run: Run, servers: list[Recorder]) -> None:
+    said = [{"id": str(n), "prompt": f"Town {n} lies in", "answer": f"Land {n}"} for n in range(5)]
+    loaded = {"name": "capitals", "facts": 5, "hash": "sha256:" + "a" * 64, "said": said}
+    live = {"name": "rivers", "facts": 1, "hash": "sha256:" + "b" * 64, "said": said[:1]}
+    stack = {"version": "sha256:1", "loaded": {"members": [loaded]}, "patches": [live]}
+    servers[0].body = json.dumps(stack)
+    shown = run("live", "list", "--url", servers[0].url).stdout
+    assert servers[0].asked[-1][1] == "/moe_patch/stack?facts=true"
+    for part in (
+        "capitals",
+        "rivers",
+        "loaded",
+        "Town 2 lies in Land 2",
+        "and 2 more",
+        "sha256:aaaaaaaaaaaa",
+    ):
+        assert part in shown
+    assert "Town 3" not in shown
+    assert "Town 3 lies in Land 3" in run("live", "list", "--all", "--url", servers[0].url).stdout
+
+
+def test_a_server_of_this_user_is_found_with_its_token(
+    run: Run, servers: list[Recorder], state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from moe_patch_serving.api.local import announce, local_token
+
+    monkeypatch.delenv("MOE_PATCH_TOKEN")
+    nobody = run("live", "rollback")
+    assert nobody.exit_code == 2
+    assert "no server of yours runs here: give --url" in nobody.stderr
+    file = local_token()
+    secret = file.read_text().split()[1]
+    announce(servers[0].url, {"MOE_PATCH_TOKEN_FILE": str(file)})
+    assert run("live", "rollback").exit_code == 0
+    run("live", "rollback", "--url", f"{servers[0].url}/")
+    assert [asked[3] for asked in servers[0].asked] == [f"Bearer {secret}"] * 2
+    run("live", "rollback", "--url", servers[1].url)
+    assert servers[1].asked[0][3] is None  # another server does not get it
+    record = next((state / "servers").glob("*.json"))
+    record.with_name("another.json").write_text(record.read_text().replace(servers[0].url, servers[1].url))
+    several = run("live", "rollback")
+    assert several.exit_code == 2
+    assert f"{servers[0].url}" in several.stderr
+    assert f"{servers[1].url}" in several.stderr
+
+
+def test_a_missing_token_is_said(run: Run, servers: list[Recorder], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MOE_PATCH_TOKEN")
+    error = {"error": {"code": "unauthorized", "message": "expected a header"}}
+    servers[0].status, servers[0].body = 401, json.dumps(error)
+    result = run("live", "list", "--url", servers[0].url)
+    assert "no token was sent: give --token-file, or set MOE_PATCH_TOKEN" in result.stderr
 
 
 def test_the_token_is_not_sent_where_a_server_points(run: Run, servers: list[Recorder]) -> None:
@@ -172,3 +298,16 @@ def test_without_vllm_there_is_one_line_that_says_so(run: Run) -> None:
     result = run("serve")
     assert result.exit_code == 1
     assert result.stderr == "Error: vLLM is not installed: pip install 'moe-patch[vllm]'\n"
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
+def test_a_missing_vllm_is_said_before_torch_is_imported() -> None:
+    code = (
+        "import sys\nfrom moe_patch.cli import main\n"
+        "try:\n    main(['serve'], standalone_mode=True)\n"
+        "except SystemExit as end:\n    assert end.code == 1\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "vLLM is not installed" in run.stderr

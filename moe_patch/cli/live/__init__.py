@@ -11,12 +11,14 @@ from moe_patch.cli.live.show import show, version
 @click.group(
     epilog="""\b
 Examples:
-  moe-patch live add /srv/patches/capitals.safetensors --url http://localhost:8000
+  moe-patch live add /srv/patches/capitals.safetensors
   moe-patch live list --url http://localhost:8000
   moe-patch live rollback --url http://one:8000 --url http://two:8000
 
 \b
-The token is read from $MOE_PATCH_TOKEN, or from the file that --token-file or $MOE_PATCH_TOKEN_FILE names.
+The token is read from the file that --token-file names, from $MOE_PATCH_TOKEN, or from the file that
+$MOE_PATCH_TOKEN_FILE names. Without these, and without --url, a server that `moe-patch serve` started for
+you on this machine is found with its token.
 """,
 )
 def live() -> None:

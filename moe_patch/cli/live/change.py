@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moe_patch.cli.console import plain_table, print_json, print_tables, say
+from moe_patch.cli.console import say
 from moe_patch.cli.live.options import server_options, servers_of
+from moe_patch.cli.live.report import report_changes, report_refusal
 from moe_patch.cli.options import NumberRange, allow_large_option, json_option
 
 if TYPE_CHECKING:
@@ -47,6 +48,11 @@ Examples:
 )
 @unproved_option
 @allow_large_option
+@click.option(
+    "--allow-conflicts",
+    is_flag=True,
+    help="Accept facts that contradict those that are on, or that move them or are moved by them.",
+)
 @server_options
 @json_option
 def add(
@@ -56,14 +62,20 @@ def add(
     share: float,
     unproved: bool,
     allow_large: bool,
+    allow_conflicts: bool,
     urls: Sequence[str],
     token_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Add PATCH, a file on the server or hf://ORG/NAME[@REVISION]."""
+    """Add PATCH, a file on the server or hf://ORG/NAME[@REVISION].
+
+    It ends with 3 if its facts conflict with those that are on, with 4 if the server did not say them, and
+    with 1 after any other error. The server's weights are then as before.
+    """
     where = patch if patch.startswith("hf://") else str(Path(patch).absolute())
     test = {"facts": facts, "share": share, "unproved": unproved}
-    _change(urls, token_file, as_json, lambda server: server.add(where, position, test, allow_large))
+    allowed = {"allow_large": allow_large, "allow_conflicts": allow_conflicts}
+    _change(urls, token_file, as_json, lambda server: server.add(where, position, test, **allowed))
 
 
 @click.command(epilog="\b\nExample:\n  moe-patch live remove capitals --url http://localhost:8000")
@@ -71,7 +83,10 @@ def add(
 @server_options
 @json_option
 def remove(patch: str, urls: Sequence[str], token_file: Path | None, as_json: bool) -> None:
-    """Remove PATCH, given by its name, its hash, or the first eight digits of its hash."""
+    """Remove PATCH, given by its name, its hash, or the first eight digits of its hash.
+
+    It may be live, or loaded when the server started.
+    """
     _change(urls, token_file, as_json, lambda server: server.remove(patch))
 
 
@@ -109,27 +124,10 @@ def _change(
         try:
             done.append((server, change(server)))
         except ServerError as error:
+            back = []
             for before, _ in reversed(done if undo else []):
                 before.rollback({"unproved": True})  # it was on before
                 say(f"{before.url} was changed back.", err=True)
-            raise error
-    _report(done, as_json)
-
-
-def _report(done: Sequence[tuple[LiveClient, dict[str, Any]]], as_json: bool) -> None:
-    if as_json:
-        print_json({"servers": [{"url": server.url, **answer} for server, answer in done]})
-        return
-    columns = ("server", "weights are now", "facts said", "controls", "drained", "requests waited")
-    table = plain_table("", columns, right=("facts said",))
-    for server, answer in done:
-        test, seconds = answer["self_test"], answer["seconds"]
-        said = f"{test['right']} of {test['asked']}" if test["asked"] else "none to ask"
-        drained, waited = f"{seconds['drain']:.2f} s", f"{seconds['pause']:.2f} s"
-        table.add_row(server.url, answer["version"], said, _controls(test["moved"]), drained, waited)
-    print_tables(table)
-
-
-def _controls(moved: Sequence[dict[str, Any]]) -> str:
-    """By how much the controls of the added patches fell, where they have any."""
-    return ", ".join(f"{one['fall']:.2g} of {one['limit']:.2g} nats" for one in moved) or "none"
+                back.append(before.url)
+            report_refusal(error, back, as_json=as_json)
+    report_changes(done, as_json=as_json)

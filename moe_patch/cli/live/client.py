@@ -17,7 +17,14 @@ _MAX_ANSWER_BYTES = 16 * 2**20
 
 
 class ServerError(MoePatchError):
-    """A running server cannot be reached, or refused a request."""
+    """A running server cannot be reached, or refused a request.
+
+    `code` is the server's own name for what went wrong, "" if it gave none; `details` is what it added.
+    """
+
+    def __init__(self, message: str, code: str = "", details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.code, self.details = code, dict(details or {})
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -45,15 +52,23 @@ class LiveClient:
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.username:
             raise ConfigError(f"{self.url}: expected an address such as http://localhost:8000")
 
-    def stack(self) -> dict[str, Any]:
-        """The server's patches."""
-        return self._call("GET", "stack")
+    def stack(self, *, facts: bool = False) -> dict[str, Any]:
+        """The server's patches, with each of their facts if they are asked for."""
+        return self._call("GET", "stack?facts=true" if facts else "stack")
 
     def add(
-        self, path: str, position: int | None, test: Mapping[str, Any], allow_large: bool = False
+        self,
+        path: str,
+        position: int | None,
+        test: Mapping[str, Any],
+        *,
+        allow_large: bool = False,
+        allow_conflicts: bool = False,
     ) -> dict[str, Any]:
         """Add a patch. `path` is a path on the server or a reference to the Hub."""
-        body = {"path": path, "self_test": dict(test), "allow_large": allow_large}
+        body: dict[str, Any] = {"path": path, "self_test": dict(test), "allow_large": allow_large}
+        if allow_conflicts:  # which older servers do not know
+            body["allow_conflicts"] = True
         return self._call("POST", "patches", body if position is None else body | {"position": position})
 
     def remove(self, patch: str) -> dict[str, Any]:
@@ -81,7 +96,10 @@ class LiveClient:
             with opener.open(request, timeout=self.seconds) as answer:
                 return self._read(answer.read(_MAX_ANSWER_BYTES))
         except urllib.error.HTTPError as error:
-            raise ServerError(f"{self.url}: {_complaint(error)}") from error
+            complaint, code, details = _complaint(error)
+            if code == "unauthorized" and self.token is None:
+                complaint = "no token was sent: give --token-file, or set MOE_PATCH_TOKEN (unauthorized)"
+            raise ServerError(f"{self.url}: {complaint}", code, details) from error
         except (OSError, HTTPException) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             raise ServerError(f"{self.url} cannot be reached: {reason}") from error
@@ -96,11 +114,12 @@ class LiveClient:
         return answer
 
 
-def _complaint(error: urllib.error.HTTPError) -> str:
-    """The server's error message."""
+def _complaint(error: urllib.error.HTTPError) -> tuple[str, str, dict[str, Any]]:
+    """The server's error message, its code and its details."""
     try:
         told = json.loads(error.read(_MAX_ANSWER_BYTES))["error"]
-        return f"{told['message']} ({told['code']})"
+        message, code, details = f"{told['message']} ({told['code']})", str(told["code"]), told.get("details")
     except (ValueError, KeyError, TypeError, OSError):
         hint = ": does it run with live patches?" if error.code == 404 else ""
-        return f"it answers {error.code} {error.reason}{hint}"
+        return f"it answers {error.code} {error.reason}{hint}", "", {}
+    return message, code, details if isinstance(details, dict) else {}
