@@ -96,7 +96,8 @@ def _own_token_file() -> Path | None:
     if TOKEN in os.environ or TOKEN_FILE in os.environ:
         return None
     try:
-        return local_token()
+        own: Path = local_token()
+        return own
     except OutputError as error:  # in a container, for example, where the home folder is read-only
         say(f"There is no token, and none can be kept: {error}", err=True)
         return None

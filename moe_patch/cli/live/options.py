@@ -61,7 +61,8 @@ def servers_of(urls: Sequence[str], token_file: Path | None) -> list[LiveClient]
     def token_of(url: str) -> str | None:
         """The token that was given, and else the one that a server of this user was started with."""
         file = files.get(url.rstrip("/").replace("//localhost:", "//127.0.0.1:"))
-        return given if given is not None or file is None else own_token({TOKEN_FILE: file})
+        found: str | None = given if given is not None or file is None else own_token({TOKEN_FILE: file})
+        return found
 
     return [LiveClient(url, token_of(url)) for url in urls]
 

@@ -50,9 +50,15 @@ def report_refusal(error: ServerError, back: Sequence[str], *, as_json: bool) ->
     else:
         _show_findings(error.details.get("findings", []))
         _show_answers("Asked", error.details.get("answers", []))
-    refusal = click.ClickException(" ".join(str(error).split()))
-    refusal.exit_code = EXIT_CODES.get(error.code, 1)
-    raise refusal from error
+    raise _Refusal(" ".join(str(error).split()), EXIT_CODES.get(error.code, 1)) from error
+
+
+class _Refusal(click.ClickException):
+    """A line on standard error, and the exit code of what a server said."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # click has it by class
 
 
 def _show_findings(findings: Sequence[Mapping[str, Any]]) -> None:
