@@ -11,18 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from moe_patch.apply.generation import tell_prompts
-from moe_patch.base.blocks import Block, block_input, find_block, with_added
+from moe_patch.base.blocks import Block, block_input, find_block, with_added, with_replaced
 from moe_patch.base.experts import Handle
 from moe_patch.base.model import Base
 from moe_patch.base.playback import playing_back
 from moe_patch.bypass import (
     Bypass,
+    Codebook,
     acting_tokens,
     declared_columns,
     declared_lengths,
+    holds_codebook,
     is_acting,
     prompt_mask,
     read_bypass,
+    read_codebook,
     store_route,
     stored_route,
 )
@@ -36,14 +39,14 @@ _taken: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary() 
 def attach_bypass(base: Base, patch: Patch) -> Handle:
     """Let the patch's bypass run beside its block until the handle is removed.
 
-    The experts run in the block's dtype, the router in fp32.
+    The experts run in the block's dtype, the router in fp32. So are the values of a codebook and its keys.
 
     Raises:
         PatchError: the patch holds no valid bypass, its width is not the base's, or the layer has a bypass
             already.
         ModelError: the base has no such layer.
     """
-    bypass = read_bypass(patch)
+    bypass: Bypass | Codebook = read_codebook(patch) if holds_codebook(patch) else read_bypass(patch)
     layer, block = bypass.config.layer, find_block(base, bypass.config.layer)
     if block.width != bypass.config.width:
         raise PatchError(
@@ -78,9 +81,10 @@ class _Pass:
 class _Running:
     """The hooks of one bypass, and the decoder passes that are running, the innermost last."""
 
-    def __init__(self, base: Base, block: Block, bypass: Bypass, key: str) -> None:
+    def __init__(self, base: Base, block: Block, bypass: Bypass | Codebook, key: str) -> None:
         self._decoder, self._below = base.decoder, list(base.decoder_layers[: block.index])
         self._block, self._bypass, self._key = block, bypass, key
+        self._reads_final = isinstance(bypass, Bypass) and bypass.config.router_states == "final"
         self._passes: list[_Pass | None] = []
         self._ahead = False  # True during the extra pass without the bypass, whose states the router reads
 
@@ -91,7 +95,7 @@ class _Running:
             self._decoder.register_forward_hook(self._end, with_kwargs=True, always_call=True),
             self._block.module.register_forward_hook(self._add, with_kwargs=True),
         ]
-        if self._bypass.config.router_states == "final" and self._below:
+        if self._reads_final and self._below:
             hooks.append(self._below[-1].register_forward_hook(self._look_ahead))
         for hook in hooks:
             stack.callback(hook.remove)
@@ -101,7 +105,7 @@ class _Running:
             return
         self._passes.append(None)  # `_end` removes it, even if the next line raises
         current = self._passes[-1] = self._opened(arguments, named)
-        if self._bypass.config.router_states == "final" and not self._below and current.prompt is not None:
+        if self._reads_final and not self._below and current.prompt is not None:
             current.route = self._route_ahead(current)
 
     def _end(self, _decoder: nn.Module, _arguments: Any, named: dict[str, Any], output: Any) -> None:
@@ -123,20 +127,33 @@ class _Running:
         if current.route is None:
             assert current.prompt is not None  # a pass that continues from a cache has its route from there
             current.route = self._bypass.route(x, current.prompt.to(x.device))
-        return self._with_experts(x, current, output)
+        if isinstance(self._bypass, Codebook):
+            return self._with_values(self._bypass, x, current, output)
+        return self._with_experts(self._bypass, x, current, output)
 
-    def _with_experts(self, x: Tensor, current: _Pass, output: Any) -> Any:
+    def _with_values(self, codebook: Codebook, x: Tensor, current: _Pass, output: Any) -> Any:
+        """The block's output with the codebook's values at prompts near its keys, or None to leave it."""
+        assert current.route is not None
+        if current.prompt is None:  # what follows a prompt passes as it is
+            return None
+        route, prompt = current.route.to(x.device), current.prompt.to(x.device)
+        row, column = (codebook.replaced(prompt) & is_acting(route)[:, None]).nonzero(as_tuple=True)
+        if not len(row):
+            return None
+        return with_replaced(output, row, column, codebook.value[route[row]], x.shape)
+
+    def _with_experts(self, bypass: Bypass, x: Tensor, current: _Pass, output: Any) -> Any:
         """The block's output plus what the experts add, or None to leave the output as it is."""
         assert current.route is not None
         real, route = current.real, current.route.to(x.device)
         if current.prompt is not None:
-            real = acting_tokens(real, current.prompt, self._bypass.config.tokens)
+            real = acting_tokens(real, current.prompt, bypass.config.tokens)
         acts = real.to(x.device) & is_acting(route)[:, None]  # (B, S)
         if not bool(acts.any()):
             return None
         row, column = acts.nonzero(as_tuple=True)  # (N,)
         added = torch.zeros_like(x)
-        added[row, column] = self._bypass(x[row, column], route[row])
+        added[row, column] = bypass(x[row, column], route[row])
         return with_added(output, added)
 
     def _look_ahead(self, _layer: nn.Module, _inputs: Any, output: Any) -> None:
@@ -150,6 +167,7 @@ class _Running:
     def _route_ahead(self, current: _Pass) -> Tensor:
         """The decision for each prompt, from the final hidden states of a pass without bypass and cache."""
         assert current.prompt is not None
+        assert isinstance(self._bypass, Bypass)  # a codebook reads the block's input
         named = without_cache(current.named)
         self._ahead = True
         try:

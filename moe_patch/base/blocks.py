@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +67,21 @@ def block_input(block: Block, arguments: tuple[Any, ...], named: dict[str, Any])
             f"(prompts, tokens, {block.width})"
         )
     return given
+
+
+def with_replaced(output: Any, row: Tensor, column: Tensor, value: Tensor, shape: Sequence[int]) -> Any:
+    """The block's output with other values at some tokens, in the output's dtype.
+
+    Args:
+        output: a tensor, or a tuple that starts with one.
+        row: (N,) numbers of prompts.
+        column: (N,) tokens in them.
+        value: (N, d_m).
+        shape: (B, S, d_m) of the block's input.
+    """
+    states: Tensor = output[0] if isinstance(output, tuple) else output
+    changed = states.reshape(*shape).index_put((row, column), value.to(states.dtype)).view_as(states)
+    return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
 
 def with_added(output: Any, added: Tensor) -> Any:

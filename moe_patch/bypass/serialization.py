@@ -48,7 +48,7 @@ def read_bypass(patch: Patch) -> Bypass:
     config = read_config(patch)
     with torch.device("meta"):  # sizes only, since the config may ask for more memory than there is
         bypass = Bypass(config)
-    _check(patch.bypass, _expected(bypass, len(patch.facts)))
+    check_tensors(patch.bypass, _expected(bypass, len(patch.facts)))
     state = {name: patch.bypass[f"{config.layer}.{name}"] for name in bypass.state_dict()}
     bypass.load_state_dict(state, assign=True)
     return bypass.requires_grad_(False).eval()
@@ -63,7 +63,7 @@ def read_routed(patch: Patch) -> Routed:
     config = read_config(patch)
     with torch.device("meta"):
         bypass = Bypass(config)
-    _check(patch.bypass, _expected(bypass, len(patch.facts)))
+    check_tensors(patch.bypass, _expected(bypass, len(patch.facts)))
     routed = Routed(patch.bypass[f"{config.layer}.facts.expert"], patch.bypass[f"{config.layer}.facts.gece"])
     if bool(((routed.expert < 0) | (routed.expert >= config.experts)).any()):
         raise MalformedTensor(f"bypass.{config.layer}.facts.expert: expected 0 to {config.experts - 1}")
@@ -83,12 +83,19 @@ def read_config(patch: Patch) -> BypassConfig:
         config = BypassConfig.model_validate(patch.hyperparameters.get(KEY))
     except ValidationError as error:
         raise MalformedMetadata(f"hyperparameters.{KEY}: {strict_json.first_complaint(error)}") from error
-    if patch.base.experts.keys() != {config.layer}:
-        found = ", ".join(map(str, sorted(patch.base.experts))) or "none"
-        raise MalformedMetadata(
-            f"hyperparameters.{KEY}.layer: is {config.layer}, but the base's layers are {found}"
-        )
+    check_layer(patch, config.layer, KEY)
     return config
+
+
+def check_layer(patch: Patch, layer: int, key: str) -> None:
+    """Check that a layer, named by the config under `key`, is the one of the patch's base.
+
+    Raises:
+        MalformedMetadata: it is not.
+    """
+    if patch.base.experts.keys() != {layer}:
+        found = ", ".join(map(str, sorted(patch.base.experts))) or "none"
+        raise MalformedMetadata(f"hyperparameters.{key}.layer: is {layer}, but the base's layers are {found}")
 
 
 def _expected(bypass: Bypass, facts: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
@@ -103,9 +110,15 @@ def _expected(bypass: Bypass, facts: int) -> dict[str, tuple[torch.dtype, tuple[
     return expected
 
 
-def _check(
+def check_tensors(
     tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 ) -> None:
+    """Check that tensors are those expected, by name, dtype and shape.
+
+    Raises:
+        MalformedTensor: one is missing, unexpected, or of another dtype or shape.
+        NotFinite: one contains NaN or an infinity.
+    """
     if unknown := sorted(tensors.keys() - expected.keys()):
         raise MalformedTensor(f"bypass.{unknown[0]}: no such tensor in a bypass of this config")
     for name, (dtype, shape) in expected.items():

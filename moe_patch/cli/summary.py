@@ -173,8 +173,17 @@ def _layer(index: int, delta: LayerDelta) -> dict[str, Any]:
 
 
 def _bypass(patch: Patch) -> dict[str, Any]:
-    from moe_patch.bypass import read_bypass, read_routed
+    from moe_patch.bypass import holds_codebook, read_bypass, read_codebook, read_routed
+    from moe_patch.bypass.codebook_file import read_fact_keys
 
+    if holds_codebook(patch):
+        codebook = read_codebook(patch)
+        return {
+            **codebook.config.model_dump(mode="json"),
+            "router": "codebook",
+            "parameters": sum(weight.numel() for weight in codebook.parameters()),
+            "facts_with_key": int((read_fact_keys(patch) >= 0).sum()),
+        }
     bypass, expert = read_bypass(patch), read_routed(patch).expert.long()
     return {
         **bypass.config.model_dump(mode="json"),
@@ -184,6 +193,11 @@ def _bypass(patch: Patch) -> dict[str, Any]:
 
 
 def _bypass_line(bypass: dict[str, Any]) -> str:
+    if bypass["router"] == "codebook":
+        return (
+            f"a codebook of {bypass['keys']} keys beside layer {bypass['layer']}, for "
+            f"{bypass['facts_with_key']} facts; {bypass['parameters']:,} parameters"
+        )
     facts = ", ".join(map(str, bypass["facts_by_expert"]))
     return (
         f"{counted(bypass['experts'], 'expert')} of width {bypass['expert_width']} beside layer "

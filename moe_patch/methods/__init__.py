@@ -35,6 +35,7 @@ _CLASSES = {
     "alphaedit": "rivals.alphaedit.AlphaEdit",
     "lora": "rivals.lora.LoRA",
     "adalora": "rivals.adalora.AdaLoRA",
+    "grace": "rivals.grace.GRACE",
     "rag": "rivals.rag.RAG",
 }
 

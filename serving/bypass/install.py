@@ -15,6 +15,7 @@ from moe_patch.bypass import Bypass, read_bypass
 from moe_patch.errors import ConfigError, ModelError, PatchError
 from moe_patch.patch import Patch
 from moe_patch_serving.bypass import model_state, operator, runner
+from moe_patch_serving.bypass.flags import refuse_codebook
 from moe_patch_serving.bypass.limits import check_limits
 from moe_patch_serving.bypass.served_bypass import ServedBypass
 from moe_patch_serving.served_base import served_base
@@ -33,8 +34,9 @@ def prepare_bypass(patch: Patch, vllm_config: VllmConfig) -> Bypass:
         ConfigError: the bypass would be wrong with the engine's settings.
         WrongBase: the patch was built for another base than the served one.
         ModelError: the layer has no experts, or those of the checkpoint cannot be identified.
-        PatchError: the patch is damaged, or its width differs from the model's.
+        PatchError: the patch is damaged, holds a codebook, or its width differs from the model's.
     """
+    refuse_codebook(patch)
     bypass = read_bypass(patch)
     config = bypass.config
     check_limits(config, vllm_config)
