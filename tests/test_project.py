@@ -26,7 +26,7 @@ def test_the_readme_uses_commands_and_options_that_exist() -> None:
             if not isinstance(command, click.Group):
                 break
             command = command.commands[word]
-        known = {option for parameter in command.params for option in parameter.opts}
+        known = {option for one in command.params for option in (*one.opts, *one.secondary_opts)}
         assert {word for word in words if word.startswith("--")} <= known, " ".join(words)
 
 

@@ -84,8 +84,14 @@ Tab completion, in ~/.bashrc (zsh and fish: zsh_source, fish_source):
   eval "$(_MOE_PATCH_COMPLETE=bash_source moe-patch)"
 """,
 )
-@click.version_option(package_name="moe-patch", prog_name="moe-patch")
-@click.option("-v", "--verbose", count=True, help="Log more to standard error; -vv logs everything.")
+@click.version_option(None, "-V", "--version", package_name="moe-patch", prog_name="moe-patch")
+@click.option(
+    "-v",
+    "--verbose",
+    count=True,
+    help="Log to standard error what happens on the way (objectives of solves, searches out of time, caches "
+    "passed over) and other libraries' notices; -vv adds what was left out, and why.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Log only errors to standard error.")
 def main(verbose: int, quiet: bool) -> None:
     """Build, check and apply small patches to mixture-of-experts language models.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import stat
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from moe_patch.cli.model_name import DEFAULT, say_model
+from moe_patch.io.wording import did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +34,8 @@ class _RegularFile(click.Path):
         super().__init__(exists=exists, dir_okay=False, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if self.exists:
+            self._suggest(Path(value), param, ctx)
         path = Path(super().convert(value, param, ctx))  # type: ignore[arg-type]  # never bytes: see path_type
         with suppress(OSError):  # whoever reads or writes it says what the matter is
             if not stat.S_ISREG(path.stat().st_mode):
@@ -39,6 +43,14 @@ class _RegularFile(click.Path):
                     f"{path} is no regular file: write what a pipe or a device gives to one", param, ctx
                 )
         return path
+
+    def _suggest(self, path: Path, param: click.Parameter | None, ctx: click.Context | None) -> None:
+        """If a file is not there but one beside it has nearly its name, say so."""
+        with suppress(OSError, ValueError):  # as above
+            if os.path.lexists(path):
+                return
+            if hint := did_you_mean(path.name, (one.name for one in path.parent.iterdir())):
+                self.fail(f"File {str(path)!r} does not exist{hint}", param, ctx)
 
 
 class NumberRange(click.FloatRange):

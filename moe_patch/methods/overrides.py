@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from moe_patch.errors import ConfigError
+from moe_patch.io.wording import did_you_mean
 
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
@@ -54,7 +55,7 @@ def merged_options(
     known = sorted(option_names(options))
     for name in overrides:
         if name not in known:
-            raise ConfigError(f"unknown option {name!r}: expected one of {', '.join(known)}")
+            raise ConfigError(_unknown(name, known))
     values = _copy(recipe)
     for name, value in overrides.items():
         *parents, last = name.split(".")
@@ -70,6 +71,13 @@ def merged_options(
         raise ConfigError(_explain(error, overrides, place, known)) from error
 
 
+def _unknown(name: str, known: list[str]) -> str:
+    """That an option does not exist. A name without its group, as `clamp`, is close to the one with it."""
+    close = [option for option in known if option.rpartition(".")[2] == name]
+    hint = f"; did you mean {close[0]!r}?" if close else did_you_mean(name, known)
+    return f"unknown option {name!r}: expected one of {', '.join(known)}{hint}"
+
+
 def _copy(nested: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in nested.items()}
 
@@ -81,7 +89,7 @@ def _explain(error: ValidationError, overrides: Mapping[str, Any], place: str, k
         given = any(name == key or name.startswith(f"{key}.") for key in overrides)
         where = "" if given or not name else f"{place}: "
         if problem["type"] == "extra_forbidden":
-            problems.append(f"{where}unknown option {name!r}: expected one of {', '.join(known)}")
+            problems.append(where + _unknown(name, known))
         else:
             found = f", not {problem['input']!r}" if name else ""  # without a name, it is all options
             problems.append(f"{where}{name or 'options'}: {problem['msg']}{found}")

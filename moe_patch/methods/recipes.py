@@ -24,6 +24,7 @@ from moe_patch.errors import ConfigError
 from moe_patch.io import strict_json
 from moe_patch.io.reading import read_text
 from moe_patch.io.shipped import shipped_folder
+from moe_patch.io.wording import did_you_mean
 from moe_patch.methods.corpus_option import map_sources
 
 _MAX_BYTES = 2**20
@@ -68,7 +69,10 @@ def load_recipe(name: str | Path) -> Recipe:
         return _read_recipe(path)
     known = {recipe.name: recipe for recipe in map(_read_recipe, shipped_recipes())}
     if str(name) not in known:
-        raise ConfigError(f"unknown recipe {str(name)!r}: expected a .yaml file or one of {', '.join(known)}")
+        raise ConfigError(
+            f"unknown recipe {str(name)!r}: expected a .yaml file or one of {', '.join(known)}"
+            f"{did_you_mean(str(name), known)}"
+        )
     return known[str(name)]
 
 

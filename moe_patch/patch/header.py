@@ -99,12 +99,20 @@ def read_header(file: FileIO, size: int, limits: HeaderLimits) -> Header:
     return header
 
 
+def _is_text(raw: bytes | bytearray) -> bool:
+    """Whether bytes could be of a text in UTF-8: none is a control character but white space."""
+    return all(32 <= byte < 127 or 9 <= byte <= 13 or 128 <= byte < 248 for byte in raw)
+
+
 def _read_json(file: FileIO, size: int, limits: HeaderLimits) -> bytearray:
     if size > limits.file_bytes:
         raise PatchTooLarge(f"is {size} bytes long; the limit is {limits.file_bytes}")
     if size < _LENGTH:
         raise TruncatedPatch(f"is {size} bytes long; a safetensors file has at least {_LENGTH}")
-    length = int.from_bytes(read_exactly(file, _LENGTH), "little")
+    begin = read_exactly(file, _LENGTH)
+    if _is_text(begin):  # the last byte of a length within any limit is zero, which no text has
+        raise MalformedHeader("begins as a text does, and is no patch: facts are given with --edits")
+    length = int.from_bytes(begin, "little")
     if length > limits.header_bytes:
         raise PatchTooLarge(f"declares a header of {length} bytes; the limit is {limits.header_bytes}")
     if _LENGTH + length > size:

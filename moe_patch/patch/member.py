@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from moe_patch.errors import UnclearPatch
+from moe_patch.io.wording import did_you_mean
 
 SHORTEST_PREFIX = 8  # hexadecimal digits of a hash that are enough to name a patch
 
@@ -56,5 +57,6 @@ def find_member(members: Sequence[Member[Held]], identifier: str) -> Member[Held
     hashes = tuple(member.hash for member in meant)
     if hashes:
         raise UnclearPatch(f"{identifier} could be any of {', '.join(hashes)}: give more of the hash", hashes)
-    names = ", ".join(member.name for member in members) or "none"
-    raise UnclearPatch(f"no patch is called {identifier}; there are: {names}", hashes)
+    names = [member.name for member in members]
+    known = f"{', '.join(names) or 'none'}{did_you_mean(identifier, names)}"
+    raise UnclearPatch(f"no patch is called {identifier}; there are: {known}", hashes)

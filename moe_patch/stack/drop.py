@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from moe_patch.errors import PatchError
+from moe_patch.io.wording import did_you_mean
 from moe_patch.patch import LayerDelta, Patch
 from moe_patch.patch.rows import select_rows
 from moe_patch.solve.algebra import edit_response, ridge_solve
@@ -36,7 +37,9 @@ def drop_facts(patch: Patch, ids: Collection[str]) -> Patch:
     known = [fact.id for fact in patch.facts]
     if missing := sorted(set(ids) - set(known)):
         listed = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
-        raise PatchError(f"there is no fact {missing[0]!r} in the patch: it has {listed}")
+        raise PatchError(
+            f"there is no fact {missing[0]!r} in the patch: it has {listed}{did_you_mean(missing[0], known)}"
+        )
     kept = [number for number, fact_id in enumerate(known) if fact_id not in ids]
     _warn_of_shared(patch, ids)
     if not kept:

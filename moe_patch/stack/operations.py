@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from moe_patch.errors import StackError, UnclearPatch, WrongBase
+from moe_patch.io.wording import did_you_mean
 from moe_patch.patch.base_record import BaseRecord
 from moe_patch.patch.fingerprint import differences
 from moe_patch.patch.member import find_member
@@ -82,7 +83,8 @@ def find_entry(lock: Lock, name: str) -> int:
         places = " and ".join(map(str, numbers))
         raise StackError(f"{name!r} means patches {places} of the stack: give the number of one")
     known = ", ".join(f"{member.number} {member.patch.path}" for member in members)
-    raise StackError(f"no patch {name!r} in the stack: it holds {known or 'none'}")
+    hint = did_you_mean(name, (member.name for member in members))
+    raise StackError(f"no patch {name!r} in the stack: it holds {known or 'none'}{hint}")
 
 
 def join_bases(known: BaseRecord, other: BaseRecord, name: str) -> BaseRecord:
