@@ -125,7 +125,8 @@ def _is_wide(values: Sequence[float]) -> bool:
 def _percent(lines: Mapping[str, Sequence[tuple[float, float]]]) -> tuple[float, float]:
     """The range of an axis in percent: all of it, or its upper part where all points are high."""
     least = min(value for points in lines.values() for _, value in points)
-    return (-4, 104) if least < 50 else (least - 4, 102)
+    room = max(1.0, 0.06 * (100 - least))
+    return (-4, 104) if least < 50 else (least - room, 100 + room)
 
 
 def _scatter(section: Section, styles: Styles) -> Iterator[Drawing]:

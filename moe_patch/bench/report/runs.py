@@ -128,5 +128,6 @@ def read_run_set(path: Path) -> RunSet:
         ConfigError: there is none, or a file is no record of a run.
     """
     if path.is_dir():
-        return RunSet.of(path.name or str(path), read_records(path))
-    return RunSet.of(path.stem, [read_record(path)])
+        return RunSet.of(str(path), read_records(path))
+    record = read_record(path)
+    return RunSet.of(f"{path.absolute().parent.name}: {record.arm}, seed {record.seed}", [record])

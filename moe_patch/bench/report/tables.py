@@ -142,10 +142,11 @@ _COMPARED = tuple(column.figure for column in _SUMMARY)
 def comparison_table(comparison: Comparison, pair: Pair, *, everything: bool = False) -> Grid:
     """The figures of a pair side by side; the main ones, or all that both have."""
     columns = ("", comparison.first.label, comparison.second.label, "difference", "intervals")
+    figures = pair.figures
+    names = list(figures) if everything else [name for name in _COMPARED if name in figures]
+    both = ((name, *figures[name]) for name in names)
     rows = tuple(
-        (name, _any_cell(a), _any_cell(b), f"{b.value - a.value:+.4g}", _overlap(a, b))
-        for name, (a, b) in pair.figures.items()
-        if everything or name in _COMPARED
+        (name, _any_cell(a), _any_cell(b), f"{b.value - a.value:+.4g}", _overlap(a, b)) for name, a, b in both
     )
     return Grid(pair.title, columns, rows)
 
