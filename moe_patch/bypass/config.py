@@ -69,15 +69,15 @@ class BypassConfig(ClosedSchema):
     def to_json(self) -> dict[str, Any]:
         """The fields as a file has them.
 
-        Those that came after the first release are left out where they say nothing, so that earlier releases
-        read the file too.
+        Those that only some bypasses use are left out of the others' files, which then are what they were
+        before there were such fields: the schema is closed, and older code reads them too.
         """
         fields = self.model_dump(mode="json")
-        unsaid = {name for name in _LATER if fields[name] == type(self).model_fields[name].default}
+        unsaid = {name for name in _SELDOM if fields[name] == type(self).model_fields[name].default}
         return {name: value for name, value in fields.items() if name not in unsaid}
 
 
-_LATER = ("merge", "top_k", "attention_width")
+_SELDOM = ("merge", "top_k", "attention_width")
 
 
 def check_merge(merge: Merge, top_k: int, experts: int) -> None:

@@ -202,8 +202,14 @@ def _bypass_line(bypass: dict[str, Any]) -> str:
     return (
         f"{counted(bypass['experts'], 'expert')} of width {bypass['expert_width']} beside layer "
         f"{bypass['layer']}, for {facts} facts; {bypass['router']} router "
-        f"{'with' if bypass['scope_gate'] else 'without'} a scope gate; {bypass['parameters']:,} parameters"
+        f"{'with' if bypass['scope_gate'] else 'without'} a scope gate{_merge(bypass)}; "
+        f"{bypass['parameters']:,} parameters"
     )
+
+
+def _merge(bypass: dict[str, Any]) -> str:
+    merges = {"hard": "", "weighted": f", {bypass['top_k']} experts a prompt", "soft": ", all experts merged"}
+    return merges[bypass["merge"]]
 
 
 def _dense_bytes(delta: LayerDelta) -> int:

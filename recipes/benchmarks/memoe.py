@@ -27,6 +27,7 @@ from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
 from moe_patch.evaluation import Setting, evaluate
 from moe_patch.methods import MethodOptions, get_method
+from moe_patch.methods.recipes import load_recipe
 from moe_patch.patch import Patch
 
 from ._essence import OtherRelations
@@ -44,11 +45,20 @@ RUNS = (
     Run("single dense adapter", "memoe", {"single": True}),
     Run("without division", "memoe", {"division": False}),
     Run("MLP router", "memoe", {"router": "mlp"}),
-    Run("plain cross entropy", "memoe", {"adaptive": False}),
+    Run("without adaptive weight", "memoe", {"adaptive": False}),
     Run("without balance", "memoe", {"balance": False}),
     Run("without router loss", "memoe", {"router_loss": False}),
     Run("router on final states", "memoe", {"router_states": "final"}),
     Run("from the last token on", "memoe", {"tokens": "last"}),
+    Run("plain cross entropy", "memoe", {"plain": True, "scope_gate": False}),
+    Run("published router", "memoe", {"router": "published"}),
+    Run("published balance", "memoe", {"balance_form": "published"}),
+    Run("soft division", "memoe", {"division_sizes": "soft"}),
+    Run("top-1 by probability", "memoe", {"merge": "weighted"}),
+    Run("top-2", "memoe", {"merge": "weighted", "top_k": 2}),
+    Run("top-3", "memoe", {"merge": "weighted", "top_k": 3}),
+    Run("soft merging", "memoe", {"merge": "soft"}),
+    Run("as published", "memoe", load_recipe("as-published").method_options("memoe")),
 )
 
 

@@ -94,7 +94,7 @@ def test_tensors_that_do_not_fit_a_published_router(name: str, tensor, error, ma
         read_bypass(replace(patch, bypass={n: t for n, t in tensors.items() if t is not None}))
 
 
-EARLIER = {  # as the first release wrote them: the config, and what was computed from it then
+EARLIER = {  # switches, the hash, and what was computed before there were other forms
     "dual-attention": (
         {"router_states": "block-input", "tokens": "all", "scope_gate": True},
         "sha256:f97911d7723f7ae7fb675d708c870bf64f44ff0e9514e4810380795a7456e966",
@@ -110,7 +110,7 @@ SIZES = {"layer": 1, "width": 32, "experts": 3, "expert_width": 8, "adapter_widt
 
 
 @pytest.mark.parametrize("router", EARLIER)
-def test_patches_of_earlier_releases_are_the_same_to_the_hash(router: str, tmp_path: Path) -> None:
+def test_patches_from_before_other_forms_are_the_same_to_the_hash(router: str, tmp_path: Path) -> None:
     switches, hash_, logits = EARLIER[router]
     written = {**SIZES, "router": router, **switches, "scale": 1.0, "alpha": 1.0, "beta": 1.0}
     bypass = random_bypass(router=router, **switches)
@@ -118,7 +118,7 @@ def test_patches_of_earlier_releases_are_the_same_to_the_hash(router: str, tmp_p
         for weight in bypass.parameters():
             weight.copy_((torch.arange(weight.numel()) % 17 - 8).view(weight.shape) / 16)
     patch = patch_of(bypass)
-    assert patch.hyperparameters["bypass"] == written  # earlier releases, whose schema is closed, read it too
+    assert patch.hyperparameters["bypass"] == written  # closed schemas of then read it too
     patch = replace(patch, hyperparameters={"bypass": written}, tools={}, created="2025-01-01T00:00:00+00:00")
     assert patch.hash == hash_
     save(patch, tmp_path / "patch.safetensors")

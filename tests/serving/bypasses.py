@@ -25,7 +25,8 @@ def bypass_patch(model: str, *, alone: bool = False, strength: float = 1.0, **co
     """A random bypass beside layer 1, strong enough to change answers, or one that leaves prompts alone."""
     bypass = random_bypass(_SEEDS[model], scale=1.0, width=base(model).layer(1).d_model, **config)
     with torch.no_grad():
-        bypass.router.output.bias.zero_()
+        if bypass.router.output.bias is not None:  # the published router has none
+            bypass.router.output.bias.zero_()
         for weight in bypass.experts.parameters():
             weight.mul_(strength)
         if alone:

@@ -59,12 +59,29 @@ def test_prompts_in_pieces_get_the_tokens_of_transformers(model: str, tmp_path: 
     assert kept(engine)["requests"] == kept(engine)["bytes_kept"] == 0
 
 
-@pytest.mark.parametrize("router", ["dual-attention", "mlp"])
-def test_whole_prompts_get_the_tokens_of_transformers(router: str, tmp_path: Path) -> None:
-    patch = bypass_patch("qwen3_moe", strength=0.5, tokens="all", router=router)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {},
+        {"router": "mlp"},
+        {"router": "published", "merge": "weighted", "top_k": 2},
+        {"router": "published", "attention_width": 8, "merge": "soft"},
+    ],
+    ids=str,
+)
+def test_whole_prompts_get_the_tokens_of_transformers(kind: dict[str, Any], tmp_path: Path) -> None:
+    patch = bypass_patch("qwen3_moe", strength=0.5, tokens="all", **kind)
     engine = serve("qwen3_moe", patch, tmp_path, **WHOLE)
     assert engine.greedy() == expected("qwen3_moe", patch) != greedy(base("qwen3_moe"))
     assert kept(engine)["requests"] == 0
+
+
+@pytest.mark.parametrize("merge", ["weighted", "soft"])
+def test_merged_experts_get_the_tokens_of_transformers_in_pieces(merge: str, tmp_path: Path) -> None:
+    patch = bypass_patch("qwen3_moe", tokens="last", merge=merge)
+    engine = serve("qwen3_moe", patch, tmp_path, **IN_PIECES)
+    assert engine.greedy() == expected("qwen3_moe", patch) != greedy(base("qwen3_moe"))
+    assert kept(engine)["requests"] == kept(engine)["bytes_kept"] == 0
 
 
 @pytest.mark.parametrize(("tokens", "options"), [("last", IN_PIECES), ("all", WHOLE)])
