@@ -75,7 +75,7 @@ def build_and_measure(base: Base, facts: Sequence[Fact], run: Run, options: Meth
     started = time.process_time()
     patch = get_method(run.method).build(base, asking if run in KEEPING else facts, options)
     seconds = time.process_time() - started
-    report = evaluate(base, patch, asking, routing=False, setting=setting)
+    report = evaluate(base, patch, asking, routing=False, free=False, setting=setting)
     with apply(base, patch):
         kept = (report.kept.value, reworded.kept(base, setting), others.followed(base, setting))
     return {

@@ -69,7 +69,7 @@ def build_and_measure(base: Base, facts: Sequence[Fact], run: Run, options: Meth
     seconds = time.process_time() - started
     setting = Setting(batch_size=256)
     others = OtherRelations.of(base, facts, setting)
-    report = evaluate(base, patch, routing=False, setting=setting)
+    report = evaluate(base, patch, routing=False, free=False, setting=setting)
     exact = report.patched.exact
     scores = [exact.efficacy.value, exact.generalization.value, report.locality.value]
     return {

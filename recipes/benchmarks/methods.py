@@ -56,7 +56,7 @@ def build_and_evaluate(base: Base, facts: Sequence[Fact], run: Run, options: Met
     watch, started = Stopwatch(), time.perf_counter()
     patch = get_method(run.method).build(base, facts, options, watch)
     total = time.perf_counter() - started
-    report = evaluate(base, patch, setting=Setting(batch_size=512))
+    report = evaluate(base, patch, free=False, setting=Setting(batch_size=512))
     return {
         "options": options.model_dump(mode="json"),
         "threads": torch.get_num_threads(),

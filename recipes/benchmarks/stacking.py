@@ -50,7 +50,8 @@ class StackingBench:
 
     def scores(self, patch: Patch, facts: Sequence[Fact], name: str) -> Figures:
         """The patch's scores on `facts`, in percent."""
-        after = evaluate(self.base, patch, facts, routing=False, setting=Setting(batch_size=512)).to_json()
+        setting = Setting(batch_size=512)
+        after = evaluate(self.base, patch, facts, routing=False, free=False, setting=setting).to_json()
         scores: Figures = {
             f"{name}_{score}": after[score]["value"]
             for score in ("efficacy", "generalization", "specificity")

@@ -51,7 +51,7 @@ def trial(base: Base, facts: Path, method: str, options: MethodOptions) -> tuple
     started = time.monotonic()
     patch = get_method(method).build(base, read_facts(facts).facts, options)
     seconds = time.monotonic() - started
-    return evaluate(base, patch, setting=Setting(batch_size=512)), seconds
+    return evaluate(base, patch, free=False, setting=Setting(batch_size=512)), seconds
 
 
 @click.command()
