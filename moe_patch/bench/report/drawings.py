@@ -80,6 +80,28 @@ def drawings_of(section: Section, styles: Styles) -> list[Drawing]:
     return [drawing for maker in makers for drawing in maker(section, styles)]
 
 
+def drawings_across(groups: Sequence[Group], styles: Styles) -> list[Drawing]:
+    """Times against the experts of the models, if the runs are of several; one line an arm.
+
+    Raises:
+        ConfigError: matplotlib is missing.
+    """
+    found = []
+    for title, figure in (("Build", "seconds.build"), ("Solve", "seconds.solve")):
+        lines: dict[str, list[tuple[float, float]]] = {}
+        for group in groups:
+            if (seconds := group.value(figure)) is not None:
+                lines.setdefault(group.arm, []).append((float(group.first.base.experts), seconds))
+        lines = {arm: sorted(points) for arm, points in lines.items() if len({x for x, _ in points}) > 1}
+        if lines:
+            found.append(
+                _lines(
+                    f"{title} against experts", "experts in a layer of the model", "seconds", lines, styles
+                )
+            )
+    return found
+
+
 def _draw(title: str, draw: Callable[[Any], None], height: float = _HEIGHT) -> Drawing:
     return Drawing(title, svg_element(_WIDTH, height, draw))
 

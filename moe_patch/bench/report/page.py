@@ -11,7 +11,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup, escape
 
 from moe_patch.bench.report.compare import Comparison
-from moe_patch.bench.report.drawings import Drawing, Styles, arm_styles, drawings_of
+from moe_patch.bench.report.drawings import (
+    Drawing,
+    Styles,
+    arm_styles,
+    drawings_across,
+    drawings_of,
+)
 from moe_patch.bench.report.runs import RunSet, Section
 from moe_patch.bench.report.tables import (
     Grid,
@@ -56,6 +62,8 @@ def html_page(runs: RunSet, comparison: Comparison | None = None) -> str:
     page: str = _template().render(
         title=" and ".join(labels) if comparison else runs.label,
         sets=[(each.label, [_section(section, styles) for section in each.sections]) for each in sets],
+        across=[drawing for each in sets for drawing in drawings_across(each.groups, styles)],
+        legend=[(style.colour, style.mark, arm) for arm, style in styles.items()],
         comparison=None if comparison is None else _compared(comparison),
         failed=[record for each in sets for record in each.failed],
         made=_made(sets),

@@ -275,6 +275,15 @@ def test_a_page_of_two_sets_compares_them() -> None:
     assert "apart" in shown
 
 
+def test_models_of_several_sizes_show_the_cost_against_experts() -> None:
+    pytest.importorskip("matplotlib")
+    small = record()
+    large = record(base=small.base.model_dump() | {"name": "large", "experts": 64})
+    page = html_page(RunSet.of("runs", [small, large]))
+    assert "Solve against experts" in page
+    assert "Solve against experts" not in html_page(RunSet.of("runs", [small]))
+
+
 def test_reports_as_json_are_plain_data() -> None:
     runs = RunSet.of("runs", [record(), record("bad", status="failed", error="no room", evaluation=None)])
     assert json.loads(json.dumps(runs.to_json()))["errors"] == [{"arm": "bad", "seed": 0, "error": "no room"}]
