@@ -29,7 +29,8 @@ def build(
         edits: a facts file, or facts.
         model: the name or folder of the base model, or an open one; None for the demo model.
         method: the name of the method.
-        recipe: the name or path of a recipe; "none" for no recipe; None for the one that fits the model.
+        recipe: the name or path of a recipe; "none" for no recipe; "as-published" for the options of the
+            method's paper; None for the one that fits the model.
         stack: the lock file of a stack to build on, whose facts are protected.
         progress: called with stages; None draws bars on a terminal or in a notebook.
         options: of the method, such as layers=[3] or targets={"clamp": 1.0}. They win over recipes.

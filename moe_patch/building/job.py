@@ -54,7 +54,9 @@ class BuildRequest:
     edits: Path | Sequence[Fact]  # a facts file, or facts
     model: str | Path | Base | None = None  # None for the demo model
     method: str = "moeedit"
-    recipe: str | None = None  # a name or a path; "none" for no recipe; None for the one that fits the model
+    recipe: str | None = (
+        None  # a name or a path, "none", "as-published"; None for the one that fits the model
+    )
     given: Mapping[str, Any] = field(default_factory=dict)  # options by dotted names, which win
     stack: Path | None = None  # the lock file of a stack to build on
     schema: ZsreSchema | None = None

@@ -44,6 +44,7 @@ Examples:
   moe-patch build --edits facts.jsonl --corpus wiki.parquet=3 --corpus code/
   moe-patch build --edits facts.jsonl --batch-size 50 --set targets.clamp=0.5 --out capitals.safetensors
   moe-patch build --edits rivers.jsonl --on moe-patch.stack --require 0.95
+  moe-patch build --edits facts.jsonl --recipe as-published --corpus wiki.parquet
 
 \b
 Exit codes:
@@ -72,8 +73,8 @@ method's default. The report says which came from where.
 )
 @click.option(
     "--recipe",
-    help='Hyper-parameters: a .yaml file, or the name of a recipe that ships; "tuned" for the one that '
-    '"moe-patch tune" found, "none" for none.',
+    help='Hyper-parameters: a .yaml file, or the name of a recipe that ships; "as-published" for those of '
+    'the method\'s paper, "tuned" for the one that "moe-patch tune" found, "none" for none.',
 )
 @layers_option
 @click.option(

@@ -14,7 +14,7 @@ DEMO = "atlas"
 
 
 def shipped_folder() -> Path:
-    """The folder that holds `atlas/`, `facts/` and `models/`."""
+    """The folder that holds `atlas/`, `facts/`, `models/` and `published/`."""
     return Path(str(resources.files("moe_patch.recipes")))
 
 

@@ -33,6 +33,7 @@ _CLASSES = {
     "unke": "rivals.unke.UnKE",
     "memit": "rivals.memit.MEMIT",
     "alphaedit": "rivals.alphaedit.AlphaEdit",
+    "ultraedit": "rivals.ultraedit.UltraEdit",
     "lora": "rivals.lora.LoRA",
     "adalora": "rivals.adalora.AdaLoRA",
     "grace": "rivals.grace.GRACE",

@@ -55,7 +55,12 @@ def shipped_recipes() -> Iterator[Path]:
     """The recipe files in the package, that of the demo model first."""
     root = shipped_folder()
     yield from sorted(root.glob("atlas/recipe.yaml"))
-    yield from sorted(root.glob("models/*.yaml"))
+    yield from _paper_recipes()
+
+
+def _paper_recipes() -> Iterator[Path]:
+    """Those of models that papers have options for."""
+    yield from sorted(shipped_folder().glob("models/*.yaml"))
 
 
 def load_recipe(name: str | Path) -> Recipe:
@@ -79,6 +84,11 @@ def load_recipe(name: str | Path) -> Recipe:
 def recipe_for(base: Base) -> Recipe | None:
     """The first recipe in the package that matches the base's config; None if there is none."""
     return next((recipe for recipe in map(_read_recipe, shipped_recipes()) if recipe.fits(base)), None)
+
+
+def paper_recipe_for(base: Base) -> Recipe | None:
+    """The recipe of the papers' options for this model; None if they have none for it."""
+    return next((recipe for recipe in map(_read_recipe, _paper_recipes()) if recipe.fits(base)), None)
 
 
 def parse_recipe(text: str, place: str | Path) -> Recipe:

@@ -25,6 +25,7 @@ Ranks = tuple[int, int, int]
 
 MODES = ("expert", "out", "inner")
 SLAB_BYTES = 128 * 2**20
+_BELOW = 1 - 1e-12  # so that rounding asks for no direction more than a share of energy needs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,6 +116,26 @@ class Decomposition:
         """
         self.ranks(ranks, None)
         return Factors(*(mode.vectors[:, :rank] for mode, rank in zip(self.modes, ranks, strict=True)))
+
+    def ranks_within(self, width: int) -> Ranks:
+        """The largest ranks (r_e, r_out, r_in) with one share of energy in each and r_e r_in <= `width`.
+
+        Raises:
+            ConfigError: the width is below 1.
+        """
+        if width < 1:
+            raise ConfigError(f"a core of width {width}: expected at least 1")
+        modes = [mode.values.clamp_min(0.0).cumsum(0) for mode in (self.expert, self.inner)]
+        shares = torch.cat([held / held[-1] for held in modes]).unique()  # at which a rank grows, ascending
+        low, high = 0, len(shares)  # shares[:low] keep within the width
+        while low < high:
+            middle = (low + high) // 2
+            energy = float(shares[middle]) * _BELOW
+            within = self.expert.rank_for(energy) * self.inner.rank_for(energy) <= width
+            low, high = (middle + 1, high) if within else (low, middle)
+        energy = float(shares[low - 1]) * _BELOW if low else 0.0
+        expert, out, inner = (mode.rank_for(energy) for mode in self.modes)
+        return expert, out, inner
 
     def ranks(self, ranks: tuple[Rank, Rank, Rank] | None, energy: float | None) -> Ranks:
         """Ranks (r_e, r_out, r_in) in directions, from one of two rules.

@@ -12,7 +12,9 @@ A Tucker decomposition has one factor for each mode, so there is one second mome
 
 * `in`, (d_k, d_k): the mean of k k^T over the routed (token, expert) pairs of preserved text, without gates.
 * `out`, (d_m, d_m): the mean of y y^T over the same pairs, where y = W_j k is the output of the expert's down
-  projection before its bias and gate. It follows from the keys' moments, without another forward pass.
+  projection before its bias and gate. It follows from the keys' moments, without another forward pass. Or it
+  is the inverse of the mean of g g^T, where g is the gradient of a random loss at the layer's experts (see
+  `moe_patch.base.gradients`): ||D'||^2 then measures what a delta does to the model's predictions.
 
 Epsilon, in the square of the moment's own unit, is added to the diagonal of both. Where none is given, it is
 a share of the diagonal's mean, so that it means the same on every model.
@@ -75,7 +77,11 @@ NOT_WHITENED = Whitening()
 
 
 def find_whitening(
-    kind: WhiteningKind, layer: DownProjections, moments: Moments | None, epsilon: float | None
+    kind: WhiteningKind,
+    layer: DownProjections,
+    moments: Moments | None,
+    epsilon: float | None,
+    gradients: Tensor | None = None,
 ) -> Whitening:
     """The whitened bases of a layer.
 
@@ -84,6 +90,7 @@ def find_whitening(
         layer: the layer, whose down projections turn keys into outputs.
         moments: second moments of the layer's keys over preserved text; may be None only if kind is "none".
         epsilon: added to the diagonals, positive; None for `EPSILON_SHARE` of their means.
+        gradients: (d_m, d_m) mean of g g^T, which whitens outputs instead of their own moment.
 
     Raises:
         StatisticsError: there are no moments, they count no tokens, or they are not finite.
@@ -95,10 +102,13 @@ def find_whitening(
             f"layer {layer.index}: whitening {kind!r} needs the second moments of preserved text: give a "
             "corpus, or set whitening to none"
         )
-    return Whitening(
-        inner=square_root(key_moment(moments), epsilon) if kind in {"in", "both"} else None,
-        out=square_root(output_moment(moments, layer), epsilon) if kind in {"out", "both"} else None,
-    )
+    inner = square_root(key_moment(moments), epsilon) if kind in {"in", "both"} else None
+    if kind == "in":
+        return Whitening(inner)
+    if gradients is None:
+        return Whitening(inner, square_root(output_moment(moments, layer), epsilon))
+    root = square_root(gradients, epsilon)
+    return Whitening(inner, Root(root=root.inverse, inverse=root.root))
 
 
 def key_moment(moments: Moments) -> Tensor:

@@ -20,6 +20,7 @@ from moe_patch.data.prompts import PromptStyle
 from moe_patch.errors import ConfigError
 from moe_patch.methods.base import Method, MethodOptions
 from moe_patch.methods.overrides import merged_options
+from moe_patch.methods.published import AS_PUBLISHED, published_options
 from moe_patch.methods.recipes import Recipe, load_recipe, recipe_for
 from moe_patch.progress import Progress
 from moe_patch.tuning.kept import kept_recipe
@@ -94,15 +95,16 @@ def choose(
         facts: the facts to edit.
         method: the method.
         given: values by dotted names, which win over everything else.
-        recipe: a name or a path; "none" for no recipe; "tuned" for the one that tuning found; None
-            for the one that ships for the model, else for the one that tuning found, else for none.
+        recipe: a name or a path; "none" for no recipe; "as-published" for the options of the method's paper;
+            "tuned" for the one that tuning found; None for the one that ships for the model, else for the one
+            that tuning found, else for none.
         progress: called with stages, where a choice takes time.
 
     Raises:
         ConfigError: there is no such recipe, an option is unknown, or its value is not valid.
         MoePatchError: as for `find_place`, where the layers are left open.
     """
-    found = _find_recipe(base, method.name, recipe)
+    found = _find_recipe(base, method, recipe)
     choice = _settled(method, found, dict(given or {}))
     name = _open_layers(choice.options)
     if name is None:
@@ -130,7 +132,7 @@ def settle(
             f"the recipe {TUNED_RECIPE!r} belongs to a model's weights, which are not read here: "
             "name its file, as moe-patch tune wrote it"
         )
-    return _settled(method, _find_recipe(base, method.name, recipe, weights=False), dict(given or {}))
+    return _settled(method, _find_recipe(base, method, recipe, weights=False), dict(given or {}))
 
 
 def _settled(method: Method[Any], found: _Found, given: dict[str, Any]) -> Choice:
@@ -152,15 +154,13 @@ class _Found:
     reason: str = ""
 
 
-def _find_recipe(base: Base, method: str, name: str | None, *, weights: bool = True) -> _Found:
+def _find_recipe(base: Base, chosen: Method[Any], name: str | None, *, weights: bool = True) -> _Found:
     """The options of the recipe that counts. What tuning found is left out where there are no weights."""
+    method = chosen.name
     if name == NO_RECIPE:
         return _Found({})
     if name is not None and name != TUNED_RECIPE:
-        asked = load_recipe(name)
-        if weights:
-            _warn_of_another_base(base, asked)
-        return _Found(asked.method_options(method), f"recipe {asked.name}", "it was asked for")
+        return _asked_for(base, chosen, name, weights=weights)
     shipped, tuned = recipe_for(base), kept_recipe(base, method) if weights else None
     if name == TUNED_RECIPE and tuned is None:
         raise ConfigError(f"no tuned recipe for {base.name} and {method}: run moe-patch tune first")
@@ -171,6 +171,17 @@ def _find_recipe(base: Base, method: str, name: str | None, *, weights: bool = T
     if tuned is not None:
         return _Found(tuned.method_options(method), f"recipe {tuned.name}", "found by moe-patch tune")
     return _Found({})
+
+
+def _asked_for(base: Base, method: Method[Any], name: str, *, weights: bool) -> _Found:
+    """The options of a recipe that is named."""
+    if name == AS_PUBLISHED:
+        values, model = published_options(base, method)
+        return _Found(values, f"recipe {AS_PUBLISHED}", f"the paper's{', for ' + model if model else ''}")
+    asked = load_recipe(name)
+    if weights:
+        _warn_of_another_base(base, asked)
+    return _Found(asked.method_options(method.name), f"recipe {asked.name}", "it was asked for")
 
 
 def _warn_of_another_base(base: Base, recipe: Recipe) -> None:

@@ -56,6 +56,17 @@ def test_a_given_corpus_is_taken_as_it_is(tmp_path: Path) -> None:
     assert int(found.moments[1].tokens.sum()) == 30 * 3  # top-3
 
 
+def test_longer_texts_are_cut_where_it_is_said(tmp_path: Path) -> None:
+    base, text = tiny_base("qwen3_moe"), corpus(tmp_path)
+    whole, cut = (preserve(base, [1], [str(text)], 10_000, length=length).moments[1] for length in (512, 4))
+    assert not torch.equal(whole.second, cut.second)
+    assert int(whole.tokens.sum()) <= int(cut.tokens.sum())  # each piece has the tokens that start a text
+    built = build("moeedit", base, 2, corpus=text, corpus_length=4)
+    assert built.hyperparameters["corpus_length"] == 4
+    other = build("moeedit", base, 2, corpus=text)
+    assert not torch.equal(built.layers[0].rows.value, other.layers[0].rows.value)
+
+
 def test_text_that_ends_before_it_settles_is_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

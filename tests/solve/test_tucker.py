@@ -15,7 +15,16 @@ from moe_patch.io import cache
 from moe_patch.methods.mote import factors
 from moe_patch.methods.mote.factors import decompose_layer, tucker_factors
 from moe_patch.solve import tucker
-from moe_patch.solve.tucker import MODES, Factors, Rank, WeightTensor, compress_tensor, refine_factors
+from moe_patch.solve.tucker import (
+    MODES,
+    Decomposition,
+    Factors,
+    Rank,
+    Spectrum,
+    WeightTensor,
+    compress_tensor,
+    refine_factors,
+)
 from moe_patch.solve.whitening import NOT_WHITENED, Whitening, square_root
 from tests.margins import at_least
 from tests.tiny import tiny_base, tiny_patch
@@ -127,6 +136,27 @@ def test_sweeps_keep_more_and_never_less() -> None:
 def test_ranks_are_directions_or_shares(ranks: tuple[Rank, Rank, Rank], expected: tuple[int, ...]) -> None:
     spectra = map(tucker.leading_spectrum, tucker.mode_grams(WeightTensor(low_rank_tensor(0.1))))
     assert tucker.Decomposition(*spectra).ranks(ranks, None) == expected
+
+
+@pytest.mark.parametrize("width", [1, 2, 7, 24, 60, 10_000])
+def test_ranks_within_a_width_share_the_most_energy_that_it_allows(width: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    spectra = [
+        Spectrum(torch.rand(size, generator=generator).double().sort(descending=True).values, torch.eye(size))
+        for size in (6, 9, 11)
+    ]
+    found = Decomposition(*spectra)
+    ranks = found.ranks_within(width)
+    assert ranks[0] * ranks[2] <= width
+    tried = [energy / 2000 for energy in range(1, 2000)]
+    allowed = [e for e in tried if spectra[0].rank_for(e) * spectra[2].rank_for(e) <= width]
+    if width >= 66:
+        assert ranks == (6, 9, 11)
+    elif allowed:
+        assert ranks[0] * ranks[2] >= max(spectra[0].rank_for(e) * spectra[2].rank_for(e) for e in allowed)
+        assert ranks[1] >= max(spectra[1].rank_for(e) for e in allowed)
+    with pytest.raises(ConfigError, match="a core of width 0"):
+        found.ranks_within(0)
 
 
 def test_ranks_by_energy_are_the_smallest_that_hold_it() -> None:

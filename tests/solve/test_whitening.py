@@ -60,6 +60,25 @@ def test_whitened_keys_and_outputs_have_unit_second_moment_and_the_same_products
         assert values.median() > 0.9
 
 
+@pytest.mark.parametrize("kind", ["out", "both"])
+def test_gradients_whiten_outputs_by_what_they_do_to_the_loss(kind: str) -> None:
+    """||D'||^2 in whitened bases is then tr(G D C D^T), the second-order effect of a delta."""
+    layer = tiny_base("qwen3_moe").layer(0)
+    moments = moments_of(keys_of(layer.num_experts, layer.d_key))
+    root = torch.randn(layer.d_model, layer.d_model, generator=torch.Generator().manual_seed(3)).double()
+    gradients = root @ root.T / layer.d_model
+    whitening = find_whitening(kind, layer, moments, 1e-9, gradients)  # type: ignore[arg-type]
+    assert whitening.out is not None
+    delta = torch.randn(layer.d_model, layer.d_key, generator=torch.Generator().manual_seed(4)).double()
+    white, keys = whitening.out.inverse @ delta, torch.eye(layer.d_key, dtype=torch.float64)
+    if whitening.inner is not None:
+        white, keys = white @ whitening.inner.root, key_moment(moments)
+    expected = float((gradients @ delta @ keys @ delta.T).trace())
+    assert float(white.square().sum()) == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(whitening.out.root @ whitening.out.inverse @ delta, delta)
+    assert find_whitening("in", layer, moments, 1e-9, gradients).out is None
+
+
 def test_epsilon_is_added_to_the_second_moment() -> None:
     root = square_root(torch.diag(torch.tensor([4.0, 0.0], dtype=torch.float64)), 0.25)
     torch.testing.assert_close(root.root.diagonal(), torch.tensor([4.25, 0.25], dtype=torch.float64).sqrt())

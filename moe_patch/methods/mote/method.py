@@ -13,11 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from pydantic import Field, JsonValue, model_validator
 from torch import Tensor
 
+from moe_patch.base.gradients import gradient_moments
+from moe_patch.data.corpus import Corpus
+from moe_patch.data.prompts import pad_token
 from moe_patch.methods.delta import DeltaMethod, DeltaOptions, EditSetup
 from moe_patch.methods.layer_edit import LayerProblem, LayerSolution
 from moe_patch.methods.mote.factors import decompose_layer, tucker_factors
@@ -27,9 +31,9 @@ from moe_patch.patch.rows import Rows
 from moe_patch.progress import Progress
 from moe_patch.solve.algebra import ridge_value
 from moe_patch.solve.nullspace import NullSpace
-from moe_patch.solve.tucker import Rank, Ranks
+from moe_patch.solve.tucker import Decomposition, Rank, Ranks
 from moe_patch.solve.tucker_edit import Manifold, compress_rows, expand_rows, solve_core, truncate_delta
-from moe_patch.solve.whitening import EPSILON_SHARE, Whitening, WhiteningKind, find_whitening
+from moe_patch.solve.whitening import EPSILON_SHARE, WhiteningKind, find_whitening
 
 DEFAULT_RANK_ENERGY = 0.95
 
@@ -47,6 +51,12 @@ class MoTEOptions(DeltaOptions):
         description=f"Share of the weights' energy that each mode keeps, instead of ranks "
         f"({DEFAULT_RANK_ENERGY}).",
     )
+    core_width: int | None = Field(
+        None,
+        ge=1,
+        description="Most r_e r_in, the width of a fact's compressed keys; in the thousands as published. "
+        "All modes then keep the same share of energy.",
+    )
     sweeps: int = Field(0, ge=0, description="Sweeps of HOOI that refine the factors.")
     whitening: WhiteningKind = Field("in", description="Modes to whiten: none, in (keys), out, both.")
     whitening_epsilon: float | None = Field(
@@ -54,14 +64,21 @@ class MoTEOptions(DeltaOptions):
         gt=0,
         description=f"Added to the second moments' diagonal; unset: {EPSILON_SHARE:g} of its mean.",
     )
+    out_moment: Literal["outputs", "gradients"] = Field(
+        "outputs",
+        description="What whitens outputs: their second moment, or, as published, that of random gradients.",
+    )
+    gradient_tokens: int = Field(
+        16_384, ge=1, description="Most tokens of preserved text on which gradients are taken."
+    )
     delta_rank: int | None = Field(
         None, ge=1, description="Number of left factors kept in each layer; unset: all, which is exact."
     )
 
     @model_validator(mode="after")
     def _one_rank_rule(self) -> MoTEOptions:
-        if self.ranks is not None and self.rank_energy is not None:
-            raise ValueError("give ranks or rank_energy, not both")
+        if sum(rule is not None for rule in (self.ranks, self.rank_energy, self.core_width)) > 1:
+            raise ValueError("give only one of ranks, rank_energy and core_width")
         return self
 
     @property
@@ -184,11 +201,17 @@ def find_manifolds(
     base, last = setup.base, setup.layers[-1]
     manifolds: dict[int, Manifold] = {}
     ranks: Ranks | None = None
+    gradients = _gradients(setup, options)
     for number, layer in enumerate(reversed(setup.layers)):  # the last first: it sets the ranks
-        whitening = _whitening(setup, layer, options)
+        whitening = find_whitening(
+            options.whitening,
+            base.layer(layer),
+            setup.moments.get(layer),
+            options.whitening_epsilon,
+            gradients.get(layer),
+        )
         if ranks is None:
-            energy = None if options.ranks else options.rank_energy or DEFAULT_RANK_ENERGY
-            ranks = decompose_layer(base, last, whitening).ranks(options.ranks, energy)
+            ranks = _ranks(decompose_layer(base, last, whitening), options)
         factors = tucker_factors(base, layer, ranks, whitening, sweeps=options.sweeps)
         manifolds[layer] = Manifold.of(factors, whitening)
         if progress is not None:
@@ -196,7 +219,20 @@ def find_manifolds(
     return manifolds
 
 
-def _whitening(setup: EditSetup, layer: int, options: MoTEOptions) -> Whitening:
-    return find_whitening(
-        options.whitening, setup.base.layer(layer), setup.moments.get(layer), options.whitening_epsilon
+def _ranks(found: Decomposition, options: MoTEOptions) -> Ranks:
+    """The ranks that the options' rule gives."""
+    if options.core_width is not None:
+        return found.ranks_within(options.core_width)
+    energy = None if options.ranks else options.rank_energy or DEFAULT_RANK_ENERGY
+    return found.ranks(options.ranks, energy)
+
+
+def _gradients(setup: EditSetup, options: MoTEOptions) -> dict[int, Tensor]:
+    """(d_m, d_m) moments of random gradients by layer; empty if the options do not whiten by them."""
+    if options.whitening not in {"out", "both"} or options.out_moment == "outputs":
+        return {}
+    sequences = Corpus("preserved text", setup.texts).sequences(
+        setup.base.reader, max_tokens=options.gradient_tokens, length=options.corpus_length
     )
+    pad = pad_token(setup.base.tokenizer)
+    return gradient_moments(setup.base, list(sequences), setup.layers, pad=pad)

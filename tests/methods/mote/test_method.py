@@ -11,11 +11,13 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from moe_patch.apply import apply
+from moe_patch.base.gradients import gradient_moments
 from moe_patch.base.model import Base
 from moe_patch.base.opening import wrap
 from moe_patch.base.statistics import collect_moments
 from moe_patch.data.corpus import Corpus
-from moe_patch.errors import ConfigError, ModelError
+from moe_patch.data.prompts import pad_token
+from moe_patch.errors import ConfigError, ModelError, StatisticsError
 from moe_patch.methods.delta import EditSetup
 from moe_patch.methods.mote.method import MoTEOptions, find_manifolds
 from moe_patch.patch import Patch, load, save
@@ -23,6 +25,7 @@ from moe_patch.solve.algebra import edit_kernel, ridge_solve
 from moe_patch.solve.moments import Moments
 from moe_patch.solve.nullspace import NullSpace, null_space
 from moe_patch.solve.tucker_edit import Manifold, compress_rows
+from moe_patch.solve.whitening import EPSILON_SHARE
 from tests.margins import at_most
 from tests.methods.builds import build, corpus, snapshot, unchanged
 from tests.tiny import dense_delta, tiny_base, tiny_batch
@@ -250,7 +253,7 @@ def test_text_is_used_for_projection_and_for_whitening(options: dict[str, Any], 
 
 
 def test_impossible_options_are_refused() -> None:
-    with pytest.raises(ValidationError, match="ranks or rank_energy"):
+    with pytest.raises(ValidationError, match="only one of ranks, rank_energy and core_width"):
         MoTEOptions(ranks=(1, 1, 1), rank_energy=0.5)
     with pytest.raises(ConfigError, match="rank 9 of mode 'expert'"):
         build("mote", tiny_base("qwen3_moe"), ranks=(9, 1, 1))
@@ -264,3 +267,52 @@ def test_layers_of_different_shapes_cannot_share_a_solution(method: str) -> None
     experts.gate_up_proj = torch.nn.Parameter(experts.gate_up_proj[:, :40].contiguous())
     with pytest.raises(ModelError, match="layers 0, 1 differ in the number or sizes of their experts"):
         build(method, wrap(base.model, base.tokenizer))
+
+
+def test_ranks_can_be_given_by_the_width_of_compressed_keys(tmp_path: Path) -> None:
+    base, text = tiny_base("qwen3_moe"), corpus(tmp_path)
+    few, more, all_ = (
+        build("mote", base, corpus=text, core_width=width).hyperparameters["tucker_ranks"]
+        for width in (10, 60, 4096)
+    )
+    for ranks, width in ((few, 10), (more, 60)):
+        assert isinstance(ranks, list)
+        assert 0 < int(str(ranks[0])) * int(str(ranks[2])) <= width
+    experts, out, inner = base.layer(1).shape
+    assert all_ == [experts, out, inner]  # no smaller than the layer: the published width holds all of it
+    assert few != more
+
+
+@pytest.mark.parametrize("whitening", ["out", "both"])
+def test_outputs_can_be_whitened_by_random_gradients(whitening: str, tmp_path: Path) -> None:
+    base, text = tiny_base("qwen3_moe"), corpus(tmp_path)
+    options: dict[str, Any] = {"corpus": text, "ranks": RANKS, "whitening": whitening, "layers": (1,)}
+    plain, first, again, fewer = (
+        build("mote", base, **(options | own)).layers[1].left
+        for own in (
+            {},
+            {"out_moment": "gradients"},
+            {"out_moment": "gradients"},
+            {"out_moment": "gradients", "gradient_tokens": 8},
+        )
+    )
+    assert torch.equal(first, again)
+    assert float((first - plain).norm() / plain.norm()) > 1e-2
+    assert float((first - fewer).norm() / first.norm()) > 1e-3
+
+
+def test_gradients_are_taken_of_the_text_that_is_preserved(tmp_path: Path) -> None:
+    base, layers = tiny_base("qwen3_moe"), [0, 1]
+    text = corpus(tmp_path)
+    texts, moments = Corpus.read(text).texts, moments_of(base, layers, text)
+    options = MoTEOptions(whitening="out", out_moment="gradients", ranks=RANKS)
+    sequences = list(Corpus("", texts).sequences(base.reader, max_tokens=None, length=512))
+    expected = gradient_moments(base, sequences, layers, pad=pad_token(base.tokenizer))
+    found = find_manifolds(EditSetup(base, layers, moments, {}, texts), options)
+    for layer in layers:
+        epsilon = EPSILON_SHARE * expected[layer].diagonal().mean()
+        moment = expected[layer] + epsilon * torch.eye(base.hidden_size)
+        factors = found[layer].write.T @ moment @ found[layer].write  # U^T G^(-1/2) G G^(-1/2) U
+        torch.testing.assert_close(factors, torch.eye(RANKS[1], dtype=torch.float64), atol=1e-5, rtol=0)
+    with pytest.raises(StatisticsError, match="gradients need text"):
+        find_manifolds(EditSetup(base, layers, moments, {}), options)
