@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -145,11 +145,10 @@ def _measure(
     found: _Measured,
 ) -> None:
     """Evaluate one patch and add what was found."""
-    rewrite = method.rewriter(base, patch)
-    setting = asked_with(Setting(asking.batch_size, patch.chat, progress), rewrite)
+    setting = Setting(asking.batch_size, patch.chat, progress, rewrite=method.rewriter(base, patch))
     report: EvaluationReport = evaluate(base, patch, facts, allow_large=True, setting=setting)
     found.reports.append(report.to_json())
-    if asking.text and len(found.drifts) < _DRIFTS:
+    if asking.text and patch.kind != "prompt" and len(found.drifts) < _DRIFTS:
         found.drifts.append(measure_drift(base, patch, asking.text, progress))
     size = _size_on_disk(patch)
     cost = cost_of(patch, None, size)
@@ -157,20 +156,13 @@ def _measure(
     found.experts.append(cost.experts)
     found.ranks.append(cost.rank)
     if len(found.texts) < FACTS:
-        plain = Setting(asking.batch_size, patch.chat, progress)
-        found.texts += before_and_after(base, patch, facts, plain, rewrite)
+        found.texts += before_and_after(base, patch, facts, setting)
     if experiment.mode != "single":
         found.convergence = _objectives(patch)
     if asking.buckets is not None and experiment.mode != "single":
         layer = min(patch.layers or patch.base.experts)
         parts = frequency_buckets(base, facts, layer, asking.buckets, patch.chat)
         found.buckets = scores_by_bucket(base, patch, parts, setting)
-
-
-def asked_with(setting: Setting, rewrite: Callable[[str], str] | None) -> Setting:
-    """The setting for a patch whose prompts are rewritten; the same one if they are not."""
-    asked: dict[str, Any] = {"rewrite": rewrite}
-    return setting if rewrite is None else replace(setting, **asked)
 
 
 def _along(base: Base, experiment: Experiment, options: MethodOptions, asking: Asking) -> Along | None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 from pydantic import JsonValue
 
-from moe_patch.apply import apply
 from moe_patch.base.model import Base
 from moe_patch.bench.along import evenly
 from moe_patch.data.facts import Fact
-from moe_patch.evaluation import Setting
+from moe_patch.evaluation import Setting, patched
 from moe_patch.evaluation.scoring import answer_text, continue_greedily
 from moe_patch.patch import Patch
 
@@ -43,7 +42,6 @@ def before_and_after(
     patch: Patch,
     facts: Sequence[Fact],
     setting: Setting,
-    rewrite: Callable[[str], str] | None = None,
 ) -> list[Shown]:
     """Have the model continue prompts, without the patch and with it; it is left as it was.
 
@@ -52,16 +50,14 @@ def before_and_after(
         patch: the patch.
         facts: of which a few are shown.
         setting: how prompts are run.
-        rewrite: what a patch turns a prompt into, if it does.
 
     Raises:
         MoePatchError: a prompt cannot be read, or the patch is of another base.
     """
     prompts = list(_prompts(evenly(facts, FACTS)))
     before = _written(base, [prompt for _, prompt, _ in prompts], setting)
-    with apply(base, patch, mode="hook", allow_large=True):
-        asked = [rewrite(prompt) if rewrite else prompt for _, prompt, _ in prompts]
-        after = _written(base, asked, setting)
+    with patched(base, patch, setting, mode="hook", allow_large=True):
+        after = _written(base, [setting.asked(prompt) for _, prompt, _ in prompts], setting)
     return [
         Shown(kind, prompt, wanted, was, now)
         for (kind, prompt, wanted), was, now in zip(prompts, before, after, strict=True)

@@ -8,7 +8,7 @@ import pytest
 
 from moe_patch.apply import apply
 from moe_patch.base.model import Base
-from moe_patch.bench.run import Asking, asked_with, measure_run
+from moe_patch.bench.run import Asking, measure_run
 from moe_patch.data.fact_file import FactFile
 from moe_patch.evaluation import Setting, evaluate
 from moe_patch.evaluation.drift import measure_drift
@@ -101,6 +101,14 @@ def test_scores_by_knowledge_frequency_divide_the_facts(base: Base, edits: Path)
     assert first["scores"]["efficacy"]["n"] == 3
 
 
-def test_prompts_are_rewritten_only_where_a_patch_does_so() -> None:
-    setting = Setting()
-    assert asked_with(setting, None) is setting
+def test_a_method_that_rewrites_prompts_is_asked_with_them(base: Base, edits: Path) -> None:
+    (one,) = experiments(base, edits, modes=["batch"], facts=[3], arms=[{"method": "rag"}])
+    found = measure_run(base, one, Asking(text=TEXT))
+    method = get_method("rag")
+    patch = method.build(base, one.facts, method.options())
+    setting = Setting(rewrite=method.rewriter(base, patch))
+    assert found["evaluation"] == evaluate(base, patch, one.facts, setting=setting).to_json()
+    assert found["perplexity"] is None  # no weight has changed
+    plain = next(text for text in found["texts"] if text["kind"] == "fact")
+    said = answer_text(base, continue_greedily(base, [setting.asked(plain["prompt"])], [16])[0])
+    assert plain["after"] == said
