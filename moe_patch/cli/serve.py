@@ -89,11 +89,17 @@ def serve(
 
 def _own_token_file() -> Path | None:
     """The file with this user's own token, if none is set in the environment."""
-    from moe_patch.errors import OutputError
+    from moe_patch.errors import ConfigError, OutputError
+    from moe_patch.io.state import state_folder
     from moe_patch_serving.api.local import local_token
     from moe_patch_serving.api.tokens import TOKEN, TOKEN_FILE
 
     if TOKEN in os.environ or TOKEN_FILE in os.environ:
+        return None
+    try:
+        state_folder()
+    except ConfigError as error:
+        say(f"There is no token, and no place to keep one: {error}", err=True)
         return None
     try:
         own: Path = local_token()

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from moe_patch.errors import WrongBase
 from moe_patch.patch import Patch
+from moe_patch.patch.schema import BaseRecord
 from moe_patch.stack import Stacked
 from moe_patch.stack.addition import check_addition
 from moe_patch.stack.check import Finding
 from moe_patch.stack.combine import combine_deltas
+from moe_patch.stack.operations import join_bases
 from moe_patch_serving.api.members import Members, ServedMember
 from moe_patch_serving.api.standing import Standing
 from moe_patch_serving.errors import FactsConflict
@@ -30,12 +33,15 @@ def check_harmony(
 
     Raises:
         FactsConflict: they do not go together, and that is not allowed.
+        WrongBase: the patch is for another base than those that are on.
         MoePatchError: a patch that is on cannot be read.
     """
     ground, live = loaded_again(standing.ground.members), loaded_again(standing.live)
     combined = combine_deltas(ground, standing.ground.combine)
     applied = [one.patch for one in live if one.patch.kind == "delta"]
     applied = applied if combined is None else [combined.patch, *applied]
+    for one in (*ground, *live):
+        _require_one_base(one, member.name, patch)
     on = _told_apart([*ground, *live, Stacked(member.name, patch)])
     found = check_addition(on[:-1], on[-1], applied, allow_conflicts=allow_conflicts)
     refusals = [finding for finding in found if finding.level == "refuse"]
@@ -52,6 +58,16 @@ def check_harmony(
 def loaded_again(members: Members) -> list[Stacked]:
     """The patches, read from the server's copies."""
     return [Stacked(member.name, member.patch.load(), member.number) for member in members]
+
+
+def _require_one_base(one: Stacked, name: str, patch: Patch) -> None:
+    """Refuse a patch of another base before anything is computed; workers compare it with the checkpoint."""
+    known, base = one.patch.base, patch.base
+    if known.format == base.format:
+        join_bases(BaseRecord.of(known), BaseRecord.of(base), name)
+    shared = known.shapes.keys() & base.shapes.keys()
+    if any(known.shapes[layer] != base.shapes[layer] for layer in shared):
+        raise WrongBase(f"{name} was built for experts of other sizes than {one.name}")
 
 
 def _told_apart(stacked: Sequence[Stacked]) -> list[Stacked]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -18,6 +19,7 @@ from moe_patch.io.shipped import DEMO, is_demo
 from moe_patch.versions import check_vllm, vllm_on_cpu
 from moe_patch_serving import NAME
 from moe_patch_serving.api.settings import ALLOW, WORKER, read_settings
+from moe_patch_serving.api.starting import STARTED
 from moe_patch_serving.api.tokens import TOKEN, TOKEN_FILE
 from moe_patch_serving.bypass.flags import stack_flags
 from moe_patch_serving.launch.memory import OPTION, cpu_memory_share, stored_bytes
@@ -97,6 +99,7 @@ class Serving:
         if places:
             environment[ALLOW] = "\n".join(places)
         read_settings(environment)
+        environment[STARTED] = f"{time.time():.3f}"
         return environment
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from moe_patch_serving.api.members import served_member
 from moe_patch_serving.api.standing import Ground
 from moe_patch_serving.api.weight_version import BARE, Loaded, weight_version
 from moe_patch_serving.store import PatchStore
+from tests.patch.patches import digest
 from tests.serving.api.stand_in import Served, serving
 from tests.stack.patches import World, apart
 
@@ -78,6 +80,19 @@ def test_patches_that_were_loaded_count_too(tmp_path: Path) -> None:
         assert (await server.add(server.file("other", world.build([7])))).json()["conflicts"] == []
 
     tell(tmp_path, story, laid(tmp_path, [world.build(range(7))]))
+
+
+def test_a_patch_for_another_base_is_not_compared_with_those_that_are_on(tmp_path: Path) -> None:
+    world = World(4)
+
+    async def story(server: Served) -> None:
+        await server.add(server.file("on", world.build([0])))
+        patch = world.build([1])
+        other = replace(patch, base=replace(patch.base, config=digest(9)))
+        error = (await server.add(server.file("other", other))).json()["error"]
+        assert (error["code"], error["details"]["reason"]) == ("patch_refused", "WrongBase")
+
+    tell(tmp_path, story)
 
 
 def test_patches_and_facts_are_named_wherever_they_came_from(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 
 from moe_patch.patch import load
-from moe_patch_serving.api.weight_version import Loaded, weight_version
+from moe_patch_serving.api.weight_version import BARE, Loaded, weight_version
 from tests.serving.live.conftest import Patches
 from tests.serving.live.server import COMMAND, TOKEN, Running
 
@@ -49,6 +50,41 @@ def test_a_patch_goes_on_and_off(server: Running, patches: Patches, base_says: d
     assert [server.likelihoods(prompt) for prompt in prompts] == before
     assert added.json()["seconds"]["apply"] < SECONDS
     assert removed.json()["seconds"]["apply"] < SECONDS
+
+
+def test_what_was_loaded_goes_and_comes_back(server: Running, patches: Patches) -> None:
+    prompt = patches.facts(patches.loaded)[0].text
+    before = server.likelihoods(prompt)
+    removed = server.call("DELETE", "patches/loaded")
+    assert removed.status_code == 200, removed.text
+    assert removed.json()["version"] == BARE
+    assert wrong(server, patches, patches.loaded)
+    assert server.call("POST", "rollback").json()["self_test"]["right"] == 5
+    assert server.likelihoods(prompt) == before
+
+
+def test_responses_name_the_weights_and_attempts_leave_a_line(server: Running, patches: Patches) -> None:
+    version = server.add(patches.one).json()["version"]
+    body = {"model": "atlas", "prompt": "The", "max_tokens": 2, "stream": True}
+    for answer in (
+        httpx.post(f"{server.url}/v1/completions", json=body, timeout=60),
+        httpx.get(f"{server.url}/v1/models", timeout=60),
+    ):
+        assert answer.headers["x-moe-patch-weights"] == version
+    (model,) = httpx.get(f"{server.url}/v1/models", timeout=60).json()["data"]
+    assert model["id"] == "atlas"
+    assert model["moe_patch"] == {
+        "weights": version,
+        "patches": [load(p).hash for p in (patches.loaded, patches.one)],
+    }
+    line = [line for line in server.log.read_text().splitlines() if "audit: " in line][-1]
+    told = json.loads(line.partition("audit: ")[2])
+    assert (told["operation"], told["by"], told["hash"], told["result"]) == (
+        "add",
+        "default",
+        load(patches.one).hash,
+        "done",
+    )
 
 
 def test_cached_prefixes_of_other_weights_are_not_used(server: Running, patches: Patches) -> None:

@@ -92,7 +92,7 @@ class Load:
         """Put a patch on and off in turn, and have one rejected each time that it is off."""
         for number in range(rounds):
             if number % 2 == 0:
-                refused(self.server.add(liar), 422, "self_test_failed")
+                refused(self.server.add(liar, allow_conflicts=True), 422, "self_test_failed")
             before, after = ("off", "on") if number % 2 == 0 else ("on", "off")
             self.states.become(before, after)
             done = (
