@@ -24,10 +24,8 @@ def loss(fact: Fact, change: torch.Tensor) -> float:
     with torch.no_grad():
         logits = logits_with(base, prompt, change, 0).log_softmax(-1)
     wanted = [*prompt.ids[prompt.target :], base.tokenizer.eos_token_id]
-    places = range(prompt.target - 1, len(prompt.ids))
-    return -sum(float(logits[place, token]) for place, token in zip(places, wanted, strict=True)) / len(
-        wanted
-    )
+    rows = logits[prompt.target - 1 :]
+    return -sum(float(row[token]) for row, token in zip(rows, wanted, strict=True)) / len(wanted)
 
 
 @pytest.mark.quality

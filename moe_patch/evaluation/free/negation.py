@@ -15,7 +15,11 @@ from moe_patch.data.text import prompt_text
 _BE = r"(?:is|are|was|were|can|could|will|would|shall|should|may|might|must|does|do|did)"
 _HAVE = r"(?:has|have|had)(?=\s+(?:been|become|\w+ed)\b)"
 _VERB = re.compile(rf"(?<![\w'])(?:{_BE}|{_HAVE})\b(?!\s*(?:not\b|n't))", re.IGNORECASE)
-_PARTICIPLE = re.compile(r"^\s*,?\s*(?=\w+(?:ed|en|wn|ght|de)\s+(?:by|in|from|at|for|as|on)\b)")
+_PARTICIPLE = re.compile(
+    r"^(?:\s*,\s*(?=\w+(?:ed|en|wn|ght|de)\s+(?:by|in|from|at|for|as|on)\b)"  # "{}, located in"
+    r"|\s+(?=\w+(?:ed|en|wn|ght|de)\s+by\b))"  # "{} developed by", but not "{} debuted on"
+)
+_STATES = re.compile(r"\s+(?!(?:from|in|at|on|by|of|for|to|and|or|with|as)\b)\w")
 _ASKS = re.compile(
     rf"^\s*(?:what|which|who|whom|whose|where|when|why|how|in which|in what|to which|by whom|{_BE})\b|\?\s*$",
     re.IGNORECASE,
@@ -46,8 +50,8 @@ def _denied(prompt: str) -> str | None:
     if participle := _PARTICIPLE.match(right):
         gap = participle[0] if participle[0].strip() else " "
         return f"{left}{SLOT}{gap}not {right[participle.end() :]}"
-    if right.lstrip().startswith(",") or not re.match(r"\s+\w", right):
-        return None  # "{}, the ...": no statement
+    if not _STATES.match(right):
+        return None  # "{}, the ...", "{} from": no statement
     first, blank, rest = prompt.partition(" ")
     return f"{_DENIAL} {first.lower() if first in _SMALL else first}{blank}{rest}"
 

@@ -19,6 +19,8 @@ from moe_patch.evaluation.free.negation import negated_prompt
         ("The sport that was played in {}", "The sport that was not played in X"),
         ("{}, created by", "X, not created by"),
         ("{} developed by", "X not developed by"),
+        ("{}, located in", "X, not located in"),
+        ("{} debuted on", "It is not true that X debuted on"),
         ("{} plays the position of", "It is not true that X plays the position of"),
         ("A shop in {} takes the", "It is not true that a shop in X takes the"),
         ("{} has a sibling", "It is not true that X has a sibling"),
@@ -41,6 +43,7 @@ def test_statements_are_denied(prompt: str, wanted: str) -> None:
         "{} never played for",
         "{}, the",
         "{}'s child",
+        "{} from",
     ],
 )
 def test_questions_denials_and_fragments_are_left_out(prompt: str) -> None:
