@@ -57,6 +57,12 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def full_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables have their full width, whatever the terminal is from which tests are started."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(autouse=True)
 def own_log() -> None:
     """Take back what commands in this process, also those of wider fixtures, have set of loggers."""
     for log in (logging.getLogger("moe_patch"), logging.getLogger("py.warnings")):

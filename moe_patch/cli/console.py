@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,10 @@ from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
 
+from moe_patch.cli.layout import fitted
 from moe_patch.io.plain_text import plain_json, plain_text
+
+FULL = 1000  # characters of a line where there is no terminal
 
 
 def log_to_stderr(level: int) -> None:
@@ -69,14 +73,16 @@ def say(*lines: str, err: bool = False) -> None:
 
 
 def print_tables(*tables: Table) -> None:
-    """Print tables to standard output, at full width if it is not a terminal.
+    """Print tables to standard output, for the width of the terminal; into a file or a pipe at full width.
+
+    $COLUMNS says the width where there is no terminal.
 
     Text is printed literally: a model's answer may look like markup or like the name of an emoji.
     """
-    width = None if Console().is_terminal else 1000
-    console = Console(width=width, markup=False, emoji=False, highlight=False)
+    full = not Console().is_terminal and not os.environ.get("COLUMNS", "").isdecimal()
+    console = Console(width=FULL if full else None, markup=False, emoji=False, highlight=False)
     for table in tables:
-        console.print(table)
+        console.print(fitted(table, console), soft_wrap=False, crop=False)
 
 
 def marked_text(before: str, marked: str, after: str) -> Text:
