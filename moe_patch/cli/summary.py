@@ -68,22 +68,15 @@ def summary_tables(described: dict[str, Any], *, untaken: bool = True) -> list[T
     whole.add_row("controls", str(described["controls"] or "none"))
     whole.add_row("hash", described["hash"])
     whole.add_row("created", described["created"])
-    columns: tuple[str, ...] = (
-        "layer",
-        "experts",
-        "rows",
-        "dense",
-        "lambda",
-        "norm of the delta",
-        "largest expert",
-        "bytes",
-    )
+    dense = any(layer["dense"] for layer in described["layers"])
     compared = any("largest_ratio" in layer for layer in described["layers"])
+    columns = ("layer", "experts", "rows", *(("dense",) if dense else ()))
+    columns += ("lambda", "norm of the delta", "largest expert", "bytes")
     columns += ("times its expert",) if compared else ()
     layers = plain_table("Layers", columns, right=columns)
     for layer in described["layers"]:
         norms = (f"{layer['ridge']:.4g}", f"{layer['norm']:.4g}", f"{layer['largest_expert_norm']:.4g}")
-        counts = (layer["layer"], layer["experts"], layer["rows"], layer["dense"])
+        counts = (layer["layer"], layer["experts"], layer["rows"], *((layer["dense"],) if dense else ()))
         ratio = (f"{layer['largest_ratio']:.3g}",) if compared else ()
         layers.add_row(*map(str, counts), *norms, f"{layer['bytes']:,}", *ratio)
     protection = protection_table(described["hyperparameters"])

@@ -86,6 +86,7 @@ def _patch() -> Sequence[Table]:
                 "layer": 2,
                 "experts": 51,
                 "rows": 341,
+                "dense": 0,
                 "ridge": 0.05352,
                 "norm": 19.19,
                 "largest_expert_norm": 9.1,
