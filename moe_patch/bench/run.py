@@ -56,6 +56,21 @@ class _Measured:
     convergence: dict[str, list[list[float]]] = field(default_factory=dict)
     buckets: list[dict[str, Any]] = field(default_factory=list)
 
+    def fields(self) -> dict[str, Any]:
+        """What was found, as fields of a record; that of single edits is pooled."""
+        return {
+            "evaluation": pool(self.reports) if len(self.reports) > 1 else self.reports[0],
+            "size": {
+                "bytes": _mean(self.bytes),
+                "experts": _mean(self.experts),
+                "rank": None if None in self.ranks else _mean([rank or 0 for rank in self.ranks]),
+            },
+            "perplexity": pool([drift.to_json() for drift in self.drifts]),
+            "buckets": self.buckets,
+            "convergence": self.convergence,
+            "texts": [shown.to_json() for shown in self.texts],
+        }
+
 
 def measure_run(
     base: Base, experiment: Experiment, asking: Asking, progress: Progress | None = None
@@ -97,23 +112,12 @@ def measure_run(
         _measure(base, method, patch, facts, experiment, asking, progress, found)
         evaluating += time.perf_counter() - built
         watch.skip()
-    curve = along.curve if along is not None else []
     building -= along.seconds if along is not None else 0.0
-    return {
+    return found.fields() | {
         "config": _config(experiment, choice, asking),
-        "evaluation": pool(found.reports) if len(found.reports) > 1 else found.reports[0],
-        "curve": curve,
+        "curve": along.curve if along is not None else [],
         "seconds": _seconds(watch, choosing=chosen, build=building, evaluation=evaluating),
         "memory": _most(peaks),
-        "size": {
-            "bytes": _mean(found.bytes),
-            "experts": _mean(found.experts),
-            "rank": None if None in found.ranks else _mean([rank or 0 for rank in found.ranks]),
-        },
-        "perplexity": pool([drift.to_json() for drift in found.drifts]),
-        "buckets": found.buckets,
-        "convergence": found.convergence,
-        "texts": [shown.to_json() for shown in found.texts],
     }
 
 

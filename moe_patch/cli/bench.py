@@ -25,10 +25,13 @@ from moe_patch.cli.report import terminal_table
 from moe_patch.progress import progress_bars
 
 if TYPE_CHECKING:
+    from moe_patch.base.model import Base
     from moe_patch.bench import Bench, Suite
     from moe_patch.bench.record import RunRecord
 
 COUNT = click.IntRange(min=1)
+_LENGTH = 512  # tokens of held-out text that are read together
+
 MODES = ("single", "batch", "sequential", "sequential-batch")
 
 
@@ -122,11 +125,7 @@ def bench(
     out: Path,
     dry_run: bool,
     as_json: bool,
-    model: str | None,
-    dtype: str,
-    device_map: str | None,
-    offload_folder: Path | None,
-    **changes: Any,
+    **options: Any,
 ) -> None:
     """Run the experiments of a suite: build each arm, evaluate it, and keep all figures.
 
@@ -138,12 +137,9 @@ def bench(
     from moe_patch.bench.experiments import expand, read_materials
     from moe_patch.bench.run import Asking
     from moe_patch.bench.suite import check_arms, suite_path
-    from moe_patch.data.corpus import Corpus
-    from moe_patch.methods import get_method
-    from moe_patch.planning import outline_model
 
-    quiet_transformers()
-    suite = _changed(load_suite(suite_name), **changes)
+    model = {name: options.pop(name) for name in ("model", "dtype", "device_map", "offload_folder")}
+    suite = _changed(load_suite(suite_name), **options)
     check_arms(suite, suite_name)
     materials = read_materials(
         suite,
@@ -153,29 +149,44 @@ def bench(
         skip_invalid=skip_invalid,
         tell=partial(say, err=True),
     )
-    if dry_run:
-        base = outline_model(model, dtype_of(dtype)).base
-    else:
-        dense = all(get_method(arm.method).edits_dense for arm in suite.all_arms)
-        base = open_model(model, dtype, device_map, offload_folder, allow_dense=dense)
-    corpus = None if text is None else Corpus.read(text)
-    sequences: list[list[int]] = []
-    if corpus is not None and not dry_run:
-        sequences = list(corpus.sequences(base.reader, max_tokens=text_tokens, length=512))
-    planned = Bench(
-        suite.name,
-        expand(suite, materials, base),
-        model or "atlas",
-        Asking(prompts_per_pass, sequences, suite.checkpoints, suite.asked, suite.buckets),
-        None if corpus is None else f"{corpus.hash}, {text_tokens} tokens",
-        out,
-    )
+    base = _outline(**model) if dry_run else _open(suite, **model)
+    tokens, text_hash = _held_out(base, text, text_tokens, read=not dry_run)
+    asking = Asking(prompts_per_pass, tokens, suite.checkpoints, suite.asked, suite.buckets)
+    experiments = expand(suite, materials, base)
+    planned = Bench(suite.name, experiments, model["model"] or "atlas", asking, text_hash, out)
     if dry_run:
         _show_plan(planned, base, as_json=as_json)
         return
     with progress_bars() as progress:
         records = run_bench(planned, base, progress=progress, notice=_notice)
     _show_records(records, out, as_json=as_json)
+
+
+def _open(suite: Suite, **model: Any) -> Base:
+    """The model; it may be dense if every method can edit that."""
+    from moe_patch.methods import get_method
+
+    dense = all(get_method(arm.method).edits_dense for arm in suite.all_arms)
+    return open_model(**model, allow_dense=dense)
+
+
+def _outline(model: str | None, dtype: str, **_: Any) -> Base:
+    """The model without weights."""
+    from moe_patch.planning import outline_model
+
+    quiet_transformers()
+    return outline_model(model, dtype_of(dtype)).base
+
+
+def _held_out(base: Base, text: Path | None, most: int, *, read: bool) -> tuple[list[list[int]], str | None]:
+    """Held-out text as tokens, unless it is not to be read, and the hash of what is taken of it."""
+    from moe_patch.data.corpus import Corpus
+
+    if text is None:
+        return [], None
+    corpus = Corpus.read(text)
+    tokens = list(corpus.sequences(base.reader, max_tokens=most, length=_LENGTH)) if read else []
+    return tokens, f"{corpus.hash}, {most} tokens"
 
 
 def _changed(
