@@ -245,7 +245,7 @@ def test_other_files_of_a_repository_are_neither_fetched_nor_obeyed(
     assert {found.name for found in out.parent.iterdir()} == {"p.safetensors", "p.safetensors.origin.json"}
     assert not any("evil" in str(found) for found in tmp_path.rglob("*"))
     hub.put("org/none", dict.fromkeys(names, b"evil"))
-    failed = CliRunner().invoke(main, ["pull", "hf://org/none", "--out", str(out)])
+    failed = CliRunner().invoke(main, ["pull", "hf://org/none", "--out", str(out), "--force"])
     assert failed.stderr.count("\n") == 1
     assert "\\u001b[2Jevil" in failed.stderr
 
