@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from moe_patch.errors import SolveError
 from moe_patch.patch.delta import LayerDelta
 from moe_patch.patch.rows import Rows
 from moe_patch.solve.algebra import edit_kernel, edit_response, expert_penalties
@@ -38,7 +39,16 @@ def delta_penalties(delta: LayerDelta) -> dict[int, float]:
 
 
 def delta_product(first: LayerDelta, second: LayerDelta) -> float:
-    """The sum over experts of <D_j, D'_j>, in fp64."""
+    """The sum over experts of <D_j, D'_j>, in fp64.
+
+    Raises:
+        SolveError: the deltas differ in width.
+    """
+    if first.widths != second.widths:
+        raise SolveError(
+            f"deltas of widths (d_m, d_k) = {first.widths} and {second.widths} are of layers of different "
+            "models: compare deltas of one"
+        )
     if first.dense is None and second.dense is None:
         gram = edit_kernel(first.rows, second.rows)  # (R, R')
         return float((gram * (first.left.double() @ second.left.double().T)).sum())

@@ -68,23 +68,23 @@ def test_what_a_probe_lacks_is_not_scored() -> None:
 
 def test_moments_and_null_spaces_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    for name in ("preserve", "null_space_projections"):
-        original = getattr(bench_module, name)
+    for owner, name in ((bench_module, "preserve"), (DeltaMethod, "projections")):
+        original = getattr(owner, name)
 
         def counted(*arguments: Any, original: Any = original, name: str = name, **named: Any) -> Any:
             calls.append(name)
             return original(*arguments, **named)
 
-        monkeypatch.setattr(bench_module, name, counted)
+        monkeypatch.setattr(owner, name, counted)
     given = {"corpus": corpus(tmp_path), "unseen": "edit", "min_tokens": 1, "targets.steps": 2}
     tried, probes = bench(given), taught_calibration().search
     for ridge in (0.1, 1.0):
         tried.score({"layers": [0], "energy": 0.5, "ridge": ridge}, probes)
-    assert calls == ["preserve", "null_space_projections"]
+    assert calls == ["preserve", "projections"]
     tried.score({"layers": [0], "energy": 0.9}, probes)
-    assert calls[2:] == ["null_space_projections"]
+    assert calls[2:] == ["projections"]
     tried.score({"layers": [0, 1], "energy": 0.5}, probes)
-    assert calls[3:] == ["preserve", "null_space_projections"]
+    assert calls[3:] == ["preserve", "projections"]
 
 
 def test_trials_repeat_to_the_bit() -> None:
