@@ -164,7 +164,7 @@ def _measure(
     if experiment.mode != "single":
         found.convergence = _objectives(patch)
     if asking.buckets is not None and experiment.mode != "single":
-        layer = min(patch.layers or patch.base.experts)
+        layer = min(patch.layers or patch.base.experts or base.layers, default=0)
         parts = frequency_buckets(base, facts, layer, asking.buckets, patch.chat)
         found.buckets = scores_by_bucket(base, patch, parts, setting)
 

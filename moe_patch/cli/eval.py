@@ -155,6 +155,10 @@ def evaluate(
     if tasks is None and (tasks_folder or task_limit):
         raise click.UsageError("--tasks-folder and --task-limit are for --tasks: name some.")
     patch = load(patch_path)
+    if tasks is not None and patch.kind == "prompt":
+        raise click.UsageError(
+            "--tasks have prompts of their own, and PATCH changes prompts alone: leave it out."
+        )
     facts = read_edits(edits, schema=schema, built=patch) if edits else None
     untouched = read_edits(preserve_set, schema=schema, built=patch) if preserve_set else ()
     base = open_model(**model, allow_dense=patch.kind != "delta")

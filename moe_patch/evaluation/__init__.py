@@ -28,7 +28,7 @@ from moe_patch.evaluation.metrics import (
     own_answers,
     unchanged_score,
 )
-from moe_patch.evaluation.patched import patched
+from moe_patch.evaluation.patched import patched, require_rewriter
 from moe_patch.evaluation.report import EvaluationReport
 from moe_patch.evaluation.routed_prompts import routed_prompts
 from moe_patch.evaluation.routing import Routing, RoutingShift, compare_routing, record_routing
@@ -124,6 +124,7 @@ def evaluate(
         OversizedEdit: a change is much larger than its expert, and that is not allowed.
     """
     setting = setting or Setting()
+    require_rewriter(patch, setting)
     schema = facts.schema if isinstance(facts, FactFile) else patch.schema
     questions = Questions.about(patch.facts if facts is None else facts, rule, schema=schema)
     if state := find_occupant(base):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 
 import torch
@@ -73,6 +74,8 @@ def measure_drift(
 ) -> Drift:
     """What a patch changes on sequences of tokens. It is computed beside the weights, which stay as they are.
 
+    A patch that changes prompts alone changes nothing here: these are texts, and nobody asks them.
+
     Args:
         base: the model as it is to be compared with, without the patch.
         patch: the patch.
@@ -91,7 +94,7 @@ def measure_drift(
     for batch in _batches(rows, max(1, _LOGITS // base.model.config.get_text_config().vocab_size)):
         ids, mask = right_padded(base, batch)
         before = _expected(base, ids, mask)
-        with apply(base, patch, mode="hook", check=False, allow_large=True):
+        with _patched(base, patch):
             after = _expected(base, ids, mask)
         next_ids = ids[:, 1:][mask[:, 1:].bool()].to(before.device)  # (n,)
         sums = divergence(before, after).sum(), *(_loss(each, next_ids) for each in (before, after))
@@ -102,6 +105,12 @@ def measure_drift(
     check_finite(total, "the divergences and losses on other text")
     moved, loss_before, loss_after = (total / done).tolist()
     return Drift(done, max(0.0, moved), loss_before, loss_after)  # rounding may be below nothing
+
+
+def _patched(base: Base, patch: Patch) -> AbstractContextManager[object]:
+    if patch.kind == "prompt":
+        return nullcontext()
+    return apply(base, patch, mode="hook", check=False, allow_large=True)
 
 
 def divergence(before: Tensor, after: Tensor) -> Tensor:

@@ -38,11 +38,20 @@ def patched(
     """
     if patch.kind != "prompt":
         return apply(base, patch, mode=mode, check=check, allow_large=allow_large, progress=setting.progress)
-    if setting.rewrite is None:
+    require_rewriter(patch, setting)
+    if check:
+        check_base(patch, base.fingerprint_like(patch.base, setting.progress))
+    return nullcontext()
+
+
+def require_rewriter(patch: Patch, setting: Setting) -> None:
+    """Check that the setting rewrites prompts if that is all that the patch does.
+
+    Raises:
+        EvaluationError: it does not.
+    """
+    if patch.kind == "prompt" and setting.rewrite is None:
         raise EvaluationError(
             f"the patch changes no weight: its method, {patch.method!r}, rewrites prompts. Give a setting "
             "with rewrite=moe_patch.methods.rewriter_of(base, patch)"
         )
-    if check:
-        check_base(patch, base.fingerprint_like(patch.base, setting.progress))
-    return nullcontext()

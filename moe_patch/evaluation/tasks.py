@@ -16,7 +16,7 @@ from rich.table import Table
 
 from moe_patch.apply import Mode, apply
 from moe_patch.base.model import Base
-from moe_patch.errors import ConfigError
+from moe_patch.errors import ConfigError, EvaluationError
 from moe_patch.evaluation.metrics import Setting
 from moe_patch.io.shipped import shipped_folder
 from moe_patch.patch import Patch
@@ -87,9 +87,13 @@ def measure_tasks(
 
     Raises:
         ConfigError: the harness is not installed, or knows no such task.
-        EvaluationError: a task's data cannot be had, or a task fails.
+        EvaluationError: a task's data cannot be had, a task fails, or the patch changes prompts alone.
         WrongBase: the patch was built for another base.
     """
+    if patch.kind == "prompt":
+        raise EvaluationError(
+            "tasks ask the model in their own prompts, and the patch changes prompts alone: leave tasks out"
+        )
     setting, names = setting or Setting(), expand_suites(tasks)
     try:
         from moe_patch.evaluation.harness import Harness  # noqa: PLC0415 (an extra)

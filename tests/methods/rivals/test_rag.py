@@ -16,8 +16,10 @@ from moe_patch.cli import main
 from moe_patch.data.facts import Fact
 from moe_patch.errors import EvaluationError, MalformedMetadata, PatchError, StackError, WrongBase
 from moe_patch.evaluation import Question, Setting, evaluate, patched
+from moe_patch.evaluation.drift import measure_drift
 from moe_patch.evaluation.metrics import asked_again, own_answers
 from moe_patch.evaluation.scoring import score_answers
+from moe_patch.evaluation.tasks import measure_tasks
 from moe_patch.export.lora import to_lora
 from moe_patch.methods import get_method, rewriter_of
 from moe_patch.patch import Patch, load, save
@@ -136,6 +138,29 @@ def test_another_base_is_refused(base: Base) -> None:
         patched(other, patch, Setting(rewrite=str))
 
 
+def test_text_that_is_no_prompt_is_as_it_was(base: Base) -> None:
+    drift = measure_drift(base, build(base), [list(range(10, 40))])
+    assert (drift.divergence, drift.loss_after) == (0.0, drift.loss_before)
+
+
+def test_the_harness_is_not_run_for_it(base: Base) -> None:
+    with pytest.raises(EvaluationError, match="prompts alone"):
+        measure_tasks(base, build(base), ["any"])
+
+
+def test_under_a_chat_template_facts_stand_in_the_users_turn(base: Base) -> None:
+    tokenizer = base.tokenizer
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+    try:
+        patch = build(base, chat=True)
+        setting = Setting(chat=True, rewrite=rewriter_of(base, patch))
+        ids = base.reader.read_question(setting.asked("Ulm lies in"), chat=True)
+    finally:
+        tokenizer.chat_template = None
+    assert patch.chat
+    assert tokenizer.decode(ids) == "<user>Ulm lies in Land0. Ulm lies in<assistant>"
+
+
 def test_options_of_a_stranger_are_checked(base: Base) -> None:
     patch = build(base)
     wrong = replace(patch, hyperparameters=patch.hyperparameters | {"top_k": 0})
@@ -183,7 +208,7 @@ def test_commands_build_ask_and_measure(base: Base, tmp_path: Path) -> None:
     asked = json.loads(_run("ask", "Ulm lies in", "--patch", str(out), "--json", *model))
     assert asked["answers"][0]["prompt"] == "Ulm lies in"
     assert asked["answers"][0]["before"] != asked["answers"][0]["after"]
-    report = json.loads(_run("eval", str(out), "--no-generate", "--json", *model))
+    report = json.loads(_run("eval", str(out), "--no-generate", "--no-free", "--json", *model))
     assert report["facts"] == 3  # it would be refused if it did not rewrite
     refused = CliRunner().invoke(
         main, ["merge", "--patch", str(out), "--base", str(folder), "--out", str(tmp_path / "merged")]
