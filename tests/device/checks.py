@@ -132,9 +132,20 @@ def test_deltas_are_built(
     same(builds.build(method, moved(tiny_base(kind)), corpus=text, **options), expected)
 
 
-def test_a_bypass_is_trained_and_generates(moved: Callable[[Base], Base], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"router": "published", "merge": "weighted", "top_k": 2, "balance_form": "published"},
+        {"router": "published", "router_states": "final", "merge": "soft", "division_sizes": "soft"},
+    ],
+    ids=str,
+)
+def test_a_bypass_is_trained_and_generates(
+    moved: Callable[[Base], Base], form: dict[str, Any], tmp_path: Path
+) -> None:
     memoe, text = get_method("memoe"), builds.corpus(tmp_path)
-    options = memoe.options(layer=1, steps=3, corpus=text)
+    options = memoe.options(layer=1, steps=3, corpus=text, **form)
     here = tiny_base("qwen3_moe")
     patch = memoe.build(here, builds.facts(), options)
     there = moved(tiny_base("qwen3_moe"))
