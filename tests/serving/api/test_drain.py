@@ -26,7 +26,8 @@ from moe_patch.base.opening import open_base
 from moe_patch.patch import save
 from moe_patch_serving.api.coordinator import Coordinator
 from moe_patch_serving.api.endpoint import LiveEndpoint
-from moe_patch_serving.api.settings import ALLOW, DRAIN_SECONDS, TOKEN, WORKER, Patience
+from moe_patch_serving.api.settings import ALLOW, DRAIN_SECONDS, WORKER, Patience
+from moe_patch_serving.api.tokens import TOKEN
 from tests.checkpoint.folders import saved
 from tests.serving.engines import PROMPTS
 from tests.tiny import tiny_patch
