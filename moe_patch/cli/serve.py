@@ -17,7 +17,8 @@ from moe_patch.cli.options import FILE, STREAM, allow_large_option
     epilog="""\b
 Examples:
   moe-patch serve --model atlas --stack moe-patch.stack
-  moe-patch serve --model atlas --allow /srv/patches -- --port 8001 --enforce-eager
+  moe-patch serve --model atlas --allow /srv/patches --token-file tokens
+  MOE_PATCH_AUDIT_FILE=audit.jsonl moe-patch serve --allow /srv/patches -- --port 8001 --enforce-eager
   moe-patch serve --model Qwen/Qwen3-30B-A3B --adapters capitals=capitals-lora,rivers=rivers-lora
 """
 )

@@ -14,7 +14,6 @@ from moe_patch.stack.check import (
     Finding,
     ShiftLimits,
     allowed,
-    fact_findings,
     foundation_findings,
     moved_by_pairs,
     moved_by_stack,
@@ -22,6 +21,7 @@ from moe_patch.stack.check import (
 )
 from moe_patch.stack.conflicts import FactShift, find_disturbances, shifts_under
 from moe_patch.stack.members import Stacked
+from moe_patch.stack.overlap import find_overlaps
 
 
 def check_addition(
@@ -43,7 +43,7 @@ def check_addition(
         allow_conflicts: whether conflicts are warnings.
     """
     limits = limits or ShiftLimits()
-    found = [finding for one in on for finding in fact_findings([one, added])]
+    found = [finding for one in on for finding in _said_twice(one, added)]
     known = set(foundation_findings(on))
     found += [finding for finding in foundation_findings([*on, added]) if finding not in known]
     try:
@@ -69,6 +69,15 @@ def _moved(
         (now, then) = (list(moved_by_stack([one], limits)) if one else [] for one in (shift, known))
         if now and (not then or then[0].level != now[0].level):
             yield now[0]
+
+
+def _said_twice(one: Stacked, added: Stacked) -> Iterator[Finding]:
+    """Facts that both answer. Neither is dropped, so none of them "counts" as in a combined stack."""
+    for overlap in find_overlaps([one, added]):
+        if overlap.contradicts:
+            yield Finding("refuse", f"contradictory facts: {overlap}", conflict=True)
+        else:
+            yield Finding("note", f"said twice: {overlap}; both are added")
 
 
 def _place(shift: FactShift) -> tuple[str, int]:

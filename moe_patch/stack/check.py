@@ -124,7 +124,7 @@ def _between(stacked: Sequence[Stacked], allow_conflicts: bool) -> list[Finding]
     found = [
         *_prompt_findings(stacked),
         *_bypass_findings(stacked),
-        *fact_findings(stacked),
+        *_fact_findings(stacked),
         *foundation_findings(stacked),
     ]
     return [allowed(finding) for finding in found] if allow_conflicts else found
@@ -157,8 +157,7 @@ def _too_far(share: float, text: str, layer: int, limits: ShiftLimits) -> Iterat
         yield Finding(level, f"{text} at layer {layer} by {share:.0%} of its own edit", conflict=True)
 
 
-def fact_findings(stacked: Sequence[Stacked]) -> Iterator[Finding]:
-    """Facts that several patches answer, with the same answer or with different ones."""
+def _fact_findings(stacked: Sequence[Stacked]) -> Iterator[Finding]:
     for overlap in find_overlaps(stacked):
         if overlap.contradicts:
             yield Finding("refuse", f"contradictory facts: {overlap}", conflict=True)
