@@ -28,8 +28,8 @@ def test_time_goes_to_the_stage_that_reports(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_peak_between_beginning_and_end_is_seen() -> None:
     with PeakMemory() as watched:
-        held = torch.ones(64 * MIB // 4)
-        time.sleep(0.2)
+        held = torch.ones(256 * MIB // 4)
+        time.sleep(0.5)
         del held
     found = watched.found
     assert found.host_peak - found.host_before > 48 * MIB
