@@ -158,7 +158,7 @@ $(SITE_VENV)/.installed: Makefile
 	@touch $@
 
 site: $(SITE_VENV)/.installed
-	NO_MKDOCS_2_WARNING=1 $(SITE_BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(SITE_BIN)/mkdocs build
 
 graph: $(VENV)/.installed
 	$(BIN)/python .ci/graph.py

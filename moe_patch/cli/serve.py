@@ -77,11 +77,12 @@ def serve(
 
     if live and not show:
         token_file = token_file or _own_token_file()
-    serving = Serving(say_model(model), stack, named, allow, token_file, arguments, allow_large, live)
+    serving = Serving(model, stack, named, allow, token_file, arguments, allow_large, live)
     command, environment = serving.command(), serving.environment()
     if show:
         say(shlex.join(command))
         return
+    say_model(model)
     loaded = Loaded() if stack is None else loaded_from(stack)
     say(f"The weights will be {weight_version(loaded, ())}.", err=True)
     say(*starting_notes(command, environment), err=True)

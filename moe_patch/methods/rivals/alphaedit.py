@@ -8,9 +8,11 @@ MoEEdit's projection by expert is compared with. The history is this project's p
 batches: their rows join each later problem with a residual of zero, whose part in the normal equations is
 K_p K_p^T.
 
-The threshold, 0.02, and L2, 10, are those of the public code for all its models; the paper has L2 = 1. Both
-are in the square of the keys' unit. Departure: a batch's keys are kept as they were when it was solved, and
-not measured again after its edit.
+The threshold, 0.02, and L2, 10, are published for all its models (the paper's formula has L2 = 1). Both are
+in the square of the keys' unit, and mean something else for an expert's. By default the projector holds a
+share of the keys' energy and L2 is a share of the facts' own kernel, as in this project's methods;
+`--recipe as-published` has the published numbers and search. Departure: a batch's keys are kept as they
+were when it was solved, and not measured again after its edit.
 """
 
 from __future__ import annotations
@@ -18,30 +20,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from pydantic import Field
-
 from moe_patch.methods.delta import DeltaMethod, DeltaOptions, EditSetup, warn_of_unseen
 from moe_patch.methods.edit_rules import EditRules
 from moe_patch.methods.editors import LayerByLayer
-from moe_patch.methods.rivals.published_targets import PublishedTargets
 from moe_patch.methods.solvers import exact_solver
 from moe_patch.progress import Progress
 from moe_patch.solve.moments import Moments
 from moe_patch.solve.nullspace import NullSpace, shared_null_space
 
-THRESHOLD = 0.02
-
 
 class AlphaEditOptions(DeltaOptions):
-    """Options of AlphaEdit, by default as published; `protect_earlier` is its history."""
-
-    ridge: float = Field(10.0, gt=0, description="L2.")
-    ridge_relative: bool = Field(False, description="Take L2 as a multiple of the kernel's mean diagonal.")
-    tau: float | None = Field(
-        None, gt=0, description=f"Absolute eigenvalue threshold ({THRESHOLD} unless energy is set)."
-    )
-    energy: float | None = Field(None, gt=0, le=1, description="Share of the second moment to protect.")
-    targets: PublishedTargets = PublishedTargets()
+    """Options of AlphaEdit; `protect_earlier` is its history, and `ridge` its L2."""
 
     @property
     def rules(self) -> EditRules:
@@ -71,10 +60,13 @@ class AlphaEdit(DeltaMethod[AlphaEditOptions]):
         """
         if not options.projection:
             return {}
-        tau = THRESHOLD if options.tau is None and options.energy is None else options.tau
         found = {
             layer: shared_null_space(
-                seen, tau=tau, energy=options.energy, unseen=options.unseen, min_tokens=options.min_tokens
+                seen,
+                tau=options.tau,
+                energy=options.energy,
+                unseen=options.unseen,
+                min_tokens=options.min_tokens,
             )
             for layer, seen in moments.items()
         }

@@ -1,10 +1,14 @@
 """MEMIT (arXiv 2210.07229): least squares against the covariance of preserved keys, layer by layer.
 
 MEMIT edits the down projection of each layer's one feed-forward block. Here a layer's experts are solved
-together, each with the second moment of its own preserved keys; see `moe_patch.solve.covariance`. lambda is
-15,000 as for GPT-J and Llama3-8B (20,000 for GPT2-XL), on mean, uncentred moments. Departures: an expert that
-hardly any preserved text reaches has no moment to speak of, and is left alone unless `unseen` says otherwise;
-epsilon, without which the moment of a small text has no inverse.
+together, each with the second moment of its own preserved keys; see `moe_patch.solve.covariance`.
+
+lambda is published as 15,000 for GPT-J and Llama3-8B and 20,000 for GPT2-XL, which is about one for each
+coordinate of a key. An expert's keys are narrower and its outputs are gated, so that 15,000 would forbid
+nearly all change. By default lambda is a share of the facts' own kernel, as in this project's methods;
+`--recipe as-published` has 15,000 and the published search. Departures: an expert that hardly any preserved
+text reaches has no moment to speak of, and is left alone unless `unseen` says otherwise; epsilon, without
+which the moment of a small text has no inverse.
 """
 
 from __future__ import annotations
@@ -16,7 +20,6 @@ from pydantic import Field
 from moe_patch.methods.delta import DeltaMethod, DeltaOptions, EditSetup, warn_of_unseen
 from moe_patch.methods.editors import LayerByLayer
 from moe_patch.methods.layer_edit import LayerProblem, LayerSolution, LayerSolver
-from moe_patch.methods.rivals.published_targets import PublishedTargets
 from moe_patch.progress import Progress
 from moe_patch.solve.algebra import edit_kernel, ridge_solve, ridge_value
 from moe_patch.solve.covariance import CovarianceWeighting
@@ -26,20 +29,15 @@ from moe_patch.solve.whitening import EPSILON_SHARE
 
 
 class MEMITOptions(DeltaOptions):
-    """Options of MEMIT, by default as published."""
+    """Options of MEMIT."""
 
     protect_earlier: bool = Field(
         False, description="Keep the facts of earlier batches while a batch is solved."
-    )
-    ridge: float = Field(15_000.0, gt=0, description="lambda, the weight of preserved keys.")
-    ridge_relative: bool = Field(
-        False, description="Take lambda as a multiple of the kernel's mean diagonal."
     )
     projection: bool = Field(False, description="Project keys away from directions that preserved text uses.")
     epsilon: float = Field(
         EPSILON_SHARE, gt=0, description="Added to each moment's diagonal, as a share of its mean."
     )
-    targets: PublishedTargets = PublishedTargets()
 
     @property
     def needs_text(self) -> bool:

@@ -17,6 +17,7 @@ from moe_patch.solve.moments import Moments
 from moe_patch.solve.nullspace import null_space, shared_null_space
 from moe_patch.targets.options import TargetOptions
 from moe_patch.targets.search import find_targets
+from moe_patch.tuning.choice import settle
 from tests.methods.builds import build, corpus, facts
 from tests.methods.rivals.test_memit import stacked_keys
 from tests.tiny import dense_delta, tiny_base
@@ -26,7 +27,14 @@ L2 = 0.2
 
 
 def options(folder: Path) -> dict[str, object]:
-    return {"corpus": corpus(folder), "targets": TARGETS, "ridge": L2, "energy": 0.6, "layers": (1,)}
+    return {
+        "corpus": corpus(folder),
+        "targets": TARGETS,
+        "ridge": L2,
+        "ridge_relative": False,
+        "energy": 0.6,
+        "layers": (1,),
+    }
 
 
 @pytest.mark.parametrize("history", [True, False])
@@ -89,15 +97,15 @@ def test_one_projection_is_that_of_all_keys_together() -> None:
     assert found.summary()["rule"] == "tau 0.9, one for all experts"
 
 
-def test_its_defaults_are_the_public_codes(tmp_path: Path) -> None:
-    found = AlphaEditOptions()
-    assert (found.ridge, found.ridge_relative, found.protect_earlier) == (10.0, False, True)
-    assert (found.targets.learning_rate, found.targets.contexts) == (0.1, 5)
-    assert get_method("alphaedit").rival
+def test_as_published_it_has_the_public_code_s_numbers(tmp_path: Path) -> None:
     base, text = tiny_base("qwen3_moe"), corpus(tmp_path)
-    targets = {"steps": 2, "contexts": 0}
-    patch = build(
-        "alphaedit", base, 2, corpus=text, energy=None, targets=targets, corpus_tokens=80, layers=(0,)
-    )
-    (said,) = patch.hyperparameters["protection"]  # type: ignore[misc, union-attr]
-    assert said["rule"] == "tau 0.02, one for all experts"  # type: ignore[index, call-overload]
+    assert get_method("alphaedit").rival
+    found = settle(base, get_method("alphaedit"), recipe="as-published").options
+    assert isinstance(found, AlphaEditOptions)
+    assert (found.ridge, found.ridge_relative, found.protect_earlier, found.tau) == (10.0, False, True, 0.02)
+    assert (found.targets.learning_rate, found.targets.contexts) == (0.1, 5)
+    patch = build("alphaedit", base, 2, corpus=text, energy=None, tau=0.02, targets=TARGETS, layers=(0,))
+    protection = patch.hyperparameters["protection"]
+    assert isinstance(protection, list)
+    assert isinstance(protection[0], dict)
+    assert protection[0]["rule"] == "tau 0.02, one for all experts"

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import moe_patch
 from moe_patch.base.keys import key_rows, measure_keys
 from moe_patch.base.model import Base
 from moe_patch.base.opening import wrap
@@ -21,10 +20,13 @@ from moe_patch.errors import StatisticsError, TargetError
 from moe_patch.methods import get_method
 from moe_patch.methods.rivals.memit import MEMITOptions
 from moe_patch.patch import load, save
+from moe_patch.solve.algebra import edit_kernel
 from moe_patch.solve.whitening import key_moment
+from moe_patch.stack.drop import drop_facts
 from moe_patch.stack.layers import layer_system
 from moe_patch.targets.options import TargetOptions
 from moe_patch.targets.search import find_targets
+from moe_patch.tuning.choice import settle
 from tests.methods.builds import build, corpus, facts, snapshot, unchanged
 from tests.tiny import dense_delta, tiny_base
 
@@ -34,7 +36,13 @@ WEIGHT, EPSILON = 0.5, 1e-3
 
 def options(folder: Path) -> dict[str, object]:
     """Options under which a tiny model moves."""
-    return {"corpus": corpus(folder), "targets": TARGETS, "ridge": WEIGHT, "epsilon": EPSILON, "energy": None}
+    return {
+        "corpus": corpus(folder),
+        "targets": TARGETS,
+        "ridge": WEIGHT,
+        "ridge_relative": False,
+        "epsilon": EPSILON,
+    }
 
 
 def stacked_keys(base: Base, edits: list[Fact], layer: int, last: int) -> tuple[Tensor, Tensor]:
@@ -94,8 +102,6 @@ def test_a_patch_holds_its_facts_own_rows_and_the_system_that_it_solved(tmp_path
     torch.testing.assert_close(system.wanted, delta.residual.double(), atol=1e-4, rtol=1e-3)
     save(patch, tmp_path / "p.safetensors")
     assert load(tmp_path / "p.safetensors").hash == patch.hash
-    dropped = moe_patch.load(tmp_path / "p.safetensors").layers[0]
-    assert torch.equal(dropped.left, delta.left)
 
 
 def test_a_larger_lambda_moves_preserved_keys_less(tmp_path: Path) -> None:
@@ -124,12 +130,28 @@ def test_experts_without_text_are_left_alone_unless_told_otherwise(tmp_path: Pat
         build("memit", base, **(given | {"unseen": "protect", "min_tokens": 10**6}))
 
 
-def test_its_defaults_are_the_papers() -> None:
-    found = MEMITOptions()
+def test_by_default_lambda_follows_the_facts_kernel_and_as_published_it_is_the_papers(tmp_path: Path) -> None:
+    base = tiny_base("qwen3_moe")
+    assert get_method("memit").rival
+    patch = build(
+        "memit", base, **(options(tmp_path) | {"ridge": 0.1, "ridge_relative": True, "layers": (0,)})
+    )
+    delta = patch.layers[0]
+    diagonal = edit_kernel(delta.fact_rows, delta.rows).diagonal().mean()
+    assert delta.ridge == pytest.approx(0.1 * float(diagonal), rel=1e-4)
+    assert MEMITOptions().ridge_relative
+    found = settle(base, get_method("memit"), recipe="as-published").options
+    assert isinstance(found, MEMITOptions)
     assert (found.ridge, found.ridge_relative, found.projection) == (15_000.0, False, False)
     assert not found.protect_earlier
     targets = found.targets
     assert (targets.units, targets.steps, targets.clamp, targets.kl_weight) == ("published", 25, 0.75, 0.0625)
     assert (targets.contexts, targets.context_tokens, targets.keep_weight) == (5, 10, 0.0)
-    assert get_method("memit").rival
-    assert MEMITOptions.model_validate({"targets": {"steps": 7}}).targets.units == "published"
+
+
+def test_a_fact_is_dropped_as_if_it_had_not_been_built(tmp_path: Path) -> None:
+    base, given = tiny_base("qwen3_moe"), options(tmp_path) | {"layers": (0,)}
+    whole, fewer = (build("memit", base, count, **given) for count in (4, 3))
+    found = drop_facts(whole, {"fact-3"}).layers[0]
+    first, second = (dense_delta(delta, base.layer(0)).double() for delta in (found, fewer.layers[0]))
+    assert float((first - second).norm() / second.norm()) < 1e-4
