@@ -155,7 +155,7 @@ def test_metrics_stand_beside_vllms(server: Running, patches: Patches) -> None:
     done = 'moe_patch_changes_total{operation="add",outcome="done"}'
     failed = 'moe_patch_changes_total{operation="add",outcome="self_test_failed"}'
     before = server.metric(done), server.metric(failed)
-    server.add(patches.idle)  # does not take
+    server.add(patches.idle, allow_conflicts=True)  # does not take
     server.add(patches.one)
     assert (server.metric(done), server.metric(failed)) == (before[0] + 1, before[1] + 1)
     assert server.metric('moe_patch_patches{origin="live"}') == 1
