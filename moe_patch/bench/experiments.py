@@ -8,7 +8,6 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pydantic import JsonValue
 
@@ -23,7 +22,7 @@ from moe_patch.data.schemas import ZSRE_SCHEMAS, ZsreSchema
 from moe_patch.errors import ConfigError
 from moe_patch.io.strict_json import canonical_json
 from moe_patch.methods import get_method
-from moe_patch.methods.overrides import option_names
+from moe_patch.methods.overrides import dotted, option_names
 from moe_patch.methods.recipes import recipe_for
 
 
@@ -228,15 +227,7 @@ def _borrowed(suite: Suite, arm: Arm, base: Base, known: set[str]) -> dict[str, 
         for name, value in recipe.method_options(suite.borrow.method).items()
         if name in suite.borrow.options
     }
-    flat = dict(_dotted(values))
+    flat = dict(dotted(values))
     if "layer" in known and flat.get("layers"):
         flat["layer"] = flat["layers"][-1]
     return {name: value for name, value in flat.items() if name in known}
-
-
-def _dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

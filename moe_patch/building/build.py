@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from moe_patch.base.model import Base
 from moe_patch.building.job import BuildRequest, build_patch
 from moe_patch.data.facts import Fact
+from moe_patch.methods.overrides import dotted
 from moe_patch.patch import Patch
 from moe_patch.progress import Progress, progress_bars
 
@@ -47,19 +48,10 @@ def build(
         model=model,
         method=method,
         recipe=recipe,
-        given=dict(_dotted(options)),
+        given=dict(dotted(options)),
         stack=None if stack is None else Path(stack),
     )
     if progress is not None:
         return build_patch(request, progress=progress).patch
     with progress_bars() as bars:
         return build_patch(request, progress=bars).patch
-
-
-def _dotted(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested options by dotted names."""
-    for name, value in options.items():
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

@@ -23,6 +23,15 @@ def option_names(options: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
+def dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested values by dotted names."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from dotted(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
 def parse_setting(text: str) -> tuple[str, Any]:
     """The dotted name and the YAML value of a `key=value`.
 

@@ -8,7 +8,7 @@ What nothing speaks of is the method's default.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import PromptStyle
 from moe_patch.errors import ConfigError
 from moe_patch.methods.base import Method, MethodOptions
-from moe_patch.methods.overrides import merged_options
+from moe_patch.methods.overrides import dotted, merged_options
 from moe_patch.methods.published import AS_PUBLISHED, published_options
 from moe_patch.methods.recipes import Recipe, load_recipe, recipe_for
 from moe_patch.progress import Progress
@@ -138,7 +138,7 @@ def settle(
 def _settled(method: Method[Any], found: _Found, given: dict[str, Any]) -> Choice:
     """The options that follow from what is given and a recipe, with their sources."""
     options = merged_options(method.Options, found.values, given, found.place)
-    origins = dict.fromkeys(_dotted(found.values), (found.place, found.reason))
+    origins = {name: (found.place, found.reason) for name, _ in dotted(found.values)}
     origins |= dict.fromkeys(given, (GIVEN, ""))
     dumped = options.model_dump(mode="json")
     sources = [Source(name, _look_up(dumped, name), *origin) for name, origin in origins.items()]
@@ -211,15 +211,6 @@ def _own_text(options: MethodOptions) -> list[Source]:
     if options.needs_text and getattr(options, "corpus", None) is None:
         return [Source("corpus", OWN_TEXT, CHOSEN, "no text is given, so the base writes some")]
     return []
-
-
-def _dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The dotted names of nested options."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name
 
 
 def _look_up(values: Mapping[str, Any], name: str) -> JsonValue:
