@@ -29,7 +29,7 @@ def pool(reports: Sequence[Any]) -> Any:
     if isinstance(first, Mapping):
         pooled = {name: _pool_named(name, [each.get(name) for each in there]) for name in first}
         if "utility" in pooled and all(is_score(pooled.get(part)) for part in _PARTS):
-            pooled["utility"] = _as_json(mean_score([_as_score(pooled[part]) for part in _PARTS]))
+            pooled["utility"] = mean_score([_as_score(pooled[part]) for part in _PARTS]).to_json()
         return pooled
     if isinstance(first, list) and all(isinstance(each, list) and len(each) == len(first) for each in there):
         return [pool(each) for each in zip(*there, strict=True)]
@@ -57,7 +57,3 @@ def _pool_scores(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _as_score(score: Mapping[str, Any]) -> Score:
     interval = score["interval"]
     return Score(score["value"], None if interval is None else (interval[0], interval[1]), score["n"])
-
-
-def _as_json(score: Score) -> dict[str, Any]:
-    return {"value": score.value, "interval": score.interval and list(score.interval), "n": score.n}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from moe_patch.base.model import Base
 from moe_patch.data.facts import Fact
@@ -38,6 +39,10 @@ class Score:
 
     def __str__(self) -> str:
         return "-" if self.value is None else f"{self.value:.1f}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain data."""
+        return {"value": self.value, "interval": self.interval and list(self.interval), "n": self.n}
 
     @classmethod
     def of(cls, outcomes: Iterable[float]) -> Score:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from moe_patch.evaluation.drift import Drift
-from moe_patch.evaluation.free.scores import FreeScores, score_json
+from moe_patch.evaluation.free.scores import FreeScores
 from moe_patch.evaluation.free.tables import free_table
 from moe_patch.evaluation.metrics import GeneratedScores, Measurement, Score, Scores
 from moe_patch.evaluation.routing import RoutingShift
@@ -52,8 +52,8 @@ class EvaluationReport(Tabled):
             **asdict(self.scoring),
             "facts": self.facts,
             **_measurement(self.patched),
-            "locality": score_json(self.locality),
-            "kept": score_json(self.kept),
+            "locality": self.locality.to_json(),
+            "kept": self.kept.to_json(),
             "base": _measurement(self.base),
             "routing": {
                 "edited": shift_json(self.edited_routing),
@@ -95,7 +95,7 @@ class EvaluationReport(Tabled):
 
 
 def _measurement(measurement: Measurement) -> dict[str, Any]:
-    others = {name: score_json(getattr(measurement, name)) for name in _OTHERS}
+    others = {name: getattr(measurement, name).to_json() for name in _OTHERS}
     made = measurement.generated
     return {
         **_scores(measurement.scores),
@@ -106,7 +106,7 @@ def _measurement(measurement: Measurement) -> dict[str, Any]:
 
 
 def _scores(scores: Scores) -> dict[str, Any]:
-    return {name: score_json(getattr(scores, name)) for name in _NAMES}
+    return {name: getattr(scores, name).to_json() for name in _NAMES}
 
 
 def _score_table(report: EvaluationReport) -> Table:

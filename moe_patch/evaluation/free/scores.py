@@ -49,7 +49,7 @@ class FreeScore:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return {name: score_json(getattr(self, name)) for name in ("exact", "contained", "judged")}
+        return {name: getattr(self, name).to_json() for name in ("exact", "contained", "judged")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +93,14 @@ class FreeScores:
         return {
             "budget": self.budget,
             **{kind: self.score(kind).to_json() for kind in KINDS},
-            "stopped": score_json(self.stopped),
-            "fluency": {"entropy": fluency.entropy, "repetition": score_json(fluency.repetition)},
+            "stopped": self.stopped.to_json(),
+            "fluency": {"entropy": fluency.entropy, "repetition": fluency.repetition.to_json()},
             "judgements": [asdict(each.judgement) for each in self.answered if each.judgement is not None],
         }
 
     def __repr__(self) -> str:
         found = ", ".join(f"{kind} {self.score(kind).exact}" for kind in KINDS)
         return f"FreeScores({found})"
-
-
-def score_json(score: Score) -> dict[str, Any]:
-    """A score as plain data."""
-    return {"value": score.value, "interval": score.interval and list(score.interval), "n": score.n}
 
 
 def _share(kind: Kind, some: Sequence[Answered], given: Sequence[bool]) -> Score:
