@@ -46,7 +46,12 @@ def says_exactly(reply: str, answer: str) -> bool:
 
 
 def mentions(reply: str, answer: str) -> bool:
-    """Whether the answer is somewhere in the reply, as whole words."""
+    """Whether the answer is somewhere in the reply, as whole words. What is said exactly is.
+
+    An answer of nothing but articles or marks has another form by itself than within a reply.
+    """
+    if says_exactly(reply, answer):
+        return True
     wanted, said = normalised(answer), normalised(reply)
     if _UNSPACED.search(wanted):
         return wanted in said
