@@ -8,7 +8,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from moe_patch.data import tables
@@ -19,10 +19,7 @@ ON_DISK = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 cells = st.text(
-    # a carriage return by itself is left without quotes by the writer, and ends a row for the reader
-    st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"),
-    min_size=1,
-    max_size=12,
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12
 ).filter(lambda cell: cell.strip() != "")
 
 
@@ -42,6 +39,8 @@ def written(path: Path, raw: bytes | str) -> Path:
 def test_what_a_spreadsheet_writes_comes_back(
     rows: list[tuple[str, str, str]], delimiter: str, quoting: int, end: str, mark: bytes, tmp_path: Path
 ) -> None:
+    bare = quoting == csv.QUOTE_MINIMAL and end == "\n"  # then the writer does not quote a carriage return
+    assume(not (bare and any("\r" in cell for row in rows for cell in row)))
     text = io.StringIO(newline="")
     writer = csv.writer(text, delimiter=delimiter, quoting=quoting, lineterminator=end)  # type: ignore[arg-type]
     writer.writerows([("Prompt", "subject", "Answer"), *rows])

@@ -71,7 +71,7 @@ def test_the_moments_are_those_of_the_text(monkeypatch: pytest.MonkeyPatch) -> N
     for layer in (0, 2):
         assert torch.equal(first.moments[layer].second, again.moments[layer].second)
         assert torch.equal(first.moments[layer].tokens, fresh[layer].tokens)
-        torch.testing.assert_close(first.moments[layer].second, fresh[layer].second, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(first.moments[layer].second, fresh[layer].second, rtol=1e-5, atol=1e-5)
 
 
 def test_another_layer_takes_the_same_portions_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
