@@ -27,15 +27,14 @@ from moe_patch.base.capture import observe_experts
 from moe_patch.base.freezing import frozen_weights
 from moe_patch.base.keys import key_rows, measure_keys
 from moe_patch.base.model import Base
-from moe_patch.data.fact_file import schema_of_facts
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import Prompt, PromptStyle, encode_fact, pad_right, pad_token
 from moe_patch.errors import ConfigError
-from moe_patch.evaluation.controls import with_controls
+from moe_patch.evaluation.scoring import split_batches
 from moe_patch.methods.base import Method, MethodOptions
 from moe_patch.methods.delta import edit_layers
-from moe_patch.methods.outcome import with_outcomes
 from moe_patch.methods.rivals.adapted_experts import AdaptedExperts, ExpertShapes, FactorsOf
+from moe_patch.methods.rivals.finished import finished_patch
 from moe_patch.patch import LayerDelta, Patch
 from moe_patch.patch.rows import Rows
 from moe_patch.progress import Progress
@@ -116,17 +115,16 @@ class AdapterMethod(Method[AdapterOptionsT]):
         fingerprint = base.fingerprint(layers, progress)
         training = _Training(self, base, layers, facts, options)
         results = training.run(progress)
-        patch = Patch(
-            kind="delta",
-            method=self.name,
+        return finished_patch(
+            self,
+            base,
+            facts,
+            fingerprint=fingerprint,
             hyperparameters=options.model_dump(mode="json") | {"layers": list(layers)},
-            base=fingerprint,
-            facts=tuple(facts),
-            results=tuple(results),
+            results=results,
             layers=training.deltas(),
-            schema=schema_of_facts(facts),
+            progress=progress,
         )
-        return with_controls(base, with_outcomes(base, patch, progress), ())
 
 
 class _Training:
@@ -143,7 +141,7 @@ class _Training:
         self._method, self._base, self._options = method, base, options
         self._layers, self._facts = layers, facts
         self._texts = [encode_fact(base.reader, fact, options.style) for fact in facts]
-        self._batches = list(_runs(self._texts, options.batch_size or len(facts)))
+        self._batches = list(split_batches(self._texts, options.batch_size or len(facts)))
         shapes = ExpertShapes(
             [base.layer(layer) for layer in layers], reached_experts(base, self._texts, layers)
         )
@@ -206,10 +204,10 @@ class _Training:
 
     @torch.no_grad()
     def _losses(self, texts: Sequence[Prompt]) -> list[float]:
-        return [loss for some in _runs(texts, _FACTS) for loss in self._forward(some).losses.tolist()]
+        return [loss for some in split_batches(texts, _FACTS) for loss in self._forward(some).losses.tolist()]
 
     def _steps(self, batch: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
-        return _runs(batch, self._options.facts_per_step)
+        return split_batches(batch, self._options.facts_per_step)
 
     def _own_rows(self) -> dict[int, Rows]:
         """The facts' own rows, measured with the adapters on."""
@@ -231,12 +229,7 @@ def reached_experts(base: Base, texts: Sequence[Prompt], layers: Sequence[int]) 
         return lambda expert, *_: found[layer].add(expert)
 
     with observe_experts(base, {layer: heard(layer) for layer in layers}) as watch:
-        for some in _runs(texts, _FACTS):
+        for some in split_batches(texts, _FACTS):
             batch = pad_right(some, pad_token(base.tokenizer)).to(base.device)
             watch.forward(batch.ids, batch.mask)
     return {layer: sorted(experts) for layer, experts in found.items()}
-
-
-def _runs(items: Sequence[Prompt], size: int) -> Iterator[Sequence[Prompt]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

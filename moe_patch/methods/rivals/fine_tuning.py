@@ -13,7 +13,7 @@ before it ended, with a new optimiser.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -25,15 +25,14 @@ from torch import Tensor
 from moe_patch.base.freezing import frozen_weights
 from moe_patch.base.keys import key_rows, measure_keys
 from moe_patch.base.model import Base
-from moe_patch.data.fact_file import schema_of_facts
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import FactToken, PromptStyle, encode_fact
 from moe_patch.errors import ConfigError
-from moe_patch.evaluation.controls import with_controls
+from moe_patch.evaluation.scoring import split_batches
 from moe_patch.methods.base import Method, MethodOptions
 from moe_patch.methods.delta import edit_layers
-from moe_patch.methods.outcome import with_outcomes
 from moe_patch.methods.rivals.examples import Example, LossOn, answers_of, encode_example
+from moe_patch.methods.rivals.finished import finished_patch
 from moe_patch.methods.rivals.resumed_pass import ResumedPass, can_resume
 from moe_patch.methods.rivals.trained_layer import TrainedLayer
 from moe_patch.methods.rivals.weight_units import UNITS_HELP, Units, weight_unit
@@ -122,17 +121,16 @@ class FineTuning(Method[FineTuningOptionsT]):
             deltas = trained_deltas(base, facts, trainer.layers, options.style, options.facts_per_pass)
         finally:
             trainer.off()
-        patch = Patch(
-            kind="delta",
-            method=self.name,
+        return finished_patch(
+            self,
+            base,
+            facts,
+            fingerprint=fingerprint,
             hyperparameters=options.model_dump(mode="json") | {"layers": list(layers)},
-            base=fingerprint,
-            facts=tuple(facts),
-            results=tuple(results),
+            results=results,
             layers=deltas,
-            schema=schema_of_facts(facts),
+            progress=progress,
         )
-        return with_controls(base, with_outcomes(base, patch, progress), ())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -251,19 +249,17 @@ class FineTuner:
         """The examples in this order, as mini-batches."""
         options = self._options
         return [
-            [self._pass([examples[i] for i in some], resume) for some in _runs(step, options.facts_per_pass)]
-            for step in _runs(order, options.facts_per_step)
+            [
+                self._pass([examples[i] for i in some], resume)
+                for some in split_batches(step, options.facts_per_pass)
+            ]
+            for step in split_batches(order, options.facts_per_step)
         ]
 
     def _pass(self, examples: Sequence[Example], resume: bool) -> _Pass:
         prompts = [example.prompt for example in examples]
         resumed = bool(self._resume) and resume
         return _Pass(ResumedPass(self._base, prompts, self._first, resume=resumed), answers_of(examples))
-
-
-def _runs(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
 
 
 def trained_deltas(

@@ -27,17 +27,15 @@ from moe_patch.base.freezing import frozen_weights
 from moe_patch.base.model import Base
 from moe_patch.bypass.codebook import Codebook, CodebookConfig, Replaced, last_tokens, replaced_tokens
 from moe_patch.bypass.codebook_file import write_codebook
-from moe_patch.data.fact_file import schema_of_facts
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import Prompt, PromptStyle, encode_fact, pad_right, pad_token
 from moe_patch.errors import ConfigError
-from moe_patch.evaluation.controls import with_controls
 from moe_patch.evaluation.scoring import Encoded, score_encoded
 from moe_patch.methods.base import Method, MethodOptions
 from moe_patch.methods.memoe.options import Layer
 from moe_patch.methods.memoe.units import stream_scale
-from moe_patch.methods.outcome import with_outcomes
 from moe_patch.methods.rivals.deferral import KeySet, take_all
+from moe_patch.methods.rivals.finished import finished_patch
 from moe_patch.patch import Patch
 from moe_patch.progress import Progress
 from moe_patch.solve.finite import check_finite
@@ -110,18 +108,16 @@ class GRACE(Method[GRACEOptions]):
         built = _Build(base, facts, options, options.layer)
         codebook, results = built.run(progress)
         parameters, tensors = write_codebook(codebook, built.key)
-        patch = Patch(
-            kind="bypass",
-            method=self.name,
+        return finished_patch(
+            self,
+            base,
+            facts,
+            fingerprint=base.fingerprint([options.layer], progress),
             hyperparameters=options.model_dump(mode="json") | parameters,
-            base=base.fingerprint([options.layer], progress),
-            facts=tuple(facts),
-            results=tuple(results),
-            layers={},
+            results=results,
             bypass={name: tensor.cpu() for name, tensor in tensors.items()},
-            schema=schema_of_facts(facts),
+            progress=progress,
         )
-        return with_controls(base, with_outcomes(base, patch, progress), ())
 
 
 class _Build:

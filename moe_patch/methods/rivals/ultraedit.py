@@ -27,14 +27,13 @@ from moe_patch.base.capture import Handle, attach_delta, observe_experts
 from moe_patch.base.gradients import OutputGradient, output_gradients
 from moe_patch.base.keys import key_rows, measure_keys
 from moe_patch.base.model import Base
-from moe_patch.data.fact_file import schema_of_facts
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import Batch, FactToken, Prompt, PromptStyle, encode_fact, pad_right, pad_token
 from moe_patch.errors import ConfigError
-from moe_patch.evaluation.controls import with_controls
+from moe_patch.evaluation.scoring import split_batches
 from moe_patch.methods.base import Method, MethodOptions
 from moe_patch.methods.delta import edit_layers
-from moe_patch.methods.outcome import with_outcomes
+from moe_patch.methods.rivals.finished import finished_patch
 from moe_patch.methods.spread_edit import check_one_shape
 from moe_patch.patch import LayerDelta, Patch
 from moe_patch.patch.rows import Rows, concatenate_rows
@@ -120,17 +119,16 @@ class UltraEdit(Method[UltraEditOptions]):
                     progress("facts edited", min(start + size, len(facts)), len(facts))
         finally:
             editor.off()
-        patch = Patch(
-            kind="delta",
-            method=self.name,
+        return finished_patch(
+            self,
+            base,
+            facts,
+            fingerprint=fingerprint,
             hyperparameters=options.model_dump(mode="json") | {"layers": list(layers)},
-            base=fingerprint,
-            facts=tuple(facts),
-            results=tuple(results),
+            results=results,
             layers=editor.deltas(),
-            schema=schema_of_facts(facts),
+            progress=progress,
         )
-        return with_controls(base, with_outcomes(base, patch, progress), ())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,8 +191,7 @@ class _Editor:
         prompts = [encode_fact(base.reader, fact, options.style) for fact in facts]
         losses: list[float] = []
         parts: dict[int, list[GradientPairs]] = {layer: [] for layer in self._layers}
-        for start in range(0, len(prompts), options.facts_per_pass):
-            some = prompts[start : start + options.facts_per_pass]
+        for some in split_batches(prompts, options.facts_per_pass):
             found, nll = gradient_pairs(base, some, self._layers, options.tokens)
             losses += nll
             for layer, pairs in found.items():

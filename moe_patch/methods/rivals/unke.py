@@ -33,18 +33,16 @@ from moe_patch.base.freezing import frozen_weights
 from moe_patch.base.keys import measure_keys
 from moe_patch.base.model import Base
 from moe_patch.data.corpus import Corpus
-from moe_patch.data.fact_file import schema_of_facts
 from moe_patch.data.facts import Fact
 from moe_patch.data.mixture import read_corpus
 from moe_patch.data.prompts import Prompt, encode_fact
 from moe_patch.elicit.own_text import NAME, own_prose
 from moe_patch.errors import ConfigError
-from moe_patch.evaluation.controls import with_controls
 from moe_patch.methods.base import Method, MethodOptions
 from moe_patch.methods.corpus_option import CORPUS_HELP, CorpusOption
 from moe_patch.methods.delta import edit_layers
-from moe_patch.methods.outcome import with_outcomes
 from moe_patch.methods.rivals.fine_tuning import trained_deltas
+from moe_patch.methods.rivals.finished import finished_patch
 from moe_patch.methods.rivals.resumed_pass import ResumedPass, can_resume
 from moe_patch.methods.rivals.trained_layer import TrainedLayer
 from moe_patch.methods.rivals.weight_units import UNITS_HELP, Units, weight_unit
@@ -154,17 +152,17 @@ class UnKE(Method[UnKEOptions]):
         source = "own" if options.corpus is None else "corpus"
         parameters |= {"layers": list(layers), "corpus_hash": corpus.hash}
         parameters["preserved_text"] = {"source": source}
-        patch = Patch(
-            kind="delta",
-            method=self.name,
+        return finished_patch(
+            self,
+            base,
+            facts,
+            fingerprint=fingerprint,
             hyperparameters=parameters,
-            base=fingerprint,
-            facts=tuple(facts),
-            results=tuple(results),
+            results=results,
             layers=deltas,
-            schema=schema_of_facts(facts),
+            texts=corpus.texts,
+            progress=progress,
         )
-        return with_controls(base, with_outcomes(base, patch, progress), corpus.texts)
 
 
 class _Build:
