@@ -106,6 +106,7 @@ by "moe-patch report". Options that are given here win over the suite's.
 )
 @click.option("--skip-invalid", is_flag=True, help="Leave out facts that cannot be used.")
 @click.option(
+    "-o",
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     required=True,

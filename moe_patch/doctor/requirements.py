@@ -16,7 +16,7 @@ from moe_patch.doctor.report import Release, VersionStatus
 from moe_patch.errors import ConfigError
 from moe_patch.versions import vllm_version
 
-_FOR_DEVELOPMENT = {"bench", "dev"}
+_FOR_DEVELOPMENT = {"bench", "dev", "docs"}
 _LOWER_ENDS = {">=", ">"}
 
 

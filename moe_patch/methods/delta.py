@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -268,10 +268,17 @@ def _parameters(
     return parameters
 
 
-def null_space_projections(moments: Mapping[int, Moments], options: DeltaOptions) -> dict[int, NullSpace]:
+def null_space_projections(
+    moments: Mapping[int, Moments], options: DeltaOptions, find: Callable[..., NullSpace] = null_space
+) -> dict[int, NullSpace]:
     """Each layer's null-space projection; empty if the options turn projection off.
 
     A warning is logged if the text reached some experts too seldom.
+
+    Args:
+        moments: of preserved text, by edit layer.
+        options: with the rule by which directions count as used.
+        find: gives the projection of a layer, with the arguments of `null_space`.
 
     Raises:
         StatisticsError: the text is too short for the choice of `unseen`.
@@ -279,7 +286,7 @@ def null_space_projections(moments: Mapping[int, Moments], options: DeltaOptions
     if not options.projection:
         return {}
     found = {
-        layer: null_space(
+        layer: find(
             seen,
             tau=options.tau,
             energy=options.energy,

@@ -17,7 +17,7 @@ def test_out_and_force_go_together_and_have_short_forms() -> None:
     for name, command in commands().items():
         options = {option for parameter in command.params for option in parameter.opts}
         assert ("--out" in options) == ("-o" in options), name
-        folders = {"merge", "unmerge", "export"}  # which must not exist; nothing replaces a model
+        folders = {"merge", "unmerge", "export", "bench"}  # no model is replaced; finished runs are kept
         assert ("--force" in options) == ("--out" in options and name not in folders), name
 
 

@@ -25,7 +25,8 @@ def test_what_this_project_declares_is_looked_up() -> None:
     assert found["torch", None].standing == "tested"
     assert ("peft", "peft") in found
     assert ("vllm", "vllm") in found
-    assert {release.extra for release in found.values()} == {None, "datasets", "memoe", "peft", "vllm"}
+    extras = {release.extra for release in found.values()}
+    assert extras == {None, "datasets", "lm-eval", "memoe", "peft", "vllm"}
 
 
 @pytest.mark.parametrize(

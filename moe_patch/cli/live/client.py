@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from moe_patch.errors import ConfigError, MoePatchError
+from moe_patch.io.no_redirects import NoRedirects
 
 _MAX_ANSWER_BYTES = 16 * 2**20
 
@@ -25,13 +26,6 @@ class ServerError(MoePatchError):
     def __init__(self, message: str, code: str = "", details: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
         self.code, self.details = code, dict(details or {})
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Refuses redirects: a redirect must not receive the token."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +85,7 @@ class LiveClient:
         if body is not None:
             request.data = json.dumps(body).encode()
             request.add_header("Content-Type", "application/json")
-        opener = urllib.request.build_opener(_NoRedirects())
+        opener = urllib.request.build_opener(NoRedirects())
         try:
             with opener.open(request, timeout=self.seconds) as answer:
                 return self._read(answer.read(_MAX_ANSWER_BYTES))

@@ -12,12 +12,13 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from http.client import HTTPException
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError
 
 from moe_patch.errors import ConfigError, JudgeError
+from moe_patch.io.no_redirects import NoRedirects
 
 _MOST_BYTES = 2**20  # of an answer
 _MOST_TOKENS = 1024  # of a reply, with the thoughts before it
@@ -35,13 +36,6 @@ class _Choice(BaseModel):
 
 class _Completion(BaseModel):
     choices: Annotated[list[_Choice], Field(min_length=1)]
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Refuses redirects: a redirect must not receive the key."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +77,7 @@ class ChatEndpoint:
         request.add_header("Content-Type", "application/json")
         if self.key is not None:
             request.add_header("Authorization", f"Bearer {self.key}")
-        opener = urllib.request.build_opener(_NoRedirects())
+        opener = urllib.request.build_opener(NoRedirects())
         for wait in range(_TRIES):
             try:
                 with opener.open(request, timeout=self.seconds) as answer:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from moe_patch.methods.delta import DeltaMethod, DeltaOptions, EditSetup, warn_of_unseen
+from moe_patch.methods.delta import DeltaMethod, DeltaOptions, EditSetup, null_space_projections
 from moe_patch.methods.edit_rules import EditRules
 from moe_patch.methods.editors import LayerByLayer
 from moe_patch.methods.solvers import exact_solver
@@ -58,20 +58,7 @@ class AlphaEdit(DeltaMethod[AlphaEditOptions]):
         Raises:
             StatisticsError: the text is too short for the choice of `unseen`.
         """
-        if not options.projection:
-            return {}
-        found = {
-            layer: shared_null_space(
-                seen,
-                tau=options.tau,
-                energy=options.energy,
-                unseen=options.unseen,
-                min_tokens=options.min_tokens,
-            )
-            for layer, seen in moments.items()
-        }
-        warn_of_unseen(found, options)
-        return found
+        return null_space_projections(moments, options, shared_null_space)
 
     def editor(self, setup: EditSetup, options: AlphaEditOptions, progress: Progress | None) -> LayerByLayer:
         """An editor that solves every layer in turn in closed form."""

@@ -9,7 +9,6 @@ trained, and the patch works with any model.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from pydantic import Field, JsonValue, ValidationError
 
@@ -18,9 +17,10 @@ from moe_patch.data.fact_file import schema_of_facts
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import PromptStyle
 from moe_patch.errors import ConfigError, MalformedMetadata
-from moe_patch.evaluation.scoring import answer_text, continue_greedily, encode_answer, score_answers
+from moe_patch.evaluation.scoring import score_answers
 from moe_patch.io import strict_json
 from moe_patch.methods.base import Method, MethodOptions
+from moe_patch.methods.outcome import with_outcomes
 from moe_patch.methods.rivals.retrieval import FactIndex, statement_of
 from moe_patch.patch import Patch
 from moe_patch.progress import Progress
@@ -73,17 +73,19 @@ class RAG(Method[RAGOptions]):
         if not facts:
             raise ConfigError("there are no facts to build a patch from")
         parameters: dict[str, JsonValue] = options.model_dump(mode="json")
+        asked = [(fact.text, fact.target_new) for fact in facts]
+        before = score_answers(base, asked, chat=options.chat, progress=progress, stage="facts before")
         patch = Patch(
             kind="prompt",
             method=self.name,
             hyperparameters=parameters,
             base=base.fingerprint([], progress),
             facts=tuple(facts),
-            results=(),
+            results=tuple({"loss_before": round(-was.logprob, 4)} for was in before),
             layers={},
             schema=schema_of_facts(facts),
         )
-        return replace(patch, results=_outcomes(base, patch, self.rewriter(base, patch), progress))
+        return with_outcomes(base, patch, progress, self.rewriter(base, patch))
 
     def rewriter(self, base: Base, patch: Patch) -> Callable[[str], str]:
         """What puts the statements of the nearest facts before a prompt, the nearest last.
@@ -105,24 +107,3 @@ class RAG(Method[RAGOptions]):
             return options.separator.join([*map(statement_of, reversed(found)), prompt])
 
         return rewrite
-
-
-def _outcomes(
-    base: Base, patch: Patch, rewrite: Callable[[str], str], progress: Progress | None
-) -> tuple[dict[str, JsonValue], ...]:
-    """For each fact the loss of its answer before and with the rewritten prompt, and whether it is said."""
-    asked = [(fact.text, fact.target_new) for fact in patch.facts]
-    told = [(rewrite(prompt), answer) for prompt, answer in asked]
-    before = score_answers(base, asked, chat=patch.chat, progress=progress, stage="facts before")
-    after = score_answers(base, told, chat=patch.chat, progress=progress, stage="facts asked")
-    results: list[dict[str, JsonValue]] = [
-        {"loss_before": round(-was.logprob, 4), "loss_edited": round(-now.logprob, 4), "taken": now.exact}
-        for was, now in zip(before, after, strict=True)
-    ]
-    missed = [number for number, score in enumerate(after) if not score.exact]
-    encoded = [encode_answer(base, *told[number], chat=patch.chat) for number in missed]
-    lengths = [len(one.answer) for one in encoded]
-    said = continue_greedily(base, [told[number][0] for number in missed], lengths, chat=patch.chat)
-    for number, answer in zip(missed, said, strict=True):
-        results[number]["says"] = answer_text(base, answer)
-    return tuple(results)
