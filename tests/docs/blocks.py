@@ -1,9 +1,10 @@
 """The blocks of a document that are marked as runnable, and whether a run printed what stands there.
 
-A block is marked by `<!-- run -->` in the line before it. In a console block, each line that starts with `$ `
-is a command of a shell, and the lines after it are what it prints. A line `...` there stands for any number
-of lines, and `...` at the end of a line for the rest of it. A python block has no output. A block below
-`<!-- file: NAME -->` is the text of a file, which is written when it is reached.
+A block is marked by `<!-- run -->` in the line before it, or by `<!-- run: vllm -->` if it needs vLLM. In a
+console block, each line that starts with `$ ` is a command of a shell, and the lines after it are what it
+prints. A line `...` there stands for any number of lines, and `...` at the end of a line for the rest of it.
+A command that ends in `&` goes on in the background once it has said the lines after it. A python block has
+no output. A block below `<!-- file: NAME -->` is the text of a file, which is written when it is reached.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _BLOCK = re.compile(
-    r"^<!-- (?:run|file: (?P<file>[\w.]+)) -->\n```(?P<language>\w*)\n(?P<text>.*?)^```$",
+    r"^<!-- (?:run(?P<vllm>: vllm)?|file: (?P<file>[\w.]+)) -->\n```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
+_BACKGROUND = re.compile(r" &\s*(#.*)?$")
 _FRAME = re.compile(r"[━─┏┓┗┛┡┩┳┻╇┠┨┌┐└┘├┤┬┴┼╋]+")
 _VARYING = [
     (re.compile(r"\d+(\.\d+)? (ms|s|min)\b"), "a time"),
@@ -38,12 +40,24 @@ class Step:
     printed: tuple[str, ...] = ()
     text: str = ""
 
+    @property
+    def foreground(self) -> str:
+        """The command without a comment and without `&`."""
+        return _BACKGROUND.sub("", self.command)
 
-def runnable(document: Path) -> list[Step]:
-    """The commands of all marked blocks, in order."""
+    @property
+    def in_background(self) -> bool:
+        """Whether the command goes on while the next ones run."""
+        return self.foreground != self.command
+
+
+def runnable(document: Path, *, vllm: bool = False) -> list[Step]:
+    """The commands of all marked blocks, in order; without those that need vLLM if there is none."""
     text = document.read_text(encoding="utf-8")
     steps: list[Step] = []
     for block in _BLOCK.finditer(text):
+        if block["vllm"] and not vllm:
+            continue
         first = text.count("\n", 0, block.start("text")) + 1
         if block["file"]:
             steps.append(Step(first, "file", block["file"], text=block["text"]))
@@ -81,6 +95,12 @@ def differences(stated: tuple[str, ...], printed: str) -> str:
                 return f"stated:  {wanted}\nprinted: {found[at] if at < len(found) else 'nothing more'}"
             at, free = place + 1, False
     return "" if free or at == len(found) else f"printed, and not stated: {found[at]}"
+
+
+def shows(stated: tuple[str, ...], printed: str) -> bool:
+    """Whether the stated lines are all in the printed text, each as a part of some line."""
+    found = "\n".join(map(_plain, printed.splitlines()))
+    return all(_plain(line) in found for line in stated if line.strip() != "...")
 
 
 def _plain(line: str) -> str:

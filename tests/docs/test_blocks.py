@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.blocks import differences, runnable
+from tests.docs.blocks import differences, runnable, shows
 
 DOCUMENT = """\
 ```console
@@ -29,6 +29,13 @@ import this
 <!-- file: facts.csv -->
 ```text
 prompt,subject
+```
+
+<!-- run: vllm -->
+```console
+$ serve --model "a & b" &  # goes on
+...
+ready, 5 s after the start
 ```
 """
 
@@ -72,3 +79,15 @@ def test_what_may_differ_does_not_count(stated: str, printed: str) -> None:
 )
 def test_what_must_be_equal_is_compared(stated: str, printed: str) -> None:
     assert differences(tuple(stated.splitlines()), printed)
+
+
+def test_blocks_for_vllm_are_left_out_without_it_and_may_go_on_in_the_background(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text(DOCUMENT, encoding="utf-8")
+    *others, served = runnable(path, vllm=True)
+    assert others == runnable(path)
+    assert not any(step.in_background for step in others)
+    assert served.in_background
+    assert served.foreground == 'serve --model "a & b"'
+    assert not shows(served.printed, "starting\n")
+    assert shows(served.printed, "starting\nINFO: ready, 34 s after the start (3)\n")
