@@ -17,8 +17,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _SHARE = NumberRange(min=0, max=1)
 _OPTIONS = {
-    "require": "Share of the facts that must take, such as 0.95: with fewer, the exit code is 15. The patch "
-    "is written all the same.",
+    "require": "Share of the facts that must take, such as 0.95. With fewer, the exit code is 15; the "
+    "patch is written all the same.",
     "require_paraphrases": "Share of the card's paraphrases that must give the new answer.",
     "require_unchanged": "Share of the card's neighbours that must be answered as before.",
 }
@@ -27,12 +27,7 @@ _OPTIONS = {
 def require_options(command: F) -> F:
     """Add the options for how good a patch has to be."""
     for name, help_text in reversed(_OPTIONS.items()):
-        more = (
-            " With fewer, the exit code is 15; the patch is written all the same."
-            if name == "require"
-            else ""
-        )
-        command = click.option(f"--{name.replace('_', '-')}", type=_SHARE, help=help_text + more)(command)
+        command = click.option(f"--{name.replace('_', '-')}", type=_SHARE, help=help_text)(command)
     return command
 
 
