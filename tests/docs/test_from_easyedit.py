@@ -39,8 +39,11 @@ def test_options_of_builds_exist() -> None:
     known = {option for one in command.params for option in one.opts}
     assert set(re.findall(r"--[a-z-]+", text)) <= known
     assert set(re.findall(r"`targets\.([a-z_]+)`", text)) <= set(TargetOptions.model_fields)
-    assert "ridge" in get_method("memit").Options.model_fields
-    assert "ridge" in get_method("alphaedit").Options.model_fields
+    of_methods = re.findall(r"(`.*), of `--method ([a-z-]+)`", text)
+    assert len(of_methods) >= 5
+    for names, method in of_methods:
+        options = get_method(method).Options.model_fields
+        assert set(re.findall(r"`([a-z_]+)`", names.partition(":")[0])) <= set(options), method
     assert {"tau", "energy", "corpus_tokens"} <= set(get_method("moeedit").Options.model_fields)
 
 
