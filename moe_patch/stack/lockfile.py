@@ -11,7 +11,11 @@
 
     [base.layers.2]
     experts = "sha256:..."
-    shape = [128, 2048, 768]
+    shape = [
+        128,
+        2048,
+        768,
+    ]
 
     [[patch]]
     path = "capitals.safetensors"
@@ -24,12 +28,11 @@ slashes, unless they are on another drive. `base` covers the layers of all patch
 
 from __future__ import annotations
 
-import json
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
+import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
 from moe_patch.errors import StackError
@@ -104,23 +107,10 @@ def parse_lock(text: str) -> Lock:
 
 def lock_text(lock: Lock) -> str:
     """The lock as TOML. The same lock always gives the same text."""
-    values = lock.model_dump(exclude_none=True, exclude={"patch"})
-    tables = [_table("", values)]
-    tables += [f"\n[[patch]]\n{_table('', entry.model_dump())}" for entry in lock.patch]
-    return _HEAD + "".join(tables)
-
-
-def _table(name: str, values: Mapping[str, Any]) -> str:
-    """A table: first its plain values, then the tables inside it."""
-    plain = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
-    text = "".join(f"{key} = {_value(value)}\n" for key, value in plain.items())
-    for key in sorted(values.keys() - plain.keys(), key=lambda key: (len(key), key)):  # 2 before 10
-        inner = f"{name}.{key}" if name else key
-        body = _table(inner, values[key])
-        text += body if body.startswith("\n[") else f"\n[{inner}]\n{body}"
-    return text
-
-
-def _value(value: str | int | list[int]) -> str:
-    """A TOML value. JSON writes these types the same way, except for the delete character."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    values = lock.model_dump(exclude_none=True)
+    if lock.base is not None:
+        layers = values["base"]["layers"]
+        values["base"]["layers"] = {layer: layers[layer] for layer in sorted(layers, key=int)}  # 2 before 10
+    if not lock.patch:
+        del values["patch"]
+    return _HEAD + tomli_w.dumps(values)

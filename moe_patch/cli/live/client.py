@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.client import HTTPException
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from moe_patch.errors import ConfigError, MoePatchError
-from moe_patch.io.no_redirects import NoRedirects
+from moe_patch.io.http import Answer, send
 
 _MAX_ANSWER_BYTES = 16 * 2**20
 
@@ -79,24 +77,24 @@ class LiveClient:
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The server's answer; a ServerError with the server's message if it is not a success."""
-        request = urllib.request.Request(f"{self.url.rstrip('/')}/moe_patch/{path}", method=method)
-        if self.token is not None:
-            request.add_header("Authorization", f"Bearer {self.token}")
-        if body is not None:
-            request.data = json.dumps(body).encode()
-            request.add_header("Content-Type", "application/json")
-        opener = urllib.request.build_opener(NoRedirects())
+        address = f"{self.url.rstrip('/')}/moe_patch/{path}"
         try:
-            with opener.open(request, timeout=self.seconds) as answer:
-                return self._read(answer.read(_MAX_ANSWER_BYTES))
-        except urllib.error.HTTPError as error:
-            complaint, code, details = _complaint(error)
-            if code == "unauthorized" and self.token is None:
-                complaint = "no token was sent: give --token-file, or set MOE_PATCH_TOKEN (unauthorized)"
-            raise ServerError(f"{self.url}: {complaint}", code, details) from error
-        except (OSError, HTTPException) as error:
-            reason = error.reason if isinstance(error, urllib.error.URLError) else error
-            raise ServerError(f"{self.url} cannot be reached: {reason}") from error
+            answer = send(
+                method,
+                address,
+                seconds=self.seconds,
+                most_bytes=_MAX_ANSWER_BYTES,
+                token=self.token,
+                body=body,
+            )
+        except ConnectionError as error:
+            raise ServerError(f"{self.url} cannot be reached: {error}") from error
+        if answer.success:
+            return self._read(answer.body)
+        complaint, code, details = _complaint(answer)
+        if code == "unauthorized" and self.token is None:
+            complaint = "no token was sent: give --token-file, or set MOE_PATCH_TOKEN (unauthorized)"
+        raise ServerError(f"{self.url}: {complaint}", code, details)
 
     def _read(self, raw: bytes) -> dict[str, Any]:
         try:
@@ -108,12 +106,12 @@ class LiveClient:
         return answer
 
 
-def _complaint(error: urllib.error.HTTPError) -> tuple[str, str, dict[str, Any]]:
+def _complaint(answer: Answer) -> tuple[str, str, dict[str, Any]]:
     """The server's error message, its code and its details."""
     try:
-        told = json.loads(error.read(_MAX_ANSWER_BYTES))["error"]
+        told = json.loads(answer.body)["error"]
         message, code, details = f"{told['message']} ({told['code']})", str(told["code"]), told.get("details")
-    except (ValueError, KeyError, TypeError, OSError):
-        hint = ": does it run with live patches?" if error.code == 404 else ""
-        return f"it answers {error.code} {error.reason}{hint}", "", {}
+    except (ValueError, KeyError, TypeError):
+        hint = ": does it run with live patches?" if answer.status == HTTPStatus.NOT_FOUND else ""
+        return f"it answers {answer.complaint}{hint}", "", {}
     return message, code, details if isinstance(details, dict) else {}

@@ -1,24 +1,20 @@
 """One message to a model behind an endpoint that speaks OpenAI's chat completions, and its reply.
 
-It is asked with Python's own HTTP client: the Hub's sends the Hub's token where there is no key, and reaches
-no local server in offline mode.
+The Hub's own client is not used: it sends the Hub's token where there is no key, and reaches no local server
+in offline mode.
 """
 
 from __future__ import annotations
 
-import json
 import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass, field
-from http.client import HTTPException
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError
 
 from moe_patch.errors import ConfigError, JudgeError
-from moe_patch.io.no_redirects import NoRedirects
+from moe_patch.io.http import send
 
 _MOST_BYTES = 2**20  # of an answer
 _MOST_TOKENS = 1024  # of a reply, with the thoughts before it
@@ -65,30 +61,31 @@ class ChatEndpoint:
             JudgeError: the endpoint cannot be reached, refuses, or sends no completion.
         """
         asked = {"messages": [{"role": "user", "content": message}], "model": self.model}
-        body = json.dumps(asked | {"temperature": 0, "max_tokens": _MOST_TOKENS}).encode()
-        raw = self._post(body)
+        raw = self._post(asked | {"temperature": 0, "max_tokens": _MOST_TOKENS})
         try:
             return _Completion.model_validate_json(raw).choices[0].message.content
         except ValidationError as error:
             raise self._failed("it sends no chat completion with a text") from error
 
-    def _post(self, body: bytes) -> bytes:
-        request = urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", body, method="POST")
-        request.add_header("Content-Type", "application/json")
-        if self.key is not None:
-            request.add_header("Authorization", f"Bearer {self.key}")
-        opener = urllib.request.build_opener(NoRedirects())
+    def _post(self, body: dict[str, Any]) -> bytes:
+        address = f"{self.url.rstrip('/')}/chat/completions"
         for wait in range(_TRIES):
             try:
-                with opener.open(request, timeout=self.seconds) as answer:
-                    return bytes(answer.read(_MOST_BYTES))
-            except urllib.error.HTTPError as error:
-                if error.code not in _BUSY or wait == _TRIES - 1:
-                    raise self._failed(f"it answers {error.code} {error.reason}") from error
-                time.sleep(2**wait)
-            except (OSError, HTTPException) as error:
-                reason = error.reason if isinstance(error, urllib.error.URLError) else error
-                raise self._failed(f"it cannot be reached: {reason}") from error
+                answer = send(
+                    "POST",
+                    address,
+                    seconds=self.seconds,
+                    most_bytes=_MOST_BYTES,
+                    token=self.key,
+                    body=body,
+                )
+            except ConnectionError as error:
+                raise self._failed(f"it cannot be reached: {error}") from error
+            if answer.success:
+                return answer.body
+            if answer.status not in _BUSY or wait == _TRIES - 1:
+                raise self._failed(f"it answers {answer.complaint}")
+            time.sleep(2**wait)
         raise AssertionError("the last try returns or raises")
 
     def _failed(self, problem: str) -> JudgeError:

@@ -1,0 +1,102 @@
+"""Requests to a server that answers what it wants."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from moe_patch.io.http import Answer, send
+
+MOST = 1000
+
+
+class Server(ThreadingHTTPServer):
+    """Gives a prepared answer and remembers what it was sent."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.status, self.headers, self.body = 200, dict[str, str](), b"{}"
+        self.seen: list[tuple[str, dict[str, str], bytes]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/there"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.seen.append((f"{self.command} {self.path}", dict(self.headers), body))
+        self.send_response(self.server.status)
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(self.server.body)))
+        self.end_headers()
+        self.wfile.write(self.server.body)
+
+    do_GET = do_POST = answer  # noqa: N815  the names that http.server calls
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        Thread(target=running.serve_forever, daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+def test_what_is_sent_arrives(server: Server) -> None:
+    answer = send("POST", server.url, seconds=5, most_bytes=MOST, token="tokén", body={"a": [1]})
+    assert answer == Answer(200, "OK", b"{}")
+    assert answer.success
+    [(request, headers, body)] = server.seen
+    assert request == "POST /there"
+    assert headers["Authorization"].encode("latin-1") == "Bearer tokén".encode()
+    assert headers["Accept-Encoding"] == "identity"
+    assert json.loads(body) == {"a": [1]}
+
+
+def test_no_more_is_read_than_is_allowed(server: Server) -> None:
+    server.body = b"x" * 10**6
+    assert send("GET", server.url, seconds=5, most_bytes=MOST).body == b"x" * MOST
+
+
+def test_redirects_are_answers(server: Server) -> None:
+    server.status, server.headers = 307, {"Location": f"{server.url}/else"}
+    answer = send("GET", server.url, seconds=5, most_bytes=MOST, token="secret")
+    assert (answer.status, answer.success) == (307, False)
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        (b"", "503 Service Unavailable"),
+        (b'{"error": {"message": "too\\nlong", "code": 1}}', "503 Service Unavailable: too long"),
+        (b'{"message": "no such model"}', "503 Service Unavailable: no such model"),
+        (b'{"detail": [{"loc": "x"}]}', '503 Service Unavailable: [{"loc": "x"}]'),
+        (b"\x1b[31mred\x00", "503 Service Unavailable: \\u001b[31mred\\u0000"),
+        (b"<html>a page", "503 Service Unavailable"),
+        (b"Service Unavailable", "503 Service Unavailable"),
+        (b"[" * 100_000, "503 Service Unavailable: " + "[" * 300 + "... (1,000 characters)"),
+    ],
+)
+def test_a_complaint_has_what_the_server_said(server: Server, body: bytes, complaint: str) -> None:
+    server.status, server.body = 503, body
+    assert send("GET", server.url, seconds=5, most_bytes=MOST).complaint == complaint
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://nowhere.invalid/", "http://[::1:80/"])
+def test_no_answer_is_one_error(url: str) -> None:
+    with pytest.raises(ConnectionError, match=r"."):
+        send("GET", url, seconds=5, most_bytes=MOST)
