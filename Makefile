@@ -73,7 +73,7 @@ BEYOND = $(if $(TRANSFORMERS)$(filter-out $(TESTED_TORCH),$(TORCH)),-)
 $(VENV)/.installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/$(INSTALL) "$(TORCH)"
-	$(BIN)/$(INSTALL) --require-hashes -r requirements.lock
+	$(BIN)/$(INSTALL) --require-hashes --no-deps -r requirements.lock
 	$(if $(TRANSFORMERS),$(BIN)/$(INSTALL) --upgrade "$(TRANSFORMERS)")
 	$(BIN)/$(INSTALL_SELF)
 	$(BEYOND)$(BIN)/python -m pip check

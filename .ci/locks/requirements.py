@@ -26,7 +26,7 @@ SERVING_LOCK = ROOT / "serving" / "requirements.lock"
 ENGINES_IN = ROOT / "tests" / "engines" / "requirements.in"
 ENGINES_LOCK = ROOT / "tests" / "engines" / "requirements.lock"
 
-RUN_TIME = ("bench", "datasets", "memoe", "peft")
+RUN_TIME = ("bench", "datasets", "lm-eval", "memoe", "peft")
 """The extras that the package imports from. vLLM's bound is not among theirs: 0.33 was read, not run."""
 
 
