@@ -33,6 +33,7 @@ from moe_patch.cli.methods import methods
 from moe_patch.cli.plan import plan
 from moe_patch.cli.pull import pull
 from moe_patch.cli.push import push
+from moe_patch.cli.recipes import recipes
 from moe_patch.cli.report import report
 from moe_patch.cli.serve import serve
 from moe_patch.cli.sign import sign
@@ -111,7 +112,7 @@ def main(verbose: int, quiet: bool) -> None:
 
 
 _COMMANDS = (
-    *(methods, facts, build, plan, locate, tune, evaluate, inspect, ask, verify, sign, pull, push),
+    *(methods, recipes, facts, build, plan, locate, tune, evaluate, inspect, ask, verify, sign, pull, push),
     *(bench, report),
     *(stack, drop, diff, log, merge, unmerge, export),
     *(serve, live, doctor),

@@ -9,17 +9,20 @@ They are in one file of the package. What a paper has for one model only is in t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from moe_patch.base.model import Base
 from moe_patch.errors import ConfigError
 from moe_patch.io.reading import read_text
 from moe_patch.io.shipped import shipped_folder
-from moe_patch.methods.base import Method
 from moe_patch.methods.recipes import paper_recipe_for
+
+if TYPE_CHECKING:
+    from moe_patch.base.model import Base
+    from moe_patch.methods.base import Method
 
 AS_PUBLISHED = "as-published"
 """The name that asks for the paper's options and for nothing else."""
@@ -27,12 +30,23 @@ AS_PUBLISHED = "as-published"
 _MAX_BYTES = 2**20
 
 
-class _Published(BaseModel):
+class Published(BaseModel):
     """The file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    source: str  # whose options they are, in a few words
     methods: dict[str, dict[str, Any]]  # options by method
+
+
+def published_path() -> Path:
+    """The file in the package."""
+    return shipped_folder() / "published" / f"{AS_PUBLISHED}.yaml"
+
+
+def read_published() -> Published:
+    """What is in the file."""
+    return Published.model_validate(yaml.safe_load(read_text(published_path(), _MAX_BYTES)))
 
 
 def published_options(base: Base, method: Method[Any]) -> tuple[dict[str, Any], str]:
@@ -44,8 +58,7 @@ def published_options(base: Base, method: Method[Any]) -> tuple[dict[str, Any], 
     Raises:
         ConfigError: the method is not of a paper whose options are known.
     """
-    text = read_text(shipped_folder() / "published" / f"{AS_PUBLISHED}.yaml", _MAX_BYTES)
-    found = _Published.model_validate(yaml.safe_load(text)).methods
+    found = read_published().methods
     if method.name not in found and not method.rival:
         raise ConfigError(
             f"no published options of {method.pretty_name} are known: choose another recipe than "

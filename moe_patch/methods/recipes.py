@@ -1,6 +1,7 @@
 """Hyper-parameters as data: one YAML file per model, holding the options of each method.
 
     name: atlas
+    source: searched for on the demo model               # optional
     match: {model_type: qwen3_moe, hidden_size: 192}     # fields of the model's text config
     methods:
       moeedit: {layers: [0, 1], ridge: 0.001, corpus: corpus.txt}
@@ -8,24 +9,28 @@
 A recipe is found by its name among those in the package, by its path, or by comparing its `match` with an
 opened base. Paths of a corpus are relative to the recipe. One that was found by measuring a model also has
 that model's fingerprint, as `base`.
+
+No module that needs torch is imported, so that recipes are listed at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moe_patch.base.model import Base
 from moe_patch.errors import ConfigError
 from moe_patch.io import strict_json
 from moe_patch.io.reading import read_text
 from moe_patch.io.shipped import shipped_folder
 from moe_patch.io.wording import did_you_mean
 from moe_patch.methods.corpus_option import map_sources
+
+if TYPE_CHECKING:
+    from moe_patch.base.model import Base
 
 _MAX_BYTES = 2**20
 _SUFFIXES = {".yaml", ".yml"}
@@ -37,6 +42,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
+    source: str | None = None  # whose options they are, in a few words
     match: dict[str, str | int | bool] = Field(min_length=1)  # fields of the model's text config
     methods: dict[str, dict[str, Any]]  # options by method
     base: str | None = None  # the root of the fingerprint of the model that it was measured on
