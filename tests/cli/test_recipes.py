@@ -11,7 +11,9 @@ import yaml
 from moe_patch.methods import METHODS
 from moe_patch.methods.recipes import parse_recipe
 from tests.cli.conftest import Run
-from tests.cli.test_light import HEAVY, modules
+from tests.cli.test_light import modules
+
+HEAVY = {"torch", "transformers"}
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 FILES = [RECIPES / "atlas" / "recipe.yaml", *sorted((RECIPES / "models").glob("*.yaml"))]
