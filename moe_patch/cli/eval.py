@@ -1,22 +1,23 @@
-"""`moe-patch eval`: the scores of a patched model, next to those of its base."""
+"""`moe-patch eval`: the scores of a patched model, next to those of its base; several patches compared."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from moe_patch.cli.console import print_json, print_tables
+from moe_patch.cli.evaluated import named_progress, show_reports, write_lines
+from moe_patch.cli.named_patches import allow_dense, common_chat, load_named
 from moe_patch.cli.options import (
     FILE,
     FOLDER,
     NEW_FILE,
     allow_large_option,
     batch_option,
-    built_with_chat,
     chat_option,
     json_option,
     mode_option,
@@ -29,6 +30,7 @@ from moe_patch.progress import progress_bars
 
 if TYPE_CHECKING:
     from moe_patch.base.model import Base
+    from moe_patch.data.facts import Fact
     from moe_patch.data.schemas import ZsreSchema
     from moe_patch.evaluation import FreeSetting, Setting
     from moe_patch.evaluation.drift import Drift
@@ -42,11 +44,13 @@ Examples:
   moe-patch eval capitals.safetensors
   moe-patch eval capitals.safetensors --edits more-facts.jsonl --rule zsre --json
   moe-patch eval capitals.safetensors --judge http://localhost:8000/v1 --judge-model NAME --replies said.jsonl
+  moe-patch eval capitals.safetensors --per-fact --log-samples samples.jsonl
+  moe-patch eval moeedit.safetensors mote.safetensors --edits facts.jsonl
   moe-patch eval capitals.safetensors --text held-out.txt --tasks boolq,sst2 --task-limit 200
 """,
 )
-@click.argument("patch_path", metavar="PATCH", type=FILE)
-@click.option("--edits", type=FILE, help="Facts to ask about.  [default: the patch's own]")
+@click.argument("patch_paths", metavar="PATCH...", nargs=-1, required=True, type=FILE)
+@click.option("--edits", type=FILE, help="Facts to ask about.  [default: the patches' own]")
 @schema_option
 @click.option(
     "--rule",
@@ -85,6 +89,12 @@ Examples:
 )
 @click.option("--judge-model", metavar="NAME", help="The name of the judge's model.")
 @click.option("--replies", type=NEW_FILE, help="Write all replies to this file, as JSON lines.")
+@click.option("--per-fact", is_flag=True, help="Show each fact by itself; with --json, each of its prompts.")
+@click.option(
+    "--log-samples",
+    type=NEW_FILE,
+    help="Write every prompt with both answers and their probabilities to this file, as JSON lines.",
+)
 @click.option(
     "--preserve-set",
     type=FILE,
@@ -104,7 +114,7 @@ Examples:
 @model_options
 @json_option
 def evaluate(
-    patch_path: Path,
+    patch_paths: tuple[Path, ...],
     edits: Path | None,
     schema: ZsreSchema | None,
     rule: Any,
@@ -115,6 +125,8 @@ def evaluate(
     judge_url: str | None,
     judge_model: str | None,
     replies: Path | None,
+    per_fact: bool,
+    log_samples: Path | None,
     preserve_set: Path | None,
     text: Path | None,
     tasks: str | None,
@@ -135,6 +147,9 @@ def evaluate(
     the base makes, and these scores are marked as generated. Where a patch rewrites prompts, the patched
     model is asked the rewritten ones.
 
+    Several patches are each measured on the bare base, and on the same facts: those of --edits, else all
+    facts of theirs together. They are shown side by side.
+
     What the model writes by itself is compared with the answers by its first sentence or line, by containment
     and, if asked, by a judge, whose key is in MOE_PATCH_JUDGE_KEY. docs/evaluation.md defines every score.
     """
@@ -142,54 +157,64 @@ def evaluate(
     from moe_patch.evaluation import Setting
     from moe_patch.evaluation import evaluate as run
     from moe_patch.evaluation.tasks import measure_tasks
-    from moe_patch.io.files import write_text
-    from moe_patch.io.strict_json import canonical_json
     from moe_patch.methods import rewriter_of
-    from moe_patch.patch import load
 
     if schema is not None and edits is None:
         raise click.UsageError("--schema says how to read --edits: give it a facts file.")
     writing = _free_setting(free, free_tokens, judge_url, judge_model, replies)
-    if replies is not None:
-        check_writable(replies)
+    for path, option in ((replies, "--replies"), (log_samples, "--log-samples")):
+        if path is not None:
+            check_writable(path, option)
     if tasks is None and (tasks_folder or task_limit):
         raise click.UsageError("--tasks-folder and --task-limit are for --tasks: name some.")
-    patch = load(patch_path)
-    if tasks is not None and patch.kind == "prompt":
+    patches = load_named(patch_paths)
+    if tasks is not None and any(patch.kind == "prompt" for patch in patches.values()):
         raise click.UsageError(
             "--tasks have prompts of their own, and PATCH changes prompts alone: leave it out."
         )
-    facts = read_edits(edits, schema=schema, built=patch) if edits else None
-    untouched = read_edits(preserve_set, schema=schema, built=patch) if preserve_set else ()
-    base = open_model(**model, allow_dense=patch.kind != "delta")
+    chat = common_chat(patches, chat)
+    first = next(iter(patches.values()))
+    facts = read_edits(edits, schema=schema, built=first) if edits else _own_facts(patches)
+    untouched = read_edits(preserve_set, schema=schema, built=first) if preserve_set else ()
+    base = open_model(**model, allow_dense=allow_dense(patches.values()))
+    reports = {}
     with progress_bars() as progress:
-        rewrite = rewriter_of(base, patch)
-        setting = Setting(batch_size, built_with_chat(patch, chat), progress, rewrite=rewrite)
-        how = {"mode": mode, "allow_large": allow_large}
-        report = run(
-            base,
-            patch,
-            facts,
-            rule=rule,
-            routing=routing,
-            generate=generate,
-            free=writing,
-            untouched=untouched,
-            setting=setting,
-            **how,
-        )
-        if text is not None:
-            report = replace(report, text=_on_text(base, patch, text, setting))
-        if tasks is not None:
-            names = [name.strip() for name in tasks.split(",") if name.strip()]
-            found = measure_tasks(base, patch, names, setting, limit=task_limit, folder=tasks_folder, **how)
-            report = replace(report, tasks=found)
-    if replies is not None:
-        write_text(replies, "".join(f"{canonical_json(each)}\n" for each in report.replies()))
-    if as_json:
-        print_json(report.to_json())
-    else:
-        print_tables(*report.tables())
+        for name, patch in patches.items():
+            setting = Setting(
+                batch_size, chat, named_progress(progress, name, patches), rewrite=rewriter_of(base, patch)
+            )
+            how = {"mode": mode, "allow_large": allow_large}
+            report = run(
+                base,
+                patch,
+                facts,
+                rule=rule,
+                routing=routing,
+                generate=generate,
+                free=writing,
+                untouched=untouched,
+                samples=per_fact or log_samples is not None,
+                setting=setting,
+                **how,
+            )
+            if text is not None:
+                report = replace(report, text=_on_text(base, patch, text, setting))
+            if tasks is not None:
+                chosen = [name.strip() for name in tasks.split(",") if name.strip()]
+                found = measure_tasks(
+                    base, patch, chosen, setting, limit=task_limit, folder=tasks_folder, **how
+                )
+                report = replace(report, tasks=found)
+            reports[name] = report
+    write_lines(reports, replies=replies, samples=log_samples)
+    show_reports(reports, per_fact=per_fact, as_json=as_json)
+
+
+def _own_facts(patches: Mapping[str, Patch]) -> Sequence[Fact]:
+    """The facts of all patches, equal ones once."""
+    if len({patch.schema for patch in patches.values()}) > 1:
+        raise click.UsageError("The patches hold facts of several schemas: name facts with --edits.")
+    return tuple(dict.fromkeys(fact for patch in patches.values() for fact in patch.facts))
 
 
 def _free_setting(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from moe_patch.cli.output import check_writable
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from moe_patch.bench.report import Comparison, Grid, RunSet
+    from moe_patch.bench.report import Comparison, Evaluated, Grid, RunSet
 
 RUNS = click.Path(exists=True, path_type=Path)
 
@@ -25,6 +26,7 @@ Examples:
   moe-patch report runs --html report.html
   moe-patch report runs --csv figures.csv
   moe-patch report before/moeedit.json after/moeedit.json --json
+  moe-patch report capitals.json rivers.json
 """,
 )
 @click.argument("first", metavar="RUNS", type=RUNS)
@@ -37,10 +39,17 @@ Examples:
 def report(first: Path, second: Path | None, html: Path | None, csv_path: Path | None, as_json: bool) -> None:
     """Show RUNS, a folder of "moe-patch bench" or one of its files, or compare them with OTHERS.
 
-    Runs that differ in their seed alone are shown as their mean and standard deviation.
+    Runs that differ in their seed alone are shown as their mean and standard deviation. RUNS and OTHERS may
+    also be files with what "moe-patch eval --json" has printed: they are shown side by side.
     """
     from moe_patch.bench.report import compare, csv_text, html_page, read_run_set
     from moe_patch.io.files import write_text
+
+    if evaluated := _evaluations(first, second):
+        if html is not None or csv_path is not None:
+            raise click.UsageError("--html and --csv are for runs of a bench, and these are evaluations.")
+        show_evaluations(evaluated, as_json=as_json)
+        return
 
     for path, option in ((html, "--html"), (csv_path, "--csv")):
         if path is not None:
@@ -57,6 +66,29 @@ def report(first: Path, second: Path | None, html: Path | None, csv_path: Path |
         return
     _show(runs, comparison)
     say(*(f"{path}: written" for path in (html, csv_path) if path is not None))
+
+
+def _evaluations(first: Path, second: Path | None) -> list[Evaluated]:
+    """What the files hold, if they hold evaluations; nothing if they do not."""
+    from moe_patch.bench.report import read_evaluations
+
+    paths = [first] if second is None else [first, second]
+    read = [None if path.is_dir() else read_evaluations(path) for path in paths]
+    if not any(read):
+        return []
+    if not all(read):
+        raise click.UsageError("RUNS and OTHERS are of two kinds: compare runs with runs, or evaluations.")
+    return [each for some in read for each in some or ()]
+
+
+def show_evaluations(evaluated: Sequence[Evaluated], *, as_json: bool) -> None:
+    """Print evaluations side by side."""
+    from moe_patch.bench.report import evaluations_table
+
+    if as_json:
+        print_json({"evaluations": [{**each.report, "patch": each.name} for each in evaluated]})
+    else:
+        print_tables(terminal_table(evaluations_table(evaluated)))
 
 
 def _joined(texts: list[str]) -> str:

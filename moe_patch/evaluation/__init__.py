@@ -33,6 +33,7 @@ from moe_patch.evaluation.report import EvaluationReport
 from moe_patch.evaluation.routed_prompts import routed_prompts
 from moe_patch.evaluation.routing import Routing, RoutingShift, compare_routing, record_routing
 from moe_patch.evaluation.rules import RULES, Rule
+from moe_patch.evaluation.samples import Sample, ask_base, ask_patched, list_asked
 from moe_patch.evaluation.scoring import Encoded
 from moe_patch.patch import Patch
 
@@ -46,6 +47,7 @@ __all__ = [
     "Questions",
     "RoutingShift",
     "Rule",
+    "Sample",
     "Score",
     "Scores",
     "Setting",
@@ -93,6 +95,7 @@ def evaluate(
     allow_large: bool = False,
     free: bool | FreeSetting = True,
     untouched: Sequence[Fact] = (),
+    samples: bool = False,
     setting: Setting | None = None,
 ) -> EvaluationReport:
     """Measure the base, apply the patch, measure again, and take the patch off.
@@ -114,6 +117,7 @@ def evaluate(
         free: whether the model also writes by itself, and how much.
         untouched: facts of the same data set that are not edited, by default those of `facts` that are not
             the patch's. The routing is compared on as many of them as there are edited ones.
+        samples: whether the report has every prompt by itself: what is said, and how likely the answers are.
         setting: how prompts are run.
 
     Raises:
@@ -141,6 +145,8 @@ def evaluate(
         FreeSetting() if free is True else free or None,
         routed_prompts(questions, patch, untouched) if routing else None,
     )
+    listed = list_asked(questions, made and made[0]) if samples else []
+    asked, said = ask_base(base, listed, plain)
     before = _observe(base, plan, plain, "base")
     with patched(base, patch, setting, mode=mode, allow_large=allow_large):
         own = asked_again(base, questions.neighbours, own, setting)
@@ -151,6 +157,7 @@ def evaluate(
         after = _observe(base, plan, setting, "patched", before=before.free)
         locality = unchanged_score(base, own, setting, "patched: locality")
         kept = unchanged_score(base, own_kept, setting, "patched: answers to keep")
+        said_now = ask_patched(base, asked, setting)
     lowest = min(patch.base.experts, default=-1)
     return EvaluationReport(
         scoring=questions.scoring,
@@ -165,6 +172,7 @@ def evaluate(
         stop=patch.stop,
         patched_free=after.free,
         base_free=before.free,
+        samples=tuple(map(Sample, asked, said, said_now)),
     )
 
 

@@ -15,6 +15,7 @@ from moe_patch.evaluation.metrics import GeneratedScores, Measurement, Score, Sc
 from moe_patch.evaluation.routing import RoutingShift
 from moe_patch.evaluation.routing_report import routing_table, shift_json
 from moe_patch.evaluation.rules import Scoring
+from moe_patch.evaluation.samples import Sample, samples_by_fact, samples_table
 from moe_patch.evaluation.tasks import TaskReport
 from moe_patch.io.html_tables import Tabled
 from moe_patch.io.wording import counted
@@ -45,6 +46,7 @@ class EvaluationReport(Tabled):
     base_free: FreeScores | None = None
     text: Drift | None = None  # on held-out text
     tasks: TaskReport | None = None  # of lm-evaluation-harness
+    samples: tuple[Sample, ...] = ()  # every prompt by itself; empty if that was not asked for
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: percentages from 0 to 100, divergences in nats, None for what could not be measured."""
@@ -64,6 +66,7 @@ class EvaluationReport(Tabled):
             "free": self._free_json(),
             "text": None if self.text is None else self.text.to_json(),
             "tasks": None if self.tasks is None else self.tasks.to_json(),
+            "per_fact": samples_by_fact(self.samples) or None,
         }
 
     def _free_json(self) -> dict[str, Any] | None:
@@ -82,8 +85,9 @@ class EvaluationReport(Tabled):
         return f"EvaluationReport({facts}, patched: {self.patched.scores}, base: {self.base.scores})"
 
     def tables(self) -> list[Table]:
-        """The papers' scores, those of free writing, the change of routing, and general ability."""
-        tables = [_score_table(self)]
+        """Facts one by one, the papers' scores, free writing, the change of routing, and general ability."""
+        tables = [samples_table(self.samples)] if self.samples else []
+        tables.append(_score_table(self))
         if self.patched_free is not None and self.base_free is not None:
             tables.append(free_table(self.patched_free, self.base_free, stop=self.stop))
         if self.edited_routing is not None:

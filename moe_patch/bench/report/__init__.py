@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from moe_patch.bench.report.compare import Comparison, compare
+from moe_patch.bench.report.evaluations import Evaluated, evaluations_table, read_evaluations
 from moe_patch.bench.report.figures import Figure
 from moe_patch.bench.report.page import html_page
 from moe_patch.bench.report.runs import Group, RunSet, Section, read_run_set
@@ -16,6 +17,7 @@ from moe_patch.bench.report.tables import (
 
 __all__ = [
     "Comparison",
+    "Evaluated",
     "Figure",
     "Grid",
     "Group",
@@ -24,7 +26,9 @@ __all__ = [
     "compare",
     "comparison_table",
     "csv_text",
+    "evaluations_table",
     "html_page",
+    "read_evaluations",
     "read_run_set",
     "score_table",
     "summary_table",

@@ -49,7 +49,7 @@ class Figure:
 
 def figures_of(record: RunRecord) -> dict[str, Figure]:
     """The figures of one run; those without a value are left out."""
-    found = dict(_walk(record.evaluation or {}, ""))
+    found = evaluation_figures(record.evaluation or {})
     found |= dict(_walk(record.perplexity or {}, "text."))
     found |= {f"seconds.{stage}": Figure(value) for stage, value in record.seconds.items()}
     for name, value in (record.memory or {}).items():
@@ -64,6 +64,11 @@ def figures_of(record: RunRecord) -> dict[str, Figure]:
         if value is not None:
             found[f"size.{name}"] = Figure(value)
     return found
+
+
+def evaluation_figures(report: Mapping[str, Any]) -> dict[str, Figure]:
+    """The figures of one evaluation, from `EvaluationReport.to_json`; those without a value are left out."""
+    return dict(_walk(report, ""))
 
 
 def _walk(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Figure]]:

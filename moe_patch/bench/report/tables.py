@@ -119,12 +119,15 @@ def arms_table(section: Section, prefix: str, title: str) -> Grid | None:
     )
     if not names:
         return None
-    rows = [(BASE, *(_scored(section.groups[0].figures.get(f"base.{name}")) for name in names))]
-    rows += [(_arm(group), *(_scored(group.figures.get(name)) for name in names)) for group in section.groups]
+    rows = [(BASE, *(figure_cell(section.groups[0].figures.get(f"base.{name}")) for name in names))]
+    rows += [
+        (_arm(group), *(figure_cell(group.figures.get(name)) for name in names)) for group in section.groups
+    ]
     return Grid(title, ("", *(name.removeprefix(prefix).replace(".", " ") for name in names)), tuple(rows))
 
 
-def _scored(figure: Figure | None) -> str:
+def figure_cell(figure: Figure | None) -> str:
+    """A score with its interval, or with its deviation over seeds."""
     return _cell(figure, _Column("", "", interval=True))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,20 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from moe_patch.bench.report import Evaluated, evaluations_table
 from moe_patch.cli.build import _choice_tables
 from moe_patch.cli.console import plain_table
 from moe_patch.cli.layout import fitted
 from moe_patch.cli.merge import _table as merge_table
+from moe_patch.cli.report import terminal_table
 from moe_patch.cli.summary import fact_table, summary_tables
-from moe_patch.evaluation.metrics import Measurement, Score, Scores
+from moe_patch.data.facts import Fact
+from moe_patch.evaluation.metrics import Measurement, Question, Score, Scores
 from moe_patch.evaluation.report import EvaluationReport
 from moe_patch.evaluation.routing import LayerShift, RoutingShift
 from moe_patch.evaluation.rules import Scoring
+from moe_patch.evaluation.samples import Asked, Said, Sample, samples_table
+from moe_patch.evaluation.scoring import AnswerScore
 from moe_patch.tuning.choice import Choice, Source
 
 WIDTHS = (80, 120)
@@ -41,12 +47,16 @@ def drawn(name: str, width: int) -> str:
 
 
 def _evaluation() -> Sequence[Table]:
+    return _report().tables()
+
+
+def _report() -> EvaluationReport:
     def measured(*values: float) -> Measurement:
         scores = Scores(*(Score(value, (value - 2.1, value), 373) for value in values))
         return Measurement(scores, scores, Score(None, None, 0), Score(None, None, 0), Score(None, None, 0))
 
     moved = RoutingShift(tuple(LayerShift(layer, 70.4, 0.3298, 99) for layer in range(4)), 2)
-    report = EvaluationReport(
+    return EvaluationReport(
         Scoring("native", "counterfact", "target_true"),
         50,
         measured(100.0, 97.5, 97.9),
@@ -56,7 +66,29 @@ def _evaluation() -> Sequence[Table]:
         moved,
         moved,
     )
-    return report.tables()
+
+
+def _facts() -> Sequence[Table]:
+    def sample(text: str, new: str, says: str, before: float, after: float) -> Sample:
+        fact = Fact("0", f"{text} {{}}", "it", new, "Uzbekistan")
+        scores = [AnswerScore(math.log(value), (True,)) for value in (before, after, 1 - before, 1 - after)]
+        asked = Asked("fact", False, Question(text, fact), new, "Uzbekistan")
+        return Sample(asked, Said("Uzbekistan", scores[0], scores[2]), Said(says, scores[1], scores[3]))
+
+    return [
+        samples_table(
+            [
+                sample(LONGEST, "South Korea", "South Korea", 0.001, 0.993),
+                sample("In Korhogo, prices are in the", "Djiboutian Franc", "Djiboutian Franc", 0.02, 0.9),
+            ]
+        )
+    ]
+
+
+def _compared() -> Sequence[Table]:
+    report = _report()
+    evaluated = [Evaluated(name, report.to_json()) for name in ("moeedit-capitals", "mote-capitals")]
+    return [terminal_table(evaluations_table(evaluated))]
 
 
 def _patch() -> Sequence[Table]:
@@ -145,6 +177,8 @@ def _answers() -> Sequence[Table]:
 
 DRAWN: dict[str, Callable[[], Sequence[Table]]] = {
     "evaluation": _evaluation,
+    "facts": _facts,
+    "compared": _compared,
     "patch": _patch,
     "choice": _choice,
     "stack": _stack,
