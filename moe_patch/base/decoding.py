@@ -7,13 +7,14 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.generation.streamers import BaseStreamer
 
 from moe_patch.base.logits import finite_logits
 from moe_patch.base.model import Base
@@ -30,6 +31,7 @@ def continue_rows(
     temperatures: Sequence[float] | None = None,
     top_k: int = 50,
     also_ends: Collection[int] = (),
+    each_token: Callable[[int], None] | None = None,
 ) -> list[tuple[int, ...]]:
     """What the model puts after each of B rows of tokens: at most `length` tokens.
 
@@ -43,6 +45,7 @@ def continue_rows(
         temperatures: by which each of the B rows divides its logits before it draws; None for 1.
         top_k: from how many tokens it draws; 0 for all of them.
         also_ends: tokens that end a continuation beside those of the model's settings.
+        each_token: called with each token as soon as it is chosen; for one row alone.
 
     Raises:
         NumericalError: the logits hold NaN or an infinity.
@@ -63,6 +66,7 @@ def continue_rows(
             logits_processor=LogitsProcessorList(
                 [] if temperatures is None else [_Temperatures(torch.tensor(temperatures))]
             ),
+            streamer=None if each_token is None else _Stream(each_token),
         )
     return [_until_end(tail, ends) for tail in produced[:, longest:].tolist()]
 
@@ -71,6 +75,22 @@ def end_tokens(base: Base) -> frozenset[int]:
     """The tokens with which the model ends a text, as its generation settings have them."""
     ends = base.model.generation_config.eos_token_id
     return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
+
+
+class _Stream(BaseStreamer):
+    """Hands on each token that `generate()` chooses, and not the prompt, which comes first."""
+
+    def __init__(self, each_token: Callable[[int], None]) -> None:
+        self._each_token = each_token
+        self._prompt = True
+
+    def put(self, value: Tensor) -> None:
+        if not self._prompt:
+            self._each_token(int(value))
+        self._prompt = False
+
+    def end(self) -> None:
+        pass
 
 
 class _Temperatures(LogitsProcessor):

@@ -17,6 +17,7 @@ import click
 from moe_patch.cli.ask import ask
 from moe_patch.cli.bench import bench
 from moe_patch.cli.build import build
+from moe_patch.cli.chat import chat
 from moe_patch.cli.diff import diff
 from moe_patch.cli.doctor import doctor
 from moe_patch.cli.drop import drop
@@ -112,7 +113,8 @@ def main(verbose: int, quiet: bool) -> None:
 
 
 _COMMANDS = (
-    *(methods, recipes, facts, build, plan, locate, tune, evaluate, inspect, ask, verify, sign, pull, push),
+    *(methods, recipes, facts, build, plan, locate, tune, evaluate, inspect, ask, chat),
+    *(verify, sign, pull, push),
     *(bench, report),
     *(stack, drop, diff, log, merge, unmerge, export),
     *(serve, live, doctor),

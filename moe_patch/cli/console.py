@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -64,6 +65,11 @@ def hide_notices(library: str) -> None:
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object to standard output."""
     click.echo(plain_json(dict(value)))
+
+
+def print_json_line(value: Mapping[str, Any]) -> None:
+    """Print one JSON object in one line of ASCII to standard output."""
+    click.echo(json.dumps(dict(value)))
 
 
 def say(*lines: str, err: bool = False) -> None:

@@ -157,6 +157,35 @@ def continue_greedily(
     return continue_tokens(base, rows, lengths, batch_size=batch_size, progress=progress, stage=stage)
 
 
+def stream_answer(
+    base: Base, prompt: str, length: int, each_text: Callable[[str], None], *, chat: bool = False
+) -> str:
+    """The model's own reply to one prompt, as `continue_greedily` has it, while it is being written.
+
+    Args:
+        base: the model.
+        prompt: the prompt.
+        length: of the longest reply, in tokens.
+        each_text: called after each token with all of the text so far.
+        chat: whether the prompt is put into the tokenizer's chat template.
+
+    Raises:
+        NoChatTemplate: `chat` is on, and the tokenizer has no chat template.
+        NumericalError: the logits hold NaN or an infinity.
+        PromptError: as for `continue_greedily`.
+    """
+    row = base.reader.read_question(prompt, chat=chat)
+    base.reader.check_room(row, length, quoted(prompt))
+    written: list[int] = []
+
+    def add(token: int) -> None:
+        written.append(token)
+        each_text(answer_text(base, Encoded((*row, *written), len(row))))
+
+    (tail,) = continue_rows(base, [row], length, each_token=add)
+    return answer_text(base, Encoded(row + tail, len(row)))
+
+
 def continue_tokens(
     base: Base,
     rows: Sequence[tuple[int, ...]],

@@ -25,6 +25,12 @@ def likeliest(base: Base, row: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(ids[len(row) :])
 
 
+def test_each_token_is_told_as_it_is_chosen() -> None:
+    base, told = tiny_base("qwen3_moe"), []
+    (tail,) = continue_rows(base, [ROWS[0]], LENGTH, each_token=told.append)
+    assert tuple(told) == tail == likeliest(base, ROWS[0])
+
+
 def meddling(greedy: tuple[int, ...]) -> dict[str, dict[str, Any]]:
     """Settings that would each change a continuation that is `greedy` without them."""
     return {

@@ -34,7 +34,7 @@ FACTS = [
 def run() -> Run:
     """Run the command line; standard output and standard error are apart."""
 
-    def invoke(*arguments: str | Path, given: str | None = None) -> Result:
+    def invoke(*arguments: str | Path, given: str | bytes | None = None) -> Result:
         texts = [str(argument) for argument in arguments]
         return CliRunner().invoke(main, texts, input=given, prog_name="moe-patch")
 

@@ -11,9 +11,9 @@ import pytest
 from moe_patch.apply import apply
 from moe_patch.data.fact_file import write_facts
 from moe_patch.evaluation.scoring import continue_greedily
-from moe_patch.patch import load
+from moe_patch.patch import load, save
 from tests.cli.conftest import FACTS, Run
-from tests.tiny import tiny_base
+from tests.tiny import tiny_base, tiny_patch
 
 PROMPT = "Town 1 lies in"
 
@@ -32,6 +32,52 @@ def test_answers_are_those_of_the_base_and_of_the_patched_model(
         said.append(base.tokenizer.decode(ids[first:], skip_special_tokens=True).strip())
     assert (answer["before"], answer["after"]) == tuple(said)
     assert answer["before"] != answer["after"]
+
+
+def test_without_a_patch_the_model_is_asked_as_it_is(
+    run: Run, patch_file: Path, model: Path, edits: Path
+) -> None:
+    result = run("ask", PROMPT, "--model", model, "--json")
+    assert result.exit_code == 0, result.stderr
+    (alone,) = json.loads(result.stdout)["answers"]
+    (patched,) = json.loads(run("ask", PROMPT, "--patch", patch_file, "--model", model, "--json").stdout)[
+        "answers"
+    ]
+    assert alone == {"prompt": PROMPT, "says": patched["before"], "wanted": None}
+    assert "Land 1" in run("ask", "--edits", edits, "--limit", "1", "--model", model).stdout
+
+
+def test_several_patches_and_a_stack_have_an_answer_each(
+    run: Run, patch_file: Path, model: Path, tmp_path: Path
+) -> None:
+    other, lock = tmp_path / "other.safetensors", tmp_path / "one.stack"
+    save(tiny_patch(tiny_base("qwen3_moe"), [1], seed=3, scale=1.5), other)
+    init = ("stack", "init", patch_file, "--combine", "add", "--stack", lock)
+    assert run(*init).exit_code == 0
+    single = ("ask", PROMPT, "--model", model, "--json")
+    wanted = {}
+    for name, given in (("random", ("--patch", patch_file)), ("other", ("--patch", other))):
+        (answer,) = json.loads(run(*single, *given).stdout)["answers"]
+        wanted[name] = answer["after"]
+    wanted["stack one.stack"] = wanted["random"]  # which is all that is in it
+    all_of_them = (*single[:-1], "--patch", patch_file, "--patch", other, "--stack", lock)
+    (found,) = json.loads(run(*all_of_them, "--json").stdout)["answers"]
+    assert found == {"prompt": PROMPT, "before": answer["before"], "after": wanted, "wanted": None}
+    shown = run(*all_of_them).stdout
+    assert all(f" {name} " in shown for name in ("before", *wanted))
+    assert run("ask", PROMPT, "--patch", other, "--patch", other).exit_code == 2
+
+
+def test_a_stack_is_asked_as_the_patch_that_equals_it(
+    run: Run, patch_file: Path, model: Path, tmp_path: Path
+) -> None:
+    lock, resolved = tmp_path / "one.stack", tmp_path / "all.safetensors"
+    assert run("stack", "init", patch_file, "--combine", "add", "--stack", lock).exit_code == 0
+    assert run("stack", "resolve", "--stack", lock, "-o", resolved).exit_code == 0
+    how = ("ask", PROMPT, "--model", model, "--json")
+    assert run(*how, "--stack", lock).stdout == run(*how, "--patch", resolved).stdout
+    empty = run(*how, "--stack", tmp_path / "none.stack")
+    assert (empty.exit_code, "does not exist" in empty.stderr) == (2, True)
 
 
 def test_facts_are_asked_with_what_was_asked_for(
