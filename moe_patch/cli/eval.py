@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from moe_patch.data.schemas import ZsreSchema
     from moe_patch.evaluation import FreeSetting, Setting
     from moe_patch.evaluation.drift import Drift
+    from moe_patch.evaluation.tasks import TaskReport
     from moe_patch.patch import Patch
 
 
@@ -156,7 +157,6 @@ def evaluate(
     from moe_patch.building.edits import read_edits
     from moe_patch.evaluation import Setting
     from moe_patch.evaluation import evaluate as run
-    from moe_patch.evaluation.tasks import measure_tasks
     from moe_patch.methods import rewriter_of
 
     if schema is not None and edits is None:
@@ -200,14 +200,19 @@ def evaluate(
             if text is not None:
                 report = replace(report, text=_on_text(base, patch, text, setting))
             if tasks is not None:
-                chosen = [name.strip() for name in tasks.split(",") if name.strip()]
-                found = measure_tasks(
-                    base, patch, chosen, setting, limit=task_limit, folder=tasks_folder, **how
-                )
-                report = replace(report, tasks=found)
+                limits = {"limit": task_limit, "folder": tasks_folder}
+                report = replace(report, tasks=_on_tasks(base, patch, tasks, setting, **limits, **how))
             reports[name] = report
     write_lines(reports, replies=replies, samples=log_samples)
     show_reports(reports, per_fact=per_fact, as_json=as_json)
+
+
+def _on_tasks(base: Base, patch: Patch, names: str, setting: Setting, **how: Any) -> TaskReport:
+    """The scores on tasks of lm-evaluation-harness."""
+    from moe_patch.evaluation.tasks import measure_tasks
+
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    return measure_tasks(base, patch, chosen, setting, **how)
 
 
 def _own_facts(patches: Mapping[str, Patch]) -> Sequence[Fact]:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import torch
 
     from moe_patch.base.model import Base
-    from moe_patch.patch import Patch
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -211,8 +210,3 @@ def quiet_transformers() -> None:
     hide_notices("transformers")
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
-
-
-def built_with_chat(patch: Patch, chat: bool | None) -> bool:
-    """The value of --chat; if it is not given, whether the patch was built with a chat template."""
-    return patch.chat if chat is None else chat

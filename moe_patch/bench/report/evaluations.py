@@ -55,9 +55,17 @@ def evaluations_table(evaluated: Sequence[Evaluated]) -> Grid:
         )
         for name in shown
     )
-    first = evaluated[0].report
-    title = f"{first['facts']} {first['schema']} facts, {first['rule']} rule: percent, with 95% interval"
-    return Grid(title, ("", BASE, *(each.name for each in evaluated)), rows)
+    asked = dict.fromkeys(_asked(each.report) for each in evaluated)  # saved ones may be of different facts
+    return Grid(
+        f"{'; '.join(asked)}: percent, with 95% interval",
+        ("", BASE, *(each.name for each in evaluated)),
+        rows,
+    )
+
+
+def _asked(report: Mapping[str, Any]) -> str:
+    """What was asked, in a few words."""
+    return f"{report['facts']} {report['schema']} facts, {report['rule']} rule"
 
 
 def _title(name: str) -> str:
