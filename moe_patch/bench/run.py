@@ -20,7 +20,7 @@ from moe_patch.bench.pooled import pool
 from moe_patch.bench.stopwatch import REST, Stopwatch
 from moe_patch.bench.texts import FACTS, Shown, before_and_after
 from moe_patch.data.fact_file import FactFile
-from moe_patch.evaluation import EvaluationReport, Setting, evaluate
+from moe_patch.evaluation import BaselineMemory, EvaluationReport, Setting, evaluate
 from moe_patch.evaluation.card.cost import cost_of
 from moe_patch.evaluation.drift import Drift, measure_drift
 from moe_patch.methods import Method, MethodOptions, get_method
@@ -73,7 +73,11 @@ class _Measured:
 
 
 def measure_run(
-    base: Base, experiment: Experiment, asking: Asking, progress: Progress | None = None
+    base: Base,
+    experiment: Experiment,
+    asking: Asking,
+    progress: Progress | None = None,
+    memory: BaselineMemory | None = None,
 ) -> dict[str, Any]:
     """The figures of one experiment, as the fields of a record.
 
@@ -82,6 +86,7 @@ def measure_run(
         experiment: what to build.
         asking: how to measure.
         progress: called with stages.
+        memory: given to several runs, lets those of the same facts measure the base once.
 
     Raises:
         MoePatchError: as for the choice of options, the method's build, and the evaluation.
@@ -109,7 +114,7 @@ def measure_run(
         building += built - began
         peaks.append(peak)
         watch(REST, 1, 1)
-        _measure(base, method, patch, facts, experiment, asking, progress, found)
+        _measure(base, method, patch, facts, experiment, asking, progress, memory, found)
         evaluating += time.perf_counter() - built
         watch.skip()
     building -= along.seconds if along is not None else 0.0
@@ -146,11 +151,12 @@ def _measure(
     experiment: Experiment,
     asking: Asking,
     progress: Progress | None,
+    memory: BaselineMemory | None,
     found: _Measured,
 ) -> None:
     """Evaluate one patch and add what was found."""
     setting = Setting(asking.batch_size, patch.chat, progress, rewrite=method.rewriter(base, patch))
-    report: EvaluationReport = evaluate(base, patch, facts, allow_large=True, setting=setting)
+    report: EvaluationReport = evaluate(base, patch, facts, allow_large=True, setting=setting, memory=memory)
     found.reports.append(report.to_json())
     if asking.text and patch.kind != "prompt" and len(found.drifts) < _DRIFTS:
         found.drifts.append(measure_drift(base, patch, asking.text, progress))

@@ -27,6 +27,7 @@ from moe_patch.bench.record import (
 )
 from moe_patch.bench.run import Asking, measure_run
 from moe_patch.errors import ConfigError, MoePatchError
+from moe_patch.evaluation import BaselineMemory
 from moe_patch.methods import get_method
 from moe_patch.progress import Progress
 from moe_patch.tuning import settle
@@ -97,14 +98,14 @@ def run_bench(
     """
     make_folder(bench.out)
     root = base.fingerprint([], progress).root
-    records = []
+    records, memory = [], BaselineMemory()
     for experiment in bench.experiments:
         path, key = bench.path(experiment, base)
         record = finished(path, root)
         if record is None:
             if notice is not None:
                 notice(experiment.title, None)
-            record = write_record(path, _run(bench, base, root, experiment, key, progress))
+            record = write_record(path, _run(bench, base, root, experiment, key, progress, memory))
             if notice is not None:
                 notice(experiment.title, record)
         records.append(record)
@@ -128,11 +129,17 @@ def finished(path: Path, root: str | None) -> RunRecord | None:
 
 
 def _run(
-    bench: Bench, base: Base, root: str, experiment: Experiment, key: str, progress: Progress | None
+    bench: Bench,
+    base: Base,
+    root: str,
+    experiment: Experiment,
+    key: str,
+    progress: Progress | None,
+    memory: BaselineMemory,
 ) -> dict[str, Any]:
     record = _outline(bench, base, root, experiment, key)
     try:
-        return record | measure_run(base, experiment, bench.asking, progress)
+        return record | measure_run(base, experiment, bench.asking, progress, memory)
     except MoePatchError as error:
         logger.warning("%s failed: %s", experiment.title, error)
         return record | {"status": "failed", "error": str(error)}

@@ -155,7 +155,7 @@ def evaluate(
     and, if asked, by a judge, whose key is in MOE_PATCH_JUDGE_KEY. docs/evaluation.md defines every score.
     """
     from moe_patch.building.edits import read_edits
-    from moe_patch.evaluation import Setting
+    from moe_patch.evaluation import BaselineMemory, Setting
     from moe_patch.evaluation import evaluate as run
     from moe_patch.methods import rewriter_of
 
@@ -177,7 +177,7 @@ def evaluate(
     facts = read_edits(edits, schema=schema, built=first) if edits else _own_facts(patches)
     untouched = read_edits(preserve_set, schema=schema, built=first) if preserve_set else ()
     base = open_model(**model, allow_dense=allow_dense(patches.values()))
-    reports = {}
+    reports, memory = {}, BaselineMemory()
     with progress_bars() as progress:
         for name, patch in patches.items():
             setting = Setting(
@@ -195,6 +195,7 @@ def evaluate(
                 untouched=untouched,
                 samples=per_fact or log_samples is not None,
                 setting=setting,
+                memory=memory,
                 **how,
             )
             if text is not None:

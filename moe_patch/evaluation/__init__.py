@@ -6,7 +6,6 @@ Imported by `methods`, `share` and `cli`. It imports `apply` and what is below.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 from moe_patch.apply import Mode
 from moe_patch.base.model import Base
@@ -14,8 +13,8 @@ from moe_patch.base.occupied import find_occupant
 from moe_patch.data.fact_file import FactFile
 from moe_patch.data.facts import Fact
 from moe_patch.errors import EvaluationError
+from moe_patch.evaluation.baseline import BaselineMemory, Inquiry, State, observe
 from moe_patch.evaluation.free import FreeScores, FreeSetting, measure_free
-from moe_patch.evaluation.generated import GeneratedQuestions, generate_questions, measure_generated
 from moe_patch.evaluation.metrics import (
     Measurement,
     Question,
@@ -25,20 +24,19 @@ from moe_patch.evaluation.metrics import (
     Setting,
     asked_again,
     measure_scores,
-    own_answers,
     unchanged_score,
 )
 from moe_patch.evaluation.patched import patched, require_rewriter
 from moe_patch.evaluation.report import EvaluationReport
 from moe_patch.evaluation.routed_prompts import routed_prompts
-from moe_patch.evaluation.routing import Routing, RoutingShift, compare_routing, record_routing
+from moe_patch.evaluation.routing import RoutingShift, compare_routing, record_routing
 from moe_patch.evaluation.rules import RULES, Rule
-from moe_patch.evaluation.samples import Sample, ask_base, ask_patched, list_asked
-from moe_patch.evaluation.scoring import Encoded
+from moe_patch.evaluation.samples import Sample, ask_patched
 from moe_patch.patch import Patch
 
 __all__ = [
     "RULES",
+    "BaselineMemory",
     "EvaluationReport",
     "FreeScores",
     "FreeSetting",
@@ -59,29 +57,6 @@ __all__ = [
     "record_routing",
 ]
 
-_Made = tuple[GeneratedQuestions, list[Encoded]]
-"""Prompts that the base made, and what it says to the neighbours among them."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What is asked of either state of the model."""
-
-    questions: Questions
-    made: _Made | None
-    own: Sequence[Encoded]  # what the base says to neighbours
-    free: FreeSetting | None
-    routed: dict[str, list[str]] | None  # prompts by kind
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    """One state of the model: its scores, what it wrote, and its routing by kind of prompt."""
-
-    measurement: Measurement
-    free: FreeScores | None
-    routing: dict[str, Routing]
-
 
 def evaluate(
     base: Base,
@@ -97,6 +72,7 @@ def evaluate(
     untouched: Sequence[Fact] = (),
     samples: bool = False,
     setting: Setting | None = None,
+    memory: BaselineMemory | None = None,
 ) -> EvaluationReport:
     """Measure the base, apply the patch, measure again, and take the patch off.
 
@@ -119,6 +95,7 @@ def evaluate(
             the patch's. The routing is compared on as many of them as there are edited ones.
         samples: whether the report has every prompt by itself: what is said, and how likely the answers are.
         setting: how prompts are run.
+        memory: given to several calls, lets those that ask the same measure the base once.
 
     Raises:
         EvaluationError: there are no facts, the rule cannot score one, a patch is on the base already, or
@@ -134,76 +111,49 @@ def evaluate(
     if state := find_occupant(base):
         raise EvaluationError(f"{state}: remove it before the evaluation")
     routing = routing and bool(base.layers)  # a dense base has none
-    plain = setting.of_base()
-    made = _made(base, questions, patch, plain) if generate else None
-    own = own_answers(base, questions.neighbours, plain, "base: own answers")
-    own_kept = own_answers(base, questions.kept, plain, "base: answers to keep")
-    plan = _Plan(
+    inquiry = Inquiry(
         questions,
-        made,
-        own,
         FreeSetting() if free is True else free or None,
-        routed_prompts(questions, patch, untouched) if routing else None,
+        routed_prompts(questions, patch, untouched) if routing else {},
+        _subjects(questions, patch) if generate else None,
+        samples,
     )
-    listed = list_asked(questions, made and made[0]) if samples else []
-    asked, said = ask_base(base, listed, plain)
-    before = _observe(base, plan, plain, "base")
+    before = (memory or BaselineMemory()).of(base, inquiry, setting.of_base())
     with patched(base, patch, setting, mode=mode, allow_large=allow_large):
-        own = asked_again(base, questions.neighbours, own, setting)
-        own_kept = asked_again(base, questions.kept, own_kept, setting)
+        own = asked_again(base, questions.neighbours, before.own, setting)
+        own_kept = asked_again(base, questions.kept, before.own_kept, setting)
+        made = before.made
         if made is not None:
             made = made[0], asked_again(base, made[0].neighbours, made[1], setting)
-        plan = replace(plan, made=made, own=own)
-        after = _observe(base, plan, setting, "patched", before=before.free)
+        after = observe(base, inquiry, setting, "patched", own=own, made=made, before=before.state.free)
         locality = unchanged_score(base, own, setting, "patched: locality")
         kept = unchanged_score(base, own_kept, setting, "patched: answers to keep")
-        said_now = ask_patched(base, asked, setting)
+        said_now = ask_patched(base, before.asked, setting)
     lowest = min(patch.base.experts, default=-1)
     return EvaluationReport(
         scoring=questions.scoring,
         facts=len(questions.edited),
         patched=after.measurement,
-        base=before.measurement,
+        base=before.state.measurement,
         locality=locality,
         kept=kept,
-        edited_routing=_shift(before, after, "edited", lowest),
-        preserved_routing=_shift(before, after, "preserved", lowest),
-        untouched_routing=_shift(before, after, "untouched", lowest),
+        edited_routing=_shift(before.state, after, "edited", lowest),
+        preserved_routing=_shift(before.state, after, "preserved", lowest),
+        untouched_routing=_shift(before.state, after, "untouched", lowest),
         stop=patch.stop,
         patched_free=after.free,
-        base_free=before.free,
-        samples=tuple(map(Sample, asked, said, said_now)),
+        base_free=before.state.free,
+        samples=tuple(map(Sample, before.asked, before.said, said_now)),
     )
 
 
-def _made(base: Base, questions: Questions, patch: Patch, setting: Setting) -> _Made:
-    avoid = [fact.subject for fact in patch.facts]
-    made = generate_questions(base, [each.fact for each in questions.edited], setting, avoid=avoid)
-    return made, own_answers(base, made.neighbours, setting, "base: generated neighbours")
+def _subjects(questions: Questions, patch: Patch) -> tuple[str, ...]:
+    """The subjects that are asked about or edited."""
+    facts = [*(each.fact for each in questions.edited), *patch.facts]
+    return tuple(dict.fromkeys(fact.subject for fact in facts))
 
 
-def _observe(
-    base: Base, plan: _Plan, setting: Setting, stage: str, *, before: FreeScores | None = None
-) -> _State:
-    """One state of the model; `before` is what the base wrote freely."""
-    measurement = measure_scores(base, plan.questions, setting, stage=stage, own=plan.own)
-    if plan.made and plan.made[0]:
-        scoring = plan.questions.scoring
-        also = measure_generated(base, *plan.made, scoring, measurement, setting, stage)
-        measurement = replace(measurement, generated=also)
-    written = None
-    if plan.free is not None:
-        told = f"{stage}: writing"
-        written = measure_free(base, plan.questions, setting, plan.free, before=before, stage=told)
-    routing = {
-        kind: record_routing(base, prompts, batch_size=setting.batch_size, chat=setting.chat)
-        for kind, prompts in (plan.routed or {}).items()
-        if prompts
-    }
-    return _State(measurement, written, routing)
-
-
-def _shift(before: _State, after: _State, kind: str, lowest: int) -> RoutingShift | None:
+def _shift(before: State, after: State, kind: str, lowest: int) -> RoutingShift | None:
     """The change of routing on a kind of prompts; None if it was not recorded."""
     if kind not in before.routing:
         return None
