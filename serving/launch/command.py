@@ -9,13 +9,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from moe_patch.checkpoint.folder import find_folder
 from moe_patch.errors import ConfigError
 from moe_patch.export.lora_forms import form_for
-from moe_patch.io.shipped import DEMO, is_demo
+from moe_patch.io.model_place import ModelPlace, find_model
+from moe_patch.io.shipped import demo_model
 from moe_patch.versions import check_vllm, vllm_on_cpu
 from moe_patch_serving import NAME
 from moe_patch_serving.api.settings import ALLOW, WORKER, read_settings
@@ -55,29 +56,31 @@ class Serving:
 
         Raises:
             ConfigError: vLLM is missing or not supported, or an adapter is malformed.
+            ModelError: there is no such model, or the Hub cannot be reached and it was not fetched before.
         """
         check_vllm()
-        command = [sys.executable, "-P", "-m", "vllm.entrypoints.cli.main", "serve", *self._model()]
+        place = self._place()
+        command = [sys.executable, "-P", "-m", "vllm.entrypoints.cli.main", "serve", *_model(place)]
         command += ["--worker-extension-cls", WORKER, "--api-server-count", "1"]
         if self.stack is not None:
             extra: dict[str, Any] = {"stack": str(self.stack.resolve())}
             extra |= {"allow_large": True} if self.allow_large else {}
             command += ["--load-format", NAME, "--model-loader-extra-config", json.dumps(extra)]
             command += stack_flags(self.stack)
-        return [*command, *_adapter_arguments(self.adapters), *self._memory(), *self.arguments]
+        return [*command, *_adapter_arguments(self.adapters), *self._memory(place), *self.arguments]
 
-    def _memory(self) -> list[str]:
+    def _place(self) -> ModelPlace:
+        """Where the model is: vLLM would try a name that leads nowhere again and again, in a long start."""
+        revision, cache = (_option(self.arguments, name) for name in ("--revision", "--download-dir"))
+        return find_model(self.model, revision=revision, cache_dir=cache)
+
+    def _memory(self, place: ModelPlace) -> list[str]:
         """What an engine on the CPU may take, unless that is given; on a GPU vLLM's own default is good."""
         if not vllm_on_cpu():
             return []
-        share = cpu_memory_share(stored_bytes(Path(self._model()[0])), self.arguments, os.environ)
+        weights = 0 if place.folder is None else stored_bytes(place.folder)
+        share = cpu_memory_share(weights, self.arguments, os.environ)
         return [] if share is None else [OPTION, f"{share:.2f}"]
-
-    def _model(self) -> list[str]:
-        """The model for vLLM. The demo model is in our package; without --dtype, vLLM would round it."""
-        if self.model is not None and not is_demo(self.model):
-            return [self.model]
-        return [str(find_folder(None)), "--served-model-name", DEMO, "--dtype", "float32"]
 
     def environment(self, present: Mapping[str, str] = os.environ) -> dict[str, str]:
         """The environment: the plugins to load, and the settings of `moe_patch_serving.api.settings`.
@@ -101,6 +104,24 @@ class Serving:
         read_settings(environment)
         environment[STARTED] = f"{time.time():.3f}"
         return environment
+
+
+def _model(place: ModelPlace) -> list[str]:
+    """The model for vLLM, served under the name that the user gave it."""
+    named = [] if place.source == place.name else ["--served-model-name", place.name]
+    # vLLM would round the demo model
+    dtype = ["--dtype", "float32"] if place.folder == demo_model() else []
+    return [place.source, *named, *dtype]
+
+
+def _option(arguments: Sequence[str], name: str) -> str | None:
+    """The value of one of vLLM's options, the last if it is given twice; None if it is not given."""
+    found = None
+    for argument, following in zip_longest(arguments, arguments[1:]):
+        option, equals, value = argument.partition("=")
+        if option.replace("_", "-") == name:
+            found = value if equals else following
+    return found
 
 
 def _plugins(named: str | None) -> str:

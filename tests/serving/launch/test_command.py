@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from moe_patch.errors import ConfigError, PatchError
+from moe_patch.cli import main
+from moe_patch.errors import ConfigError, ModelError, PatchError
 from moe_patch.stack import create_lock
 from moe_patch_serving.launch import command as module
 from moe_patch_serving.launch.command import Serving
@@ -45,11 +47,46 @@ def test_the_demo_model_with_a_stack(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("with_vllm")
-def test_another_model_is_loaded_as_vllm_would() -> None:
-    command = Serving(model="org/model").command()
-    assert command[5] == "org/model"
-    assert "--load-format" not in command
-    assert "--served-model-name" not in command
+def test_a_folder_is_loaded_as_vllm_would(tmp_path: Path) -> None:
+    command = Serving(model=str(tmp_path)).command()
+    assert command[5] == str(tmp_path)
+    assert not {"--load-format", "--served-model-name", "--dtype"} & set(command)
+
+
+def fetched(cache: Path, revision: str) -> Path:
+    """A model in a cache of the Hub's client, with a config and nothing else."""
+    repository, commit = cache / "models--org--model", "0" * 40
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / revision).write_text(commit)
+    snapshot = repository / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    return snapshot
+
+
+@pytest.mark.usefixtures("with_vllm")
+def test_offline_what_was_fetched_is_served_under_its_name(tmp_path: Path) -> None:
+    snapshot = fetched(tmp_path, "v1")
+    where = (f"--download_dir={tmp_path}", "--revision", "v1")
+    command = Serving(model="org/model", arguments=where).command()
+    assert command[5] == str(snapshot)
+    assert command[command.index("--served-model-name") + 1] == "org/model"
+    assert "--dtype" not in command
+    with pytest.raises(ModelError, match="was not fetched before"):  # not of this revision
+        Serving(model="org/model", arguments=where[:1]).command()
+
+
+@pytest.mark.usefixtures("with_vllm")
+@pytest.mark.parametrize("name", ["org/none", "altas", "./none"])
+def test_a_name_that_leads_nowhere_ends_before_vllm_starts(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moe_patch.versions.check_vllm", lambda: None)
+    monkeypatch.setattr("os.execve", lambda *_: pytest.fail("vLLM was started"))
+    failed = CliRunner().invoke(main, ["serve", "--model", name])
+    assert failed.exit_code == 1
+    assert failed.stderr.startswith(f"Error: cannot open the model '{name}': there is no such folder")
+    assert failed.stderr.count("\n") == 1
 
 
 @pytest.mark.usefixtures("with_vllm")
