@@ -144,6 +144,7 @@ def evaluate(
         patched_free=after.free,
         base_free=before.state.free,
         samples=tuple(map(Sample, before.asked, before.said, said_now)),
+        hash=patch.hash,
     )
 
 

@@ -47,10 +47,12 @@ class EvaluationReport(Tabled):
     text: Drift | None = None  # on held-out text
     tasks: TaskReport | None = None  # of lm-evaluation-harness
     samples: tuple[Sample, ...] = ()  # every prompt by itself; empty if that was not asked for
+    hash: str = ""  # of the patch's content
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: percentages from 0 to 100, divergences in nats, None for what could not be measured."""
         return {
+            "hash": self.hash,
             **asdict(self.scoring),
             "facts": self.facts,
             **_measurement(self.patched),

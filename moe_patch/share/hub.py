@@ -8,6 +8,7 @@ before needs no network either.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +20,7 @@ from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationDelete,
     HfApi,
-    ModelCardData,
+    ModelInfo,
     try_to_load_from_cache,
 )
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -30,18 +31,23 @@ from moe_patch.errors import ConfigError, HubError, PatchTooLarge
 from moe_patch.io import strict_json
 from moe_patch.io.closed_schema import ClosedSchema
 from moe_patch.io.files import replacing_file, write_text
-from moe_patch.io.plain_text import plain_markdown
 from moe_patch.io.reading import read_file, read_text
 from moe_patch.io.wording import counted
 from moe_patch.patch import HeaderLimits, Patch, load, save
 from moe_patch.patch.base_record import Sha256
 from moe_patch.patch.signature import MOST_BYTES, signature_path
+from moe_patch.share.card import is_untouched_card, model_card
+from moe_patch.share.eval_report import read_eval_report
+
+logger = logging.getLogger(__name__)
 
 SCHEME = "hf://"
 FILE = "patch.safetensors"
+README = "README.md"
 ORIGIN_SUFFIX = ".origin.json"
 
 _MAX_ORIGIN = 4096  # bytes
+_MAX_README = 2**20  # bytes; a longer one is no card of ours
 
 _REFERENCE = re.compile(
     r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?P<file>(/[\w-][\w.-]*)+\.safetensors)?(@(?P<revision>[\w./-]+))?",
@@ -128,73 +134,84 @@ def push_patch(
     reference: str,
     *,
     base_model: str | None = None,
+    license_id: str | None = None,
+    scores: Path | None = None,
     private: bool = True,
+    force: bool = False,
 ) -> HubReference:
     """Publish a patch in one commit, with a model card, and with its signature if there is one beside it.
 
+    A README that is there already and is no card as this function wrote it stays, and that is logged.
+
     Args:
+        path: the patch.
         reference: the target; a missing repository or branch is created.
         base_model: the name of the base on the Hub, for the model card.
+        license_id: as the Hub names licences, for the model card.
+        scores: a file with what `moe-patch eval --json` printed of this patch, for the model card.
         private: whether only its owners can see a new repository.
+        force: whether the model card replaces any README.
 
     Returns:
         The reference with the commit.
 
     Raises:
         PatchError: the patch is not valid.
-        ConfigError: the reference is malformed or names a commit.
+        ConfigError: the reference is malformed or names a commit, a name has a form that the Hub does not
+            know, or the scores are none or another patch's.
         HubError: the Hub cannot be reached or refuses.
     """
     wanted, patch = HubReference.parse(reference), load(path)
     if wanted.pinned:
         raise ConfigError(f"{reference} names a commit, which cannot change: name a branch instead")
+    report = None if scores is None else read_eval_report(scores, patch.hash)
+    card = model_card(patch, str(wanted), base_model=base_model, license_id=license_id, report=report)
     api, branch = HfApi(), wanted.revision or "main"
     with _explained(wanted):
         api.create_repo(wanted.repo, private=private, exist_ok=True)
         if branch != "main":
             api.create_branch(wanted.repo, branch=branch, exist_ok=True)
-        card = model_card(patch, wanted, base_model).encode()
-        operations: list[CommitOperationAdd | CommitOperationDelete] = [
-            CommitOperationAdd(wanted.file, str(path)),
-            CommitOperationAdd("README.md", card),
-        ]
-        signature, published = signature_path(path), signature_path(Path(wanted.file)).as_posix()
-        if signature.is_file():
-            operations.append(CommitOperationAdd(published, str(signature)))
-        elif api.file_exists(wanted.repo, published, revision=branch):
-            operations.append(CommitOperationDelete(published))  # it signs the previous patch
+        info = api.model_info(wanted.repo, revision=branch, files_metadata=True)
+        operations = _upload(path, wanted, {one.rfilename for one in info.siblings or ()})
+        if force or not _has_other_readme(wanted, info, api):
+            operations.append(CommitOperationAdd(README, card.encode()))
+        else:
+            logger.warning(
+                "%s: its %s was written or changed by hand and stays, without a card; --force replaces it",
+                wanted,
+                README,
+            )
         title = f"{counted(len(patch.facts), 'fact')}, {patch.hash}"
-        commit = api.create_commit(wanted.repo, operations, commit_message=title, revision=branch)
+        commit = api.create_commit(
+            wanted.repo, operations, commit_message=title, revision=branch, parent_commit=info.sha
+        )
     return replace(wanted, revision=commit.oid)
 
 
-def model_card(patch: Patch, reference: HubReference, base_model: str | None = None) -> str:
-    """The README of a patch's repository: its number of facts, base, layers, method and hash."""
-    data = ModelCardData(
-        base_model=base_model,
-        library_name="moe-patch",
-        tags=["moe-patch", "knowledge-editing", patch.kind],
-    )
-    base = patch.base
-    layers = ", ".join(map(str, sorted(base.experts)))
-    rows = {
-        "facts": str(len(patch.facts)),
-        "base": f"{base_model or base.model_type}, config {base.config}",
-        "layers": layers,
-        "method": f"{patch.method} ({patch.kind})",
-        "hash": patch.hash,
-        "built": patch.created,
-    }
-    table = "\n".join(f"| {name} | {plain_markdown(value, 200)} |" for name, value in rows.items())
-    return (
-        f"---\n{data.to_yaml()}\n---\n\n# {plain_markdown(reference.repo.partition('/')[2])}\n\n"
-        "A patch that changes what a mixture-of-experts language model says about a set of facts.\n\n"
-        f"| | |\n|---|---|\n{table}\n\n"
-        "```\n"
-        f"moe-patch pull {replace(reference, revision=None)} --out patch.safetensors\n"
-        "moe-patch inspect patch.safetensors\n"
-        "```\n"
-    )
+def _upload(
+    path: Path, wanted: HubReference, present: set[str]
+) -> list[CommitOperationAdd | CommitOperationDelete]:
+    """The changes of a commit that puts a patch and its signature in the place of what is present."""
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        CommitOperationAdd(wanted.file, str(path))
+    ]
+    signature, published = signature_path(path), signature_path(Path(wanted.file)).as_posix()
+    if signature.is_file():
+        operations.append(CommitOperationAdd(published, str(signature)))
+    elif published in present:
+        operations.append(CommitOperationDelete(published))  # it signs the previous patch
+    return operations
+
+
+def _has_other_readme(wanted: HubReference, info: ModelInfo, api: HfApi) -> bool:
+    """Whether a repository has a README that is more than a card as `push_patch` wrote it."""
+    size = {one.rfilename: one.size or 0 for one in info.siblings or ()}.get(README)
+    if size is None or size > _MAX_README:
+        return size is not None
+    bounded = _bounded_progress(f"{wanted}: {README}", _MAX_README)
+    path = Path(api.hf_hub_download(wanted.repo, README, revision=info.sha, tqdm_class=bounded))
+    text = read_file(path, _MAX_README).decode(errors="replace")
+    return bool(text.strip()) and not is_untouched_card(text)
 
 
 def origin_path(path: Path) -> Path:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
 import pytest
@@ -17,9 +17,10 @@ from moe_patch.cli import main
 from moe_patch.errors import ConfigError, HashMismatch, HubError, PatchTooLarge, TruncatedPatch
 from moe_patch.patch import HeaderLimits, Patch, load, save
 from moe_patch.patch.signature import check_signature, sign_patch, signature_path
-from moe_patch.share.hub import HubReference, model_card, pull_patch, push_patch, read_origin
+from moe_patch.share.hub import HubReference, pull_patch, push_patch, read_origin
 from tests.patch.patches import delta_patch
 from tests.share.hub_server import Hub, running
+from tests.share.reports import eval_json
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
 NAME = "org/capitals"
@@ -190,17 +191,59 @@ def test_nothing_is_pushed_to_a_commit_nor_of_a_damaged_file(hub: Hub, path: Pat
     assert not hub.seen
 
 
-def test_the_card_says_what_it_is_and_nothing_in_a_patch_becomes_markup(patch: Patch) -> None:
-    text = model_card(
-        replace(patch, method="a` | [b](http://c)\n# d"), HubReference(NAME), "Qwen/Qwen3-30B-A3B"
-    )
-    card = ModelCard(text)
-    assert card.data.base_model == "Qwen/Qwen3-30B-A3B"
-    assert card.data.tags == ["moe-patch", "knowledge-editing", "delta"]
-    for said in ("| 3 |", "sha256:", "Qwen/Qwen3-30B-A3B", "| 1, 10 |"):
-        assert said in card.text
-    row = next(line for line in card.text.splitlines() if line.startswith("| method"))
-    assert row == r"| method | a\` \| \[b\](http\://c)\\n\# d (delta) |"
+def readme(hub: Hub, branch: str = "main") -> str:
+    repository = hub.repositories[NAME]
+    return repository.commits[repository.branches[branch]]["README.md"].decode()
+
+
+def test_a_card_is_written_anew_with_each_push(hub: Hub, path: Path, tmp_path: Path) -> None:
+    push_patch(path, f"hf://{NAME}", license_id="mit")
+    assert ModelCard(readme(hub)).data.license == "mit"
+    other = tmp_path / "other.safetensors"
+    save(delta_patch(seed=2), other)
+    push_patch(other, f"hf://{NAME}", license_id="apache-2.0")
+    assert ModelCard(readme(hub)).data.license == "apache-2.0"
+    assert load(other).hash in readme(hub)
+
+
+@pytest.mark.parametrize("change", ["written", "changed", "long", "not UTF-8"])
+def test_a_readme_that_somebody_wrote_stays_unless_forced(
+    hub: Hub, path: Path, caplog: pytest.LogCaptureFixture, change: str
+) -> None:
+    push_patch(path, f"hf://{NAME}")
+    theirs = {
+        "written": b"# Mine",
+        "changed": readme(hub).replace("None was given", "Mine").encode(),
+        "long": b"x" * 2**21,
+        "not UTF-8": b"\xff",
+    }[change]
+    hub.put(NAME, {"README.md": theirs})
+    push_patch(path, f"hf://{NAME}")
+    commit = hub.repositories[NAME].commits[hub.repositories[NAME].branches["main"]]
+    assert commit["README.md"] == theirs
+    assert commit["patch.safetensors"] == path.read_bytes()
+    assert "written or changed by hand and stays" in caplog.text
+    push_patch(path, f"hf://{NAME}", force=True)
+    assert "moe-patch pull" in readme(hub)
+
+
+def test_an_empty_readme_is_nobodys(hub: Hub, path: Path) -> None:
+    hub.put(NAME, {"README.md": b"\n"})
+    push_patch(path, f"hf://{NAME}")
+    assert "moe-patch pull" in readme(hub)
+
+
+def test_nothing_is_pushed_with_names_or_scores_that_are_none(hub: Hub, path: Path, tmp_path: Path) -> None:
+    (tmp_path / "scores.json").write_text("{}")
+    wrong: list[dict[str, Any]] = [
+        {"base_model": "./folder"},
+        {"license_id": "my own"},
+        {"scores": tmp_path / "scores.json"},
+    ]
+    for given in wrong:
+        with pytest.raises(ConfigError):
+            push_patch(path, f"hf://{NAME}", **given)
+    assert not hub.seen
 
 
 def test_the_commands(hub: Hub, path: Path, patch: Patch, tmp_path: Path) -> None:
@@ -209,8 +252,14 @@ def test_the_commands(hub: Hub, path: Path, patch: Patch, tmp_path: Path) -> Non
         assert result.exit_code == 0, result.output
         return json.loads(result.stdout)
 
-    pushed = run("push", path, f"hf://{NAME}", "--public", "--base-model", "org/base")
+    scores = tmp_path / "scores.json"
+    scores.write_text(json.dumps(eval_json(patch.hash)))
+    options = ("--base-model", "org/base", "--license", "mit", "--scores", scores, "--force")
+    pushed = run("push", path, f"hf://{NAME}", "--public", *options)
     assert not hub.repositories[NAME].private
+    card = ModelCard(readme(hub)).data
+    assert (card.base_model, card.license) == ("org/base", "mit")
+    assert card.eval_results is not None
     out = tmp_path / "out.safetensors"
     pulled = run("pull", pushed["pinned"], "--out", out)
     assert pulled == {
