@@ -28,9 +28,14 @@ EXAMPLES = 5
 _LONGEST = 200  # characters of a text from the patch
 _MODEL = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
-_MARK = re.compile(r"<!-- moe-patch card [0-9a-f]{64} -->")
 
-Row = tuple[str, ReportedScore, ReportedScore | None]
+_LEGEND = (
+    "Efficacy is about the facts' own prompts, generalization about other wordings, specificity about those "
+    "whose answers must not change; utility is the mean of the three. Locality and kept count answers that "
+    "stayed as they were, portability what follows from the facts. The base itself made generated prompts."
+)
+
+_Row = tuple[str, ReportedScore, ReportedScore | None]
 """A score's name, that of the patched model, and that of its base."""
 
 
@@ -74,7 +79,7 @@ def model_card(
 def is_untouched_card(text: str) -> bool:
     """Whether a README was written by `model_card`, and by nobody after it."""
     written, _, mark = text.rstrip().rpartition("\n\n")
-    return _MARK.fullmatch(mark) is not None and _mark(written) == mark
+    return mark == _mark(written)
 
 
 def _mark(text: str) -> str:
@@ -111,13 +116,12 @@ def _metadata(
 
 def _results(patch: Patch, report: EvalReport | None) -> list[EvalResult]:
     """The scores of the patched model for the Hub's index; those of the base are not its own."""
-    taken = share_taken(patch)
     if report is not None:
         schema, facts = report.fact_schema, report.facts
         found = {title: score.value for title, score, _ in _rows(report)}
     else:
-        schema, facts = patch.schema, len(patch.facts)
-        found = {} if taken is None else {"taken": 100 * taken}
+        schema, facts, taken = patch.schema, len(patch.facts), share_taken(patch)
+        found = {"taken": None if taken is None else 100 * taken}
     return [
         EvalResult(
             task_type="text-generation",
@@ -132,10 +136,10 @@ def _results(patch: Patch, report: EvalReport | None) -> list[EvalResult]:
     ]
 
 
-def _rows(report: EvalReport) -> list[Row]:
+def _rows(report: EvalReport) -> list[_Row]:
     """The scores that have a value."""
     base = report.base
-    rows: list[Row] = [
+    rows: list[_Row] = [
         ("efficacy", report.efficacy, base.efficacy),
         ("generalization", report.generalization, base.generalization),
         ("specificity", report.specificity, base.specificity),
@@ -166,13 +170,13 @@ def _scores(patch: Patch, report: EvalReport | None) -> str:
         return (
             f"Percent on {facts} by the {report.rule} rule. Whoever published the patch measured them with "
             "`moe-patch eval`, and the base in the same run.\n\n"
-            f"{_table(('', 'patched', '95% interval', 'base', 'prompts'), rows)}"
+            f"{_table(('', 'patched', '95% interval', 'base', 'prompts'), rows)}\n\n{_LEGEND}"
         )
     taken = share_taken(patch)
     if taken is None:
         return "None were given, and the patch stores none of its build."
     return (
-        f"No evaluation was given. When the patch was built, the model gave the whole new answer to "
+        "No evaluation was given. When the patch was built, the model gave the whole new answer to "
         f"{taken:.1%} of its facts. The patch does not store what the base says to them."
     )
 

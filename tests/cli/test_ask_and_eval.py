@@ -12,6 +12,7 @@ from moe_patch.apply import apply
 from moe_patch.data.fact_file import write_facts
 from moe_patch.evaluation.scoring import continue_greedily
 from moe_patch.patch import load, save
+from moe_patch.share.eval_report import read_eval_report
 from tests.cli.conftest import FACTS, Run
 from tests.tiny import tiny_base, tiny_patch
 
@@ -123,13 +124,16 @@ def test_asking_nothing_is_an_error_of_use(run: Run, patch_file: Path) -> None:
 
 
 def test_eval_prints_one_json_object_and_nothing_else(
-    run: Run, patch_file: Path, model: Path, edits: Path
+    run: Run, patch_file: Path, model: Path, edits: Path, tmp_path: Path
 ) -> None:
     result = run("eval", patch_file, "--edits", edits, "--model", model, "--json")
     report = json.loads(result.stdout)
     for name in ("efficacy", "generalization", "specificity", "utility"):
         assert report[name].keys() == report["base"][name].keys() == {"value", "interval", "n"}
     assert report["facts"] == len(FACTS)
+    (tmp_path / "scores.json").write_text(result.stdout)
+    read = read_eval_report(tmp_path / "scores.json", load(patch_file).hash)  # as `push --scores` does
+    assert read.base.efficacy.value == report["base"]["efficacy"]["value"]
 
 
 def test_eval_makes_what_facts_lack_and_marks_it(run: Run, patch_file: Path, model: Path) -> None:
