@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,11 @@ def built(base: Base, facts: FactFile, **changes: object):
     return method.build(base, facts, merged_options(method.Options, {}, options, ""))
 
 
+def without_hash(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The figures: patches that were built at different times have different hashes."""
+    return {name: value for name, value in evaluation.items() if name != "hash"}
+
+
 def test_a_batch_is_what_a_build_and_its_evaluation_are(base: Base, edits: Path) -> None:
     (one,) = experiments(
         base, edits, modes=["batch"], arms=[{"method": "moeedit", "options": {"solver": "bcd"}}]
@@ -35,7 +41,7 @@ def test_a_batch_is_what_a_build_and_its_evaluation_are(base: Base, edits: Path)
     found = measure_run(base, one, Asking(text=TEXT))
     assert unchanged(base, before)
     patch = built(base, one.facts, solver="bcd")
-    assert found["evaluation"] == evaluate(base, patch, one.facts).to_json()
+    assert without_hash(found["evaluation"]) == without_hash(evaluate(base, patch, one.facts).to_json())
     assert found["perplexity"] == measure_drift(base, patch, TEXT).to_json()
     assert found["convergence"] == patch.hyperparameters["objectives"]
     assert found["size"]["experts"] == sum(len(delta.experts()) for delta in patch.layers.values())
@@ -107,7 +113,8 @@ def test_a_method_that_rewrites_prompts_is_asked_with_them(base: Base, edits: Pa
     method = get_method("rag")
     patch = method.build(base, one.facts, method.options())
     setting = Setting(rewrite=method.rewriter(base, patch))
-    assert found["evaluation"] == evaluate(base, patch, one.facts, setting=setting).to_json()
+    alone = evaluate(base, patch, one.facts, setting=setting)
+    assert without_hash(found["evaluation"]) == without_hash(alone.to_json())
     assert found["perplexity"] is None  # no weight has changed
     plain = next(text for text in found["texts"] if text["kind"] == "fact")
     said = answer_text(base, continue_greedily(base, [setting.asked(plain["prompt"])], [16])[0])

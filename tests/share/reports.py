@@ -39,6 +39,7 @@ def eval_json(patch_hash: str, *, generated: bool = False) -> dict[str, Any]:
         _NONE,
         None,
         None,
+        hash=patch_hash,
     )
-    read: dict[str, Any] = json.loads(json.dumps({"hash": patch_hash, **report.to_json()}))
+    read: dict[str, Any] = json.loads(json.dumps(report.to_json()))
     return read
