@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -170,12 +171,12 @@ def _below(table: Table, columns: Sequence[_Column], console: Console) -> Iterat
 
 def _named(name: Text, value: Text, widest: int, indent: str, console: Console) -> Iterator[Text]:
     """A name with its value behind it, or below it if a word of it would not fit there."""
-    start = f"{indent}{name.plain}".ljust(len(indent) + widest + _GAP)
-    if _longest_word(value) > console.width - len(start):
+    start = f"{indent}{name.plain}{' ' * (widest - name.cell_len + _GAP)}"
+    if _longest_word(value) > console.width - cell_len(start):
         yield Text(start.rstrip())
         start = f"{indent}{_INDENT}"
-    for number, line in enumerate(_wrapped(value, console.width - len(start))):
-        before = " " * len(start) if number else start
+    for number, line in enumerate(_wrapped(value, console.width - cell_len(start))):
+        before = " " * cell_len(start) if number else start
         yield Text(before, no_wrap=True, overflow="ignore").append_text(line)
 
 

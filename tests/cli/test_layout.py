@@ -31,6 +31,17 @@ WORDS = st.lists(st.text("abcdefghijklm日本", min_size=1, max_size=12), max_si
 NUMBERS = st.floats(0, 100).map(lambda value: f"{value:.1f}") | st.just("92.9 to 100.0") | st.just("")
 
 
+def test_names_of_wide_characters_are_measured_by_cells() -> None:
+    table = plain_table("", ["", ""])
+    table.show_header = False
+    table.add_row("日日日 日日日", "a" * 24)
+    table.add_row("b" * 13, "c" * 26)
+    console = Console(width=40, color_system=None)
+    with console.capture() as captured:
+        console.print(fitted(table, console), crop=False)
+    assert captured.get().splitlines() == [f"日日日 日日日  {'a' * 24}", f"{'b' * 13}", f"  {'c' * 26}"]
+
+
 @settings(deadline=None)
 @given(data=st.data(), width=st.integers(40, 130), rows=st.integers(0, 10), header=st.booleans())
 def test_every_word_is_whole_in_a_table_of_any_width(
