@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from moe_patch.errors import WrongBase
 from moe_patch.patch import Patch
-from moe_patch.patch.schema import BaseRecord
+from moe_patch.patch.base_record import BaseRecord
 from moe_patch.stack import Stacked
 from moe_patch.stack.addition import check_addition
 from moe_patch.stack.check import Finding
