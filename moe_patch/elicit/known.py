@@ -27,7 +27,7 @@ from moe_patch.elicit.statements import is_mark, read_statements, write_sentence
 from moe_patch.io import cache
 from moe_patch.progress import Progress
 
-_ROUNDS = 8  # of writing, before no more facts are looked for
+_ROUNDS = 16  # of writing, before no more facts are looked for
 _TEXTS = 32  # written in a round
 _CANDIDATES = 16  # confirmed at once
 _ROWS = 64  # prompts in a pass

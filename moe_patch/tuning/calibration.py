@@ -24,7 +24,7 @@ FACTS = 20
 """Facts that a trial edits, unless another number is asked for."""
 
 CHECKS = 2
-"""Groups of facts, each as large as that of a trial, on which the result is checked."""
+"""Groups of facts, each as large as that of a trial, to check the result on; one where facts are few."""
 
 _FEWEST = 4  # facts of a group from which anything can be told
 _TEXTS, _TEXT_TOKENS = 24, 48
@@ -71,8 +71,8 @@ def calibrate(
         TuningError: the base knows too few facts.
         NumericalError: the logits hold NaN or an infinity.
     """
-    groups = 1 + CHECKS
-    facts = known_facts(base, groups * count, seed=seed, progress=progress)
+    facts = known_facts(base, (1 + CHECKS) * count, seed=seed, progress=progress)
+    groups = 1 + (CHECKS if len(facts) >= (1 + CHECKS) * _FEWEST else 1)
     size = min(count, len(facts) // groups)
     if size < _FEWEST:
         raise TuningError(

@@ -21,6 +21,7 @@ import json
 import random
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,9 @@ def table_of(records: list[Record]) -> Table:
 @click.option("--candidates", default=24, show_default=True, help="Of the long search.")
 @click.option("--seed", default=0, show_default=True, help="Of the long search.")
 @click.option("--only", type=click.Choice(BUILDS), multiple=True)
+@click.option(
+    "--go-on", is_flag=True, help="Use the usual cache, in which seconds of an earlier run are saved."
+)
 @click.option("--json", "lines", type=click.Path(path_type=Path), help="Append one JSON line per build.")
 def main(
     places: tuple[str, ...],
@@ -164,6 +168,7 @@ def main(
     candidates: int,
     seed: int,
     only: tuple[str, ...],
+    go_on: bool,
     lines: Path | None,
 ) -> None:
     """Run the builds and report."""
@@ -175,7 +180,7 @@ def main(
     }
     records: list[Record] = []
     for subject in map(subject_at, places):
-        with fresh_cache():
+        with nullcontext() if go_on else fresh_cache():
             for name in only or BUILDS:
                 records.append({"model": subject.name, "build": name, **builds[name](subject)})
                 if lines:

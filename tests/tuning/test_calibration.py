@@ -45,9 +45,15 @@ def test_a_model_that_knows_less_is_asked_less(known: list[Fact]) -> None:
     assert len(calibrate(taught_base(), 100).search) == 4
 
 
-def test_a_model_that_knows_too_little_is_refused(known: list[Fact]) -> None:
+def test_a_model_that_knows_little_is_checked_once(known: list[Fact]) -> None:
     del known[11:]
-    with pytest.raises(TuningError, match="taught says 11 facts of its own accord, and 12 are the fewest"):
+    found = calibrate(taught_base())
+    assert [len(found.search), *map(len, found.checks)] == [5, 5]
+
+
+def test_a_model_that_knows_too_little_is_refused(known: list[Fact]) -> None:
+    del known[7:]
+    with pytest.raises(TuningError, match="taught says 7 facts of its own accord, and 8 are the fewest"):
         calibrate(taught_base())
 
 
