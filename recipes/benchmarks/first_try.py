@@ -158,9 +158,7 @@ def table_of(records: list[Record]) -> Table:
 @click.option("--candidates", default=24, show_default=True, help="Of the long search.")
 @click.option("--seed", default=0, show_default=True, help="Of the long search.")
 @click.option("--only", type=click.Choice(BUILDS), multiple=True)
-@click.option(
-    "--go-on", is_flag=True, help="Use the usual cache, in which seconds of an earlier run are saved."
-)
+@click.option("--go-on", is_flag=True, help="Take from the usual cache what an earlier run left.")
 @click.option("--json", "lines", type=click.Path(path_type=Path), help="Append one JSON line per build.")
 def main(
     places: tuple[str, ...],
