@@ -67,10 +67,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
 
-# The lock has everything that is needed, and pip would take an extra of a locked package for a package without a lock.
 # Releases other than the tested ones may be outside of our bounds. Then pip check only warns.
 BEYOND = $(if $(TRANSFORMERS)$(filter-out $(TESTED_TORCH),$(TORCH)),-)
 
+# The lock has everything that is needed, and pip would take an extra of a locked package for a package without a lock.
 $(VENV)/.installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/$(INSTALL) "$(TORCH)"

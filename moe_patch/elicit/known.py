@@ -42,7 +42,8 @@ def known_facts(
     """At most `count` facts that the base knows, the same ones every time; fewer if too few are found.
 
     `target_true` is what the base says, and `target_new` what it says of another subject in the same prompt.
-    No subject occurs twice. Fewer facts are the first of more. Those of a bare base are kept in the cache.
+    No subject occurs twice. Fewer facts are the first of more. Those of a bare base are kept in the cache,
+    where who asks for fewer finds them, or for more than there are.
 
     Args:
         base: the model, as it is now.
@@ -55,13 +56,15 @@ def known_facts(
     """
     if find_occupant(base) is not None:
         return _search(base, count, seed, progress)
-    address = {"version": 1, "base": base.fingerprint([]).address(), "seed": seed, "count": count}
+    address = {"version": 2, "base": base.fingerprint([]).address(), "seed": seed}
     if (stored := cache.load_tensors("known", address)) is not None:
         records = json.loads(bytes(stored["facts"].tolist()))
-        return tuple(FactRecord.model_validate(record).fact() for record in records)
+        if len(records) >= count or len(records) < int(stored["asked"]):
+            return tuple(FactRecord.model_validate(record).fact() for record in records[:count])
     found = _search(base, count, seed, progress)
     text = json.dumps([fact_json(fact) for fact in found]).encode()
-    cache.store_tensors("known", address, {"facts": torch.tensor(list(text), dtype=torch.uint8)})
+    facts = torch.tensor(list(text), dtype=torch.uint8)
+    cache.store_tensors("known", address, {"facts": facts, "asked": torch.tensor(count)})
     return found
 
 

@@ -9,6 +9,7 @@ import torch
 
 from moe_patch.elicit import known, statements
 from moe_patch.elicit.known import known_facts
+from moe_patch.io.cache import fresh_cache
 from tests.taught import ANSWERS, SUBJECTS, answer, taught_base
 from tests.tiny import tiny_base
 
@@ -38,7 +39,8 @@ def test_they_are_what_it_was_taught_and_the_other_answer_is_of_the_same_kind() 
 def test_fewer_are_the_first_of_more_and_no_more_are_found_than_there_are() -> None:
     everything = known_facts(taught_base(), 1000)
     assert 5 < len(everything) <= len(SUBJECTS)
-    assert known_facts(taught_base(), 3) == everything[:3]
+    with fresh_cache():
+        assert known_facts(taught_base(), 3) == everything[:3]
 
 
 def test_they_are_kept_in_the_cache(written: mock.Mock) -> None:
@@ -46,6 +48,17 @@ def test_they_are_kept_in_the_cache(written: mock.Mock) -> None:
     assert known_facts(taught_base(), 4) == first
     assert written.call_count == 1
     known_facts(taught_base(), 4, seed=1)
+    assert written.call_count == 2
+
+
+def test_more_are_looked_for_unless_all_were_found(written: mock.Mock) -> None:
+    few = known_facts(taught_base(), 4)
+    assert known_facts(taught_base(), 2) == few[:2]
+    assert written.call_count == 1
+    everything = known_facts(taught_base(), 1000)
+    assert len(everything) > 4
+    assert known_facts(taught_base(), 2000) == everything
+    assert known_facts(taught_base(), 5) == everything[:5]
     assert written.call_count == 2
 
 
