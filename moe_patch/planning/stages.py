@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from moe_patch.elicit.own_text import MOST_TOKENS
 from moe_patch.evaluation.controls import ANSWER_TOKENS
+from moe_patch.evaluation.controls import COUNT as CONTROLS
 from moe_patch.planning.outline import LayerOutline, ModelOutline
 from moe_patch.planning.work import Work
 from moe_patch.tracing.location import ASKED, BLOCKS, OUTPUTS, TRACED
@@ -22,7 +23,6 @@ _PER_PASS = 8192  # tokens of preserved text
 _PADDING = 1.2  # tokens that a pass over preserved text computes for each that is not padding
 _WATCHED = 16  # experts of a layer whose directions are compared
 _AROUND_A_SEARCH = 8  # passes over all prompts: the start, what is held, and what was found at full size
-_CONTROLS = 8  # prompts that the base answers and scores, with the patch and without
 
 USUAL_STEPS = 30  # of a search; an option bounds them
 USUAL_PROMPT, USUAL_ANSWER = 12, 3  # tokens
@@ -183,8 +183,8 @@ def _ask(model: ModelOutline, job: Job) -> Iterator[Stage]:
     width = min(job.facts, job.facts_per_pass)
     tokens, layers = job.prompt + job.answer, _all(model)
     asked = Work("forward", width, tokens, job.facts / width, layers, width)
-    answers = Work("step", _CONTROLS, tokens, ANSWER_TOKENS, layers, _CONTROLS)
-    scored = Work("forward", _CONTROLS, tokens + ANSWER_TOKENS, 4, layers, _CONTROLS * ANSWER_TOKENS)
+    answers = Work("step", CONTROLS, tokens, ANSWER_TOKENS, layers, CONTROLS)
+    scored = Work("forward", CONTROLS, tokens + ANSWER_TOKENS, 4, layers, CONTROLS * ANSWER_TOKENS)
     yield Stage("ask the facts", (asked, answers, scored))
 
 
