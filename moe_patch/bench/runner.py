@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ from moe_patch.methods import get_method
 from moe_patch.progress import Progress
 from moe_patch.tuning import settle
 from moe_patch.tuning.choice import TUNED_RECIPE
+from moe_patch.versions import installed_versions
 
 logger = logging.getLogger(__name__)
 
@@ -176,19 +175,9 @@ def _outline(bench: Bench, base: Base, root: str, experiment: Experiment, key: s
             "experts": max((layer.num_experts for layer in base.layers.values()), default=0),
         },
         "config": {"recipe": experiment.recipe, "given": dict(experiment.given)},
-        "versions": dict(_versions()),
+        "versions": installed_versions(*_TOOLS) | {"cores": str(os.cpu_count() or 1)},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _versions() -> Iterator[tuple[str, str]]:
-    yield "python", ".".join(map(str, sys.version_info[:3]))
-    yield "cores", str(os.cpu_count() or 1)
-    for name in _TOOLS:
-        try:
-            yield name, version(name)
-        except PackageNotFoundError:  # a source tree that is not installed, or an extra
-            yield name, "unknown"
 
 
 def _settled(experiment: Experiment, base: Base) -> JsonValue:

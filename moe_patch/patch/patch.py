@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 
 from pydantic import JsonValue
 from rich.table import Table
@@ -33,24 +31,17 @@ from moe_patch.patch.fingerprint import (
 )
 from moe_patch.patch.schema import Kind, Metadata, content_hash
 from moe_patch.patch.shown import changes, facts_table
+from moe_patch.versions import installed_versions
 
 logger = logging.getLogger(__name__)
 
 Shape = tuple[int, int, int]
 """(E, d_m, d_k) of one layer."""
 
-_TOOLS = ("moe-patch", "torch", "transformers")
-
 
 def _tools() -> dict[str, str]:
-    """The versions of what builds a patch, by distribution name, and of Python."""
-    found = {"python": ".".join(str(part) for part in sys.version_info[:3])}
-    for name in _TOOLS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # a source tree that is on the path but not installed
-            found[name] = "unknown"
-    return found
+    """The versions of what builds a patch."""
+    return installed_versions("moe-patch", "torch", "transformers")
 
 
 def _now() -> str:
