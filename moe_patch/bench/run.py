@@ -160,7 +160,7 @@ def _measure(
     found.reports.append(report.to_json())
     if asking.text and patch.kind != "prompt" and len(found.drifts) < _DRIFTS:
         found.drifts.append(measure_drift(base, patch, asking.text, progress))
-    size = _size_on_disk(patch)
+    size = size_on_disk(patch)
     cost = cost_of(patch, None, size)
     found.bytes.append(size)
     found.experts.append(cost.experts)
@@ -255,7 +255,7 @@ def _mean(values: Sequence[int]) -> float:
     return sum(values) / len(values)
 
 
-def _size_on_disk(patch: Patch) -> int:
+def size_on_disk(patch: Patch) -> int:
     """Bytes of the patch's file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "patch.safetensors"

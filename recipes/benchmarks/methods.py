@@ -13,21 +13,19 @@ anew by every run.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.table import Table
 
 from moe_patch.base.model import Base
+from moe_patch.bench.run import size_on_disk
 from moe_patch.bench.stopwatch import Stopwatch
 from moe_patch.data.facts import Fact
 from moe_patch.evaluation import EvaluationReport, Setting, evaluate
 from moe_patch.methods import MethodOptions, get_method
-from moe_patch.patch import Patch, save
 
 from ._runs import Run, benchmark_command
 
@@ -74,14 +72,6 @@ def similarity(report: EvaluationReport, prompts: str) -> float | None:
     """Mean routing similarity in percent above the lowest edit; None if no layer is above it."""
     shift = getattr(report, prompts)
     return None if shift is None else shift.similarity
-
-
-def size_on_disk(patch: Patch) -> int:
-    """Bytes of the patch's file."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "patch.safetensors"
-        save(patch, path)
-        return path.stat().st_size
 
 
 def table_of(records: Sequence[Mapping[str, Any]]) -> Table:
