@@ -9,8 +9,6 @@ from types import TracebackType
 import psutil
 import torch
 
-_EVERY = 0.02  # seconds between two looks at the machine's memory
-
 
 @dataclass(frozen=True, slots=True)
 class Memory:
@@ -29,11 +27,18 @@ class Memory:
 class PeakMemory:
     """Watches memory while it is entered; `found` is there afterwards.
 
-    The machine's is looked at fifty times a second, so a shorter peak can be missed. torch counts its own
+    The machine's is looked at every now and then, so a shorter peak can be missed. torch counts its own
     allocations on devices, without a gap.
+
+    Args:
+        every: seconds between two looks at the machine's memory.
+        files: whether pages of files count, which the machine can take back.
     """
 
     found: Memory
+
+    def __init__(self, *, every: float = 0.02, files: bool = True) -> None:
+        self._every, self._files = every, files
 
     def __enter__(self) -> PeakMemory:
         self._process = psutil.Process()
@@ -56,11 +61,12 @@ class PeakMemory:
         self.found = Memory(self._before, peak, self._device_before, _devices(peak=True))
 
     def _look(self) -> None:
-        while not self._ended.wait(_EVERY):
+        while not self._ended.wait(self._every):
             self._peak = max(self._peak, self._resident())
 
     def _resident(self) -> int:
-        return int(self._process.memory_info().rss)
+        memory = self._process.memory_info()
+        return int(memory.rss if self._files else memory.rss - memory.shared)
 
 
 def _devices(*, peak: bool) -> int | None:

@@ -17,17 +17,16 @@ import multiprocessing
 import tempfile
 import time
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 import click
-import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from moe_patch.base.opening import open_base
+from moe_patch.bench.memory import PeakMemory
 from moe_patch.data.fact_file import read_facts
 from moe_patch.io.cache import fresh_cache
 from moe_patch.io.shipped import demo_model, shipped_folder
@@ -66,30 +65,6 @@ def random_model(name: str, folder: Path) -> Path:
     return folder
 
 
-class Peak(Thread):
-    """Watches the most memory that this process has, without pages of files."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self._process, self._ended = psutil.Process(), Event()
-        self.start_bytes = self.bytes = self._now()
-
-    def _now(self) -> int:
-        memory = self._process.memory_info()
-        return int(memory.rss - memory.shared)
-
-    def run(self) -> None:
-        """Look every few milliseconds."""
-        while not self._ended.wait(0.003):
-            self.bytes = max(self.bytes, self._now())
-
-    def end(self) -> int:
-        """Bytes more than at the start."""
-        self._ended.set()
-        self.join()
-        return self.bytes - self.start_bytes
-
-
 def compare(place: str | None, facts: int) -> dict[str, Any]:
     """A plan and a build, each with what it says or took."""
     method = get_method("moeedit")
@@ -105,14 +80,12 @@ def compare(place: str | None, facts: int) -> dict[str, Any]:
     started = time.perf_counter()
     plan = make_plan(outline, plan_job(outline, method, options, edits), Resources.of())
     planned = time.perf_counter() - started
-    peak = Peak()
-    peak.start()
-    with fresh_cache():
+    with fresh_cache(), PeakMemory(every=0.003, files=False) as memory:
         started = time.perf_counter()
         base = open_base(place)
         method.build(base, edits, options)
         took = time.perf_counter() - started
-    most = peak.end()
+    most = memory.found.host_peak - memory.found.host_before
     return {
         "model": place or "atlas",
         "parameters": outline.parameters,
