@@ -15,6 +15,7 @@ from moe_patch.base.model import Base
 from moe_patch.data.fact_file import FactFile, schema_of_facts
 from moe_patch.data.facts import Fact
 from moe_patch.data.schemas import FactSchema
+from moe_patch.data.spacing import spaced
 from moe_patch.evaluation import Questions, Scores, Setting, compare_routing, measure_scores, record_routing
 from moe_patch.evaluation.metrics import own_answers
 from moe_patch.evaluation.routing import Routing
@@ -149,5 +150,5 @@ def evenly(facts: Sequence[Fact], count: int) -> Sequence[Fact]:
     """At most `count` of the facts, evenly spaced; a file of facts stays one."""
     if len(facts) <= count:
         return facts
-    some = tuple(facts[i * len(facts) // count] for i in range(count))
+    some = tuple(spaced(facts, count))
     return FactFile(some, (), facts.schema) if isinstance(facts, FactFile) else some
