@@ -14,6 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from moe_patch.methods.delta import DeltaOptions
+from moe_patch.solve.nullspace import DEFAULT_ENERGY
+from moe_patch.targets.options import TargetOptions
+
 SHARES = (0.2, 0.5, 1.0)
 """Of the facts, by round."""
 
@@ -39,11 +43,12 @@ class Trial:
 
 
 _SCALES: dict[str, float] = {
-    "ridge": 0.03,
-    "energy": 0.9,
-    "targets.learning_rate": 0.2,
-    "targets.clamp": 1.5,
-    "targets.margin": 3.0,
+    "ridge": DeltaOptions.model_fields["ridge"].default,
+    "energy": DEFAULT_ENERGY,
+    **{
+        f"targets.{name}": TargetOptions.model_fields[name].default
+        for name in ("learning_rate", "clamp", "margin")
+    },
 }
 """The options that a refinement moves, with what stands for those that a candidate leaves open."""
 
