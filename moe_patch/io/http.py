@@ -52,10 +52,12 @@ def send(
         body: sent as JSON; None for none.
 
     Raises:
-        ConnectionError: there is no answer. The message says why.
+        ConnectionError: there is no answer, or the token cannot be sent. The message says why.
     """
     headers = {b"Accept-Encoding": b"identity"}  # what is compressed can be of any size
     if token is not None:
+        if not token.isprintable():  # the client's own error would show it
+            raise ConnectionError("a token with control characters cannot be sent")
         headers[b"Authorization"] = b"Bearer " + token.encode()
     try:
         with httpx2.stream(

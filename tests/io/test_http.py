@@ -100,3 +100,10 @@ def test_a_complaint_has_what_the_server_said(server: Server, body: bytes, compl
 def test_no_answer_is_one_error(url: str) -> None:
     with pytest.raises(ConnectionError, match=r"."):
         send("GET", url, seconds=5, most_bytes=MOST)
+
+
+def test_a_token_that_cannot_be_sent_is_not_shown(server: Server) -> None:
+    with pytest.raises(ConnectionError) as error:
+        send("GET", server.url, seconds=5, most_bytes=MOST, token="secret\nvalue")
+    assert "secret" not in str(error.value)
+    assert not server.seen
