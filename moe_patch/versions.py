@@ -8,7 +8,6 @@ passes one of them, a test fails and says that the code for the older release ca
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -51,17 +50,6 @@ DIFFERENCES = (
     ),
     VersionDifference("vllm", "0.33", "requests get a 503 while generation is paused; before, they wait"),
 )
-
-
-def installed_versions(*distributions: str) -> dict[str, str]:
-    """The versions of Python and of distributions by name, "unknown" where one is not installed."""
-    found = {"python": ".".join(str(part) for part in sys.version_info[:3])}
-    for name in distributions:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # an extra, or a source tree that is on the path
-            found[name] = "unknown"
-    return found
 
 
 def cache_name(forward: Callable[..., Any]) -> str:

@@ -26,11 +26,11 @@ from moe_patch.bench.record import (
 from moe_patch.bench.run import Asking, measure_run
 from moe_patch.errors import ConfigError, MoePatchError
 from moe_patch.evaluation import BaselineMemory
+from moe_patch.io.installed import installed_versions
 from moe_patch.methods import get_method
 from moe_patch.progress import Progress
 from moe_patch.tuning import settle
 from moe_patch.tuning.choice import TUNED_RECIPE
-from moe_patch.versions import installed_versions
 
 logger = logging.getLogger(__name__)
 

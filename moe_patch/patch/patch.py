@@ -17,6 +17,7 @@ from moe_patch.data.facts import Fact, fact_json
 from moe_patch.data.schemas import FactSchema
 from moe_patch.errors import ConfigError, WrongBase
 from moe_patch.io.html_tables import Tabled
+from moe_patch.io.installed import installed_versions
 from moe_patch.io.wording import counted
 from moe_patch.patch.base_record import base_json
 from moe_patch.patch.controls import Controls
@@ -31,7 +32,6 @@ from moe_patch.patch.fingerprint import (
 )
 from moe_patch.patch.schema import Kind, Metadata, content_hash
 from moe_patch.patch.shown import changes, facts_table
-from moe_patch.versions import installed_versions
 
 logger = logging.getLogger(__name__)
 
