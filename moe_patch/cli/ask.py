@@ -11,7 +11,7 @@ import click
 from moe_patch.cli.console import plain_table, print_json, print_tables
 from moe_patch.cli.named_patches import allow_dense, common_chat
 from moe_patch.cli.options import FILE, chat_option, json_option, model_options, open_model, schema_option
-from moe_patch.cli.states import AFTER, BEFORE, all_patches, read_states, states_options
+from moe_patch.cli.states import AFTER, BEFORE, all_patches, length_option, read_states, states_options
 from moe_patch.progress import progress_bars
 
 if TYPE_CHECKING:
@@ -40,13 +40,7 @@ Examples:
     show_default=True,
     help="Ask at most this many facts of the file.",
 )
-@click.option(
-    "--max-tokens",
-    type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    help="Length of an answer, in tokens.",
-)
+@length_option(8)
 @chat_option
 @model_options
 @json_option

@@ -13,7 +13,7 @@ import click
 from moe_patch.cli.console import print_json_line, say
 from moe_patch.cli.named_patches import allow_dense, common_chat
 from moe_patch.cli.options import chat_option, model_options, open_model
-from moe_patch.cli.states import all_patches, read_states, states_options
+from moe_patch.cli.states import all_patches, length_option, read_states, states_options
 from moe_patch.progress import progress_bars
 
 if TYPE_CHECKING:
@@ -34,13 +34,7 @@ Examples:
 """
 )
 @states_options
-@click.option(
-    "--max-tokens",
-    type=click.IntRange(min=1),
-    default=64,
-    show_default=True,
-    help="Length of an answer, in tokens.",
-)
+@length_option(64)
 @chat_option
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, for each prompt.")

@@ -68,6 +68,17 @@ def states_options(command: F) -> F:
     return patch(stack(mode_option(allow_large_option(command))))
 
 
+def length_option(default: int) -> Callable[[F], F]:
+    """Add `--max-tokens`, the length of an answer."""
+    return click.option(
+        "--max-tokens",
+        type=click.IntRange(min=1),
+        default=default,
+        show_default=True,
+        help="Length of an answer, in tokens.",
+    )
+
+
 def read_states(patch_paths: Sequence[Path], stack: Path | None) -> list[State]:
     """The bare model, and the model with each patch and with the stack.
 

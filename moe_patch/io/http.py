@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 
@@ -36,6 +37,12 @@ class Answer:
         status = f"{self.status} {plain_text(self.reason)}".strip()
         said = " ".join(_message(self.body).split())
         return status if said in ("", self.reason) else f"{status}: {plain_text(said, _SAID)}"
+
+
+def is_server_address(url: str) -> bool:
+    """Whether this is the address of a server, to which paths can be added and in which no secret stands."""
+    parts = urlsplit(url)
+    return parts.scheme in {"http", "https"} and bool(parts.hostname) and not (parts.query or parts.username)
 
 
 def send(

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from moe_patch.errors import ConfigError, MoePatchError
-from moe_patch.io.http import Answer, send
+from moe_patch.io.http import Answer, is_server_address, send
 
 _MAX_ANSWER_BYTES = 16 * 2**20
 
@@ -40,8 +40,7 @@ class LiveClient:
         Raises:
             ConfigError: `url` is not the address of a server.
         """
-        parts = urlsplit(self.url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.username:
+        if not is_server_address(self.url):
             raise ConfigError(f"{self.url}: expected an address such as http://localhost:8000")
 
     def stack(self, *, facts: bool = False) -> dict[str, Any]:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError
 
 from moe_patch.errors import ConfigError, JudgeError
-from moe_patch.io.http import send
+from moe_patch.io.http import is_server_address, send
 
 _MOST_BYTES = 2**20  # of an answer
 _MOST_TOKENS = 1024  # of a reply, with the thoughts before it
@@ -48,8 +47,7 @@ class ChatEndpoint:
     seconds: float = 120.0  # that a request may take
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.username:
+        if not is_server_address(self.url):
             raise ConfigError(f"{self.url}: expected a judge's address such as http://localhost:8000/v1")
         if not self.model.strip():
             raise ConfigError("a judge needs the name of a model")
