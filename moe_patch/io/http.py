@@ -41,7 +41,10 @@ class Answer:
 
 def is_server_address(url: str) -> bool:
     """Whether this is the address of a server, to which paths can be added and in which no secret stands."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # of brackets that are not closed, for one
+        return False
     return parts.scheme in {"http", "https"} and bool(parts.hostname) and not (parts.query or parts.username)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from moe_patch.io.http import Answer, send
+from moe_patch.io.http import Answer, is_server_address, send
 
 MOST = 1000
 
@@ -107,3 +107,12 @@ def test_a_token_that_cannot_be_sent_is_not_shown(server: Server) -> None:
         send("GET", server.url, seconds=5, most_bytes=MOST, token="secret\nvalue")
     assert "secret" not in str(error.value)
     assert not server.seen
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:8000", "ftp://a", "http://", "http://a?b", "http://user@a", "http://[::1", "http://[x]/"],
+)
+def test_what_is_no_address_is_none(url: str) -> None:
+    assert not is_server_address(url)
+    assert is_server_address("http://localhost:8000/v1")
