@@ -47,6 +47,11 @@ class Asking:
 class _Measured:
     """What is known of the patches of one run so far; those of single edits are several."""
 
+    base: Base
+    experiment: Experiment
+    asking: Asking
+    progress: Progress | None = None
+    memory: BaselineMemory | None = None
     reports: list[dict[str, Any]] = field(default_factory=list)
     drifts: list[Drift] = field(default_factory=list)
     bytes: list[int] = field(default_factory=list)
@@ -55,6 +60,34 @@ class _Measured:
     texts: list[Shown] = field(default_factory=list)
     convergence: dict[str, list[list[float]]] = field(default_factory=dict)
     buckets: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, patch: Patch, facts: FactFile) -> None:
+        """Evaluate one patch on its facts, and measure what it costs."""
+        rewrite = get_method(self.experiment.method).rewriter(self.base, patch)
+        setting = Setting(self.asking.batch_size, patch.chat, self.progress, rewrite=rewrite)
+        report: EvaluationReport = evaluate(
+            self.base, patch, facts, allow_large=True, setting=setting, memory=self.memory
+        )
+        self.reports.append(report.to_json())
+        if self.asking.text and patch.kind != "prompt" and len(self.drifts) < _DRIFTS:
+            self.drifts.append(measure_drift(self.base, patch, self.asking.text, self.progress))
+        size = size_on_disk(patch)
+        cost = cost_of(patch, None, size)
+        self.bytes.append(size)
+        self.experts.append(cost.experts)
+        self.ranks.append(cost.rank)
+        if len(self.texts) < FACTS:
+            self.texts += before_and_after(self.base, patch, facts, setting)
+        if self.experiment.mode != "single":
+            self.convergence = _objectives(patch)
+            self._add_buckets(patch, facts, setting)
+
+    def _add_buckets(self, patch: Patch, facts: FactFile, setting: Setting) -> None:
+        if self.asking.buckets is None:
+            return
+        layer = min(patch.layers or patch.base.experts or self.base.layers, default=0)
+        parts = frequency_buckets(self.base, facts, layer, self.asking.buckets, patch.chat)
+        self.buckets = scores_by_bucket(self.base, patch, parts, setting)
 
     def fields(self) -> dict[str, Any]:
         """What was found, as fields of a record; that of single edits is pooled."""
@@ -102,7 +135,7 @@ def measure_run(
         progress=progress,
     )
     chosen = time.perf_counter() - started
-    found, watch = _Measured(), Stopwatch()
+    found, watch = _Measured(base, experiment, asking, progress, memory), Stopwatch()
     along = _along(base, experiment, choice.options, asking)
     watch.skip()
     building = evaluating = 0.0
@@ -114,7 +147,7 @@ def measure_run(
         building += built - began
         peaks.append(peak)
         watch(REST, 1, 1)
-        _measure(base, method, patch, facts, experiment, asking, progress, memory, found)
+        found.add(patch, facts)
         evaluating += time.perf_counter() - built
         watch.skip()
     building -= along.seconds if along is not None else 0.0
@@ -141,38 +174,6 @@ def _build(
     with PeakMemory() as watched:
         patch = method.build(base, facts, options, progress)
     return patch, watched.found
-
-
-def _measure(
-    base: Base,
-    method: Method[Any],
-    patch: Patch,
-    facts: FactFile,
-    experiment: Experiment,
-    asking: Asking,
-    progress: Progress | None,
-    memory: BaselineMemory | None,
-    found: _Measured,
-) -> None:
-    """Evaluate one patch and add what was found."""
-    setting = Setting(asking.batch_size, patch.chat, progress, rewrite=method.rewriter(base, patch))
-    report: EvaluationReport = evaluate(base, patch, facts, allow_large=True, setting=setting, memory=memory)
-    found.reports.append(report.to_json())
-    if asking.text and patch.kind != "prompt" and len(found.drifts) < _DRIFTS:
-        found.drifts.append(measure_drift(base, patch, asking.text, progress))
-    size = size_on_disk(patch)
-    cost = cost_of(patch, None, size)
-    found.bytes.append(size)
-    found.experts.append(cost.experts)
-    found.ranks.append(cost.rank)
-    if len(found.texts) < FACTS:
-        found.texts += before_and_after(base, patch, facts, setting)
-    if experiment.mode != "single":
-        found.convergence = _objectives(patch)
-    if asking.buckets is not None and experiment.mode != "single":
-        layer = min(patch.layers or patch.base.experts or base.layers, default=0)
-        parts = frequency_buckets(base, facts, layer, asking.buckets, patch.chat)
-        found.buckets = scores_by_bucket(base, patch, parts, setting)
 
 
 def _along(base: Base, experiment: Experiment, options: MethodOptions, asking: Asking) -> Along | None:
