@@ -36,15 +36,15 @@ class Subject:
 
 
 def subject_at(place: str) -> Subject:
-    """The demo model by its name, a folder as `recipes.families` writes it, or MODEL,FACTS,TEXT."""
+    """The demo model by its name, a folder as `recipes.families` writes it, or MODEL,FACTS,TEXT[,CORPUS]."""
     if place == ATLAS:
         facts = FACTS / "50.jsonl"
         unseen = unseen_text(read_world(), {fact.subject for fact in read_facts(facts)})
         text = Corpus("unseen text", tuple(unseen))
         return Subject(ATLAS, None, facts, text, FACTS.parent / "atlas" / "corpus.txt")
     if "," in place:
-        model, edits, text_at = map(Path, place.split(","))
-        return Subject(model.name, model, edits, Corpus.read(text_at), None)
+        model, edits, text_at, *corpus = map(Path, place.split(","))
+        return Subject(model.name, model, edits, Corpus.read(text_at), corpus[0] if corpus else None)
     folder = Path(place)
     return Subject(
         folder.name,

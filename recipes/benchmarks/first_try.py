@@ -38,6 +38,7 @@ from moe_patch.evaluation import Scores
 from moe_patch.io.cache import fresh_cache
 from moe_patch.methods import get_method
 from moe_patch.methods.overrides import merged_options
+from moe_patch.methods.preserved import preserve
 from moe_patch.patch import Patch
 from moe_patch.tuning.choice import NO_RECIPE, TUNED_RECIPE
 from moe_patch.tuning.kept import keep_recipe
@@ -125,6 +126,9 @@ def searched(subject: Subject, candidates: int, seed: int) -> Record:
     text = {"corpus": str(subject.corpus)} if subject.corpus else {}
     layers = list(base.layers)
     started = time.process_time()
+    if subject.corpus:  # all layers are tried: one pass over the text fills the cache for every one of them
+        options = method.Options(layers=layers)
+        preserve(base, layers, [str(subject.corpus)], options.corpus_tokens, length=options.corpus_length)
     last = best_layers(layers, text, measure, len(facts))
     drawn = [random_options(layers, last, rng) | text for _ in range(candidates)]
     plain = [{"layers": [layer]} | text for layer in last]
@@ -152,7 +156,7 @@ def table_of(records: list[Record]) -> Table:
     "places",
     multiple=True,
     default=(ATLAS,),
-    help="atlas (the default), a folder of recipes.families, or MODEL,FACTS,TEXT.",
+    help="atlas (the default), a folder of recipes.families, or MODEL,FACTS,TEXT[,CORPUS].",
 )
 @click.option("--minutes", default=5.0, show_default=True, help="Of tuning.")
 @click.option("--candidates", default=24, show_default=True, help="Of the long search.")
