@@ -97,10 +97,12 @@ def _joined(texts: list[str]) -> str:
 
 
 def _show(runs: RunSet, comparison: Comparison | None) -> None:
-    from moe_patch.bench.report import comparison_table, score_table
+    from moe_patch.bench.report import comparison_table, free_table, score_table
 
     if comparison is None:
-        print_tables(*(terminal_table(score_table(section)) for section in runs.sections))
+        for section in runs.sections:
+            grids = (score_table(section), free_table(section, brief=True))
+            print_tables(*(terminal_table(grid) for grid in grids if grid is not None))
     else:
         print_tables(*(terminal_table(comparison_table(comparison, pair)) for pair in comparison.pairs))
         alone = ((comparison.first, comparison.only_first), (comparison.second, comparison.only_second))

@@ -21,6 +21,7 @@ from .report import measure
 from .surgery import NEW_MODEL, copy_all_but_experts
 
 TOP_K = {"mixtral": 2, "qwen3_moe": 4}
+TEXTS = {"mixtral": 128, "qwen3_moe": 192}  # to convert on; each of more experts gets fewer of their tokens
 KEPT = 11 / 12  # of a dense layer's neurons, those that a token gets: 1,408 of 1,536
 MEASURED = 8192  # tokens of held-out text
 CONTEXT = 512
@@ -31,7 +32,9 @@ LENGTH = 192  # tokens of a text
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the model.")
 @click.option("--architecture", type=click.Choice(list(TOP_K)), default="mixtral", show_default=True)
 @click.option("--dense", "place", type=click.Path(path_type=Path, exists=True), help="Another Llama.")
-@click.option("--texts", default=128, show_default=True, help=f"Texts of {LENGTH} tokens to convert on.")
+@click.option(
+    "--texts", type=int, help=f"Texts of {LENGTH} tokens to convert on.  [default: 128; 192 for qwen3_moe]"
+)
 @click.option(
     "--measure", "held_out", type=click.Path(path_type=Path, exists=True), help="English to measure on."
 )
@@ -42,7 +45,7 @@ def main(
     out: Path,
     architecture: str,
     place: Path | None,
-    texts: int,
+    texts: int | None,
     held_out: Path | None,
     dtype: str,
     threads: int,
@@ -54,7 +57,7 @@ def main(
     started = time.monotonic()
     dense, tokenizer = open_dense(place or find_dense())
     with progress_bars() as bars:
-        text = _write_text(dense, tokenizer, texts, seed, bars)
+        text = _write_text(dense, tokenizer, texts or TEXTS[architecture], seed, bars)
         moe = _convert(dense, text, architecture, bars)
     moe.to(getattr(torch, dtype)).save_pretrained(out)
     tokenizer.save_pretrained(out)

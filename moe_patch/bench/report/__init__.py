@@ -11,6 +11,7 @@ from moe_patch.bench.report.tables import (
     Grid,
     comparison_table,
     csv_text,
+    free_table,
     score_table,
     summary_table,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "comparison_table",
     "csv_text",
     "evaluations_table",
+    "free_table",
     "html_page",
     "read_evaluations",
     "read_run_set",

@@ -22,19 +22,14 @@ from moe_patch.bench.report.runs import RunSet, Section
 from moe_patch.bench.report.tables import (
     Grid,
     all_figures_table,
-    arms_table,
     comparison_table,
+    exact_table,
+    free_table,
     score_table,
 )
 from moe_patch.io.plain_text import plain_json, plain_text
 
 _TEMPLATE = "page.html.j2"
-
-_SHOWN = (
-    ("What the model writes until it stops", "free."),
-    ("Greedy exact match, at the length of the wanted answer", "exact."),
-)
-"""Tables of a section beside the main one, by what the names of their figures begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +89,10 @@ def _template() -> Any:
 
 
 def _section(section: Section, styles: Styles) -> _Shown:
-    tables = [arms_table(section, prefix, title) for title, prefix in _SHOWN]
     return _Shown(
         title=section.title,
         main=score_table(section),
-        tables=[table for table in tables if table is not None],
+        tables=[table for table in (free_table(section), exact_table(section)) if table is not None],
         everything=all_figures_table(section),
         drawings=drawings_of(section, styles),
         legend=[(styles[g.arm].colour, styles[g.arm].mark, g.arm) for g in section.groups],

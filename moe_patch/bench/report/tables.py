@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from moe_patch.bench.report.compare import Comparison, Pair
 from moe_patch.bench.report.figures import SCORES, Figure, figures_of
 from moe_patch.bench.report.runs import Group, RunSet, Section, setting_of
+from moe_patch.evaluation.free.questions import KINDS
 
 BASE = "the base itself"
 """The row of the unedited model."""
@@ -112,18 +113,49 @@ def all_figures_table(section: Section) -> Grid:
     return Grid("All figures", ("", *(group.arm for group in section.groups)), rows)
 
 
-def arms_table(section: Section, prefix: str, title: str) -> Grid | None:
-    """The figures whose names begin so, a row an arm; None if no run has one."""
-    names = dict.fromkeys(
-        name for group in section.groups for name in group.figures if name.startswith(prefix)
-    )
-    if not names:
+def exact_table(section: Section) -> Grid | None:
+    """Greedy exact match, a row an arm; None if no run has it."""
+    columns = {name: (f"exact.{name}", f"base.exact.{name}") for name in SCORES}
+    return _arms_table(section, "Greedy exact match, at the length of the wanted answer", columns)
+
+
+def free_table(section: Section, *, brief: bool = False) -> Grid | None:
+    """What the arms write until they stop, a row an arm; None if no run has it.
+
+    Args:
+        section: the arms.
+        brief: whether only that is shown which is exactly the answer.
+    """
+    ways = ("exact",) if brief else ("exact", "contained", "judged")
+    names = [f"{kind}.{way}" for kind in KINDS for way in ways]
+    names += [] if brief else ["fluency.entropy", "fluency.repetition", "stopped"]
+    columns = {
+        (name.partition(".")[0] if brief else name.replace(".", " ")): (
+            f"free.patched.{name}",
+            f"free.base.{name}",
+        )
+        for name in names
+    }
+    title = "What the model writes until it stops" + (", by its first sentence" if brief else "")
+    return _arms_table(section, title, columns)
+
+
+def _arms_table(section: Section, title: str, columns: Mapping[str, tuple[str, str]]) -> Grid | None:
+    """Figures by their columns' titles, of the arms and of the base, as far as some run has them."""
+    shown = {
+        column: names
+        for column, names in columns.items()
+        if any(names[0] in group.figures for group in section.groups)
+    }
+    if not shown:
         return None
-    rows = [(BASE, *(figure_cell(section.groups[0].figures.get(f"base.{name}")) for name in names))]
+    base = section.groups[0].figures
+    rows = [(BASE, *(figure_cell(base.get(of_base)) for _, of_base in shown.values()))]
     rows += [
-        (_arm(group), *(figure_cell(group.figures.get(name)) for name in names)) for group in section.groups
+        (_arm(group), *(figure_cell(group.figures.get(name)) for name, _ in shown.values()))
+        for group in section.groups
     ]
-    return Grid(title, ("", *(name.removeprefix(prefix).replace(".", " ") for name in names)), tuple(rows))
+    return Grid(title, ("", *shown), tuple(rows))
 
 
 def figure_cell(figure: Figure | None) -> str:

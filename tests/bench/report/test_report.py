@@ -18,6 +18,7 @@ from moe_patch.bench.report import (
     compare,
     comparison_table,
     csv_text,
+    free_table,
     html_page,
     score_table,
     summary_table,
@@ -44,7 +45,14 @@ def evaluation(value: float) -> dict[str, Any]:
         "exact": scores,
         "locality": score(80.0),
         "portability": score(None, 0),
-        "free": {"reliability": {"exact": score(12.5)}},
+        "free": {
+            name: {
+                "budget": 32,
+                "reliability": {"exact": score(reliability), "contained": score(reliability)},
+                "stopped": score(0.0),
+            }
+            for name, reliability in (("base", 2.5), ("patched", 12.5))
+        },
         "base": {**{name: score(3.0) for name in names}, "exact": scores},
         "routing": {"edited": {"similarity": 88.0, "divergence": 0.2, "layers": layers}, "preserved": None},
     }
@@ -91,7 +99,7 @@ def test_every_score_and_number_of_a_record_is_a_figure() -> None:
     found = figures_of(record(value=70.0))
     assert found["efficacy"] == Figure(70.0, 65.0, 75.0, 10)
     assert found["base.efficacy"].value == 3.0
-    assert found["free.reliability.exact"].value == 12.5
+    assert found["free.patched.reliability.exact"].value == 12.5
     assert found["routing.edited.similarity"].value == 88.0
     assert found["text.perplexity.after"].value == 12.0
     assert found["memory.host_added"].value == 200
@@ -122,6 +130,18 @@ def test_the_base_has_the_first_row() -> None:
     assert base["efficacy"] == "3.0 (0.0 to 8.0)"
     assert base["perplexity"] == "10.00"
     assert base["build s"] == "-"
+
+
+def test_free_writing_has_a_table_with_the_base_in_the_first_row() -> None:
+    (section,) = RunSet.of("runs", [record()]).sections
+    grid, brief = free_table(section), free_table(section, brief=True)
+    assert grid is not None
+    assert grid.columns == ("", "reliability exact", "reliability contained", "stopped")
+    assert [row[1] for row in grid.rows] == ["2.5 (0.0 to 7.5)", "12.5 (7.5 to 17.5)"]
+    assert brief is not None
+    assert brief.columns == ("", "reliability")
+    (unasked,) = RunSet.of("runs", [record(evaluation=evaluation(50.0) | {"free": None})]).sections
+    assert free_table(unasked) is None
 
 
 def test_settings_are_sections_and_failures_are_apart() -> None:
