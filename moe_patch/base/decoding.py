@@ -13,7 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.generation.streamers import BaseStreamer
 
 from moe_patch.base.logits import finite_logits
@@ -32,6 +38,7 @@ def continue_rows(
     top_k: int = 50,
     also_ends: Collection[int] = (),
     each_token: Callable[[int], None] | None = None,
+    enough: Callable[[Tensor], bool] | None = None,
 ) -> list[tuple[int, ...]]:
     """What the model puts after each of B rows of tokens: at most `length` tokens.
 
@@ -46,6 +53,7 @@ def continue_rows(
         top_k: from how many tokens it draws; 0 for all of them.
         also_ends: tokens that end a continuation beside those of the model's settings.
         each_token: called with each token as soon as it is chosen; for one row alone.
+        enough: asked after each token, with which of the B rows have ended; they all end there if it says so.
 
     Raises:
         NumericalError: the logits hold NaN or an infinity.
@@ -66,6 +74,7 @@ def continue_rows(
             logits_processor=LogitsProcessorList(
                 [] if temperatures is None else [_Temperatures(torch.tensor(temperatures))]
             ),
+            stopping_criteria=StoppingCriteriaList([] if enough is None else [_Enough(enough, ends)]),
             streamer=None if each_token is None else _Stream(each_token),
         )
     return [_until_end(tail, ends) for tail in produced[:, longest:].tolist()]
@@ -101,6 +110,20 @@ class _Temperatures(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         return scores / self._temperature.to(scores)  # (B, V)
+
+
+class _Enough(StoppingCriteria):
+    """Ends all rows when enough of them have ended."""
+
+    def __init__(self, enough: Callable[[Tensor], bool], ends: Collection[int]) -> None:
+        self._enough, self._ends = enough, sorted(ends)
+        self._ended = torch.zeros(0, dtype=torch.bool)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        last = input_ids[:, -1].cpu()  # (B,)
+        now = torch.isin(last, torch.tensor(self._ends, dtype=last.dtype))  # padding may be no end itself
+        self._ended = now | self._ended if len(self._ended) else now
+        return torch.full((len(last),), self._enough(self._ended), device=input_ids.device)
 
 
 @contextmanager

@@ -170,7 +170,7 @@ def _address(base: Base) -> dict[str, Any]:
     """All that a portion depends on, but its number and size."""
     identity = base.fingerprint([])  # with a patch on, still that of the base
     return {
-        "version": 3,
+        "version": 4,
         "base": identity.address(),
         "template": identity.tokens.get(TEMPLATE),
         "ends": sorted(end_tokens(base)),

@@ -39,7 +39,7 @@ def write_for_experts(
         texts: what it has written so far.
         wanted: the experts, by layer, with how many texts are begun for each at most.
         seed: of the samples. The caller's random state does not change.
-        wrote: called after each pass.
+        wrote: called after each token of a pass.
 
     Raises:
         NumericalError: a router's score or a logit is not finite.

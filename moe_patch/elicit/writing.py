@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice, takewhile
 
 import torch
+from torch import Tensor
 
 from moe_patch.base.decoding import continue_rows, end_tokens, seeded
 from moe_patch.base.model import Base
@@ -23,8 +24,8 @@ TEMPERATURES = (0.7, 1.0, 1.2)
 """Of the texts in turn: what the model says when it is careful, as it was trained, and when it is not."""
 
 _MESSAGE = 48  # tokens of a user's message
-_STAGES = (16, 32, 64, 128, 256, 512)  # tokens after which the rows that have ended leave the batch
 _ROWS_PER_PASS = 256
+_ENDED = 0.5  # share of the rows of a pass; then they leave it, and the others are read once more
 _LOOP = 0.5  # share of distinct runs of three tokens, below which a text repeats itself
 _TOO_SHORT_TO_LOOP = 24  # tokens
 _TOKENS_ASKED = 64  # drawn from the vocabulary, to see what usually comes next
@@ -32,7 +33,7 @@ _TOKENS_ASKED = 64  # drawn from the vocabulary, to see what usually comes next
 Row = tuple[int, ...]
 
 Wrote = Callable[[int], None]
-"""Called with the number of tokens that a pass has added."""
+"""Called with the number of tokens that a step has added."""
 
 
 def write_texts(base: Base, count: int, seed: int, *, length: int, wrote: Wrote | None = None) -> list[str]:
@@ -43,7 +44,7 @@ def write_texts(base: Base, count: int, seed: int, *, length: int, wrote: Wrote 
         count: how many are begun; loops, repeated and empty texts are left out.
         seed: of the samples. The caller's random state does not change.
         length: of the longest text in tokens.
-        wrote: called after each pass.
+        wrote: called after each token of a pass.
 
     Raises:
         NumericalError: the logits hold NaN or an infinity.
@@ -68,7 +69,7 @@ def write_exchanges(
         count: how many are begun; loops, repeated and empty messages are left out.
         seed: of the samples. The caller's random state does not change.
         length: of the longest message, and of the longest answer, in tokens.
-        wrote: called after each pass.
+        wrote: called after each token of a pass.
 
     Raises:
         NumericalError: the logits hold NaN or an infinity.
@@ -89,29 +90,39 @@ def write_exchanges(
 def continue_until_end(base: Base, rows: Sequence[Row], length: int, wrote: Wrote | None = None) -> list[Row]:
     """Rows of tokens, each with what the base puts after it: up to its end, or `length` tokens.
 
-    The rows take the temperatures in turn. They are continued in stages, so that rows that have ended do not
-    stay in the batch with those that go on. Call it inside `seeded`.
+    The rows take the temperatures in turn. When half of a pass has ended, the others go on in a smaller one.
+    Call it inside `seeded`.
 
     Raises:
         NumericalError: the logits hold NaN or an infinity.
     """
-    ends, room = end_tokens(base), base.reader.positions
-    found, written, active = list(rows), 0, list(range(len(rows)))
-    for stage in sorted({min(stage, length) for stage in _STAGES} | {length}):
-        step, written = stage - written, stage
-        if room is not None:
-            active = [i for i in active if len(found[i]) + step <= room]
-        for start in range(0, len(active), _ROWS_PER_PASS):
-            batch = active[start : start + _ROWS_PER_PASS]
-            heats = [TEMPERATURES[i % len(TEMPERATURES)] for i in batch]
-            begun = [found[i] for i in batch]
-            tails = continue_rows(base, begun, step, sample=True, temperatures=heats, top_k=0)
-            for i, tail in zip(batch, tails, strict=True):
-                found[i] += tail
-            if wrote is not None:
-                wrote(sum(map(len, tails)))
-        active = [i for i in active if found[i][-1] not in ends]
+    found = list(rows)
+    for first in range(0, len(rows), _ROWS_PER_PASS):
+        _continue_pass(base, found, [*range(len(rows))[first : first + _ROWS_PER_PASS]], length, wrote)
     return found
+
+
+def _continue_pass(base: Base, found: list[Row], active: list[int], length: int, wrote: Wrote | None) -> None:
+    """Continue those of the rows whose numbers are `active`, in place."""
+    ends, room = end_tokens(base), base.reader.positions
+
+    def enough(ended: Tensor) -> bool:
+        if wrote is not None:
+            wrote(int((~ended).sum()))
+        return float(ended.float().mean()) >= _ENDED
+
+    while length:
+        active = [i for i in active if room is None or len(found[i]) < room]
+        if not active:
+            return
+        begun = [found[i] for i in active]
+        step = length if room is None else min(length, room - max(map(len, begun)))
+        heats = [TEMPERATURES[i % len(TEMPERATURES)] for i in active]
+        tails = continue_rows(base, begun, step, sample=True, temperatures=heats, top_k=0, enough=enough)
+        for i, tail in zip(active, tails, strict=True):
+            found[i] += tail
+        length -= max(map(len, tails))
+        active = [i for i in active if found[i][-1] not in ends]
 
 
 def row_texts(base: Base, rows: Iterable[Row]) -> list[str]:

@@ -21,8 +21,9 @@ from .report import measure
 from .surgery import NEW_MODEL, copy_all_but_experts
 
 TOP_K = {"mixtral": 2, "qwen3_moe": 4}
-TEXTS = {"mixtral": 128, "qwen3_moe": 192}  # to convert on; each of more experts gets fewer of their tokens
-KEPT = 11 / 12  # of a dense layer's neurons, those that a token gets: 1,408 of 1,536
+# Of a dense layer's neurons, those that a token gets: 1,408 or all of 1,536. More and smaller experts are
+# harder to choose between, and need them all to come within 1.3 times of the dense model's perplexity.
+KEPT = {"mixtral": 11 / 12, "qwen3_moe": 1.0}
 MEASURED = 8192  # tokens of held-out text
 CONTEXT = 512
 LENGTH = 192  # tokens of a text
@@ -32,9 +33,7 @@ LENGTH = 192  # tokens of a text
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the model.")
 @click.option("--architecture", type=click.Choice(list(TOP_K)), default="mixtral", show_default=True)
 @click.option("--dense", "place", type=click.Path(path_type=Path, exists=True), help="Another Llama.")
-@click.option(
-    "--texts", type=int, help=f"Texts of {LENGTH} tokens to convert on.  [default: 128; 192 for qwen3_moe]"
-)
+@click.option("--texts", default=128, show_default=True, help=f"Texts of {LENGTH} tokens to convert on.")
 @click.option(
     "--measure", "held_out", type=click.Path(path_type=Path, exists=True), help="English to measure on."
 )
@@ -45,7 +44,7 @@ def main(
     out: Path,
     architecture: str,
     place: Path | None,
-    texts: int | None,
+    texts: int,
     held_out: Path | None,
     dtype: str,
     threads: int,
@@ -57,7 +56,7 @@ def main(
     started = time.monotonic()
     dense, tokenizer = open_dense(place or find_dense())
     with progress_bars() as bars:
-        text = _write_text(dense, tokenizer, texts or TEXTS[architecture], seed, bars)
+        text = _write_text(dense, tokenizer, texts, seed, bars)
         moe = _convert(dense, text, architecture, bars)
     moe.to(getattr(torch, dtype)).save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -82,7 +81,8 @@ def _write_text(
 
 def _convert(dense: nn.Module, text: Tensor, architecture: str, progress: Progress | None) -> nn.Module:
     top_k = TOP_K[architecture]
-    width = int(dense.config.intermediate_size * KEPT / top_k) // 8 * 8  # kernels want rows of 16 bytes
+    kept = KEPT[architecture] * dense.config.intermediate_size
+    width = int(kept / top_k) // 8 * 8  # kernels want rows of 16 bytes
     conversion = Conversion(top_k, width)
     moe = NEW_MODEL[architecture](dense.config, conversion.experts, top_k, width)
     copy_all_but_experts(dense, moe)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import GenerationConfig
 
 from moe_patch.base.decoding import continue_rows
@@ -29,6 +30,22 @@ def test_each_token_is_told_as_it_is_chosen() -> None:
     base, told = tiny_base("qwen3_moe"), []
     (tail,) = continue_rows(base, [ROWS[0]], LENGTH, each_token=told.append)
     assert tuple(told) == tail == likeliest(base, ROWS[0])
+
+
+def test_all_rows_end_where_enough_of_them_have() -> None:
+    base = tiny_base("qwen3_moe")
+    whole = [likeliest(base, row) for row in ROWS]
+    base.model.generation_config.eos_token_id = end = whole[0][2]
+    asked: list[list[bool]] = []
+
+    def enough(ended: Tensor) -> bool:
+        asked.append(ended.tolist())
+        return any(asked[-1])
+
+    tails = continue_rows(base, ROWS, LENGTH, enough=enough)
+    steps = min(tail.index(end) for tail in whole if end in tail) + 1
+    assert tails == [tail[:steps] for tail in whole]
+    assert asked == [[False] * 3] * (steps - 1) + [[tail[steps - 1] == end for tail in whole]]
 
 
 def meddling(greedy: tuple[int, ...]) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -40,16 +41,25 @@ def test_texts_follow_from_the_seed_and_leave_the_callers_numbers_alone() -> Non
     assert texts != write_texts(base, 6, 1, length=12)
 
 
-def test_stages_continue_rows_to_their_length_or_their_end() -> None:
+def test_rows_go_on_to_their_length_or_their_end(monkeypatch: pytest.MonkeyPatch) -> None:
     base = ending_base()
     with torch.no_grad():
-        base.model.lm_head.weight[EOS] += 0.3  # so that some rows end and some do not
+        base.model.lm_head.weight[EOS] += 0.5  # so that some rows end and some do not
+    passes: list[int] = []
+
+    def counted(some: Base, rows: Any, *rest: Any, **others: Any) -> Any:
+        passes.append(len(rows))
+        return continue_rows(some, rows, *rest, **others)
+
+    monkeypatch.setattr(writing, "continue_rows", counted)
     with seeded(base, 0):
         rows = continue_until_end(base, [(BOS,), (70, 71), (80,)] * 20, 40)
     written = [len(row) - (2 if row[:2] == (70, 71) else 1) for row in rows]
     ended = [row[-1] == EOS for row in rows]
     assert any(ended)
     assert not all(ended)
+    assert len(passes) > 1
+    assert all(2 * later <= earlier for earlier, later in pairwise(passes))
     for row, length, end in zip(rows, written, ended, strict=True):
         assert length == 40 or (end and length < 40)
         assert EOS not in row[1:-1]
