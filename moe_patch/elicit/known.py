@@ -23,7 +23,7 @@ from moe_patch.data.facts import Fact, FactRecord, fact_json
 from moe_patch.data.prompts import Prompt, pad_right, pad_token
 from moe_patch.data.text import comparable, prompt_text
 from moe_patch.elicit.slots import LONGEST, Candidate, Usage, candidates
-from moe_patch.elicit.statements import is_mark, read_statements, write_sentences
+from moe_patch.elicit.statements import Statement, is_mark, read_statements, write_sentences
 from moe_patch.io import cache
 from moe_patch.progress import Progress
 
@@ -56,7 +56,7 @@ def known_facts(
     """
     if find_occupant(base) is not None:
         return _search(base, count, seed, progress)
-    address = {"version": 2, "base": base.fingerprint([]).address(), "seed": seed}
+    address = {"version": 3, "base": base.fingerprint([]).address(), "seed": seed}
     if (stored := cache.load_tensors("known", address)) is not None:
         records = json.loads(bytes(stored["facts"].tolist()))
         if len(records) >= count or len(records) < int(stored["asked"]):
@@ -72,16 +72,16 @@ def _search(base: Base, count: int, seed: int, progress: Progress | None) -> tup
     facts: dict[str, Fact] = {}  # by subject
     tried: set[Candidate] = set()
     subjects: dict[str, None] = {}  # in their order
+    said: list[Statement] = []
     chance = random.Random(seed)
     for attempt in range(_ROUNDS):
         written = write_sentences(base, _TEXTS, _TOKENS, seed * _ROUNDS + attempt)
         if not written:  # nor will it write any sentence the next time
             break
         statements = read_statements(base, written)
-        usage = Usage.of(statements)
-        fresh = {
-            found: None for said in statements for found in candidates(said, usage) if found not in tried
-        }
+        said += statements
+        usage = Usage.of(said)
+        fresh = {found: None for one in statements for found in candidates(one, usage) if found not in tried}
         tried.update(fresh)
         subjects |= {found.subject: None for found in fresh}
         for some in _chunks([*fresh], _CANDIDATES):

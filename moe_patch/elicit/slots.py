@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ _SURE = math.log(0.3)  # least log-probability of an answer's first word
 _SURER = math.log(0.7)  # and of each word that continues it
 _SURPRISING = math.log(0.2)  # a subject's first word is no likelier than this
 _PER_SENTENCE = 2  # answers
+_APOSTROPHE = re.compile("['\u2019]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,25 +41,32 @@ class Usage:
     """How words are used in a base's sentences."""
 
     often: Counter[str]  # in how many sentences a word occurs
+    inside: frozenset[str]  # words with a capital that stand behind the first one of a sentence
     cased: bool  # whether names are written with capitals
 
     @classmethod
     def of(cls, statements: Sequence[Statement]) -> Usage:
         """The usage in these statements."""
-        each = [{word.of(said.text) for word in said.words} for said in statements]
-        often = Counter(word for words in each for word in words)
-        return cls(often, any(word[0].isupper() and word.lower() not in often for word in often))
+        each = [[word.of(said.text) for word in said.words] for said in statements]
+        often = Counter(word for words in each for word in set(words))
+        inside = frozenset(word for words in each for word in words[1:] if word[0].isupper())
+        return cls(often, inside, any(word[0].isupper() and word.lower() not in often for word in often))
 
     def names(self, text: str, words: Sequence[Word]) -> list[bool]:
         """Whether each word may be part of a name: with a capital that no sentence's beginning explains.
 
-        Where there are no capitals, any word may.
+        A first word has such a one if it has a capital within other sentences too, if the name goes on, or if
+        no sentence has a capital within it. A single letter is no name, as in "I'm". Where there are no
+        capitals, any word may be one.
         """
         if not self.cased:
             return [True] * len(words)
-        capital = [word.of(text)[0].isupper() for word in words]
-        if capital and words[0].of(text).lower() in self.often:
-            capital[0] = False
+        own = [word.of(text) for word in words]
+        capital = [word[0].isupper() and len(_APOSTROPHE.split(word)[0]) > 1 for word in own]
+        if capital and capital[0]:
+            goes_on = not words[0].closed and any(capital[1:2])
+            known = goes_on or own[0] in self.inside or not self.inside
+            capital[0] = known and own[0].lower() not in self.often
         return capital
 
 

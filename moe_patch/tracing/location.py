@@ -80,10 +80,7 @@ def locate_edit(
         raise ConfigError(f"{base.name} has no layer with experts to edit")
     own = True
     tracer, telling = _start(base, spaced(facts, ASKED), seed, style, progress)
-    if (
-        len(telling) < _ENOUGH
-        and len(known := known_facts(base, ASKED, seed=seed, progress=progress)) >= _ENOUGH
-    ):
+    if len(telling) < _ENOUGH and len(known := _known(base, seed, progress)) >= _ENOUGH:
         own = False
         tracer, telling = _start(base, known, seed, PromptStyle(fact_token=style.fact_token), progress)
     if not telling:
@@ -96,6 +93,16 @@ def locate_edit(
     tracer.finish()
     report = tracer.report(sorted({*outputs, *blocks}), {"stream": outputs, "moe": blocks}, facts=telling)
     return Location(choose_layers(report, base, count=count), _ranking(report), own, report)
+
+
+def _known(base: Base, seed: int, progress: Progress | None) -> list[Fact]:
+    """Facts that the base knows; of subjects of several tokens, if there are enough of them.
+
+    Of one token, its embedding tells already which subject it is, and no layer has anything to gather.
+    """
+    known = known_facts(base, ASKED, seed=seed, progress=progress)
+    several = [fact for fact in known if len(base.reader.read_fragment(f" {fact.subject}")) > 1]
+    return several if len(several) >= _ENOUGH else list(known)
 
 
 def _start(

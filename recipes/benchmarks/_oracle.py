@@ -24,6 +24,9 @@ SHARES = (0.2, 0.5, 1.0)
 KEPT = 1 / 3
 """Of the candidates, after each round."""
 
+FINALISTS = 3
+"""Candidates that are built with all facts at the least: few facts say little of how many fare together."""
+
 TOP = 3
 """Layers at which candidates set their target values: those that are best by themselves."""
 
@@ -115,7 +118,7 @@ def successive_halving(candidates: Sequence[dict[str, Any]], measure: Measure, f
     for share in SHARES:
         trials = [measure(options, math.ceil(share * facts)) for options in left]
         found = sorted((t for t in trials if t is not None), key=lambda t: t.rank, reverse=True)
-        left = [trial.options for trial in found[: math.ceil(KEPT * len(found))]]
+        left = [trial.options for trial in found[: max(FINALISTS, math.ceil(KEPT * len(found)))]]
     if not found:
         raise ValueError(f"none of {len(candidates)} candidates can be built")
     return found

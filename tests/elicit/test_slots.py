@@ -60,6 +60,26 @@ def test_a_capital_at_the_beginning_of_a_sentence_is_no_name() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "surprising"),
+    [
+        ("However it rains today.", "However"),  # its small letter is in no sentence
+        ("It was I'm told raining today.", "I'm"),
+        ("Fine, Lima it rains today.", "Fine"),  # what follows is another name
+    ],
+)
+def test_a_word_with_a_capital_that_is_no_name(text: str, surprising: str) -> None:
+    assert found(text, surprising, "today", said("He lives in Oslo", "", "")) == []
+
+
+def test_a_first_word_is_a_name_if_another_sentence_has_it_within_or_if_it_goes_on() -> None:
+    other = said("He lives in Peru", "", "")
+    assert [one.subject for one in found("Peru is warm today.", "Peru", "today", other)] == ["Peru"]
+    assert [one.subject for one in found("Costa Rica is warm today.", "Costa", "today", other)] == [
+        "Costa Rica"
+    ]
+
+
+@pytest.mark.parametrize(
     ("text", "surprising", "guessed"),
     [
         ("The capital of Peru is Lima.", "", "Lima"),  # nothing is surprising
