@@ -43,10 +43,10 @@ def test_halving_spends_the_most_facts_on_the_best() -> None:
         asked.append((options["number"], facts))
         return Trial(options, utility=float(options["number"]), perplexity=1.0)
 
-    found = successive_halving([{"number": number} for number in range(9)], measure, facts=50)
-    assert asked[:9] == [(number, 10) for number in range(9)]
-    assert asked[9:] == [(8, 25), (7, 25), (6, 25), (8, 50)]
-    assert [trial.options["number"] for trial in found] == [8]
+    found = successive_halving([{"number": number} for number in range(12)], measure, facts=50)
+    assert asked[:12] == [(number, 10) for number in range(12)]
+    assert asked[12:] == [(11, 25), (10, 25), (9, 25), (8, 25), (11, 50), (10, 50), (9, 50)]
+    assert [trial.options["number"] for trial in found] == [11, 10, 9]
 
 
 @pytest.mark.parametrize("start", [{}, {"projection": False}, {"energy": 0.99, "ridge": 0.5}])
