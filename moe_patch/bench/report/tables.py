@@ -126,16 +126,13 @@ def free_table(section: Section, *, brief: bool = False) -> Grid | None:
         section: the arms.
         brief: whether only that is shown which is exactly the answer.
     """
-    ways = ("exact",) if brief else ("exact", "contained", "judged")
-    names = [f"{kind}.{way}" for kind in KINDS for way in ways]
-    names += [] if brief else ["fluency.entropy", "fluency.repetition", "stopped"]
-    columns = {
-        (name.partition(".")[0] if brief else name.replace(".", " ")): (
-            f"free.patched.{name}",
-            f"free.base.{name}",
-        )
-        for name in names
-    }
+    if brief:
+        shown = {str(kind): f"{kind}.exact" for kind in KINDS}
+    else:
+        names = [f"{kind}.{way}" for kind in KINDS for way in ("exact", "contained", "judged")]
+        names += ["fluency.entropy", "fluency.repetition", "stopped"]
+        shown = {name.replace(".", " "): name for name in names}
+    columns = {column: (f"free.patched.{name}", f"free.base.{name}") for column, name in shown.items()}
     title = "What the model writes until it stops" + (", by its first sentence" if brief else "")
     return _arms_table(section, title, columns)
 
