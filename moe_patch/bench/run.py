@@ -23,6 +23,8 @@ from moe_patch.data.fact_file import FactFile
 from moe_patch.evaluation import BaselineMemory, EvaluationReport, Setting, evaluate
 from moe_patch.evaluation.card.cost import cost_of
 from moe_patch.evaluation.drift import Drift, measure_drift
+from moe_patch.evaluation.free import FreeSetting
+from moe_patch.evaluation.free.questions import MOST
 from moe_patch.methods import Method, MethodOptions, get_method
 from moe_patch.patch import Patch, save
 from moe_patch.progress import Progress
@@ -41,6 +43,7 @@ class Asking:
     checkpoints: Sequence[int] | None = None  # numbers of edited facts after which to ask
     asked: int = 200
     buckets: int | None = None
+    free_prompts: int = MOST  # of a kind, after which the model writes freely
 
 
 @dataclass(slots=True)
@@ -66,7 +69,13 @@ class _Measured:
         rewrite = get_method(self.experiment.method).rewriter(self.base, patch)
         setting = Setting(self.asking.batch_size, patch.chat, self.progress, rewrite=rewrite)
         report: EvaluationReport = evaluate(
-            self.base, patch, facts, allow_large=True, setting=setting, memory=self.memory
+            self.base,
+            patch,
+            facts,
+            allow_large=True,
+            free=FreeSetting(most=self.asking.free_prompts),
+            setting=setting,
+            memory=self.memory,
         )
         self.reports.append(report.to_json())
         if self.asking.text and patch.kind != "prompt" and len(self.drifts) < _DRIFTS:
@@ -225,6 +234,7 @@ def _config(experiment: Experiment, choice: Choice, asking: Asking) -> dict[str,
         "batches": "batch_size" in experiment.given,
         "prompts_per_pass": asking.batch_size,
         "asked": asking.asked,
+        "free_prompts": asking.free_prompts,
         "checkpoints": None if asking.checkpoints is None else list(asking.checkpoints),
         "text_tokens": sum(map(len, asking.text)),
     }

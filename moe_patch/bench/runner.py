@@ -65,6 +65,7 @@ class Bench:
                 "mode": experiment.mode,
                 "seed": experiment.seed,
                 "asked": self.asking.asked,
+                "free_prompts": self.asking.free_prompts,
                 "checkpoints": self.asking.checkpoints and list(self.asking.checkpoints),
                 "buckets": self.asking.buckets,
                 "text": self.text_hash,

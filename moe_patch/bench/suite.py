@@ -23,6 +23,7 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from moe_patch.data.schemas import FileSchema
 from moe_patch.errors import ConfigError
+from moe_patch.evaluation.free.questions import MOST
 from moe_patch.io import strict_json
 from moe_patch.io.closed_schema import ClosedSchema
 from moe_patch.io.reading import read_text
@@ -93,6 +94,7 @@ class Suite(ClosedSchema):
     sample: Literal["first", "random"] = "first"  # which facts of a file; a random choice follows the seed
     checkpoints: list[Count] | None = None  # numbers of edited facts after which to ask; None: up to five
     asked: Count = 200  # facts asked about at each of them
+    free_prompts: Count = MOST  # of a kind, after which the model writes freely
     buckets: Annotated[int, Field(ge=2, le=100)] | None = None  # of knowledge frequency; None: not measured
 
     @model_validator(mode="after")

@@ -100,6 +100,9 @@ by "moe-patch report". Options that are given here win over the suite's.
     "--text-tokens", type=COUNT, default=20_000, show_default=True, help="Most tokens of it to read."
 )
 @click.option("--asked", type=COUNT, help="Facts asked about on the way.")
+@click.option(
+    "--free-prompts", type=COUNT, help="Most prompts of a kind after which the model writes freely."
+)
 @click.option("--buckets", type=click.IntRange(2, 100), help="Score by knowledge frequency in so many parts.")
 @click.option(
     "--prompts-per-pass", type=COUNT, default=64, show_default=True, help="Prompts in one forward pass."
@@ -152,7 +155,7 @@ def bench(
     )
     base = _outline(**model) if dry_run else _open(suite, **model)
     tokens, text_hash = _held_out(base, text, text_tokens, read=not dry_run)
-    asking = Asking(prompts_per_pass, tokens, suite.checkpoints, suite.asked, suite.buckets)
+    asking = Asking(prompts_per_pass, tokens, suite.checkpoints, suite.asked, suite.buckets, suite.free_prompts)
     experiments = expand(suite, materials, base)
     planned = Bench(suite.name, experiments, model["model"] or "atlas", asking, text_hash, out)
     if dry_run:
@@ -205,6 +208,7 @@ def _changed(
     settings: tuple[str, ...],
     asked: int | None,
     buckets: int | None,
+    free_prompts: int | None,
 ) -> Suite:
     """The suite with what is given on the command line."""
     from moe_patch.bench import Suite
@@ -222,7 +226,14 @@ def _changed(
     fields["sweep"] = {name: values for name, values in fields["sweep"].items() if name in known}
     several = {"facts": facts, "batch_sizes": batch_size}
     fields |= {name: [value] for name, value in several.items() if value is not None}
-    whole = {"modes": modes, "seeds": seeds, "sample": sample, "asked": asked, "buckets": buckets}
+    whole = {
+        "modes": modes,
+        "seeds": seeds,
+        "sample": sample,
+        "asked": asked,
+        "buckets": buckets,
+        "free_prompts": free_prompts,
+    }
     fields |= {name: value for name, value in whole.items() if value is not None}
     return _checked(Suite, fields)
 

@@ -88,7 +88,7 @@ class RoutingShift:
 def record_routing(
     base: Base, prompts: Sequence[str], *, batch_size: int = 64, chat: bool = False
 ) -> Routing:
-    """Record the experts that every token of the prompts is routed to, on the CPU.
+    """Record the experts that every token of the prompts is routed to, on the CPU, the longest prompts first.
 
     Memory: at most 12 K + 4 E bytes for each token and MoE layer.
 
@@ -98,6 +98,7 @@ def record_routing(
         PromptError: as for `Reader.read_prompt`.
     """
     rows = [base.reader.read_prompt(prompt, chat=chat) for prompt in prompts]
+    rows.sort(key=len, reverse=True)  # rows of like lengths have little padding
     parts: dict[int, list[ExpertCall]] = {index: [] for index in base.layers}
     for batch in split_batches(rows, batch_size):
         for index, call in capture_routing(base, *right_padded(base, batch)).items():
