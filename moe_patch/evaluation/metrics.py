@@ -275,27 +275,35 @@ def measure_scores(
         EvaluationError: an answer has no token of its own.
     """
     known = [question for question in questions.neighbours if question.answer is not None]
-    others = _score(base, [*known, *questions.implied], setting, f"{stage}: other answers")
-    answered, implied = others[: len(known)], others[len(known) :]
-    if questions.scoring.rule == "counterfact":
+    rival = questions.scoring.rule == "counterfact"
+    others = [*known, *questions.implied]
+    asked = _pairs(questions) if rival else [*questions.edited, *questions.paraphrased]
+    # in one call, since answers to one prompt share a pass
+    found = _score(base, [*others, *asked], setting, stage)
+    answered, implied = found[: len(known)], found[len(known) : len(others)]
+    found = found[len(others) :]
+    if rival:
         agreed: list[AnswerScore] = []
-        scores, exact = _by_counterfact(base, questions, setting, stage)
+        scores, exact = _by_counterfact(questions, found)
     else:
         agreed = score_encoded(
             base, own, batch_size=setting.batch_size, progress=setting.progress, stage=f"{stage}: locality"
         )
         kept = answered if questions.scoring.specificity_by == "answers" else agreed
-        scores, exact = _by_zsre(base, questions, setting, stage, kept)
+        scores, exact = _by_zsre(questions, found, kept)
     return Measurement(scores, exact, _accuracy(answered), _accuracy(agreed), _accuracy(implied))
 
 
-def _by_counterfact(base: Base, questions: Questions, setting: Setting, stage: str) -> tuple[Scores, Scores]:
-    """The scores, and those of exact match."""
+def _pairs(questions: Questions) -> list[Question]:
+    """All prompts with the new answer, and then all with the true one."""
     asked = (*questions.edited, *questions.paraphrased, *questions.neighbours)
-    pairs = [replace(each, answer=each.fact.target_new) for each in asked]
-    pairs += [replace(each, answer=each.fact.target_true) for each in asked]
-    scores = _score(base, pairs, setting, stage)
-    new, true = scores[: len(asked)], scores[len(asked) :]
+    new = [replace(each, answer=each.fact.target_new) for each in asked]
+    return new + [replace(each, answer=each.fact.target_true) for each in asked]
+
+
+def _by_counterfact(questions: Questions, found: Sequence[AnswerScore]) -> tuple[Scores, Scores]:
+    """The scores, and those of exact match, from those of `_pairs`."""
+    new, true = found[: len(found) // 2], found[len(found) // 2 :]
     changed = len(questions.edited), len(questions.edited) + len(questions.paraphrased)
     won = [float(ours.logprob > theirs.logprob) for ours, theirs in zip(new, true, strict=True)]
     kept = [float(theirs.logprob > ours.logprob) for ours, theirs in zip(new, true, strict=True)]
@@ -304,13 +312,12 @@ def _by_counterfact(base: Base, questions: Questions, setting: Setting, stage: s
 
 
 def _by_zsre(
-    base: Base, questions: Questions, setting: Setting, stage: str, kept: Sequence[AnswerScore]
+    questions: Questions, found: Sequence[AnswerScore], kept: Sequence[AnswerScore]
 ) -> tuple[Scores, Scores]:
-    """The scores, and those of exact match; `kept` are the scores on neighborhood prompts."""
-    asked = (*questions.edited, *questions.paraphrased)
-    scores = [*_score(base, asked, setting, stage), *kept]
+    """The scores, and those of exact match, from those of the changed prompts and of neighborhood prompts."""
+    scores = [*found, *kept]
     accuracy, exact = [score.accuracy for score in scores], [float(score.exact) for score in scores]
-    changed = len(questions.edited), len(asked)
+    changed = len(questions.edited), len(found)
     return _scores(accuracy, accuracy, changed), _scores(exact, exact, changed)
 
 

@@ -1,7 +1,9 @@
 """Scoring answers: how likely the model finds them, whether it would give them, and what it answers itself.
 
-Every score is teacher forced and covers all tokens of the answer, not only the first. Texts are right padded
-in batches of similar length, and the language-model head runs only at positions that predict answer tokens.
+Every score is teacher forced and covers all tokens of the answer, not only the first. Answers to one prompt
+share a row as far as one begins like the other; an answer's last token predicts nothing and is not run. Rows
+are right padded in batches of similar length, and the language-model head runs only at positions that predict
+answer tokens.
 """
 
 from __future__ import annotations
@@ -127,10 +129,37 @@ def score_encoded(
         NumericalError: as for `score_answers`.
     """
 
-    def run(batch: list[Encoded]) -> list[AnswerScore]:
+    def run(batch: list[list[Encoded]]) -> list[list[AnswerScore]]:
         return _score_batch(base, batch)
 
-    return _by_length(encoded, lambda item: len(item.ids), run, batch_size, progress, stage)
+    rows = shared_rows(encoded)
+    scores = _by_length(rows, lambda row: len(row[-1].ids), run, batch_size, progress, stage)
+    found = {
+        item: score
+        for row, each in zip(rows, scores, strict=True)
+        for item, score in zip(row, each, strict=True)
+    }
+    return [found[item] for item in encoded]
+
+
+def shared_rows(encoded: Sequence[Encoded]) -> list[list[Encoded]]:
+    """Texts by the row that scores them: its last one's, whose tokens but the last begin with theirs.
+
+    Only texts with the same prompt share a row. Each distinct text is in one of the rows.
+    """
+    rows: list[list[Encoded]] = []
+    # in this order, what a text begins stands directly behind it
+    for item in sorted(dict.fromkeys(encoded), key=lambda item: (item.first, item.ids[:-1])):
+        if rows and _begins(rows[-1][-1], item):
+            rows[-1].append(item)
+        else:
+            rows.append([item])
+    return rows
+
+
+def _begins(text: Encoded, other: Encoded) -> bool:
+    run = text.ids[:-1]
+    return text.first == other.first and other.ids[: len(run)] == run
 
 
 def continue_greedily(
@@ -247,27 +276,34 @@ def split_batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 
 @torch.no_grad()
-def _score_batch(base: Base, batch: list[Encoded]) -> list[AnswerScore]:
-    ids, mask = right_padded(base, [item.ids for item in batch])
-    wanted = sorted({at - 1 for item in batch for at in range(item.first, len(item.ids))})
+def _score_batch(base: Base, batch: list[list[Encoded]]) -> list[list[AnswerScore]]:
+    """The scores of all texts of each row."""
+    longest = [row[-1] for row in batch]
+    ids, mask = right_padded(base, [item.ids[:-1] for item in longest])
+    wanted = sorted({at - 1 for item in longest for at in range(item.first, len(item.ids))})
     column = {position: i for i, position in enumerate(wanted)}
     kept = torch.tensor(wanted, device=ids.device)
-    with prompt_lengths([item.first for item in batch]):  # the answers do not belong to the prompts
+    with prompt_lengths([item.first for item in longest]):  # the answers do not belong to the prompts
         logits = base.model(input_ids=ids, attention_mask=mask, logits_to_keep=kept, use_cache=False).logits
     scores = []
-    for row, item in enumerate(batch):
-        columns = [column[at - 1] for at in range(item.first, len(item.ids))]
-        logprobs = logits[row, columns].float().log_softmax(-1)  # (A, V), one row per answer token
-        answer = torch.tensor(item.ids[item.first :], device=logits.device)  # (A,)
-        said = logprobs.argmax(-1) == answer  # (A,)
-        mean = logprobs.gather(1, answer[:, None]).mean()
-        scores.append(AnswerScore(float(mean), tuple(said.tolist())))
+    for number, row in enumerate(batch):
+        columns = [column[at - 1] for at in range(row[-1].first, len(row[-1].ids))]
+        logprobs = logits[number, columns].float().log_softmax(-1)  # (A, V), one row per answer token
+        scores.append([_answer_score(logprobs, item) for item in row])
     check_finite(
-        torch.tensor([score.logprob for score in scores]),
+        torch.tensor([min(score.logprob for score in each) for each in scores]),
         "the log-probabilities of the answer",
-        lambda i: f"after {tokens_text(base.tokenizer, batch[i].ids[: batch[i].first])}",
+        lambda i: f"after {tokens_text(base.tokenizer, longest[i].ids[: longest[i].first])}",
     )
     return scores
+
+
+def _answer_score(logprobs: Tensor, item: Encoded) -> AnswerScore:
+    """The score of a text by log-probabilities (A, V) at its answer, and perhaps at later positions."""
+    answer = torch.tensor(item.answer, device=logprobs.device)  # (a,) with a <= A
+    said = logprobs[: len(answer)].argmax(-1) == answer  # (a,)
+    mean = logprobs[: len(answer)].gather(1, answer[:, None]).mean()
+    return AnswerScore(float(mean), tuple(said.tolist()))
 
 
 def right_padded(base: Base, rows: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:

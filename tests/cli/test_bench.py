@@ -23,6 +23,7 @@ def test_from_facts_to_a_report(run: Run, model: Path, edits: Path, suite: Path,
     text.write_text("The bakery opens at seven and closes at noon.\n" * 5, encoding="utf-8")
     command = ["bench", "--suite", suite, "--model", model, "--edits", edits, "--out", out, "--text", text]
     command += ["--methods", "moeedit,woodbury-spread", "--facts", "2", "--seeds", "3", "--batch-size", "1"]
+    command += ["--free-prompts", "1"]
     planned = json.loads(run(*command, "--dry-run", "--json").stdout)["runs"]
     assert [(one["method"], one["done"]) for one in planned] == [
         ("moeedit", False),
@@ -39,6 +40,7 @@ def test_from_facts_to_a_report(run: Run, model: Path, edits: Path, suite: Path,
     first = read_records(out)[0]
     assert first.perplexity is not None
     assert first.base.name == str(model)
+    assert first.evaluation["free"]["patched"]["reliability"]["exact"]["n"] == 1
 
     shown = run("report", out, "--html", page, "--csv", figures)
     assert shown.exit_code == 0, shown.stderr

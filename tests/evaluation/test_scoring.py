@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import processors
 
 from moe_patch.base.model import Base
 from moe_patch.errors import EvaluationError
-from moe_patch.evaluation.scoring import continue_greedily, encode_answer, score_answers
+from moe_patch.evaluation.scoring import Encoded, continue_greedily, encode_answer, score_answers, shared_rows
 from tests.tiny import tiny_base
 
 PAIRS = [
@@ -16,6 +18,9 @@ PAIRS = [
     ("Ys", "a"),
     ("The capital of Ys is", "Atlantis and more"),
     ("One sings of Ys in", "Breton"),
+    ("The capital of Ys is", "Atlantis"),
+    ("The capital of Ys is", "Atlantiq"),
+    ("The capital of Ys", "is Atlantis"),
 ]
 
 
@@ -59,6 +64,43 @@ def test_a_pair_given_twice_is_run_once_and_answered_twice() -> None:
     )
     assert scores[0] == scores[2] != scores[1]
     assert seen == [(1, 2), (2, 2)]
+
+
+def test_answers_share_a_row_as_far_as_they_begin_alike() -> None:
+    base = tiny_base("qwen3_moe")
+    rows = shared_rows([encode_answer(base, *pair) for pair in PAIRS])
+    said = sorted([base.tokenizer.decode(item.answer) for item in row] for row in rows)
+    # bytes are tokens; the last is not run, so that Atlantis and Atlantiq are the same
+    assert said == [
+        [" Atlantis", " Atlantiq", " Atlantis and more"],
+        [" Breton"],
+        [" Kêr-Is"],
+        [" a"],
+        [" is Atlantis"],
+    ]
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda prompt, answer: Encoded((*prompt, *answer), len(prompt)),
+            st.lists(st.integers(0, 1), min_size=1, max_size=3),
+            st.lists(st.integers(0, 1), min_size=1, max_size=4),
+        )
+    )
+)
+def test_every_text_has_one_row_that_runs_what_it_needs_and_no_row_is_part_of_another(
+    texts: list[Encoded],
+) -> None:
+    rows = shared_rows(texts)
+    assert sorted(map(str, set(texts))) == sorted(str(item) for row in rows for item in row)
+    for row in rows:
+        for item in row:
+            assert row[-1].first == item.first
+            assert row[-1].ids[: len(item.ids) - 1] == item.ids[:-1]
+    run = [(row[-1].first, row[-1].ids[:-1]) for row in rows]
+    for first, ids in run:
+        assert [other[: len(ids)] for start, other in run if start == first].count(ids) == 1
 
 
 def test_every_token_of_the_answer_counts() -> None:
