@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _CLASSES = {
     "moeedit": "moeedit.MoEEdit",
+    "moeedit-penalty": "penalised.PenalisedMoEEdit",
     "mote": "mote.method.MoTE",
     "memoe": "memoe.method.MEMoE",
     "woodbury-spread": "spread.WoodburySpread",

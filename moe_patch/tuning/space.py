@@ -22,14 +22,26 @@ Point = tuple[int, ...]
 """One candidate of every dimension, by its number."""
 
 _PROTECTION = "protection"
-_TIMES_DEFAULT = {"targets.clamp": (0.5, 0.7, 1.5, 2.0), "ridge": (0.1, 0.3, 3.0, 10.0)}
+_TIMES_DEFAULT = {
+    "targets.clamp": (0.5, 0.7, 1.5, 2.0),
+    "ridge": (0.1, 0.3, 3.0, 10.0),
+    "epsilon": (0.1, 10.0),
+}
 _VALUES = {
     "targets.share": (0.4, 0.6, 0.8, 1.0),
     "targets.margin": (1.0, 3.0, 6.0),
     "targets.contexts": (0, 2, 5),
 }
 _ENERGIES = (0.8, 0.9, 0.95, 0.98, 0.99)
-_ORDER = ("targets.clamp", "targets.share", _PROTECTION, "ridge", "targets.margin", "targets.contexts")
+_ORDER = (
+    "targets.clamp",
+    "targets.share",
+    _PROTECTION,
+    "ridge",
+    "epsilon",
+    "targets.margin",
+    "targets.contexts",
+)
 """The dimensions after the layers."""
 
 

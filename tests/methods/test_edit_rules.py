@@ -87,7 +87,7 @@ def test_the_experts_with_the_largest_gates_stay() -> None:
     assert torch.equal(strongest_experts(call(), 9, 5).experts, call().experts)
 
 
-@pytest.mark.parametrize("method", ["moeedit", "mote", "bcd-spread"])
+@pytest.mark.parametrize("method", ["moeedit", "moeedit-penalty", "mote", "bcd-spread"])
 def test_a_fact_edits_as_many_experts_as_it_may(method: str) -> None:
     base = tiny_base("qwen3_moe")
     every, two = (build(method, base, experts_per_fact=count).layers[0].fact_rows for count in (None, 2))

@@ -17,7 +17,7 @@ from moe_patch.targets.search import find_targets
 from tests.methods.builds import build, facts
 from tests.tiny import tiny_base
 
-METHODS = ["moeedit", "mote", "woodbury-spread", "bcd-spread"]
+METHODS = ["moeedit", "moeedit-penalty", "mote", "woodbury-spread", "bcd-spread"]
 TARGETS = TargetOptions(steps=5, learning_rate=0.5)
 
 

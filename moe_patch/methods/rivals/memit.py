@@ -13,44 +13,28 @@ which the moment of a small text has no inverse.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from pydantic import Field
 
-from moe_patch.methods.delta import DeltaMethod, DeltaOptions, EditSetup, warn_of_unseen
-from moe_patch.methods.editors import LayerByLayer
-from moe_patch.methods.layer_edit import LayerProblem, LayerSolution, LayerSolver
-from moe_patch.progress import Progress
-from moe_patch.solve.algebra import edit_kernel, ridge_solve, ridge_value
-from moe_patch.solve.covariance import CovarianceWeighting
-from moe_patch.solve.moments import Moments
-from moe_patch.solve.nullspace import NullSpace, unprojected
+from moe_patch.methods.penalised import PenalisedMethod, PenalisedOptions
 from moe_patch.solve.whitening import EPSILON_SHARE
 
 
-class MEMITOptions(DeltaOptions):
+class MEMITOptions(PenalisedOptions):
     """Options of MEMIT."""
 
     protect_earlier: bool = Field(
         False, description="Keep the facts of earlier batches while a batch is solved."
     )
-    projection: bool = Field(False, description="Project keys away from directions that preserved text uses.")
     epsilon: float = Field(
         EPSILON_SHARE, gt=0, description="Added to each moment's diagonal, as a share of its mean."
     )
 
-    @property
-    def needs_text(self) -> bool:
-        """Preserved text is always used."""
-        return True
 
-
-class MEMIT(DeltaMethod[MEMITOptions]):
+class MEMIT(PenalisedMethod[MEMITOptions]):
     """The method, in the registry as `memit`."""
 
     name = "memit"
     pretty_name = "MEMIT"
-    changes = "down projections, layer by layer"
     rival = True
     Options = MEMITOptions
 
@@ -58,39 +42,3 @@ class MEMIT(DeltaMethod[MEMITOptions]):
     def reference_url(cls) -> str:
         """The paper on arXiv."""
         return "https://arxiv.org/abs/2210.07229"
-
-    def projections(self, moments: Mapping[int, Moments], options: MEMITOptions) -> dict[int, NullSpace]:
-        """By default, none but of experts without enough text.
-
-        Raises:
-            StatisticsError: the text is too short for the choice of `unseen`.
-        """
-        if options.projection:
-            return super().projections(moments, options)
-        found = {
-            layer: unprojected(seen, unseen=options.unseen, min_tokens=options.min_tokens)
-            for layer, seen in moments.items()
-        }
-        warn_of_unseen(found, options)
-        return found
-
-    def editor(self, setup: EditSetup, options: MEMITOptions, progress: Progress | None) -> LayerByLayer:
-        """An editor that solves every layer in turn, with rows weighted by inverse moments on the right."""
-        weightings = {
-            layer: CovarianceWeighting(seen, epsilon=options.epsilon, min_tokens=options.min_tokens)
-            for layer, seen in setup.moments.items()
-        }
-        solver = weighted_solver(options, weightings)
-        return LayerByLayer(setup.base, setup.layers, solver, setup.projections, options.rules, weightings)
-
-
-def weighted_solver(options: DeltaOptions, weightings: Mapping[int, CovarianceWeighting]) -> LayerSolver:
-    """The closed form, in the space of facts, with each layer's weighting."""
-
-    def solve(problem: LayerProblem) -> LayerSolution:
-        gram = edit_kernel(problem.rows, weightings[problem.layer](problem.rows))  # (T, T)
-        gram = (gram + gram.T) / 2  # exact but for rounding
-        ridge = ridge_value(gram, options.ridge, options.ridge_relative)
-        return LayerSolution(ridge_solve(gram, problem.residual, ridge), ridge)
-
-    return solve

@@ -56,17 +56,26 @@ def stacked_keys(base: Base, edits: list[Fact], layer: int, last: int) -> tuple[
     return flat.flatten(1), stream.double()
 
 
-def test_each_layer_and_batch_is_memits_dense_problem(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["memit", "moeedit-penalty"])
+def test_each_layer_and_batch_is_its_dense_problem(method: str, tmp_path: Path) -> None:
     base, edits, layers = tiny_base("qwen3_moe"), facts(4), (0, 1)
-    patch = build("memit", base, layers=layers, batch_size=2, **options(tmp_path))
+    patch = build(method, base, layers=layers, batch_size=2, **options(tmp_path))
+    protects = get_method(method).options().protect_earlier
+    earlier: dict[int, Tensor] = {}  # rows of the first batch by layer, which ours keeps and MEMIT does not
     moments = collect_moments(base, Corpus.read(tmp_path / "text.txt"), layers)
     edited = wrap(copy.deepcopy(base.model), base.tokenizer)
     total = {layer: torch.zeros(base.layer(layer).shape, dtype=torch.float64) for layer in layers}
-    for batch in (edits[:2], edits[2:]):  # no earlier batch is protected
+    for batch in (edits[:2], edits[2:]):
         value = find_targets(edited, batch, 1, TARGETS).value.double()  # (T, d_m)
         for number, layer in enumerate(layers):
             psi, stream = stacked_keys(edited, batch, layer, 1)
             residual = (value - stream) / (2 - number)
+            if protects and layer in earlier:
+                psi, residual = (
+                    torch.cat([earlier[layer], psi]),
+                    torch.cat([torch.zeros_like(residual), residual]),
+                )
+            earlier[layer] = psi
             experts = base.layer(layer).num_experts
             penalty = []
             for expert in range(experts):
