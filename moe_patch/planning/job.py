@@ -51,6 +51,7 @@ def plan_job(
         own_text=own,
         corpus_tokens=_preserved(options, own=own),
         contexts=1 + options.targets.contexts,
+        shares=len(options.targets.shares),
         facts_per_pass=options.targets.facts_per_pass,
         batch_size=options.batch_size,
         steps=min(options.targets.steps, USUAL_STEPS),

@@ -38,6 +38,7 @@ class Job:
     own_text: bool = False  # whether the base writes the preserved text
     corpus_tokens: int = 0  # of preserved text; 0 without projection
     contexts: int = 1  # prompts of a fact, the one without a prefix included
+    shares: int = 1  # parts of a change that a search tries a prompt with
     facts_per_pass: int = 64
     batch_size: int | None = None
     steps: int = USUAL_STEPS
@@ -156,12 +157,13 @@ def _factors(model: ModelOutline, job: Job) -> Iterator[Stage]:
 
 def _targets(model: ModelOutline, job: Job) -> Iterator[Stage]:
     facts = min(job.batch, job.facts_per_pass)
-    rows = facts * job.contexts + facts  # and what is held: one prompt of each subject
+    tries = facts * job.contexts * job.shares
+    rows = tries + facts  # and what is held: one prompt of each subject
     above = tuple(range(job.last + 1, len(model.layers)))
     passes = job.facts / facts
     around = _AROUND_A_SEARCH * passes
     first = Work("forward", rows, job.prompt + job.answer, around, _all(model), rows)
-    reads = facts * job.contexts * job.answer + facts
+    reads = tries * job.answer + facts
     tail = 2 + job.answer + (job.prompt // 3)  # tokens from the subject's last one on
     search = Work("search", rows, tail, passes * job.steps, above, reads)
     yield Stage("targets", (first, search))

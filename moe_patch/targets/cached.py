@@ -86,7 +86,7 @@ def _address(
     computed.update(repr(target_losses(base, facts, options)).encode())
     prompts = [[prompt.ids, prompt.edited, prompt.target] for prompt in (*rewrites, *held)]
     return {
-        "version": 3,
+        "version": 4,
         "base": base.fingerprint([]).address(),
         "layer": layer,
         "options": options.model_dump(mode="json", exclude={"use_cache"}),

@@ -117,8 +117,8 @@ def descend(
         TargetError: the layer has no single residual stream.
         NumericalError: a loss is not finite.
     """
-    at_share = partial(GroupLosses, base, layer=layer, prefixes=prefixes, share=options.share)
-    losses = at_share(groups, check=True)
+    at_shares = partial(GroupLosses, base, layer=layer, prefixes=prefixes, shares=options.shares)
+    losses = at_shares(groups, check=True)
     start, group = losses.start, losses.group  # (T, d_m), (T,)
     units = _Units.of(start, group, options)
     u = torch.zeros(len(groups), start.shape[1], device=start.device, requires_grad=True)  # (G, d_m)
@@ -142,7 +142,7 @@ def descend(
         _advance(adam, u, went.open(torch.arange(len(groups))), units.limit / units.step)
         if int(open_.sum()) * 2 <= len(active):
             active = active[open_]
-            losses = at_share([groups[number] for number in active.tolist()], check=False)
+            losses = at_shares([groups[number] for number in active.tolist()], check=False)
     value = start + (units.step[:, None] * u).detach()[group]  # (T, d_m)
     if options.share < 1:
         went.after = torch.tensor(losses_of(base, groups, layer, value, prefixes=prefixes))
@@ -153,7 +153,7 @@ def losses_of(
     base: Base, groups: Sequence[Group], layer: int, value: Tensor, *, prefixes: int
 ) -> list[float]:
     """The loss of each fact with the target values (T, d_m) in place, which are equal within a group."""
-    losses = GroupLosses(base, groups, layer, prefixes=prefixes, share=1.0, check=False)
+    losses = GroupLosses(base, groups, layer, prefixes=prefixes, shares=(1.0,), check=False)
     first = [group.facts[0] for group in groups]
     with torch.no_grad():
         found = losses((value.to(losses.start) - losses.start)[first])

@@ -41,7 +41,7 @@ class TargetOptions(BaseModel):
         0.6,
         gt=0,
         le=1,
-        description="Part of the change that must be enough for the margin: paraphrases get no more of it.",
+        description="The margin must hold with this part of the change too: paraphrases get no more of it.",
     )
     stop_loss: float = Field(0.0, ge=0, description="A fact whose loss is below this is done.")
     patience: int | None = Field(
@@ -64,6 +64,14 @@ class TargetOptions(BaseModel):
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the generated prefixes.")
     use_cache: bool = Field(True, description="Keep target values in the cache, and take them from there.")
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The parts of the change that a prompt is tried with.
+
+        All of it is always among them: an answer that leads with a part may fall back with more.
+        """
+        return (self.share, 1.0) if self.share < 1 else (1.0,)
 
     @property
     def style(self) -> PromptStyle:

@@ -37,15 +37,15 @@ def lead(fact: Fact, change: torch.Tensor) -> float:
 
 
 @pytest.mark.quality
-def test_a_search_ends_at_its_margin_with_a_share_of_the_change_and_not_before() -> None:
+def test_a_search_ends_at_its_margin_with_a_share_of_the_change_and_with_all_and_not_before() -> None:
     options = TargetOptions(clamp=8.0, margin=2.0)
     found = find_targets(taught_base(), FACTS, 0, options)
     assert found.ended == ("done",) * 3
     for number, fact in enumerate(FACTS):
         change = found.value[number] - found.start[number]
-        with_share = lead(fact, options.share * change)
-        assert with_share == pytest.approx(found.margin[number], abs=1e-3)
-        assert with_share >= options.margin - 1e-3
+        least = min(lead(fact, share * change) for share in (options.share, 1.0))
+        assert least == pytest.approx(found.margin[number], abs=1e-3)
+        assert least >= options.margin - 1e-3
         earlier = options.model_copy(update={"steps": found.steps[number] - 1})
         (margin,) = find_targets(taught_base(), [fact], 0, earlier).margin
         assert margin < options.margin

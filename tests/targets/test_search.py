@@ -79,8 +79,10 @@ def memit(
     adam = torch.optim.Adam([change], lr=rate)
     before = [logits_with(base, prompt, 0 * start, layer)[-1].log_softmax(-1).detach() for prompt, _ in held]
     losses = []
+    shares = {options.share, 1.0}
     for step in range(options.steps):
-        loss = torch.stack([nll(base, prompt, options.share * change, layer) for prompt in rewrites]).mean()
+        tried = [nll(base, prompt, share * change, layer) for prompt in rewrites for share in shares]
+        loss = torch.stack(tried).mean()
         after = [logits_with(base, prompt, change, layer)[-1].log_softmax(-1) for prompt, _ in held]
         divergence = [
             weight * F.kl_div(old, new, log_target=True, reduction="sum")
