@@ -74,7 +74,7 @@ class GroupLosses:
         return self._changed.start[: len(self.facts) * self._tries : self._tries].float()
 
     def __call__(self, delta: Tensor) -> Evaluation:
-        """The losses for deltas (G, d_m): a fact's mean NLL over its contexts and shares, and least margin."""
+        """The losses for deltas (G, d_m): a fact's mean NLL over contexts and shares, and least margin."""
         logits = self._changed.logits(delta[self._owner] * self._share.to(delta.device))
         answers, held = logits[: len(self._answers.ids)], logits[len(self._answers.ids) :]
         after = F.log_softmax(held.float(), dim=-1)  # (H, V)
