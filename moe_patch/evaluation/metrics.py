@@ -275,14 +275,14 @@ def measure_scores(
         EvaluationError: an answer has no token of its own.
     """
     known = [question for question in questions.neighbours if question.answer is not None]
-    rival = questions.scoring.rule == "counterfact"
+    compares = questions.scoring.rule == "counterfact"
     others = [*known, *questions.implied]
-    asked = _pairs(questions) if rival else [*questions.edited, *questions.paraphrased]
+    asked = _pairs(questions) if compares else [*questions.edited, *questions.paraphrased]
     # in one call, since answers to one prompt share a pass
     found = _score(base, [*others, *asked], setting, stage)
     answered, implied = found[: len(known)], found[len(known) : len(others)]
     found = found[len(others) :]
-    if rival:
+    if compares:
         agreed: list[AnswerScore] = []
         scores, exact = _by_counterfact(questions, found)
     else:

@@ -290,10 +290,11 @@ def _score_batch(base: Base, batch: list[list[Encoded]]) -> list[list[AnswerScor
         columns = [column[at - 1] for at in range(row[-1].first, len(row[-1].ids))]
         logprobs = logits[number, columns].float().log_softmax(-1)  # (A, V), one row per answer token
         scores.append([_answer_score(logprobs, item) for item in row])
+    prompts = [item.ids[: item.first] for row in batch for item in row]
     check_finite(
-        torch.tensor([min(score.logprob for score in each) for each in scores]),
+        torch.tensor([score.logprob for each in scores for score in each]),
         "the log-probabilities of the answer",
-        lambda i: f"after {tokens_text(base.tokenizer, longest[i].ids[: longest[i].first])}",
+        lambda i: f"after {tokens_text(base.tokenizer, prompts[i])}",
     )
     return scores
 
