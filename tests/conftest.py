@@ -46,6 +46,15 @@ def no_notice_of_deprecation(notices: Notices) -> Iterator[None]:
     assert not notices.texts, f"something that is called here is deprecated: {notices.texts[0]}"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_folder_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fixtures that several tests share have folders of their own too, and find nothing of an earlier run."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("MOE_PATCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patched.setenv("MOE_PATCH_STATE", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOE_PATCH_CACHE", str(tmp_path.with_name(f"{tmp_path.name}-cache")))
