@@ -155,8 +155,14 @@ def bench(
     )
     base = _outline(**model) if dry_run else _open(suite, **model)
     tokens, text_hash = _held_out(base, text, text_tokens, read=not dry_run)
-    along = (suite.checkpoints, suite.asked)
-    asking = Asking(prompts_per_pass, tokens, *along, suite.buckets, suite.free_prompts)
+    asking = Asking(
+        batch_size=prompts_per_pass,
+        text=tokens,
+        checkpoints=suite.checkpoints,
+        asked=suite.asked,
+        buckets=suite.buckets,
+        free_prompts=suite.free_prompts,
+    )
     experiments = expand(suite, materials, base)
     planned = Bench(suite.name, experiments, model["model"] or "atlas", asking, text_hash, out)
     if dry_run:

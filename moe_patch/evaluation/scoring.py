@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -128,11 +129,7 @@ def score_encoded(
         EvaluationError: the batch size is below 1.
         NumericalError: as for `score_answers`.
     """
-
-    def run(batch: list[list[Encoded]]) -> list[list[AnswerScore]]:
-        return _score_batch(base, batch)
-
-    rows = shared_rows(encoded)
+    rows, run = shared_rows(encoded), partial(_score_batch, base)
     scores = _by_length(rows, lambda row: len(row[-1].ids), run, batch_size, progress, stage)
     found = {
         item: score
