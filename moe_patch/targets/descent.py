@@ -1,8 +1,8 @@
 """The descent to target values, for several groups of facts at once.
 
 Groups do not interact. Each has its own optimiser state, loss and end, so a batch of groups gives the same
-result as one group at a time. The delta of a group that has ended stays fixed. Once half of the groups have
-ended, these leave the batch.
+result as one group at a time. The delta of a group that has ended stays fixed. Once a quarter of the groups
+have ended, these leave the batch: to open it again costs about half a step.
 
 A delta is searched for in its group's units, as unit * u. Adam's steps of u have the same length on every
 model, and so the search is the same for a model whose stream is a multiple of another's.
@@ -26,6 +26,7 @@ from moe_patch.targets.size import stream_size
 from moe_patch.targets.values import Ending, Targets
 
 _LOWER = 0.01  # a loss counts as lower if it is by this share
+_STILL_OPEN = 0.75  # share of a batch's groups from which on the others leave it
 _AT_CLAMP = 0.999  # share of the clamp from which on it holds a delta back
 
 
@@ -140,7 +141,7 @@ def descend(
         adam.zero_grad()
         total[open_].sum().backward()  # in a sum, no group's gradient depends on the others
         _advance(adam, u, went.open(torch.arange(len(groups))), units.limit / units.step)
-        if int(open_.sum()) * 2 <= len(active):
+        if int(open_.sum()) <= _STILL_OPEN * len(active):
             active = active[open_]
             losses = at_shares([groups[number] for number in active.tolist()], check=False)
     value = start + (units.step[:, None] * u).detach()[group]  # (T, d_m)

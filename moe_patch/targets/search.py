@@ -28,7 +28,7 @@ from moe_patch.progress import Progress
 from moe_patch.solve.finite import check_finite
 from moe_patch.targets.answers import Answers
 from moe_patch.targets.descent import descend, losses_of
-from moe_patch.targets.groups import chunks, context_prefixes, facts_together, tokenised_groups
+from moe_patch.targets.groups import context_prefixes, passes_of, tokenised_groups
 from moe_patch.targets.options import TargetOptions
 from moe_patch.targets.tail import plain_logits
 from moe_patch.targets.values import Targets, in_order
@@ -58,15 +58,15 @@ def find_targets(
         NumericalError: a loss is not finite.
     """
     prefixes = context_prefixes(base, options) if prefixes is None else prefixes
-    groups = facts_together(facts, options.fact_token)
     parts: list[Targets] = []
+    passes = passes_of(base, facts, options, prefixes=len(prefixes))
     with frozen_weights(base.model), torch.enable_grad():  # gradients are needed for the deltas only
-        for chunk in chunks(groups, options.facts_per_pass):
+        for groups in passes:
             done = sum(len(part.steps) for part in parts)
-            report = _reporter(progress, done, sum(map(len, chunk)), len(facts))
-            some = tokenised_groups(base, [[facts[i] for i in group] for group in chunk], prefixes, options)
+            report = _reporter(progress, done, sum(map(len, groups)), len(facts))
+            some = tokenised_groups(base, [[facts[i] for i in group] for group in groups], prefixes, options)
             parts.append(descend(base, some, layer, options, prefixes=len(prefixes), report=report))
-    return in_order(parts, [number for group in groups for number in group])
+    return in_order(parts, [number for groups in passes for group in groups for number in group])
 
 
 def target_losses(base: Base, facts: Sequence[Fact], options: TargetOptions) -> list[float]:
@@ -97,9 +97,9 @@ def losses_in_place(
 ) -> list[float]:
     """The `loss_after` of target values (T, d_m) that were found earlier, for the model as it is now."""
     losses = [0.0] * len(facts)
-    for chunk in chunks(facts_together(facts, options.fact_token), options.facts_per_pass):
-        some = tokenised_groups(base, [[facts[i] for i in group] for group in chunk], prefixes, options)
-        numbers = [number for group in chunk for number in group]
+    for groups in passes_of(base, facts, options, prefixes=len(prefixes)):
+        some = tokenised_groups(base, [[facts[i] for i in group] for group in groups], prefixes, options)
+        numbers = [number for group in groups for number in group]
         found = losses_of(base, some, layer, value[numbers], prefixes=len(prefixes))
         for number, loss in zip(numbers, found, strict=True):
             losses[number] = loss
