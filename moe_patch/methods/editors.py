@@ -200,8 +200,8 @@ class LayerByLayer(DeltaEditor):
             rows = self._rows(calls[layer], layer, request)
             check_rows(rows, layer, request.facts)
             edit = self._edits[layer]
-            solution = self._solve(self._solver, edit.problem(rows, share[:count], earlier))
-            edit.add(rows, share[:count], earlier, solution)
+            batch = edit.batch(rows, share[:count], earlier)
+            edit.add(batch, self._solve(self._solver, edit.problem(batch)))
             request.tell("solve", number + 1, len(self.layers))
 
     def off(self) -> None:

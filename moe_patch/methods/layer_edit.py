@@ -12,7 +12,7 @@ from moe_patch.base.capture import Handle, attach_delta
 from moe_patch.base.model import Base
 from moe_patch.patch import LayerDelta
 from moe_patch.patch.rows import Rows, concatenate_rows, one_left_per_row, select_rows
-from moe_patch.solve.algebra import edit_response
+from moe_patch.solve.algebra import edit_kernel, edit_response
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,6 +26,24 @@ class LayerProblem:
     layer: int
     rows: Rows  # of T facts
     residual: Tensor  # (T, d_m) fp32
+    right: Rows | None = None  # those that left factors are multiplied with, if they are not `rows`
+
+    def kernel(self) -> Tensor:
+        """(T, T) fp64: what the solution of one fact adds for another, for equal left factors."""
+        if self.right is None:
+            return edit_kernel(self.rows)
+        kernel = edit_kernel(self.rows, self.right)
+        return (kernel + kernel.T) / 2  # exact but for rounding
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerBatch:
+    """What a layer is asked for one batch of T facts."""
+
+    rows: Rows  # of the new facts
+    residual: Tensor  # (T, d_m) fp32
+    earlier: Tensor | None  # (T_earlier, d_m) change of earlier facts' outputs; None if not protected
+    right: Rows | None = None  # as in `LayerProblem`, of the new facts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,28 +98,33 @@ class GrowingSolution:
             width: of the residuals.
         """
         self._rows, self._protected = rows, rows.num_facts
-        self._keep_right(rows)
+        self._right = self._right_rows(rows) if self._right_rows else None
         self._residual = torch.zeros(rows.num_facts, width)
 
-    def problem(self, rows: Rows, residual: Tensor, earlier: Tensor | None) -> LayerProblem:
-        """The problem of a batch, with the facts of earlier batches before its own.
+    def batch(self, rows: Rows, residual: Tensor, earlier: Tensor | None) -> LayerBatch:
+        """A batch, with the rows that its left factors will be multiplied with.
 
         Args:
             rows: of the new facts.
             residual: (T, d_m) of the new facts.
             earlier: (T_earlier, d_m) the change that earlier facts' outputs should get; None if they are not
-                protected, which leaves them out.
+                protected.
         """
-        if self._rows is None or earlier is None:
-            return LayerProblem(self.layer, rows, residual)
-        joined = concatenate_rows(self._rows, rows)
-        return LayerProblem(self.layer, joined, torch.cat([earlier, residual]))
+        return LayerBatch(rows, residual, earlier, self._right_rows(rows) if self._right_rows else None)
 
-    def add(self, rows: Rows, residual: Tensor, earlier: Tensor | None, solution: LayerSolution) -> None:
-        """Add the solution of `problem(rows, residual, earlier)` to the sum."""
+    def problem(self, batch: LayerBatch) -> LayerProblem:
+        """A batch's problem, with the facts of earlier batches before its own if they are protected."""
+        if self._rows is None or batch.earlier is None:
+            return LayerProblem(self.layer, batch.rows, batch.residual, batch.right)
+        rows = concatenate_rows(self._rows, batch.rows)
+        residual = torch.cat([batch.earlier, batch.residual])
+        return LayerProblem(self.layer, rows, residual, _joined(self._right, batch.right))
+
+    def add(self, batch: LayerBatch, solution: LayerSolution) -> None:
+        """Add the solution of the batch's problem to the sum."""
+        rows, residual, earlier = batch.rows, batch.residual, batch.earlier
         if self._rows is None:
             self._rows, self._left, self._residual = rows, solution.left, residual
-            self._keep_right(rows)
         else:
             asked = residual + self._already(rows)
             first, whole = self._rows.num_facts, concatenate_rows(self._rows, rows)
@@ -113,7 +136,7 @@ class GrowingSolution:
             self._left = left
             kept = self._residual if earlier is None else self._residual + earlier
             self._rows, self._residual = whole, torch.cat([kept, asked])
-            self._keep_right(rows)
+        self._right = _joined(self._right, batch.right)
         self._per_row, self._ridge = solution.per_row, solution.ridge
 
     def delta(self) -> LayerDelta:
@@ -145,12 +168,6 @@ class GrowingSolution:
             return self._right
         return one_left_per_row(self._rows) if self._per_row else self._rows
 
-    def _keep_right(self, rows: Rows) -> None:
-        """Take the right rows of more facts, if they are not the facts' own."""
-        if self._right_rows is not None:
-            fresh = self._right_rows(rows)
-            self._right = fresh if self._right is None else concatenate_rows(self._right, fresh)
-
 
 class LayerEdit(GrowingSolution):
     """One layer's growing delta, on the model from `add` to `off`."""
@@ -160,9 +177,9 @@ class LayerEdit(GrowingSolution):
         self._place = base.layer(layer)
         self._handle: Handle | None = None
 
-    def add(self, rows: Rows, residual: Tensor, earlier: Tensor | None, solution: LayerSolution) -> None:
-        """Add the solution of `problem(rows, residual, earlier)`, and put the sum on the model."""
-        super().add(rows, residual, earlier, solution)
+    def add(self, batch: LayerBatch, solution: LayerSolution) -> None:
+        """Add the solution of the batch's problem, and put the sum on the model."""
+        super().add(batch, solution)
         self.off()
         self._handle = attach_delta(self._place, self.delta())
 
@@ -171,6 +188,11 @@ class LayerEdit(GrowingSolution):
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
+
+
+def _joined(known: Rows | None, fresh: Rows | None) -> Rows | None:
+    """The right rows of earlier facts and then of new ones; None where they are the facts' own."""
+    return fresh if known is None or fresh is None else concatenate_rows(known, fresh)
 
 
 def _spread(left: Tensor, rows: Rows, whole: Rows, first: int, per_row: bool) -> Tensor:

@@ -18,9 +18,8 @@ from pydantic import Field
 
 from moe_patch.methods.delta import DeltaMethod, DeltaOptions, EditSetup, warn_of_unseen
 from moe_patch.methods.editors import LayerByLayer
-from moe_patch.methods.layer_edit import LayerProblem, LayerSolution, LayerSolver
+from moe_patch.methods.solvers import exact_solver
 from moe_patch.progress import Progress
-from moe_patch.solve.algebra import edit_kernel, ridge_solve, ridge_value
 from moe_patch.solve.covariance import CovarianceWeighting
 from moe_patch.solve.moments import Moments
 from moe_patch.solve.nullspace import NullSpace, unprojected
@@ -69,7 +68,7 @@ class PenalisedMethod(DeltaMethod[PenalisedOptionsT]):
             layer: CovarianceWeighting(seen, epsilon=options.epsilon, min_tokens=options.min_tokens)
             for layer, seen in setup.moments.items()
         }
-        solver = weighted_solver(options, weightings)
+        solver = exact_solver(options)
         return LayerByLayer(setup.base, setup.layers, solver, setup.projections, options.rules, weightings)
 
 
@@ -84,15 +83,3 @@ class PenalisedMoEEdit(PenalisedMethod[PenalisedOptions]):
     def reference_url(cls) -> str:
         """Where the paper of the penalty is; the rest is MoEEdit's."""
         return "https://arxiv.org/abs/2210.07229"
-
-
-def weighted_solver(options: DeltaOptions, weightings: Mapping[int, CovarianceWeighting]) -> LayerSolver:
-    """The closed form, in the space of facts, with each layer's weighting."""
-
-    def solve(problem: LayerProblem) -> LayerSolution:
-        gram = edit_kernel(problem.rows, weightings[problem.layer](problem.rows))  # (T, T)
-        gram = (gram + gram.T) / 2  # exact but for rounding
-        ridge = ridge_value(gram, options.ridge, options.ridge_relative)
-        return LayerSolution(ridge_solve(gram, problem.residual, ridge), ridge)
-
-    return solve

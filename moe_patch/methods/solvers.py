@@ -7,7 +7,7 @@ from pydantic import Field
 
 from moe_patch.methods.delta import DeltaOptions
 from moe_patch.methods.layer_edit import LayerProblem, LayerSolution, LayerSolver
-from moe_patch.solve.algebra import block_coordinate_descent, edit_kernel, ridge_solve, ridge_value
+from moe_patch.solve.algebra import block_coordinate_descent, ridge_solve, ridge_value
 from moe_patch.solve.naive import solve_each_expert, solve_stacked
 
 
@@ -22,9 +22,9 @@ def exact_solver(options: DeltaOptions) -> LayerSolver:
     """The closed form, in the space of facts."""
 
     def solve(problem: LayerProblem) -> LayerSolution:
-        gram = edit_kernel(problem.rows)  # (T, T)
-        ridge = ridge_value(gram, options.ridge, options.ridge_relative)
-        return LayerSolution(ridge_solve(gram, problem.residual, ridge), ridge)
+        kernel = problem.kernel()  # (T, T)
+        ridge = ridge_value(kernel, options.ridge, options.ridge_relative)
+        return LayerSolution(ridge_solve(kernel, problem.residual, ridge), ridge)
 
     return solve
 
@@ -33,7 +33,7 @@ def stacked_solver(options: DeltaOptions) -> LayerSolver:
     """The naive closed form: the normal equations of all experts' keys, stacked."""
 
     def solve(problem: LayerProblem) -> LayerSolution:
-        ridge = ridge_value(edit_kernel(problem.rows), options.ridge, options.ridge_relative)
+        ridge = ridge_value(problem.kernel(), options.ridge, options.ridge_relative)
         return LayerSolution(solve_stacked(problem.rows, problem.residual, ridge), ridge)
 
     return solve
@@ -43,7 +43,7 @@ def expert_by_expert(options: DeltaOptions) -> LayerSolver:
     """Each expert's own least squares, for the whole residual, as if no other expert were there."""
 
     def solve(problem: LayerProblem) -> LayerSolution:
-        ridge = ridge_value(edit_kernel(problem.rows), options.ridge, options.ridge_relative)
+        ridge = ridge_value(problem.kernel(), options.ridge, options.ridge_relative)
         left = solve_each_expert(problem.rows, problem.residual, ridge)
         return LayerSolution(left, ridge, per_row=True)
 
@@ -55,7 +55,7 @@ def by_descent(options: DescentOptions) -> LayerSolver:
     generator = torch.Generator().manual_seed(options.seed)
 
     def solve(problem: LayerProblem) -> LayerSolution:
-        ridge = ridge_value(edit_kernel(problem.rows), options.ridge, options.ridge_relative)
+        ridge = ridge_value(problem.kernel(), options.ridge, options.ridge_relative)
         descent = block_coordinate_descent(
             problem.rows, problem.residual, ridge, passes=options.passes, generator=generator
         )

@@ -92,8 +92,8 @@ class SpreadEditor(DeltaEditor):
         missing = self._spreader.residual(self._missing(request, present, self.last))  # (T + moved, r)
         earlier = self._change_of_earlier(missing, request)
         own, asked = self._spreader.rows(rows[self.last]), missing[: len(request.facts)]
-        solution = self._solve(self._spreader, self._solution.problem(own, asked, earlier))
-        self._solution.add(own, asked, earlier, solution)
+        batch = self._solution.batch(own, asked, earlier)
+        self._solution.add(batch, self._solve(self._spreader, self._solution.problem(batch)))
         self.off()
         for number, layer in enumerate(self.layers):
             known = self._keys.get(layer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch import Tensor
 from moe_patch.methods.layer_edit import GrowingSolution, LayerEdit, LayerProblem, LayerSolution
 from moe_patch.patch import LayerDelta
 from moe_patch.patch.rows import Rows, one_left_per_row, sort_rows
+from moe_patch.solve.algebra import edit_kernel
 from tests.tiny import tiny_base
 
 EXPERTS, WIDTH, OUT = 4, 5, 3
@@ -60,13 +63,14 @@ def test_the_delta_is_the_sum_of_the_solutions(per_row: bool, protect: bool) -> 
     for seed, facts in enumerate((3, 1, 2)):
         rows, residual = some_rows(facts, seed), torch.randn(facts, OUT)
         earlier = 0.1 * torch.randn(known, OUT) if protect else None
-        problem = growing.problem(rows, residual, earlier)
+        batch = growing.batch(rows, residual, earlier)
+        problem = growing.problem(batch)
         assert problem.layer == 7
         assert problem.rows.num_facts == (known + facts if protect else facts)
         expected = residual if earlier is None or not known else torch.cat([earlier, residual])
         torch.testing.assert_close(problem.residual, expected)
         solution = some_solution(problem, seed, per_row)
-        growing.add(rows, residual, earlier, solution)
+        growing.add(batch, solution)
         if earlier is not None and known:
             asked = [before + more for before, more in zip(asked, earlier, strict=True)]
         asked += list(residual + outputs(total, rows))  # the residual was measured with the rest on
@@ -79,6 +83,35 @@ def test_the_delta_is_the_sum_of_the_solutions(per_row: bool, protect: bool) -> 
     assert delta.fact_rows.num_facts == known
     assert (not delta.shares_rows) == per_row
     assert delta.ridge == 2.0
+
+
+def doubled(rows: Rows) -> Rows:
+    return replace(rows, value=2 * rows.value)
+
+
+@pytest.mark.parametrize("protect", [False, True])
+def test_right_rows_are_made_once_for_each_fact_and_stand_beside_its_own(protect: bool) -> None:
+    made: list[int] = []
+
+    def right(rows: Rows) -> Rows:
+        made.append(rows.num_facts)
+        return doubled(rows)
+
+    growing = GrowingSolution(7, right)
+    total = torch.zeros(EXPERTS, OUT, WIDTH)
+    for seed, facts in enumerate((3, 2)):
+        rows = some_rows(facts, seed)
+        earlier = torch.zeros(sum(made), OUT) if protect else None
+        batch = growing.batch(rows, torch.randn(facts, OUT), earlier)
+        problem = growing.problem(batch)
+        assert problem.right is not None
+        torch.testing.assert_close(problem.right.value, 2 * problem.rows.value)
+        torch.testing.assert_close(problem.kernel(), 2 * edit_kernel(problem.rows))
+        solution = some_solution(problem, seed, False)
+        growing.add(batch, solution)
+        total = total + dense(solution.left, problem.right)
+    assert made == [3, 2]
+    torch.testing.assert_close(dense(growing.delta().left, growing.delta().rows), total)
 
 
 def test_an_edit_is_live_between_add_and_off() -> None:
@@ -96,7 +129,7 @@ def test_an_edit_is_live_between_add_and_off() -> None:
 
     before = hidden()
     solution = LayerSolution(torch.randn(2, layer.d_model), 1.0)
-    edit.add(rows, residual, None, solution)
+    edit.add(edit.batch(rows, residual, None), solution)
     live = hidden()
     assert not torch.allclose(live, before)
     edit.off()
