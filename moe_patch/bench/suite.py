@@ -14,7 +14,7 @@ those of an arm for it alone. A sweep makes one arm of each combination of its v
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -109,6 +109,11 @@ class Suite(ClosedSchema):
     def all_arms(self) -> list[Arm]:
         """The arms; for "all", one for each method of the registry."""
         return [Arm(method=name) for name in METHODS] if self.arms == "all" else self.arms
+
+    def arms_with(self, methods: Sequence[str]) -> list[Arm]:
+        """The arms with these methods, in the methods' order; one with defaults for each that has none."""
+        own = {name: [arm for arm in self.all_arms if arm.method == name] for name in methods}
+        return [arm for name, arms in own.items() for arm in arms or [Arm(method=name)]]
 
 
 def shipped_suites() -> dict[str, Path]:

@@ -84,7 +84,11 @@ by "moe-patch report". Options that are given here win over the suite's.
 @click.option("--edits", "edit_paths", type=FILE, multiple=True, help="Facts, as for build; repeatable.")
 @schema_option
 @click.option("--facts", type=COUNT, help="How many facts of each file.  [default: as the suite says]")
-@click.option("--methods", type=_Several(str, "NAMES"), help="Methods, with commas; instead of the suite's.")
+@click.option(
+    "--methods",
+    type=_Several(str, "NAMES"),
+    help="Methods, with commas: the suite's arms with these, and those that it lacks with their defaults.",
+)
 @click.option("--modes", type=_Several(str, "MODES", MODES), help=f"Some of {', '.join(MODES)}.")
 @click.option("--batch-size", type=COUNT, help="Facts solved together in sequential batches.")
 @click.option("--seeds", type=_Several(int, "NUMBERS"), help="Seeds, with commas; one run each.")
@@ -205,27 +209,22 @@ def _changed(
     *,
     methods: list[str] | None,
     facts: int | None,
-    modes: list[str] | None,
     batch_size: int | None,
-    seeds: list[int] | None,
-    sample: str | None,
     recipe: str | None,
     layers: list[int] | None,
     corpus: tuple[str, ...] | None,
     settings: tuple[str, ...],
-    asked: int | None,
-    buckets: int | None,
-    free_prompts: int | None,
+    **wholes: Any,
 ) -> Suite:
-    """The suite with what is given on the command line."""
+    """The suite with what is given on the command line; `wholes` are fields of the suite as they are."""
     from moe_patch.bench import Suite
     from moe_patch.methods import get_method
     from moe_patch.methods.overrides import option_names, parse_setting
 
     fields = suite.model_dump()
-    arms = [{"method": name} for name in methods] if methods else [arm.model_dump() for arm in suite.all_arms]
-    fields["arms"] = [arm | {"recipe": arm.get("recipe") or recipe} for arm in arms]
-    known = {name for arm in arms for name in option_names(get_method(arm["method"]).Options)}
+    arms = suite.all_arms if methods is None else suite.arms_with(methods)
+    fields["arms"] = [arm.model_dump() | {"recipe": arm.recipe or recipe} for arm in arms]
+    known = {name for arm in arms for name in option_names(get_method(arm.method).Options)}
     given = {} if layers is None else {"layers": layers, "layer": layers[-1]}
     given |= {} if corpus is None else {"corpus": list(corpus)}
     own = {name: value for name, value in (fields["options"] | given).items() if name in known}
@@ -233,15 +232,7 @@ def _changed(
     fields["sweep"] = {name: values for name, values in fields["sweep"].items() if name in known}
     several = {"facts": facts, "batch_sizes": batch_size}
     fields |= {name: [value] for name, value in several.items() if value is not None}
-    whole = {
-        "modes": modes,
-        "seeds": seeds,
-        "sample": sample,
-        "asked": asked,
-        "buckets": buckets,
-        "free_prompts": free_prompts,
-    }
-    fields |= {name: value for name, value in whole.items() if value is not None}
+    fields |= {name: value for name, value in wholes.items() if value is not None}
     return _checked(Suite, fields)
 
 

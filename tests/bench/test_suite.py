@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from moe_patch.bench.suite import load_suite, read_suite, shipped_suites
+from moe_patch.bench.suite import Arm, load_suite, read_suite, shipped_suites
 from moe_patch.errors import ConfigError
 from moe_patch.methods import METHODS
 
@@ -81,3 +81,21 @@ def test_what_is_no_yaml_or_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "odd.yaml").write_text("{", encoding="utf-8")
     with pytest.raises(ConfigError, match="is not a suite"):
         load_suite(tmp_path / "odd.yaml")
+
+
+def test_methods_are_taken_as_the_suite_has_them(tmp_path: Path) -> None:
+    arms = [
+        {"method": "ft", "options": {"learning_rate": 0.5}},
+        {"method": "moeedit", "name": "low", "options": {"ridge": 0.1}},
+        {"method": "moeedit", "name": "high", "options": {"ridge": 1.0}},
+    ]
+    suite = read_suite(write(tmp_path, arms=arms))
+    found = suite.arms_with(["moeedit", "mote", "ft"])
+    assert [(arm.method, arm.name, arm.options) for arm in found] == [
+        ("moeedit", "low", {"ridge": 0.1}),
+        ("moeedit", "high", {"ridge": 1.0}),
+        ("mote", "", {}),
+        ("ft", "", {"learning_rate": 0.5}),
+    ]
+    everything = read_suite(write(tmp_path, arms="all"))
+    assert everything.arms_with(["grace"]) == [Arm(method="grace")]
