@@ -35,21 +35,22 @@ from moe_patch.solve.tucker import Decomposition, Rank, Ranks
 from moe_patch.solve.tucker_edit import Manifold, compress_rows, expand_rows, solve_core, truncate_delta
 from moe_patch.solve.whitening import EPSILON_SHARE, WhiteningKind, find_whitening
 
-DEFAULT_RANK_ENERGY = 0.95
+DEFAULT_ENERGY = 0.95
 
 
 class MoTEOptions(DeltaOptions):
     """Options of MoTE. Whitening is the paper's for Qwen3-30B-A3B."""
 
     ranks: tuple[Rank, Rank, Rank] | None = Field(
-        None, description="Tucker ranks of experts, outputs and keys: numbers, or shares such as 0.5."
+        None,
+        description="Tucker ranks of experts, outputs and keys: numbers, or shares such as 0.5; unset: all "
+        f"of the outputs, and {DEFAULT_ENERGY} of the weights' energy for experts and for keys.",
     )
     rank_energy: float | None = Field(
         None,
         gt=0,
         le=1,
-        description=f"Share of the weights' energy that each mode keeps, instead of ranks "
-        f"({DEFAULT_RANK_ENERGY}).",
+        description="Share of the weights' energy that each mode keeps, outputs too, instead of ranks.",
     )
     core_width: int | None = Field(
         None,
@@ -223,8 +224,11 @@ def _ranks(found: Decomposition, options: MoTEOptions) -> Ranks:
     """The ranks that the options' rule gives."""
     if options.core_width is not None:
         return found.ranks_within(options.core_width)
-    energy = None if options.ranks else options.rank_energy or DEFAULT_RANK_ENERGY
-    return found.ranks(options.ranks, energy)
+    if options.ranks is not None or options.rank_energy is not None:
+        return found.ranks(options.ranks, options.rank_energy)
+    experts, _, keys = found.ranks(None, DEFAULT_ENERGY)
+    # what an answer needs of an output that is left out is lost, and leaving it out saves nothing
+    return experts, len(found.out.values), keys
 
 
 def _gradients(setup: EditSetup, options: MoTEOptions) -> dict[int, Tensor]:

@@ -223,6 +223,16 @@ def test_ranks_are_chosen_by_energy_at_the_last_layer(tmp_path: Path) -> None:
     assert all(few < many for few, many in zip(narrow, wide, strict=True))
 
 
+def test_no_output_is_left_out_by_default(tmp_path: Path) -> None:
+    base = tiny_base("qwen3_moe")
+    own = build("mote", base).hyperparameters["tucker_ranks"]
+    by_energy = build("mote", base, rank_energy=0.95).hyperparameters["tucker_ranks"]
+    assert isinstance(own, list)
+    assert isinstance(by_energy, list)
+    assert by_energy[1] < own[1] == base.hidden_size
+    assert (own[0], own[2]) == (by_energy[0], by_energy[2])
+
+
 def test_experts_without_enough_text_are_protected_by_default_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
