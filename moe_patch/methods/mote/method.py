@@ -35,7 +35,7 @@ from moe_patch.solve.tucker import Decomposition, Rank, Ranks
 from moe_patch.solve.tucker_edit import Manifold, compress_rows, expand_rows, solve_core, truncate_delta
 from moe_patch.solve.whitening import EPSILON_SHARE, WhiteningKind, find_whitening
 
-DEFAULT_ENERGY = 0.95
+DEFAULT_ENERGY = 0.99
 
 
 class MoTEOptions(DeltaOptions):
