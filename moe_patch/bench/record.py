@@ -120,10 +120,12 @@ def read_record(path: Path) -> RunRecord:
         return RunRecord.model_validate(strict_json.parse_json(read_text(path, MAX_BYTES)))
     except OSError as error:
         raise ConfigError(f"cannot read the run {path}: {error.strerror}") from error
-    except ValidationError as error:
-        raise ConfigError(f"{path} is no run of a bench: {strict_json.first_complaint(error)}") from error
     except ValueError as error:
-        raise ConfigError(f"{path} is no run of a bench: {error}") from error
+        reason = strict_json.first_complaint(error) if isinstance(error, ValidationError) else str(error)
+        raise ConfigError(
+            f"{path} is no run of a bench: {reason}; expected a file that moe-patch bench has written, or what "
+            "moe-patch eval --json has printed"
+        ) from error
 
 
 def read_records(folder: Path) -> list[RunRecord]:

@@ -33,8 +33,10 @@ directions come from."""
 SEEKING = 0.25
 """How much longer than its cap the text may become for experts that it hardly reaches."""
 
+EXPERTS_WATCHED = 16
+"""Experts of a layer, those that are used most: an eigendecomposition of all would take minutes."""
+
 _ROUNDS = 3  # of texts for such experts
-_EXPERTS_WATCHED = 16  # of a layer, those that are used most: an eigendecomposition of all would take minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,7 @@ def shortfall(seen: Moments, fresh: Moments) -> float:
         fresh: moments of new text at the same layer.
     """
     both = torch.minimum(seen.tokens, fresh.tokens)  # (E,)
-    used = both.topk(min(_EXPERTS_WATCHED, len(both))).indices.tolist()
+    used = both.topk(min(EXPERTS_WATCHED, len(both))).indices.tolist()
     watched = [expert for expert in used if both[expert]]
     if not watched:
         return ENERGY

@@ -26,8 +26,12 @@ __all__ = ["NAME", "Growth", "OwnText", "own_prose", "own_text"]
 
 MOST_TOKENS = 131_072
 
-_FIRST_PORTION = 64  # texts
-_LONG = 128  # tokens of a text
+FIRST_PORTION = 64
+"""Texts of the first portion."""
+
+TEXT_TOKENS = 128
+"""Tokens of a text."""
+
 _SHORT = 32  # tokens of a text of `own_prose`
 _CACHE_LIMIT = 2**28  # bytes of texts
 
@@ -117,7 +121,7 @@ def _grow(
     base: Base, layers: Collection[int], most: int, least: int, use_cache: bool, wrote: Wrote | None
 ) -> GrowingText:
     text = GrowingText(base, layers, most)
-    first = min(_FIRST_PORTION, 1 + most // (4 * _LONG))  # so that there are several portions
+    first = min(FIRST_PORTION, 1 + most // (4 * TEXT_TOKENS))  # so that there are several portions
     for portion in _portions(base, first, use_cache, wrote):
         if not text.add(portion) or text.settled or text.full:  # a base that repeats itself shows nothing new
             break
@@ -131,11 +135,11 @@ def _portions(base: Base, first: int, use_cache: bool, wrote: Wrote | None) -> I
     """Texts, with whether each is prose: `first` are begun, then always as many as before altogether."""
     number, begun, size = 0, 0, first
     while True:
-        address = _address(base) | {"portion": number, "size": size, "length": _LONG}
+        address = _address(base) | {"portion": number, "size": size, "length": TEXT_TOKENS}
         found = _load(address) if use_cache else None
         if found is None:
-            exchanges = write_exchanges(base, size // 2, 2 * number + 1, length=_LONG, wrote=wrote)
-            prose = write_texts(base, size - len(exchanges), 2 * number, length=_LONG, wrote=wrote)
+            exchanges = write_exchanges(base, size // 2, 2 * number + 1, length=TEXT_TOKENS, wrote=wrote)
+            prose = write_texts(base, size - len(exchanges), 2 * number, length=TEXT_TOKENS, wrote=wrote)
             found = {"prose": prose, "exchanges": exchanges}
             if use_cache:
                 _store(address, found)

@@ -23,8 +23,10 @@ logger = logging.getLogger(__name__)
 TEMPERATURES = (0.7, 1.0, 1.2)
 """Of the texts in turn: what the model says when it is careful, as it was trained, and when it is not."""
 
+ROWS_PER_PASS = 256
+"""Texts that are written together."""
+
 _MESSAGE = 48  # tokens of a user's message
-_ROWS_PER_PASS = 256
 _ENDED = 0.5  # share of the rows of a pass; then they leave it, and the others are read once more
 _LOOP = 0.5  # share of distinct runs of three tokens, below which a text repeats itself
 _TOO_SHORT_TO_LOOP = 24  # tokens
@@ -97,8 +99,8 @@ def continue_until_end(base: Base, rows: Sequence[Row], length: int, wrote: Wrot
         NumericalError: the logits hold NaN or an infinity.
     """
     found = list(rows)
-    for first in range(0, len(rows), _ROWS_PER_PASS):
-        _continue_pass(base, found, [*range(len(rows))[first : first + _ROWS_PER_PASS]], length, wrote)
+    for first in range(0, len(rows), ROWS_PER_PASS):
+        _continue_pass(base, found, [*range(len(rows))[first : first + ROWS_PER_PASS]], length, wrote)
     return found
 
 

@@ -10,18 +10,17 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from moe_patch.elicit.own_text import MOST_TOKENS
+from moe_patch.base.statistics import DEFAULT_BATCH_TOKENS
+from moe_patch.elicit.growing import EXPERTS_WATCHED
+from moe_patch.elicit.own_text import FIRST_PORTION, MOST_TOKENS, TEXT_TOKENS
+from moe_patch.elicit.writing import ROWS_PER_PASS
 from moe_patch.evaluation.controls import ANSWER_TOKENS
 from moe_patch.evaluation.controls import COUNT as CONTROLS
 from moe_patch.planning.outline import LayerOutline, ModelOutline
 from moe_patch.planning.work import Work
 from moe_patch.tracing.location import ASKED, BLOCKS, OUTPUTS, TRACED
 
-_FIRST_TEXTS, _TEXT = 64, 128  # of own text: texts of the first portion, and tokens of a text at most
-_ROWS_PER_PASS = 256  # of own text
-_PER_PASS = 8192  # tokens of preserved text
 _PADDING = 1.2  # tokens that a pass over preserved text computes for each that is not padding
-_WATCHED = 16  # experts of a layer whose directions are compared
 _AROUND_A_SEARCH = 8  # passes over all prompts: the start, what is held, and what was found at full size
 
 USUAL_STEPS = 30  # of a search; an option bounds them
@@ -113,19 +112,23 @@ def _write(model: ModelOutline, job: Job) -> Iterator[Stage]:
     if job.own_text:
         portions = list(_portions(job.corpus_tokens))
         steps = [
-            Work("step", min(texts, _ROWS_PER_PASS), _TEXT // 2, _TEXT * batches, _all(model), rows)
+            Work(
+                "step", min(texts, ROWS_PER_PASS), TEXT_TOKENS // 2, TEXT_TOKENS * batches, _all(model), rows
+            )
             for texts in portions
-            for batches, rows in [(math.ceil(texts / _ROWS_PER_PASS), min(texts, _ROWS_PER_PASS))]
+            for batches, rows in [(math.ceil(texts / ROWS_PER_PASS), min(texts, ROWS_PER_PASS))]
         ]
         compared = len(portions) - 1
-        sizes = tuple((compared * min(_WATCHED, layer.experts), layer.d_key) for layer in _edited(model, job))
+        sizes = tuple(
+            (compared * min(EXPERTS_WATCHED, layer.experts), layer.d_key) for layer in _edited(model, job)
+        )
         yield Stage("own text", tuple(steps), decompositions=sizes)
 
 
 def _portions(tokens: int) -> Iterator[int]:
     """Texts of each portion, until there are this many tokens: each is as long as all before it."""
-    texts, portion = 0, _FIRST_TEXTS
-    while texts * _TEXT < min(tokens, MOST_TOKENS):
+    texts, portion = 0, FIRST_PORTION
+    while texts * TEXT_TOKENS < min(tokens, MOST_TOKENS):
         yield portion
         texts += portion
         portion = texts
@@ -134,9 +137,9 @@ def _portions(tokens: int) -> Iterator[int]:
 def _statistics(model: ModelOutline, job: Job) -> Iterator[Stage]:
     if job.corpus_tokens:
         layers = _edited(model, job)
-        rows = max(1, min(_PER_PASS, job.corpus_tokens) // _TEXT)
-        passes = max(1.0, _PADDING * job.corpus_tokens / (rows * _TEXT))
-        work = Work("forward", rows, _TEXT, passes, tuple(range(job.last + 1)))
+        rows = max(1, min(DEFAULT_BATCH_TOKENS, job.corpus_tokens) // TEXT_TOKENS)
+        passes = max(1.0, _PADDING * job.corpus_tokens / (rows * TEXT_TOKENS))
+        work = Work("forward", rows, TEXT_TOKENS, passes, tuple(range(job.last + 1)))
         outer = sum(2.0 * job.corpus_tokens * layer.top_k * layer.d_key**2 for layer in layers)
         moments = sum(4 * layer.experts * layer.d_key**2 for layer in layers)
         yield Stage("statistics", (work,), algebra=outer, held=moments, kept=moments)

@@ -20,8 +20,8 @@ from tests.tiny import tiny_base, tiny_patch
 @pytest.fixture(autouse=True)
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOE_PATCH_CACHE", str(tmp_path))
-    monkeypatch.setattr(module, "_FIRST_PORTION", 4)
-    monkeypatch.setattr(module, "_LONG", 12)
+    monkeypatch.setattr(module, "FIRST_PORTION", 4)
+    monkeypatch.setattr(module, "TEXT_TOKENS", 12)
 
 
 def written(base: Base, monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -21,7 +21,7 @@ OWN = {"projection": True, "corpus_tokens": 400, "energy": 0.5, "min_tokens": 1,
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LONG", 16)
+    monkeypatch.setattr(module, "TEXT_TOKENS", 16)
 
 
 def test_without_a_corpus_a_build_preserves_what_the_base_writes() -> None:
