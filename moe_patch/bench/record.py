@@ -123,7 +123,7 @@ def read_record(path: Path) -> RunRecord:
     except ValueError as error:
         reason = strict_json.first_complaint(error) if isinstance(error, ValidationError) else str(error)
         raise ConfigError(
-            f"{path} is no run of a bench: {reason}; expected a file that moe-patch bench has written, or what "
+            f"{path} is no run of a bench: {reason}; expected a file that moe-patch bench wrote, or what "
             "moe-patch eval --json has printed"
         ) from error
 
