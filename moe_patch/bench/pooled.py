@@ -19,7 +19,8 @@ def is_score(value: object) -> bool:
 def pool(reports: Sequence[Any]) -> Any:
     """Evaluations of the same form as one: scores over all their prompts, numbers and lists by their means.
 
-    Counts of facts and of tokens are summed. What differs otherwise, such as a name, is that of the first.
+    Counts of facts and of tokens are summed, and judgements are listed. What differs otherwise, such as a
+    name, is that of the first.
     Utility is the mean of the pooled scores, with the interval that follows from theirs.
     """
     first = next((report for report in reports if report is not None), None)
@@ -41,6 +42,8 @@ def pool(reports: Sequence[Any]) -> Any:
 def _pool_named(name: str, values: Sequence[Any]) -> Any:
     if name in ("facts", "tokens") and all(isinstance(value, int) for value in values):
         return sum(values)
+    if name == "judgements":
+        return [judgement for each in values for judgement in each]
     return pool(values)
 
 

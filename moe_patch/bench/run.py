@@ -24,6 +24,7 @@ from moe_patch.evaluation import BaselineMemory, EvaluationReport, Setting, eval
 from moe_patch.evaluation.card.cost import cost_of
 from moe_patch.evaluation.drift import Drift, measure_drift
 from moe_patch.evaluation.free import FreeSetting
+from moe_patch.evaluation.free.judge import Judge
 from moe_patch.evaluation.free.questions import MOST
 from moe_patch.methods import Method, MethodOptions, get_method
 from moe_patch.patch import Patch, save
@@ -44,6 +45,12 @@ class Asking:
     asked: int = 200
     buckets: int | None = None
     free_prompts: int = MOST  # of a kind, after which the model writes freely
+    judge: Judge | None = None  # of what it writes
+
+    @property
+    def judged_by(self) -> dict[str, JsonValue]:
+        """The judge, as keys and records name it; empty without one."""
+        return {} if self.judge is None else {"judge": {"url": self.judge.url, "model": self.judge.model}}
 
 
 @dataclass(slots=True)
@@ -73,7 +80,7 @@ class _Measured:
             patch,
             facts,
             allow_large=True,
-            free=FreeSetting(most=self.asking.free_prompts),
+            free=FreeSetting(most=self.asking.free_prompts, judge=self.asking.judge),
             setting=setting,
             memory=self.memory,
         )
@@ -237,6 +244,7 @@ def _config(experiment: Experiment, choice: Choice, asking: Asking) -> dict[str,
         "free_prompts": asking.free_prompts,
         "checkpoints": None if asking.checkpoints is None else list(asking.checkpoints),
         "text_tokens": sum(map(len, asking.text)),
+        **asking.judged_by,
     }
 
 

@@ -24,7 +24,7 @@ from moe_patch.bench.record import (
     write_record,
 )
 from moe_patch.bench.run import Asking, measure_run
-from moe_patch.errors import ConfigError, MoePatchError
+from moe_patch.errors import ConfigError, JudgeError, MoePatchError
 from moe_patch.evaluation import BaselineMemory
 from moe_patch.io.installed import installed_versions
 from moe_patch.methods import get_method
@@ -69,6 +69,7 @@ class Bench:
                 "checkpoints": self.asking.checkpoints and list(self.asking.checkpoints),
                 "buckets": self.asking.buckets,
                 "text": self.text_hash,
+                **self.asking.judged_by,
             }
         )
         name = (
@@ -95,6 +96,7 @@ def run_bench(
     Raises:
         OutputError: a record cannot be written.
         ConfigError: a record in the folder cannot be read.
+        JudgeError: the judge of what is written freely fails.
     """
     make_folder(bench.out)
     root = base.fingerprint([], progress).root
@@ -140,6 +142,8 @@ def _run(
     record = _outline(bench, base, root, experiment, key)
     try:
         return record | measure_run(base, experiment, bench.asking, progress, memory)
+    except JudgeError:  # the next arm would ask the same judge
+        raise
     except MoePatchError as error:
         logger.warning("%s failed: %s", experiment.title, error)
         return record | {"status": "failed", "error": str(error)}

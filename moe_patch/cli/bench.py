@@ -10,6 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from moe_patch.cli.console import plain_table, print_json, print_tables, say
+from moe_patch.cli.judging import judge_of, judge_options
 from moe_patch.cli.method_options import layers_option, settings_option
 from moe_patch.cli.options import (
     FILE,
@@ -107,6 +108,7 @@ by "moe-patch report". Options that are given here win over the suite's.
 @click.option(
     "--free-prompts", type=COUNT, help="Most prompts of a kind after which the model writes freely."
 )
+@judge_options
 @click.option("--buckets", type=click.IntRange(2, 100), help="Score by knowledge frequency in so many parts.")
 @click.option(
     "--prompts-per-pass", type=COUNT, default=64, show_default=True, help="Prompts in one forward pass."
@@ -129,6 +131,8 @@ def bench(
     text: Path | None,
     text_tokens: int,
     prompts_per_pass: int,
+    judge_url: str | None,
+    judge_model: str | None,
     skip_invalid: bool,
     out: Path,
     dry_run: bool,
@@ -139,13 +143,14 @@ def bench(
 
     Scores are those of "moe-patch eval", with the base's own beside them. Measured too are the scores on the
     way, each stage's time, the most memory that a build took, the size of the patch, and the perplexity of
-    held-out text.
+    held-out text. A judge's key is in MOE_PATCH_JUDGE_KEY.
     """
     from moe_patch.bench import Bench, load_suite, run_bench
     from moe_patch.bench.experiments import expand, read_materials
     from moe_patch.bench.run import Asking
     from moe_patch.bench.suite import check_arms, suite_path
 
+    judge = judge_of(judge_url, judge_model)
     model = {name: options.pop(name) for name in ("model", "dtype", "device_map", "offload_folder")}
     suite = _changed(load_suite(suite_name), **options)
     check_arms(suite, suite_name)
@@ -166,6 +171,7 @@ def bench(
         asked=suite.asked,
         buckets=suite.buckets,
         free_prompts=suite.free_prompts,
+        judge=judge,
     )
     experiments = expand(suite, materials, base)
     planned = Bench(suite.name, experiments, model["model"] or "atlas", asking, text_hash, out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moe_patch.cli.evaluated import named_progress, show_reports, write_lines
+from moe_patch.cli.judging import judge_of, judge_options
 from moe_patch.cli.named_patches import allow_dense, common_chat, load_named
 from moe_patch.cli.options import (
     FILE,
@@ -82,13 +82,7 @@ Examples:
     show_default=True,
     help="Most tokens that it writes to a prompt.",
 )
-@click.option(
-    "--judge",
-    "judge_url",
-    metavar="URL",
-    help="Have a model behind an OpenAI-compatible endpoint grade replies.",
-)
-@click.option("--judge-model", metavar="NAME", help="The name of the judge's model.")
+@judge_options
 @click.option("--replies", type=NEW_FILE, help="Write all replies to this file, as JSON lines.")
 @click.option("--per-fact", is_flag=True, help="Show each fact by itself; with --json, each of its prompts.")
 @click.option(
@@ -228,17 +222,12 @@ def _free_setting(
 ) -> FreeSetting | bool:
     """How the model writes freely; False if it does not."""
     from moe_patch.evaluation import FreeSetting
-    from moe_patch.evaluation.free.judge import KEY_VARIABLE, Judge
 
-    if (judge_url is None) != (judge_model is None):
-        raise click.UsageError("--judge and --judge-model belong together: give both.")
+    judge = judge_of(judge_url, judge_model)
     if not free:
-        if judge_url is not None or replies is not None:
+        if judge is not None or replies is not None:
             raise click.UsageError("--judge and --replies are for free writing: leave out --no-free.")
         return False
-    judge = None
-    if judge_url is not None and judge_model is not None:
-        judge = Judge(judge_url, judge_model, key=os.environ.get(KEY_VARIABLE) or None)
     return FreeSetting(tokens, judge=judge)
 
 

@@ -13,10 +13,12 @@ from moe_patch.bench.run import Asking, measure_run
 from moe_patch.data.fact_file import FactFile
 from moe_patch.evaluation import Setting, evaluate
 from moe_patch.evaluation.drift import measure_drift
+from moe_patch.evaluation.free.judge import Judge
 from moe_patch.evaluation.scoring import answer_text, continue_greedily
 from moe_patch.methods import get_method
 from moe_patch.methods.overrides import merged_options
 from tests.bench.conftest import QUICK, experiments
+from tests.evaluation.free.judge_server import judge_server
 from tests.methods.builds import snapshot, unchanged
 
 TEXT = [list(range(10, 40)), list(range(40, 60))]
@@ -119,3 +121,17 @@ def test_a_method_that_rewrites_prompts_is_asked_with_them(base: Base, edits: Pa
     plain = next(text for text in found["texts"] if text["kind"] == "fact")
     said = answer_text(base, continue_greedily(base, [setting.asked(plain["prompt"])], [16])[0])
     assert plain["after"] == said
+
+
+@pytest.mark.parametrize("mode", ["batch", "single"])
+def test_a_judge_grades_what_every_model_writes(base: Base, edits: Path, mode: str) -> None:
+    (one,) = experiments(base, edits, modes=[mode], facts=[2])
+    with judge_server(lambda message: "yes" if "answer: Land 1\n" in message else "no") as server:
+        judge = Judge(server.url, "grader")
+        found = measure_run(base, one, Asking(judge=judge))
+    free = found["evaluation"]["free"]["patched"]
+    assert free["reliability"]["judged"]["n"] == 2
+    assert free["reliability"]["judged"]["value"] == 50.0
+    prompts = [each["prompt"] for each in free["judgements"]]
+    assert all(any(f"Prompt: {fact.text}\n" in prompt for prompt in prompts) for fact in one.facts)
+    assert found["config"]["judge"] == {"url": server.url, "model": "grader"}

@@ -14,10 +14,13 @@ from click.testing import CliRunner
 
 from moe_patch.base.model import Base
 from moe_patch.bench.record import read_record, read_records
+from moe_patch.bench.run import Asking
 from moe_patch.bench.runner import run_bench
 from moe_patch.cli import main
-from moe_patch.errors import ConfigError
+from moe_patch.errors import ConfigError, JudgeError
+from moe_patch.evaluation.free.judge import Judge
 from tests.bench.conftest import bench, write_suite
+from tests.evaluation.free.judge_server import judge_server
 from tests.tiny import tiny_base
 
 
@@ -121,3 +124,18 @@ def test_a_killed_bench_goes_on_where_it_was(base: Base, edits: Path, tmp_path: 
     assert after.items() >= before.items()
     assert all(path.suffix == ".json" for path in out.iterdir())
     assert json.loads(done.stdout)["done"] == len(after)
+
+
+def test_a_judge_belongs_to_what_a_run_is_and_ends_a_bench_that_it_fails(
+    base: Base, edits: Path, tmp_path: Path
+) -> None:
+    arms = [{"method": "moeedit"}, {"method": "woodbury-spread"}]
+    with judge_server(lambda _: "error") as server:
+        judged = bench(base, edits, tmp_path / "runs", Asking(judge=Judge(server.url, "grader")), arms=arms)
+        with pytest.raises(JudgeError, match="the judge grader at"):
+            run_bench(judged, base)
+        asked = len(server.requests)
+    assert not list((tmp_path / "runs").iterdir())
+    assert asked, "the judge was asked by the first arm"
+    plain = bench(base, edits, tmp_path / "runs", arms=arms)
+    assert plain.path(plain.experiments[0], base) != judged.path(judged.experiments[0], base)
