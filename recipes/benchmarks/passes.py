@@ -18,7 +18,7 @@ from moe_patch.base.opening import open_base
 from moe_patch.data.fact_file import read_facts
 from moe_patch.data.facts import Fact
 from moe_patch.targets import search
-from moe_patch.targets.groups import context_prefixes, facts_together, tail_tokens
+from moe_patch.targets.groups import context_prefixes, facts_together, passes_of, tail_tokens
 from moe_patch.targets.options import TargetOptions
 
 from . import Figures, best_time, print_figures
@@ -34,7 +34,7 @@ def compare_passes(base: Base, facts: Sequence[Fact], layer: int, steps: int) ->
     tails = [tail_tokens(base, [facts[number] for number in group], options) for group in groups]
     tail_of = {number: tail for group, tail in zip(groups, tails, strict=True) for number in group}
     rows = len(prefixes) * len(options.shares)
-    divided = search.passes_of(base, facts, options, prefixes=len(prefixes))
+    divided = passes_of(base, facts, options, prefixes=len(prefixes))
     parts = [[number for group in some for number in group] for some in divided]
 
     def seconds() -> float:
