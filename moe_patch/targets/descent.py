@@ -26,7 +26,7 @@ from moe_patch.targets.size import stream_size
 from moe_patch.targets.values import Ending, Targets
 
 _LOWER = 0.01  # a loss counts as lower if it is by this share
-_STILL_OPEN = 0.75  # share of a batch's groups from which on the others leave it
+_STILL_OPEN = 0.75  # share of a batch's groups: when no more are open, the others leave it
 _AT_CLAMP = 0.999  # share of the clamp from which on it holds a delta back
 
 

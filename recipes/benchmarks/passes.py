@@ -31,11 +31,10 @@ def compare_passes(base: Base, facts: Sequence[Fact], layer: int, steps: int) ->
     options = TargetOptions(steps=steps, margin=None, patience=None)
     prefixes = context_prefixes(base, options)
     groups = facts_together(facts, options.fact_token)
-    tails = [tail_tokens(base, [facts[number] for number in group], options) for group in groups]
-    tail_of = {number: tail for group, tail in zip(groups, tails, strict=True) for number in group}
+    tails = [tail_tokens(base, [fact], options) for fact in facts]
     rows = len(prefixes) * len(options.shares)
     divided = passes_of(base, facts, options, prefixes=len(prefixes))
-    parts = [[number for group in some for number in group] for some in divided]
+    parts = [[tails[number] for group in some for number in group] for some in divided]
 
     def seconds() -> float:
         return best_time(lambda: search.find_targets(base, facts, layer, options, prefixes=prefixes))[0]
@@ -48,8 +47,8 @@ def compare_passes(base: Base, facts: Sequence[Fact], layer: int, steps: int) ->
         "facts": len(facts),
         "steps": steps,
         "passes": len(divided),
-        "tokens": rows * sum(tail_of.values()),
-        "tokens_by_length": rows * sum(len(part) * max(map(tail_of.__getitem__, part)) for part in parts),
+        "tokens": rows * sum(tails),
+        "tokens_by_length": rows * sum(len(part) * max(part) for part in parts),
         "tokens_as_they_come": rows * len(facts) * max(tails),
         "seconds_by_length": by_length,
         "seconds_as_they_come": as_they_come,
