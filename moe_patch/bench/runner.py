@@ -24,10 +24,12 @@ from moe_patch.bench.record import (
     write_record,
 )
 from moe_patch.bench.run import Asking, measure_run
-from moe_patch.errors import ConfigError, JudgeError, MoePatchError
+from moe_patch.data.corpus_source import CorpusSource
+from moe_patch.errors import ConfigError, JudgeError, MoePatchError, StatisticsError
 from moe_patch.evaluation import BaselineMemory
 from moe_patch.io.installed import installed_versions
 from moe_patch.methods import get_method
+from moe_patch.methods.corpus_option import map_sources
 from moe_patch.progress import Progress
 from moe_patch.tuning import settle
 from moe_patch.tuning.choice import TUNED_RECIPE
@@ -59,8 +61,8 @@ class Bench:
                 "arm": experiment.arm,
                 "method": experiment.method,
                 "recipe": experiment.recipe,
-                "given": dict(experiment.given),
-                "options": _settled(experiment, base),
+                "given": _as_read(dict(experiment.given)),
+                "options": _as_read(_settled(experiment, base)),
                 "facts": experiment.facts_hash,
                 "mode": experiment.mode,
                 "seed": experiment.seed,
@@ -185,13 +187,26 @@ def _outline(bench: Bench, base: Base, root: str, experiment: Experiment, key: s
     }
 
 
-def _settled(experiment: Experiment, base: Base) -> JsonValue:
-    """The options, as far as they follow without weights; None if they do not."""
+def _as_read(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Options with a hash of preserved text for its path, or the path where there is nothing to read.
+
+    The run itself raises what is wrong with the text, and records it.
+    """
+    try:
+        return {
+            name: map_sources(value, CorpusSource.by_content) if name == "corpus" else value
+            for name, value in options.items()
+        }
+    except (ConfigError, StatisticsError):
+        return options
+
+
+def _settled(experiment: Experiment, base: Base) -> dict[str, JsonValue]:
+    """The options, as far as they follow without weights; empty if they do not."""
     if experiment.recipe == TUNED_RECIPE:
-        return None
+        return {}
     try:
         choice = settle(base, get_method(experiment.method), given=experiment.given, recipe=experiment.recipe)
     except ConfigError:  # which the run itself raises again, and records
-        return None
-    options: JsonValue = choice.options.model_dump(mode="json")
-    return options
+        return {}
+    return choice.options.model_dump(mode="json")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -34,9 +33,3 @@ def file_stamps(folder: Path, names: Sequence[str]) -> list[JsonValue]:
     """Name, size in bytes and time of change of each file: two states of a folder differ in these."""
     found = [(name, (folder / name).stat()) for name in names]
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in found]
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file in hexadecimal, as sha256sum prints it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

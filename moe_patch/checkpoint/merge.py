@@ -22,7 +22,7 @@ from torch import Tensor
 from moe_patch.apply.weights.rounding import Rounding
 from moe_patch.apply.weights.survival import STATED_LOSS
 from moe_patch.base.origin import known_leaves
-from moe_patch.checkpoint.companions import companion_files, file_sha256, file_stamps
+from moe_patch.checkpoint.companions import companion_files, file_stamps
 from moe_patch.checkpoint.edit import CheckpointEditor, ExpertChange, one_thread_each
 from moe_patch.checkpoint.folder import Checkpoint
 from moe_patch.checkpoint.link import How, Link, choose_link
@@ -36,6 +36,7 @@ from moe_patch.errors import ConfigError, OutputError, PatchError
 from moe_patch.io.files import refuse_existing
 from moe_patch.io.known import known_hash
 from moe_patch.io.model_place import ModelPlace
+from moe_patch.io.reading import file_sha256
 from moe_patch.patch import Patch, check_base, check_shapes
 from moe_patch.patch.base_record import BaseRecord
 

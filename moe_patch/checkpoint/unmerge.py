@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from moe_patch.checkpoint.companions import companion_files, file_sha256, file_stamps
+from moe_patch.checkpoint.companions import companion_files, file_stamps
 from moe_patch.checkpoint.folder import fetched_folder, find_folder, open_checkpoint
 from moe_patch.checkpoint.link import Link, choose_link, place_file
 from moe_patch.checkpoint.originals import kept_originals, restore_originals
@@ -17,6 +17,7 @@ from moe_patch.checkpoint.staging import LAST, Staging
 from moe_patch.errors import HashMismatch, ModelError
 from moe_patch.io.files import refuse_existing
 from moe_patch.io.model_place import recorded_model
+from moe_patch.io.reading import file_sha256
 
 logger = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ a weight: `year=2024=1`.
 from __future__ import annotations
 
 import glob
+import hashlib
 import math
 import os
 import stat
@@ -23,6 +24,7 @@ from pathlib import Path
 from moe_patch.data.hub_texts import HUB, HubText
 from moe_patch.data.text_files import SUFFIXES, file_texts
 from moe_patch.errors import ConfigError, StatisticsError
+from moe_patch.io.reading import file_sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,24 @@ class CorpusSource:
     def to_folder(self, folder: Path) -> str:
         """The text form with a path relative to `folder`."""
         return self._text(self.place if self.in_hub else os.path.relpath(self.place, folder))
+
+    def by_content(self) -> str:
+        """The text form with a SHA-256 of the files' content for the place; that of a data set has its name.
+
+        It is the same wherever the files lie, and another one when a file changes.
+
+        Raises:
+            StatisticsError: there are no files, or one cannot be read.
+        """
+        if self.in_hub:
+            return self.text
+        digest = hashlib.sha256()
+        for path in self.files():
+            try:
+                digest.update(bytes.fromhex(file_sha256(path)))
+            except OSError as error:
+                raise StatisticsError(f"cannot read the corpus {path}: {error.strerror}") from error
+        return self._text(f"sha256:{digest.hexdigest()}")
 
     def files(self) -> list[Path]:
         """The files of a local source, in the order in which they are read.

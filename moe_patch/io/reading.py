@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -47,6 +48,16 @@ def read_text(path: Path, limit: int) -> str:
         UnicodeDecodeError: the content is not UTF-8.
     """
     return read_file(path, limit).decode()
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of an ordinary file in hexadecimal, as sha256sum prints it.
+
+    Raises:
+        OSError: as for `opened_file`, or the file cannot be read.
+    """
+    with opened_file(path) as (file, _):
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_exactly(file: FileIO, count: int) -> bytearray:

@@ -19,7 +19,7 @@ from moe_patch.bench.runner import run_bench
 from moe_patch.cli import main
 from moe_patch.errors import ConfigError, JudgeError
 from moe_patch.evaluation.free.judge import Judge
-from tests.bench.conftest import bench, write_suite
+from tests.bench.conftest import QUICK, bench, write_suite
 from tests.evaluation.free.judge_server import judge_server
 from tests.tiny import tiny_base
 
@@ -58,6 +58,26 @@ def test_runs_of_other_weights_are_run_again(base: Base, edits: Path, tmp_path: 
     assert first.key == second.key
     assert second.base.root != first.base.root
     assert read_records(out) == [second]
+
+
+def test_preserved_text_counts_by_what_it_says_and_not_by_where_it_lies(
+    base: Base, edits: Path, tmp_path: Path
+) -> None:
+    one, other = tmp_path / "one" / "text.txt", tmp_path / "other" / "text.txt"
+    for path in (one, other):
+        path.parent.mkdir()
+        path.write_text("Ships and trains.\n")
+
+    def key(corpus: str) -> str:
+        made = bench(base, edits, tmp_path, options=QUICK | {"corpus": corpus})
+        return made.path(made.experiments[0], base)[1]
+
+    assert key(str(one)) == key(str(other)) == key(str(one.parent))
+    assert key(f"{one}=2") != key(str(one))
+    before = key(str(other))
+    other.write_text("Ships and cars.\n")
+    assert key(str(other)) not in (before, key(str(one)))
+    assert key(str(tmp_path / "nothing")) != before  # the run itself says what is missing
 
 
 def test_a_failed_arm_is_recorded_and_the_others_go_on(base: Base, edits: Path, tmp_path: Path) -> None:

@@ -26,10 +26,10 @@ from moe_patch.checkpoint import (
     read_record,
     unmerge_checkpoint,
 )
-from moe_patch.checkpoint.companions import file_sha256
 from moe_patch.checkpoint.leaves import StoredLeaves
 from moe_patch.checkpoint.link import choose_link
 from moe_patch.errors import ConfigError, HashMismatch, ModelError, OutputError, PatchError, WrongBase
+from moe_patch.io.reading import file_sha256
 from moe_patch.patch import Patch
 from tests.checkpoint.folders import files, opened, same_bits, saved, state
 from tests.margins import at_most

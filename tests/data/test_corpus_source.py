@@ -110,3 +110,14 @@ def test_paths_start_at_another_folder_and_data_sets_stay(tmp_path: Path) -> Non
     assert placed.from_folder(Path("/elsewhere")) == source.from_folder(tmp_path)
     hub = CorpusSource.parse("hf:owner/name=2")
     assert hub.from_folder(tmp_path) == hub.to_folder(tmp_path) == "hf:owner/name=2"
+
+
+def test_a_place_by_content_is_read_back_with_its_weight(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Ships.\n")
+    source = CorpusSource(str(tmp_path / "a.txt"), 2.0)
+    found = CorpusSource.parse(source.by_content())
+    assert found.place.startswith("sha256:")
+    assert found.weight == 2.0
+    assert CorpusSource.parse("hf:owner/name=3").by_content() == "hf:owner/name=3"
+    with pytest.raises(StatisticsError, match=r"nothing\.txt: No such file"):
+        CorpusSource(str(tmp_path / "nothing.txt")).by_content()
