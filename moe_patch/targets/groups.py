@@ -16,8 +16,7 @@ from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import FactToken, Prompt, encode_essence, encode_fact, encode_kept
 from moe_patch.elicit.contexts import generate_contexts
 from moe_patch.targets.options import TargetOptions
-
-_PASS_ON_CPU, _PASS_ON_GPU = 64, 2048  # tokens that take about as long as what a pass costs beside them
+from moe_patch.targets.passes import cost_beside, divide
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,47 +100,14 @@ def passes_of(
     """
     groups = facts_together(facts, options.fact_token)
     tails = [tail_tokens(base, [facts[number] for number in group], options) for group in groups]
-    beside = _PASS_ON_CPU if base.device.type == "cpu" else _PASS_ON_GPU
-    return divide(groups, tails, prefixes * len(options.shares), options.facts_per_pass, beside)
+    rows = prefixes * len(options.shares)
+    found = divide(
+        tails, [len(group) for group in groups], rows, options.facts_per_pass, cost_beside(base.device)
+    )
+    return [[groups[number] for number in some] for some in found]
 
 
 def tail_tokens(base: Base, facts: Sequence[Fact], options: TargetOptions) -> int:
     """Tokens from the edited one on, in the longest prompt of these facts."""
     prompts = [encode_fact(base.reader, fact, options.style) for fact in facts]
     return max(len(prompt.ids) - prompt.edited for prompt in prompts)
-
-
-def divide(
-    groups: Sequence[Sequence[int]], tokens: Sequence[int], rows: int, most: int, beside: int
-) -> list[list[Sequence[int]]]:
-    """Groups divided into passes, so that little of a pass is padding.
-
-    A pass computes each of its prompts at the length of its longest. The division has the least sum of these
-    tokens and of what passes cost beside them. No group is divided.
-
-    Args:
-        groups: G groups of facts.
-        tokens: (G,) those that a pass computes of each prompt of a group.
-        rows: prompts of a fact.
-        most: facts of a pass, unless one group alone has more.
-        beside: what a pass costs beside its tokens, in tokens.
-    """
-    order = sorted(range(len(groups)), key=lambda number: tokens[number])
-    least = [(0, 0)]  # for the first n groups in order: their cost, and where the last pass begins
-    for end in range(1, len(order) + 1):
-        found: list[tuple[int, int]] = []
-        facts = 0
-        for begin in range(end - 1, -1, -1):
-            facts += len(groups[order[begin]])
-            if facts > most and found:
-                break
-            cost = rows * facts * tokens[order[end - 1]] + beside
-            found.append((least[begin][0] + cost, begin))
-        least.append(min(found))
-    passes: list[list[Sequence[int]]] = []
-    end = len(order)
-    while end:
-        begin = least[end][1]
-        passes.append([groups[number] for number in order[begin:end]])
-        end = begin
-    return passes[::-1]

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from moe_patch.data.facts import Fact
 from moe_patch.data.prompts import encode_fact
 from moe_patch.targets import search
-from moe_patch.targets.groups import divide, passes_of
+from moe_patch.targets.groups import passes_of
 from moe_patch.targets.options import TargetOptions
+from moe_patch.targets.passes import divide
 from moe_patch.targets.search import find_targets
 from tests import published
 from tests.tiny import tiny_base
@@ -49,13 +50,10 @@ def cost(
 )
 def test_no_division_costs_less(found: list[tuple[int, int]], rows: int, most: int, beside: int) -> None:
     sizes, tokens = [size for size, _ in found], [length for _, length in found]
-    numbers = iter(range(sum(sizes)))
-    groups = [[next(numbers) for _ in range(size)] for size in sizes]
-    passes = divide(groups, tokens, rows, most, beside)
-    chosen = [[groups.index(list(group)) for group in some] for some in passes]
-    assert sorted(number for some in chosen for number in some) == list(range(len(groups)))
+    chosen = divide(tokens, sizes, rows, most, beside)
+    assert sorted(number for some in chosen for number in some) == list(range(len(sizes)))
     assert all(len(some) == 1 or sum(sizes[group] for group in some) <= most for some in chosen)
-    order = sorted(range(len(groups)), key=tokens.__getitem__)
+    order = sorted(range(len(sizes)), key=tokens.__getitem__)
     others = ([order[begin:end] for begin, end in runs] for runs in divisions(len(order)))
     allowed = [
         some

@@ -15,7 +15,7 @@ has little in common with those of other facts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,7 +29,7 @@ from moe_patch.data.prompts import Prompt, PromptStyle, encode_fact
 from moe_patch.errors import ConfigError
 from moe_patch.evaluation.scoring import Encoded, continue_tokens
 from moe_patch.methods.memoe.meteor import meteor_score
-from moe_patch.methods.memoe.trunk import Trunk
+from moe_patch.methods.memoe.trunk import BlockChange, Trunk
 from moe_patch.targets.answers import Answers
 from moe_patch.targets.tail import plain_logits
 
@@ -145,6 +145,6 @@ def _gradients(base: Base, block: Block, prompts: Sequence[Prompt]) -> Tensor:
     return torch.cat(found)
 
 
-def _everywhere(shift: Tensor) -> Callable[[Tensor], Tensor]:
+def _everywhere(shift: Tensor) -> BlockChange:
     """A change of the block's output that adds `shift` (B, 1, d_m) at every token."""
-    return lambda x: shift.to(x.dtype).expand_as(x)
+    return lambda x, places: shift[places.to(shift.device)].to(x.dtype).expand_as(x)

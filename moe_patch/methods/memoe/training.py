@@ -189,10 +189,16 @@ class Training:
         """
         if route is None:
             return self._trunk.logits(texts, reads, None)
-        length = self._trunk.length(texts)
-        prompt = self._trunk.prompt[texts, :length]
-        acts = acting_tokens(self._trunk.real[texts, :length], prompt, self._options.tokens)[..., None]
-        return self._trunk.logits(texts, reads, lambda x: self._bypass(x, route.to(x.device)) * acts * weight)
+
+        def added(x: Tensor, places: Tensor) -> Tensor:
+            numbers, length = texts[places], x.shape[1]
+            real, prompt = self._trunk.real[numbers, :length], self._trunk.prompt[numbers, :length]
+            acts = acting_tokens(real, prompt, self._options.tokens)[..., None]  # (b, S, 1)
+            factor = weight[places.to(weight.device)] if isinstance(weight, Tensor) else weight
+            out: Tensor = self._bypass(x, route[places.to(route.device)].to(x.device))
+            return out * acts * factor
+
+        return self._trunk.logits(texts, reads, added)
 
     def _decided(
         self, facts: Tensor, expert: Tensor, rows: Tensor, through: Tensor

@@ -22,9 +22,11 @@ from moe_patch.bypass import prompt_mask
 from moe_patch.bypass.config import RouterStates
 from moe_patch.data.prompts import Prompt, pad_right, pad_token
 from moe_patch.errors import BypassError
+from moe_patch.targets.passes import cost_beside, divide
 from moe_patch.targets.tail import Reads
 
-BlockChange = Callable[[Tensor], Tensor]
+BlockChange = Callable[[Tensor, Tensor], Tensor]
+"""Gives what is added to a block's output, (b, S, d_m), from its input and the places (b,) of its texts."""
 
 _ROWS = 64  # texts in a pass that records
 
@@ -56,34 +58,47 @@ class Trunk:
         self.states = torch.cat([states for _, _, states in parts])  # (N, S, d_m), what the router reads
 
     def logits(self, texts: Tensor, reads: Reads, change: BlockChange | None) -> Tensor:
-        """Logits (n, V) at the reads of one pass over some of the texts.
+        """Logits (n, V) at the reads of some of the texts, in as many passes as their lengths ask for.
 
         Args:
             texts: (B,) numbers of the texts.
             reads: the tokens whose logits are wanted; rows count within `texts`.
-            change: gives what is added to the block's output, (B, S, d_m), from its input; None adds nothing.
+            change: what is added to the block's output; places count within `texts`. None adds nothing.
         """
-        length = self.length(texts)
+        lengths = self.real[texts].sum(1).tolist()
+        passes = divide(lengths, [1] * len(texts), 1, len(texts), cost_beside(self.real.device))
+        found, order = [], []
+        for some in passes:
+            places = torch.tensor(some)  # (b,)
+            number, within = torch.nonzero(reads.row[:, None] == places, as_tuple=True)
+            found.append(self._pass(texts, places, Reads(within, reads.index[number]), change))
+            order.append(number)
+        return torch.cat(found)[torch.cat(order).argsort()]
+
+    def _pass(self, texts: Tensor, places: Tensor, reads: Reads, change: BlockChange | None) -> Tensor:
+        """Logits (n, V) of one pass over the texts at these places (b,); the reads' rows count within it."""
+        numbers = texts[places]
+        length = self.length(numbers)
         with ExitStack() as stack:
             if self._hidden is not None:
-                hidden = self._hidden[texts, :length]  # (B, S, d_m)
+                hidden = self._hidden[numbers, :length]  # (b, S, d_m)
                 played = (hidden, *[None] * self._extra) if self._extra else hidden
                 stack.enter_context(playing_back(self._below, played))
             if change is not None:
-                stack.callback(self._hook_in(change).remove)
+                stack.callback(self._hook_in(lambda x: change(x, places)).remove)
             stack.callback(_reading_at(self._base.model, reads).remove)
-            found: Tensor = self._base.model(
-                input_ids=self._ids[texts, :length],
-                attention_mask=self.real[texts, :length].long(),
+            logits: Tensor = self._base.model(
+                input_ids=self._ids[numbers, :length],
+                attention_mask=self.real[numbers, :length].long(),
                 use_cache=False,
             ).logits
-            return found
+            return logits
 
     def length(self, texts: Tensor) -> int:
         """S of a pass over some of the texts: the number of tokens of the longest."""
         return int(self.real[texts].sum(1).max())
 
-    def _hook_in(self, change: BlockChange) -> RemovableHandle:
+    def _hook_in(self, change: Callable[[Tensor], Tensor]) -> RemovableHandle:
         def add(_module: nn.Module, arguments: Any, named: Any, output: Any) -> Any:
             return with_added(output, change(block_input(self._block, arguments, named)))
 

@@ -20,7 +20,11 @@ TEXTS = [Prompt(tuple(range(5, 5 + length)), 0, length - 2) for length in (4, 9,
     "model_type", ["qwen3_moe", "gpt_oss", "llama", "gemma2", "granitemoe", "qwen3_next", "bloom"]
 )
 @pytest.mark.parametrize("layer", [0, 2])
-def test_logits_and_states_are_those_of_a_whole_pass(model_type: str, layer: int) -> None:
+@pytest.mark.parametrize("beside", [0, 1000], ids=["a pass for each length", "one pass"])
+def test_logits_and_states_are_those_of_a_whole_pass(
+    model_type: str, layer: int, beside: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moe_patch.methods.memoe.trunk.cost_beside", lambda _device: beside)
     base = wrap(tiny_model(model_type), tiny_tokenizer(), allow_dense=True)
     block = find_block(base, layer)
     answers = Answers.of(TEXTS)
@@ -28,8 +32,8 @@ def test_logits_and_states_are_those_of_a_whole_pass(model_type: str, layer: int
     assert answers.ids.tolist() == [token for text in TEXTS for token in text.ids[-2:]]
     shift = torch.randn(base.hidden_size)
 
-    def change(x: Tensor) -> Tensor:
-        return 0.3 * x + shift
+    def change(x: Tensor, places: Tensor) -> Tensor:
+        return 0.3 * x + shift * (1 + places[:, None, None])  # another one for each text
 
     with torch.no_grad():
         trunks = {states: Trunk(base, block, TEXTS, states) for states in ("block-input", "final")}
@@ -46,9 +50,9 @@ def test_logits_and_states_are_those_of_a_whole_pass(model_type: str, layer: int
                 close(trunk.states[number, : text.shape[1]], whole.hidden_states[-1][0])
                 entered: list[Tensor] = []
 
-                def hook(_module, inputs, output, entered=entered):
+                def hook(_module, inputs, output, entered=entered, number=number):
                     entered.append(inputs[0])
-                    return with_added(output, change(inputs[0]))
+                    return with_added(output, change(inputs[0], torch.tensor([number])))
 
                 handle = block.module.register_forward_hook(hook)
                 edited = base.model(input_ids=text).logits
