@@ -9,11 +9,9 @@ new answer. The other times do not count waiting for running requests. Figures a
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import time
-import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,19 +20,12 @@ from typing import Any
 import click
 
 from moe_patch.cli.live.client import LiveClient
-from moe_patch.data.facts import Fact
 from moe_patch.patch import load
 
 from . import Figures, print_figures
+from ._served import served_text
 
-
-def served_answer(url: str, model: str, fact: Fact) -> str:
-    """The server's greedy continuation of a fact's prompt."""
-    body = {"model": model, "prompt": fact.text, "max_tokens": 8, "temperature": 0}
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"{url}/v1/completions", json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request) as answer:
-        return str(json.load(answer)["choices"][0]["text"]).strip()
+TOKENS = 8
 
 
 def first_corrected(
@@ -72,7 +63,9 @@ def main(patch: Path | None, url: str, model: str, rounds: int, as_json: bool) -
     first, added, removed = [], [], []
     for _ in range(rounds):
         seconds, change = first_corrected(
-            lambda: served_answer(url, model, fact), lambda: server.add(str(patch), None, {}), fact.target_new
+            lambda: served_text(url, model, fact.text, TOKENS).strip(),
+            lambda: server.add(str(patch), None, {}),
+            fact.target_new,
         )
         first.append(seconds)
         added.append(beyond_draining(change))

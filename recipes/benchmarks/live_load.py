@@ -13,13 +13,11 @@ that of its engine and workers.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import shutil
 import statistics
 import threading
 import time
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +29,7 @@ from moe_patch.cli.live.client import LiveClient, ServerError
 from moe_patch.patch import load
 
 from . import Figures, print_figures
+from ._served import served_text
 
 TOKENS = 12
 
@@ -48,11 +47,7 @@ class Load:
 
     def ask(self, prompt: str) -> str:
         """The server's greedy continuation."""
-        body = {"model": "atlas", "prompt": prompt, "max_tokens": TOKENS, "temperature": 0}
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.url}/v1/completions", json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request) as answer:
-            return str(json.load(answer)["choices"][0]["text"])
+        return served_text(self.url, "atlas", prompt, TOKENS)
 
     def learn(self, state: str) -> None:
         """Note what the server says in its present state."""
