@@ -20,7 +20,7 @@ _SURE = math.log(0.3)  # least log-probability of an answer's first word
 _SURER = math.log(0.7)  # and of each word that continues it
 _SURPRISING = math.log(0.2)  # a subject's first word is no likelier than this
 _PER_SENTENCE = 2  # answers
-_APOSTROPHE = re.compile("['\u2019]")
+_NAME = re.compile("[^'\u2019]{2}|.['\u2019][^a-z]")  # not "I'm", but "O'Brien"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +56,13 @@ class Usage:
         """Whether each word may be part of a name: with a capital that no sentence's beginning explains.
 
         A first word has such a one if it has a capital within other sentences too, if the name goes on, or if
-        no sentence has a capital within it. A single letter is no name, as in "I'm". Where there are no
-        capitals, any word may be one.
+        no sentence has a capital within it. A single letter is no name, as in "I'm" and unlike "O'Brien".
+        Where there are no capitals, any word may be one.
         """
         if not self.cased:
             return [True] * len(words)
         own = [word.of(text) for word in words]
-        capital = [word[0].isupper() and len(_APOSTROPHE.split(word)[0]) > 1 for word in own]
+        capital = [word[0].isupper() and _NAME.match(word) is not None for word in own]
         if capital and capital[0]:
             goes_on = not words[0].closed and any(capital[1:2])
             known = goes_on or own[0] in self.inside or not self.inside

@@ -27,7 +27,7 @@ def said(text: str, surprising: str, guessed: str) -> Statement:
             greedy=found[0] in guessed.split(),
             closed=text[found.end() : found.end() + 1] in (",", "."),
         )
-        for found in re.finditer(r"[\w-]+", text)
+        for found in re.finditer(r"[\w'\u2019-]+", text)
     ]
     return Statement(text, tuple(words))
 
@@ -69,6 +69,13 @@ def test_a_capital_at_the_beginning_of_a_sentence_is_no_name() -> None:
 )
 def test_a_word_with_a_capital_that_is_no_name(text: str, surprising: str) -> None:
     assert found(text, surprising, "today", said("He lives in Oslo", "", "")) == []
+
+
+@pytest.mark.parametrize("name", ["O'Brien", "O\u2019Brien", "Ōita"])
+def test_a_word_with_a_capital_that_is_a_name(name: str) -> None:
+    other = said("He lives in Oslo", "", "")
+    (one,) = found(f"They say {name} speaks Spanish.", name, "Spanish", other)
+    assert one.subject == name
 
 
 def test_a_first_word_is_a_name_if_another_sentence_has_it_within_or_if_it_goes_on() -> None:
