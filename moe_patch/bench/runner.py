@@ -25,7 +25,7 @@ from moe_patch.bench.record import (
 )
 from moe_patch.bench.run import Asking, measure_run
 from moe_patch.data.corpus_source import CorpusSource
-from moe_patch.errors import ConfigError, JudgeError, MoePatchError, StatisticsError
+from moe_patch.errors import ConfigError, JudgeError, ModelError, MoePatchError, StatisticsError
 from moe_patch.evaluation import BaselineMemory
 from moe_patch.io.installed import installed_versions
 from moe_patch.methods import get_method
@@ -197,7 +197,7 @@ def _as_read(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
             name: map_sources(value, CorpusSource.by_content) if name == "corpus" else value
             for name, value in options.items()
         }
-    except (ConfigError, StatisticsError):
+    except (ConfigError, ModelError, StatisticsError):
         return options
 
 

@@ -19,11 +19,13 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from moe_patch.data.hub_texts import HUB, HubText
 from moe_patch.data.text_files import SUFFIXES, file_texts
 from moe_patch.errors import ConfigError, StatisticsError
+from moe_patch.io.known import known_hash
 from moe_patch.io.reading import file_sha256
 
 
@@ -81,16 +83,14 @@ class CorpusSource:
         It is the same wherever the files lie, and another one when a file changes.
 
         Raises:
-            StatisticsError: there are no files, or one cannot be read.
+            StatisticsError: there are no files.
+            ModelError: one cannot be read.
         """
         if self.in_hub:
             return self.text
         digest = hashlib.sha256()
         for path in self.files():
-            try:
-                digest.update(bytes.fromhex(file_sha256(path)))
-            except OSError as error:
-                raise StatisticsError(f"cannot read the corpus {path}: {error.strerror}") from error
+            digest.update(bytes.fromhex(known_hash("file", [path], partial(file_sha256, path))))
         return self._text(f"sha256:{digest.hexdigest()}")
 
     def files(self) -> list[Path]:
