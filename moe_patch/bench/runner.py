@@ -24,10 +24,10 @@ from moe_patch.bench.record import (
     write_record,
 )
 from moe_patch.bench.run import Asking, measure_run
-from moe_patch.data.corpus_source import CorpusSource
 from moe_patch.errors import ConfigError, JudgeError, ModelError, MoePatchError, StatisticsError
 from moe_patch.evaluation import BaselineMemory
 from moe_patch.io.installed import installed_versions
+from moe_patch.io.known import known_sha256
 from moe_patch.methods import get_method
 from moe_patch.methods.corpus_option import map_sources
 from moe_patch.progress import Progress
@@ -194,7 +194,9 @@ def _as_read(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """
     try:
         return {
-            name: map_sources(value, CorpusSource.by_content) if name == "corpus" else value
+            name: map_sources(value, lambda source: source.by_content(known_sha256))
+            if name == "corpus"
+            else value
             for name, value in options.items()
         }
     except (ConfigError, ModelError, StatisticsError):

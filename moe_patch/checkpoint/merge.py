@@ -34,9 +34,8 @@ from moe_patch.checkpoint.rewrite import write_changed
 from moe_patch.checkpoint.staging import LAST, Staging
 from moe_patch.errors import ConfigError, OutputError, PatchError
 from moe_patch.io.files import refuse_existing
-from moe_patch.io.known import known_hash
+from moe_patch.io.known import known_sha256
 from moe_patch.io.model_place import ModelPlace
-from moe_patch.io.reading import file_sha256
 from moe_patch.patch import Patch, check_base, check_shapes
 from moe_patch.patch.base_record import BaseRecord
 
@@ -132,8 +131,7 @@ class MergePlan:
 
     def _sum(self, name: str) -> str:
         """The SHA-256 of a file of the base."""
-        path = self.checkpoint.folder / name
-        return known_hash("file", [path], lambda: file_sha256(path), fresh=self.recheck)
+        return known_sha256(self.checkpoint.folder / name, fresh=self.recheck)
 
     def _check_base(self, progress: Progress | None) -> _Base:
         """The base by the hashes of the checkpoint's tensors, after every patch is compared with it."""

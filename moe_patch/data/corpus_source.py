@@ -17,16 +17,13 @@ import hashlib
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from moe_patch.data.hub_texts import HUB, HubText
 from moe_patch.data.text_files import SUFFIXES, file_texts
 from moe_patch.errors import ConfigError, StatisticsError
-from moe_patch.io.known import known_hash
-from moe_patch.io.reading import file_sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +74,22 @@ class CorpusSource:
         """The text form with a path relative to `folder`."""
         return self._text(self.place if self.in_hub else os.path.relpath(self.place, folder))
 
-    def by_content(self) -> str:
+    def by_content(self, sha256: Callable[[Path], str]) -> str:
         """The text form with a SHA-256 of the files' content for the place; that of a data set has its name.
 
         It is the same wherever the files lie, and another one when a file changes.
 
+        Args:
+            sha256: gives the SHA-256 of a file in hexadecimal; what it raises is raised.
+
         Raises:
             StatisticsError: there are no files.
-            ModelError: one cannot be read.
         """
         if self.in_hub:
             return self.text
         digest = hashlib.sha256()
         for path in self.files():
-            digest.update(bytes.fromhex(known_hash("file", [path], partial(file_sha256, path))))
+            digest.update(bytes.fromhex(sha256(path)))
         return self._text(f"sha256:{digest.hexdigest()}")
 
     def files(self) -> list[Path]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from moe_patch.errors import ModelError
 from moe_patch.io import cache
+from moe_patch.io.reading import file_sha256
 
 _KIND = "hashes"
 _SETTLED = 2e9  # nanoseconds since the last change
@@ -93,6 +94,11 @@ def known_hash(
         digest = compute()
     known.store({"sha256": digest_tensor(digest)})
     return digest
+
+
+def known_sha256(path: Path, *, fresh: bool = False) -> str:
+    """The SHA-256 of a file in hexadecimal, computed or known. Arguments and errors as for `known_hash`."""
+    return known_hash("file", [path], lambda: file_sha256(path), fresh=fresh)
 
 
 def digest_tensor(digest: str) -> Tensor:

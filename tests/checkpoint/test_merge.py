@@ -16,7 +16,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import moe_patch.checkpoint.merge as merging
 from moe_patch.apply import apply
 from moe_patch.base.parts import Part
 from moe_patch.checkpoint import (
@@ -29,6 +28,7 @@ from moe_patch.checkpoint import (
 from moe_patch.checkpoint.leaves import StoredLeaves
 from moe_patch.checkpoint.link import choose_link
 from moe_patch.errors import ConfigError, HashMismatch, ModelError, OutputError, PatchError, WrongBase
+from moe_patch.io import known
 from moe_patch.io.reading import file_sha256
 from moe_patch.patch import Patch
 from tests.checkpoint.folders import files, opened, same_bits, saved, state
@@ -146,7 +146,7 @@ def test_a_base_that_is_known_is_not_hashed_again_unless_asked_for(
     for path in own.iterdir():
         os.utime(path, (0, 0))  # long ago
     made: list[str] = []
-    real_sum, real_hash = merging.file_sha256, StoredLeaves.hash
+    real_sum, real_hash = file_sha256, StoredLeaves.hash
 
     def sum_of(path: Path) -> str:
         made.append("file")
@@ -157,7 +157,7 @@ def test_a_base_that_is_known_is_not_hashed_again_unless_asked_for(
         made.extend(part.name for part in parts)
         return real_hash(leaves, parts, *rest)
 
-    monkeypatch.setattr(merging, "file_sha256", sum_of)
+    monkeypatch.setattr(known, "file_sha256", sum_of)
     monkeypatch.setattr(StoredLeaves, "hash", hash_of)
     counts, records = [], []
     for number, recheck in enumerate((False, False, True)):

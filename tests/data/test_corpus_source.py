@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from moe_patch.data.corpus_source import CorpusSource
 from moe_patch.errors import ConfigError, StatisticsError
+from moe_patch.io.reading import file_sha256
 
 
 @pytest.mark.parametrize(
@@ -115,9 +116,9 @@ def test_paths_start_at_another_folder_and_data_sets_stay(tmp_path: Path) -> Non
 def test_a_place_by_content_is_read_back_with_its_weight(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("Ships.\n")
     source = CorpusSource(str(tmp_path / "a.txt"), 2.0)
-    found = CorpusSource.parse(source.by_content())
+    found = CorpusSource.parse(source.by_content(file_sha256))
     assert found.place.startswith("sha256:")
     assert found.weight == 2.0
-    assert CorpusSource.parse("hf:owner/name=3").by_content() == "hf:owner/name=3"
+    assert CorpusSource.parse("hf:owner/name=3").by_content(file_sha256) == "hf:owner/name=3"
     with pytest.raises(StatisticsError, match=r"nothing\.txt: No such file"):
-        CorpusSource(str(tmp_path / "nothing.txt")).by_content()
+        CorpusSource(str(tmp_path / "nothing.txt")).by_content(file_sha256)
