@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.cli.conftest import Run
+from tests.stand_in import Prepared, answering
 
 TOKEN = "0123456789abcdef"
 CHANGED = {
@@ -30,38 +28,6 @@ CHANGED = {
 }
 
 
-class Recorder(ThreadingHTTPServer):
-    """A server that gives prepared answers and records its requests."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.status, self.body, self.headers = 200, json.dumps(CHANGED), {}
-        self.asked: list[tuple[str, str, Any, str | None]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Recorder
-
-    def answer(self) -> None:
-        length = int(self.headers.get("Content-Length", 0))
-        body = json.loads(self.rfile.read(length)) if length else None
-        self.server.asked.append((self.command, self.path, body, self.headers.get("Authorization")))
-        self.send_response(self.server.status)
-        for name, value in self.server.headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(self.server.body.encode())
-
-    do_GET = do_POST = do_DELETE = answer  # noqa: N815  the names that http.server calls
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MOE_PATCH_STATE", str(tmp_path / "state"))
@@ -69,18 +35,18 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Recorder]]:
+def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Prepared]]:
     monkeypatch.setenv("MOE_PATCH_TOKEN", TOKEN)
-    running = [Recorder(), Recorder()]
-    for server in running:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield running
-    for server in running:
-        server.shutdown()
-        server.server_close()
+    with answering(Prepared(200, CHANGED)) as first, answering(Prepared(200, CHANGED)) as second:
+        yield [first, second]
 
 
-def test_what_is_sent(run: Run, servers: list[Recorder], tmp_path: Path) -> None:
+def bearers(server: Prepared) -> list[str | None]:
+    """The tokens that a server was sent."""
+    return [asked.headers.get("Authorization") for asked in server.asked]
+
+
+def test_what_is_sent(run: Run, servers: list[Prepared], tmp_path: Path) -> None:
     server = servers[0]
     url = ("--url", server.url)
     run("live", "add", tmp_path / "p", "--position", "2", "--share", "0.9", *url)
@@ -88,35 +54,37 @@ def test_what_is_sent(run: Run, servers: list[Recorder], tmp_path: Path) -> None
     run("live", "remove", "a/b", *url)
     run("live", "reorder", "b", "a", *url)
     run("live", "rollback", *url)
-    bearer, usual = f"Bearer {TOKEN}", {"facts": 16, "share": 0.5, "unproved": False}
+    usual = {"facts": 16, "share": 0.5, "unproved": False}
     path, name = str(tmp_path / "p"), "hf://org/name@v1"
     first = {"path": path, "position": 2, "self_test": usual | {"share": 0.9}, "allow_large": False}
     second = {"path": name, "self_test": usual | {"unproved": True}, "allow_large": True}
     second["allow_conflicts"] = True
-    assert server.asked == [
-        ("POST", "/moe_patch/patches", first, bearer),
-        ("POST", "/moe_patch/patches", second, bearer),
-        ("DELETE", "/moe_patch/patches/a%2Fb", None, bearer),
-        ("POST", "/moe_patch/reorder", {"patches": ["b", "a"]}, bearer),
-        ("POST", "/moe_patch/rollback", {"self_test": {"unproved": False}}, bearer),
+    assert bearers(server) == [f"Bearer {TOKEN}"] * 5
+    sent = [(asked.method, asked.path, json.loads(asked.body or b"null")) for asked in server.asked]
+    assert sent == [
+        ("POST", "/moe_patch/patches", first),
+        ("POST", "/moe_patch/patches", second),
+        ("DELETE", "/moe_patch/patches/a%2Fb", None),
+        ("POST", "/moe_patch/reorder", {"patches": ["b", "a"]}),
+        ("POST", "/moe_patch/rollback", {"self_test": {"unproved": False}}),
     ]
 
 
-def test_what_is_shown(run: Run, servers: list[Recorder]) -> None:
+def test_what_is_shown(run: Run, servers: list[Prepared]) -> None:
     shown = run("live", "add", "p", "--url", servers[0].url).stdout
     assert all(part in shown for part in ("sha256:1", "3 of 4", "0.031 of 0.1 nats", "0.25 s", "0.85 s"))
     shown = json.loads(run("live", "rollback", "--url", servers[0].url, "--json").stdout)
     assert shown == {"servers": [{"url": servers[0].url, **CHANGED}]}
 
 
-def test_if_one_server_cannot_those_before_it_go_back(run: Run, servers: list[Recorder]) -> None:
+def test_if_one_server_cannot_those_before_it_go_back(run: Run, servers: list[Prepared]) -> None:
     first, second = servers
-    second.status, second.body = 422, json.dumps({"error": {"code": "self_test_failed", "message": "No."}})
+    second.status, second.body = 422, {"error": {"code": "self_test_failed", "message": "No."}}
     result = run("live", "add", "p", "--url", first.url, "--url", second.url)
     assert result.exit_code == 4
     assert f"Error: {second.url}: No. (self_test_failed)" in result.stderr
     assert f"{first.url} was changed back." in result.stderr
-    assert [asked[1] for asked in first.asked] == ["/moe_patch/patches", "/moe_patch/rollback"]
+    assert [asked.path for asked in first.asked] == ["/moe_patch/patches", "/moe_patch/rollback"]
 
 
 SILENT = {
@@ -145,8 +113,8 @@ CONFLICT = {
 }
 
 
-def test_a_failed_self_test_shows_what_was_asked_said_and_wanted(run: Run, servers: list[Recorder]) -> None:
-    servers[0].status, servers[0].body = 422, json.dumps(SILENT)
+def test_a_failed_self_test_shows_what_was_asked_said_and_wanted(run: Run, servers: list[Prepared]) -> None:
+    servers[0].status, servers[0].body = 422, SILENT
     result = run("live", "add", "p", "--url", servers[0].url)
     assert result.exit_code == 4
     lines = [line for line in result.stdout.splitlines() if "Land" in line]
@@ -159,9 +127,9 @@ def test_a_failed_self_test_shows_what_was_asked_said_and_wanted(run: Run, serve
     assert error["code"] == "self_test_failed"
 
 
-def test_a_conflict_is_shown_and_has_an_exit_code(run: Run, servers: list[Recorder]) -> None:
+def test_a_conflict_is_shown_and_has_an_exit_code(run: Run, servers: list[Prepared]) -> None:
     first, second = servers
-    second.status, second.body = 409, json.dumps(CONFLICT)
+    second.status, second.body = 409, CONFLICT
     result = run("live", "add", "p", "--url", first.url, "--url", second.url)
     assert result.exit_code == 3
     assert "refuse: p moves 'a' of q at layer 1 by 101%" in result.stderr
@@ -170,11 +138,11 @@ def test_a_conflict_is_shown_and_has_an_exit_code(run: Run, servers: list[Record
 
 
 def test_conflicts_that_were_allowed_and_facts_that_were_not_said_are_shown(
-    run: Run, servers: list[Recorder]
+    run: Run, servers: list[Prepared]
 ) -> None:
     test = CHANGED["self_test"] | {"answers": SILENT["error"]["details"]["answers"]}
     made = CHANGED | {"self_test": test, "conflicts": [{"level": "warn", "text": "p moves 'a'"}]}
-    servers[0].body = json.dumps(made)
+    servers[0].body = made
     result = run("live", "add", "p", "--url", servers[0].url)
     assert result.exit_code == 0
     assert "warn: p moves 'a'" in result.stderr
@@ -182,14 +150,14 @@ def test_conflicts_that_were_allowed_and_facts_that_were_not_said_are_shown(
     assert "the Bach" not in result.stdout
 
 
-def test_patches_and_their_facts_are_listed(run: Run, servers: list[Recorder]) -> None:
+def test_patches_and_their_facts_are_listed(run: Run, servers: list[Prepared]) -> None:
     said = [{"id": str(n), "prompt": f"Town {n} lies in", "answer": f"Land {n}"} for n in range(5)]
     loaded = {"name": "capitals", "facts": 5, "hash": "sha256:" + "a" * 64, "said": said}
     live = {"name": "rivers", "facts": 1, "hash": "sha256:" + "b" * 64, "said": said[:1]}
     stack = {"version": "sha256:1", "loaded": {"members": [loaded]}, "patches": [live]}
-    servers[0].body = json.dumps(stack)
+    servers[0].body = stack
     shown = run("live", "list", "--url", servers[0].url).stdout
-    assert servers[0].asked[-1][1] == "/moe_patch/stack?facts=true"
+    assert servers[0].asked[-1].path == "/moe_patch/stack?facts=true"
     for part in (
         "capitals",
         "rivers",
@@ -204,7 +172,7 @@ def test_patches_and_their_facts_are_listed(run: Run, servers: list[Recorder]) -
 
 
 def test_a_server_of_this_user_is_found_with_its_token(
-    run: Run, servers: list[Recorder], state: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, servers: list[Prepared], state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from moe_patch_serving.api.local import announce, local_token
 
@@ -217,9 +185,9 @@ def test_a_server_of_this_user_is_found_with_its_token(
     announce(servers[0].url, {"MOE_PATCH_TOKEN_FILE": str(file)})
     assert run("live", "rollback").exit_code == 0
     run("live", "rollback", "--url", f"{servers[0].url}/")
-    assert [asked[3] for asked in servers[0].asked] == [f"Bearer {secret}"] * 2
+    assert bearers(servers[0]) == [f"Bearer {secret}"] * 2
     run("live", "rollback", "--url", servers[1].url)
-    assert servers[1].asked[0][3] is None  # another server does not get it
+    assert bearers(servers[1]) == [None]  # another server does not get it
     record = next((state / "servers").glob("*.json"))
     record.with_name("another.json").write_text(record.read_text().replace(servers[0].url, servers[1].url))
     several = run("live", "rollback")
@@ -228,15 +196,15 @@ def test_a_server_of_this_user_is_found_with_its_token(
     assert f"{servers[1].url}" in several.stderr
 
 
-def test_a_missing_token_is_said(run: Run, servers: list[Recorder], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_token_is_said(run: Run, servers: list[Prepared], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MOE_PATCH_TOKEN")
     error = {"error": {"code": "unauthorized", "message": "expected a header"}}
-    servers[0].status, servers[0].body = 401, json.dumps(error)
+    servers[0].status, servers[0].body = 401, error
     result = run("live", "list", "--url", servers[0].url)
     assert "no token was sent: give --token-file, or set MOE_PATCH_TOKEN" in result.stderr
 
 
-def test_the_token_is_not_sent_where_a_server_points(run: Run, servers: list[Recorder]) -> None:
+def test_the_token_is_not_sent_where_a_server_points(run: Run, servers: list[Prepared]) -> None:
     first, second = servers
     first.status, first.headers = 307, {"Location": f"{second.url}/moe_patch/stack"}
     result = run("live", "list", "--url", first.url)
@@ -255,9 +223,9 @@ def test_the_token_is_not_sent_where_a_server_points(run: Run, servers: list[Rec
     ],
 )
 def test_other_answers_are_one_line(
-    run: Run, servers: list[Recorder], status: int, body: str, said: str
+    run: Run, servers: list[Prepared], status: int, body: str, said: str
 ) -> None:
-    servers[0].status, servers[0].body = status, body
+    servers[0].status, servers[0].body = status, body.encode()
     result = run("live", "list", "--url", servers[0].url)
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1
@@ -273,17 +241,17 @@ def test_addresses_that_are_none(run: Run, url: str) -> None:
     assert "expected an address such as" in result.stderr
 
 
-def test_nobody_there(run: Run, servers: list[Recorder]) -> None:
+def test_nobody_there(run: Run, servers: list[Prepared]) -> None:
     servers[0].server_close()
     result = run("live", "list", "--url", servers[0].url)
     assert result.exit_code == 1
     assert "cannot be reached" in result.stderr
 
 
-def test_a_token_file_wins_over_the_environment(run: Run, servers: list[Recorder], tmp_path: Path) -> None:
+def test_a_token_file_wins_over_the_environment(run: Run, servers: list[Prepared], tmp_path: Path) -> None:
     (tmp_path / "token").write_text("another-token-entirely\n")
     run("live", "rollback", "--url", servers[0].url, "--token-file", tmp_path / "token")
-    assert servers[0].asked[0][3] == "Bearer another-token-entirely"
+    assert bearers(servers[0]) == ["Bearer another-token-entirely"]
 
 
 @pytest.mark.parametrize("text", ["a", "=folder", "a=", "a=/no/such/folder"])

@@ -4,78 +4,42 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from typing import Any
 
 import pytest
 
 from moe_patch.io.http import Answer, is_server_address, send
+from tests.stand_in import Prepared, answering
 
 MOST = 1000
 
 
-class Server(ThreadingHTTPServer):
-    """Gives a prepared answer and remembers what it was sent."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.status, self.headers, self.body = 200, dict[str, str](), b"{}"
-        self.seen: list[tuple[str, dict[str, str], bytes]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/there"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.seen.append((f"{self.command} {self.path}", dict(self.headers), body))
-        self.send_response(self.server.status)
-        for name, value in self.server.headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(self.server.body)))
-        self.end_headers()
-        self.wfile.write(self.server.body)
-
-    do_GET = do_POST = answer  # noqa: N815  the names that http.server calls
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 @pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as running:
-        Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
-        yield running
-        running.shutdown()
+def server() -> Iterator[Prepared]:
+    with answering(Prepared(200, b"{}")) as prepared:
+        yield prepared
 
 
-def test_what_is_sent_arrives(server: Server) -> None:
-    answer = send("POST", server.url, seconds=5, most_bytes=MOST, token="tokén", body={"a": [1]})
+def test_what_is_sent_arrives(server: Prepared) -> None:
+    answer = send("POST", f"{server.url}/there", seconds=5, most_bytes=MOST, token="tokén", body={"a": [1]})
     assert answer == Answer(200, "OK", b"{}")
     assert answer.success
-    [(request, headers, body)] = server.seen
-    assert request == "POST /there"
+    [(method, path, headers, body)] = server.asked
+    assert (method, path) == ("POST", "/there")
     assert headers["Authorization"].encode("latin-1") == "Bearer tokén".encode()
     assert headers["Accept-Encoding"] == "identity"
     assert json.loads(body) == {"a": [1]}
 
 
-def test_no_more_is_read_than_is_allowed(server: Server) -> None:
+def test_no_more_is_read_than_is_allowed(server: Prepared) -> None:
     server.body = b"x" * 10**6
-    assert send("GET", server.url, seconds=5, most_bytes=MOST).body == b"x" * MOST
+    assert send("GET", f"{server.url}/there", seconds=5, most_bytes=MOST).body == b"x" * MOST
 
 
-def test_redirects_are_answers(server: Server) -> None:
+def test_redirects_are_answers(server: Prepared) -> None:
     server.status, server.headers = 307, {"Location": f"{server.url}/else"}
-    answer = send("GET", server.url, seconds=5, most_bytes=MOST, token="secret")
+    answer = send("GET", f"{server.url}/there", seconds=5, most_bytes=MOST, token="secret")
     assert (answer.status, answer.success) == (307, False)
-    assert len(server.seen) == 1
+    assert len(server.asked) == 1
 
 
 @pytest.mark.parametrize(
@@ -91,9 +55,9 @@ def test_redirects_are_answers(server: Server) -> None:
         (b"[" * 100_000, "503 Service Unavailable: " + "[" * 300 + "... (1,000 characters)"),
     ],
 )
-def test_a_complaint_has_what_the_server_said(server: Server, body: bytes, complaint: str) -> None:
+def test_a_complaint_has_what_the_server_said(server: Prepared, body: bytes, complaint: str) -> None:
     server.status, server.body = 503, body
-    assert send("GET", server.url, seconds=5, most_bytes=MOST).complaint == complaint
+    assert send("GET", f"{server.url}/there", seconds=5, most_bytes=MOST).complaint == complaint
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://nowhere.invalid/", "http://[::1:80/"])
@@ -102,11 +66,11 @@ def test_no_answer_is_one_error(url: str) -> None:
         send("GET", url, seconds=5, most_bytes=MOST)
 
 
-def test_a_token_that_cannot_be_sent_is_not_shown(server: Server) -> None:
+def test_a_token_that_cannot_be_sent_is_not_shown(server: Prepared) -> None:
     with pytest.raises(ConnectionError) as error:
-        send("GET", server.url, seconds=5, most_bytes=MOST, token="secret\nvalue")
+        send("GET", f"{server.url}/there", seconds=5, most_bytes=MOST, token="secret\nvalue")
     assert "secret" not in str(error.value)
-    assert not server.seen
+    assert not server.asked
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from huggingface_hub import hf_hub_download
 from moe_patch.errors import ModelError
 from moe_patch.io.model_place import ModelPlace, find_model, recorded_model
 from moe_patch.io.shipped import demo_model
-from tests.share.hub_server import Hub, running
+from tests.share.hub_server import Hub
 from tests.share.test_hub import point_to
+from tests.stand_in import answering
 
 NAME = "org/model"
 SHORT = 2.0  # seconds that a name may take that leads nowhere; a retry alone takes longer
@@ -25,7 +26,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with running() as server:
+    with answering(Hub()) as server:
         point_to(server.url, monkeypatch)
         yield server
 

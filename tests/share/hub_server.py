@@ -9,13 +9,11 @@ import base64
 import hashlib
 import json
 import re
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.stand_in import StandIn, StandInHandler
 
 Files = dict[str, bytes]
 
@@ -37,80 +35,38 @@ class Repository:
         return self.branches.get(revision) or (revision if revision in self.commits else None)
 
 
-class Hub(ThreadingHTTPServer):
+class Hub(StandIn):
     """The server, with its repositories and the requests that it has seen."""
 
-    daemon_threads = True
-
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.repositories: dict[str, Repository] = {}
         self.seen: list[str] = []
         self.tokens: list[str | None] = []  # with which files were asked for
         self.redirects: dict[str, str] = {}  # by path in a repository
         self.understated: set[str] = set()  # paths whose size is declared as one byte
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
     def put(self, name: str, files: Files, branch: str = "main") -> str:
         """Commit files as somebody else would."""
         return self.repositories.setdefault(name, Repository(private=False)).commit(branch, files)
 
 
-@contextmanager
-def running() -> Iterator[Hub]:
-    with Hub() as hub:
-        thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield hub
-        finally:
-            hub.shutdown()
-            thread.join()
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(StandInHandler):
     server: Hub
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:
-        self._route("GET")
-
-    def do_HEAD(self) -> None:
-        self._route("HEAD")
-
-    def do_POST(self) -> None:
-        self._route("POST")
-
-    def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 (named so by its base)
-        """The test's output is for the test."""
-
-    def _route(self, method: str) -> None:
+    def answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
-        self.server.seen.append(f"{method} {path}")
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.seen.append(f"{self.command} {path}")
+        body = self.body()
         for wanted, pattern, answer in _ROUTES:
-            if (match := re.fullmatch(pattern, path)) and method in wanted:
+            if (match := re.fullmatch(pattern, path)) and self.command in wanted:
                 answer(self, body, **match.groupdict())
                 return
-        self._send(404, {"error": f"no such endpoint: {method} {path}"})
-
-    def _send(
-        self, status: int, content: bytes | dict[str, Any], headers: dict[str, str] | None = None
-    ) -> None:
-        raw = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(raw)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(raw)
+        self.reply(404, {"error": f"no such endpoint: {self.command} {path}"})
 
     def _missing(self, code: str) -> None:
-        self._send(404, {"error": code}, {"X-Error-Code": code, "X-Error-Message": code})
+        self.reply(404, {"error": code}, {"X-Error-Code": code, "X-Error-Message": code})
 
     def _find(self, name: str, revision: str) -> tuple[Repository, str] | None:
         repository = self.server.repositories.get(name)
@@ -128,23 +84,23 @@ class _Handler(BaseHTTPRequestHandler):
             private = bool(asked.get("private")) or asked.get("visibility") == "private"
             repository = self.server.repositories[name] = Repository(private)
             repository.commit("main", {})
-        self._send(409 if known else 200, {"url": f"{self.server.url}/{name}"})
+        self.reply(409 if known else 200, {"url": f"{self.server.url}/{name}"})
 
     def branch(self, body: bytes, name: str, revision: str) -> None:
         repository = self.server.repositories[name]
         known = revision in repository.branches
         if not known:
             repository.branches[revision] = repository.branches["main"]
-        self._send(409 if known else 200, {})
+        self.reply(409 if known else 200, {})
 
     def validate(self, body: bytes) -> None:
         ok = json.loads(body)["content"].startswith("---\n")
-        self._send(200 if ok else 400, {"errors": [] if ok else [{"message": "no YAML"}], "warnings": []})
+        self.reply(200 if ok else 400, {"errors": [] if ok else [{"message": "no YAML"}], "warnings": []})
 
     def preupload(self, body: bytes, name: str, revision: str) -> None:
         paths = [file["path"] for file in json.loads(body)["files"]]
         modes = [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]
-        self._send(200, {"files": modes})
+        self.reply(200, {"files": modes})
 
     def commit(self, body: bytes, name: str, revision: str) -> None:
         found = self._find(name, revision)
@@ -158,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif line["key"] == "deletedFile":
                 del files[line["value"]["path"]]
         digest = repository.commit(revision, files)
-        self._send(200, {"commitUrl": f"{self.server.url}/{name}/commit/{digest}", "commitOid": digest})
+        self.reply(200, {"commitUrl": f"{self.server.url}/{name}/commit/{digest}", "commitOid": digest})
 
     def info(self, body: bytes, name: str, revision: str | None = None) -> None:
         found = self._find(name, revision or "main")
@@ -170,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
             {"rfilename": path} | ({"size": self._size(path, raw)} if blobs else {})
             for path, raw in repository.commits[commit].items()
         ]
-        self._send(200, {"id": name, "sha": commit, "siblings": siblings, "private": repository.private})
+        self.reply(200, {"id": name, "sha": commit, "siblings": siblings, "private": repository.private})
 
     def _size(self, path: str, raw: bytes) -> int:
         return 1 if path in self.server.understated else len(raw)
@@ -185,13 +141,13 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.server.tokens.append(self.headers.get("Authorization"))
         if path in self.server.redirects:
-            self._send(
+            self.reply(
                 302, b"", {"Location": self.server.redirects[path], "X-Repo-Commit": commit, "ETag": '"x"'}
             )
             return
         raw = repository.commits[commit][path]
         etag = f'"{hashlib.sha256(raw).hexdigest()}"'
-        self._send(200, raw, {"X-Repo-Commit": commit, "ETag": etag})
+        self.reply(200, raw, {"X-Repo-Commit": commit, "ETag": etag})
 
 
 _NAME = r"(?P<name>[^/]+/[^/]+)"

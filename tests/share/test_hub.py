@@ -19,8 +19,9 @@ from moe_patch.patch import HeaderLimits, Patch, load, save
 from moe_patch.patch.signature import check_signature, sign_patch, signature_path
 from moe_patch.share.hub import HubReference, pull_patch, push_patch, read_origin
 from tests.patch.patches import delta_patch
-from tests.share.hub_server import Hub, running
+from tests.share.hub_server import Hub
 from tests.share.reports import eval_json
+from tests.stand_in import answering
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
 NAME = "org/capitals"
@@ -32,7 +33,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with running() as server:
+    with answering(Hub()) as server:
         point_to(server.url, monkeypatch)
         yield server
 
@@ -323,7 +324,7 @@ def test_a_host_that_a_repository_points_to_gets_no_token(
     hub: Hub, path: Path, patch: Patch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    with running() as other:
+    with answering(Hub()) as other:
         commit = other.put(NAME, {"patch.safetensors": path.read_bytes()})
         hub.put(NAME, {"patch.safetensors": b""})
         there = other.url.replace("127.0.0.1", "localhost")

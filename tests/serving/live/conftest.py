@@ -16,8 +16,8 @@ import pytest
 from moe_patch.data.fact_file import read_facts
 from moe_patch.data.facts import Fact
 from moe_patch.patch import Patch, load, save
-from tests.share import hub_server
 from tests.share.hub_server import Hub
+from tests.stand_in import answering
 
 if TYPE_CHECKING:
     from tests.serving.live.server import Running
@@ -90,7 +90,7 @@ def patches(tmp_path_factory: pytest.TempPathFactory) -> Patches:
 @pytest.fixture(scope="session")
 def hub() -> Iterator[Hub]:
     """The Hub that the server knows; it may take what the organisation "allowed" publishes."""
-    with hub_server.running() as server:
+    with answering(Hub()) as server:
         yield server
 
 
