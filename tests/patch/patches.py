@@ -19,6 +19,10 @@ def digest(number: int = 0) -> str:
     return f"sha256:{number:064x}"
 
 
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 def fingerprint(*layers: int) -> Fingerprint:
     return Fingerprint(
         model_type="qwen3_moe",
