@@ -192,15 +192,13 @@ def _as_read(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
     The run itself raises what is wrong with the text, and records it.
     """
+    if "corpus" not in options:
+        return options
     try:
-        return {
-            name: map_sources(value, lambda source: source.by_content(known_sha256))
-            if name == "corpus"
-            else value
-            for name, value in options.items()
-        }
+        content = map_sources(options["corpus"], lambda source: source.by_content(known_sha256))
     except (ConfigError, ModelError, StatisticsError):
         return options
+    return options | {"corpus": content}
 
 
 def _settled(experiment: Experiment, base: Base) -> dict[str, JsonValue]:

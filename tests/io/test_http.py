@@ -32,12 +32,12 @@ def test_what_is_sent_arrives(server: Prepared) -> None:
 
 def test_no_more_is_read_than_is_allowed(server: Prepared) -> None:
     server.body = b"x" * 10**6
-    assert send("GET", f"{server.url}/there", seconds=5, most_bytes=MOST).body == b"x" * MOST
+    assert send("GET", server.url, seconds=5, most_bytes=MOST).body == b"x" * MOST
 
 
 def test_redirects_are_answers(server: Prepared) -> None:
     server.status, server.headers = 307, {"Location": f"{server.url}/else"}
-    answer = send("GET", f"{server.url}/there", seconds=5, most_bytes=MOST, token="secret")
+    answer = send("GET", server.url, seconds=5, most_bytes=MOST, token="secret")
     assert (answer.status, answer.success) == (307, False)
     assert len(server.asked) == 1
 
@@ -57,7 +57,7 @@ def test_redirects_are_answers(server: Prepared) -> None:
 )
 def test_a_complaint_has_what_the_server_said(server: Prepared, body: bytes, complaint: str) -> None:
     server.status, server.body = 503, body
-    assert send("GET", f"{server.url}/there", seconds=5, most_bytes=MOST).complaint == complaint
+    assert send("GET", server.url, seconds=5, most_bytes=MOST).complaint == complaint
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://nowhere.invalid/", "http://[::1:80/"])
@@ -68,7 +68,7 @@ def test_no_answer_is_one_error(url: str) -> None:
 
 def test_a_token_that_cannot_be_sent_is_not_shown(server: Prepared) -> None:
     with pytest.raises(ConnectionError) as error:
-        send("GET", f"{server.url}/there", seconds=5, most_bytes=MOST, token="secret\nvalue")
+        send("GET", server.url, seconds=5, most_bytes=MOST, token="secret\nvalue")
     assert "secret" not in str(error.value)
     assert not server.asked
 
